@@ -1,0 +1,8 @@
+"""LTX-2.3 audio-video generation in MLX, with adapters that whisper."""
+
+from mlx_ltxw.blas import prefer_openblas
+
+__version__ = "0.1.0"
+
+OPENBLAS = prefer_openblas()
+"""Whether a system OpenBLAS was loaded ahead of MLX's own BLAS (see `mlx_ltxw.blas`)."""

@@ -1,0 +1,161 @@
+"""Fundamental frequency and voicing of speech.
+
+Autocorrelation of windowed frames divided by the window's own, candidates joined by dynamic programming: P. Boersma,
+"Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound", IFA
+Proceedings 17 (1993). Here candidates come from below 1 kHz, where whispering has no harmonics and speech its strongest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mlx_ltxw.media.audio import resample
+
+RATE = 16000
+HOP = 0.010  # seconds
+WINDOW = 0.050  # seconds: three periods of the lowest pitch, as Boersma asks for
+SPEECH_LEVEL = 0.05  # of the peak level; frames below are pauses
+SILENCE_LEVEL = 10 ** (-70 / 20)  # rms; a clip below it throughout has no speech
+
+_TOP_HZ = 1000.0  # half power of the low-pass before the candidates
+_LOW_HZ = 50.0  # rumble and offset below it count for nothing
+_CANDIDATES = 6
+_VOICED = 0.5  # periodicity that being voiced takes. espeak-ng speech has 0.9, its whispers 0.44 (medians)
+_OCTAVE = 0.01  # cost of a longer period, per octave: a period has a twin at each of its multiples (Boersma's value)
+_ONSET = 0.14  # cost of a change between voiced and unvoiced (Boersma's value)
+_JUMP = 0.35  # cost of a pitch change, per octave and frame (Boersma's value)
+_NONE = -9.0
+_BLOCK = 4096  # frames a time, to bound the memory that a long file takes
+
+
+class PitchTrack(NamedTuple):
+    """One entry a frame: its middle (s), f0 (Hz, NaN where unvoiced), and whether it is voiced speech."""
+
+    times: np.ndarray
+    f0: np.ndarray
+    voiced: np.ndarray
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What one pass over the frames yields; T frames, K candidates."""
+
+    level: np.ndarray  # (T,) rms above 50 Hz
+    periodicity: np.ndarray  # (T,) greatest normalised autocorrelation of the whole band, in (0, 1)
+    pitch: np.ndarray  # (T, K) candidates, log2 Hz
+    score: np.ndarray  # (T, K) their autocorrelation below 1 kHz less `_OCTAVE` costs; _NONE where there is none
+
+    @property
+    def times(self) -> np.ndarray:
+        """(T,) s."""
+        return np.arange(len(self.level)) * HOP
+
+    @property
+    def speech(self) -> np.ndarray:
+        """(T,) bool: frames over 5 % of the peak level.
+
+        The peak is the 95th percentile of all frames that are not silent, so that one click does not hide a whisper.
+        """
+        top = self.level.max(initial=0.0)
+        if top < SILENCE_LEVEL:
+            return np.zeros(len(self.level), bool)
+        peak = np.percentile(self.level[self.level > 0.01 * top], 95)
+        return self.level > SPEECH_LEVEL * peak
+
+
+def pitch_track(samples: np.ndarray, rate: int, *, fmin: float = 60.0, fmax: float = 500.0) -> PitchTrack:
+    """Tracks the pitch of one voice, a frame every 10 ms.
+
+    Args:
+        samples: (N,) or (N, C), any level.
+        fmin, fmax: The pitch's range, Hz.
+    """
+    return track(analyse(to_mono(samples, rate), fmin, fmax))
+
+
+def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
+    """(N,) or (N, C) at `rate` -> (M,) fp32 at 16 kHz."""
+    wave = np.asarray(samples, np.float32)
+    if wave.ndim == 2:
+        wave = wave.mean(axis=1)
+    return resample(wave[:, None], rate, RATE)[:, 0]
+
+
+def analyse(mono: np.ndarray, fmin: float = 60.0, fmax: float = 500.0) -> Frames:
+    """Frames of (N,) at 16 kHz; frame t is centred on t * 10 ms."""
+    size, hop = round(WINDOW * RATE), round(HOP * RATE)
+    count = -(-len(mono) // hop)
+    padded = np.pad(mono, (size // 2, size // 2 + hop))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:count]  # (T, size)
+    parts = [_analyse_block(windows[at : at + _BLOCK], fmin, fmax) for at in range(0, max(1, count), _BLOCK)]
+    return Frames(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _analyse_block(windows: np.ndarray, fmin: float, fmax: float) -> tuple[np.ndarray, ...]:
+    """(T, size) -> the columns of `Frames`."""
+    size = windows.shape[1]
+    points = 2048  # at least size plus the longest lag, so that nothing wraps around
+    taper = np.hanning(size + 2)[1:-1]
+    shape = np.fft.irfft(np.abs(np.fft.rfft(taper, points)) ** 2)
+    spectrum = np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * taper, points)) ** 2
+    hertz = np.fft.rfftfreq(points, 1 / RATE)
+    spectrum = spectrum * (hertz > _LOW_HZ)
+    level = np.sqrt(2 * spectrum.sum(axis=1) / points / shape[0])
+
+    first, last = int(RATE / fmax), int(np.ceil(RATE / fmin)) + 1
+    low = _normalised(spectrum / (1 + (hertz / _TOP_HZ) ** 4), shape, last, 1)[:, first - 1 : last + 1]
+    lag, height = _maxima(low)
+    pitch = np.log2(RATE / (lag + first - 1))
+    score = np.where(height > 0, height + _OCTAVE * (pitch - np.log2(fmin)), _NONE)
+    best = np.argpartition(-score, _CANDIDATES, axis=1)[:, :_CANDIDATES]
+
+    full = _normalised(spectrum, shape, last, 2)[:, 2 * first - 1 : 2 * last + 1]  # half-sample lags
+    periodicity = _maxima(full)[1].max(axis=1).clip(1e-4, 0.9999)
+    return level, periodicity, np.take_along_axis(pitch, best, 1), np.take_along_axis(score, best, 1)
+
+
+def _normalised(spectrum: np.ndarray, shape: np.ndarray, last: int, zoom: int) -> np.ndarray:
+    """Power spectra (T, bins) -> autocorrelation at lags 0 to `last` in steps of 1/zoom, 1 at lag 0."""
+    points = 2 * (spectrum.shape[1] - 1)
+    span = zoom * last + 1
+    curve = np.fft.irfft(spectrum, points * zoom)[:, :span]
+    window = np.interp(np.arange(span) / zoom, np.arange(len(shape)), shape)
+    return curve / np.maximum(curve[:, :1], 1e-20) * (shape[0] / window)
+
+
+def _maxima(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Local maxima of each row (T, n), refined by a parabola -> place and height, both (T, n - 2); height -1 if none."""
+    left, middle, right = curve[:, :-2], curve[:, 1:-1], curve[:, 2:]
+    top = (middle > left) & (middle >= right)
+    bend = np.where(top, left - 2 * middle + right, -1.0)
+    shift = np.where(top, 0.5 * (left - right) / bend, 0.0)
+    height = np.where(top, middle - 0.25 * (left - right) * shift, -1.0)
+    return np.arange(1, curve.shape[1] - 1) + shift, height
+
+
+def track(frames: Frames) -> PitchTrack:
+    """Chooses a candidate, or none, for each frame: the path of greatest score less costs (Viterbi)."""
+    count, pitch = len(frames.level), frames.pitch
+    score = np.concatenate([np.full((count, 1), _VOICED), frames.score], axis=1)  # state 0: unvoiced
+    states = score.shape[1]
+    cost = np.full((states, states), _ONSET)
+    cost[0, 0] = 0.0
+    origin = np.zeros((count, states), int)
+    total = np.zeros(states)
+    for t in range(count):
+        if t:
+            cost[1:, 1:] = _JUMP * np.abs(pitch[t - 1][:, None] - pitch[t])
+        reach = total[:, None] - cost
+        origin[t] = reach.argmax(axis=0)
+        total = reach[origin[t], np.arange(states)] + score[t]
+    path = np.zeros(count, int)
+    state = int(total.argmax())
+    for t in range(count - 1, -1, -1):
+        path[t] = state
+        state = origin[t, state]
+    voiced = (path > 0) & frames.speech
+    hertz = 2 ** np.take_along_axis(pitch, np.maximum(path - 1, 0)[:, None], 1)[:, 0]
+    return PitchTrack(frames.times, np.where(voiced, hertz, np.nan), voiced)

@@ -1,0 +1,112 @@
+"""Noise-level embeddings and the modulation they give.
+
+Source: `ltx_core/model/transformer/adaln.py`, `timestep_embedding.py`, `transformer.py:get_ada_values`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+SINUSOID_WIDTH = 256
+_HALF = SINUSOID_WIDTH // 2
+_EXPONENTS = np.float32(-math.log(10000.0)) * np.arange(_HALF, dtype=np.float32) / np.float32(_HALF)
+_FREQUENCIES = np.exp(_EXPONENTS)
+"""fp32, on the host: an error of one unit in the last place here is multiplied by up to 1000 in the angle."""
+
+
+def sinusoid(timesteps: mx.array) -> mx.array:
+    """Cosines, then sines, of 128 geometric frequencies from 1 down to almost 1/10000; fp32.
+
+    Args:
+        timesteps: (N,) sigma times its scale.
+
+    Returns:
+        (N, 256).
+    """
+    angles = timesteps.astype(mx.float32)[:, None] * mx.array(_FREQUENCIES)
+    return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
+
+
+class TimestepEmbedder(nn.Module):
+    """Two linears with a SiLU between (keys `linear_1`, `linear_2`)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(SINUSOID_WIDTH, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.linear_2(nn.silu(self.linear_1(x)))
+
+
+class TimestepEmbedding(nn.Module):
+    """Holds the embedder under the checkpoint's name `timestep_embedder`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(dim)
+
+    def __call__(self, timesteps: mx.array, dtype: mx.Dtype) -> mx.array:
+        return self.timestep_embedder(sinusoid(timesteps).astype(dtype))
+
+
+class AdaLayerNormSingle(nn.Module):
+    """PixArt-alpha's shared modulation network (https://arxiv.org/abs/2310.00426, section 2.3).
+
+    Args:
+        dim: Width of the stream.
+        rows: Modulation vectors for each noise level.
+    """
+
+    def __init__(self, dim: int, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.emb = TimestepEmbedding(dim)
+        self.linear = nn.Linear(dim, rows * dim)
+
+    def __call__(self, timesteps: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        """Embeds noise levels.
+
+        Args:
+            timesteps: (B, T) scaled sigmas, fp32; T is 1 or the token count.
+            dtype: Of the stream.
+
+        Returns:
+            The modulation (B, T, rows, dim) and the embedding before its last SiLU (B, T, dim).
+        """
+        batch, tokens = timesteps.shape
+        embedded = self.emb(timesteps.reshape(-1), dtype)
+        modulation = self.linear(nn.silu(embedded))
+        return modulation.reshape(batch, tokens, self.rows, -1), embedded.reshape(batch, tokens, -1)
+
+
+Row = tuple[mx.array, mx.array]
+"""One modulation vector as its two summands: a learned table's row (dim,) and the network's (B, T, dim).
+
+They are added inside the kernel that uses them: summed ahead, they would be a dozen tiny kernels a block.
+"""
+
+
+def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[Row]:
+    """Rows [start, stop) of a block's table (rows, dim) with those of the modulation (B, T, rows, dim); views only."""
+    return [(table[row], modulation[:, :, row]) for row in range(start, stop)]
+
+
+@mx.compile
+def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
+    """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
+    return (x.astype(mx.float32) * (1 + _sum(scale)) + _sum(shift)).astype(x.dtype)
+
+
+@mx.compile
+def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
+    return (x.astype(mx.float32) + update.astype(mx.float32) * _sum(gate)).astype(x.dtype)
+
+
+def _sum(row: Row) -> mx.array:
+    return row[0].astype(mx.float32) + row[1].astype(mx.float32)

@@ -1,0 +1,186 @@
+"""One audio-video transformer block.
+
+Source: `ltx_core/model/transformer/transformer.py:BasicAVTransformerBlock.forward`.
+
+Within a block each stream attends to itself and to the text; then both read each other's state as it was before either
+read (video from audio, audio from video); then each has its feed-forward network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, rows
+from mlx_ltxw.models.transformer.attention import Attention
+from mlx_ltxw.models.transformer.config import TransformerConfig
+from mlx_ltxw.models.transformer.feed_forward import FeedForward
+from mlx_ltxw.models.transformer.inputs import Rotary
+
+MAIN_ROWS = 9  # shift, scale, gate: self-attention; shift, scale, gate: feed-forward; shift, scale, gate: text
+CROSS_ROWS = 5  # scale, shift: video reads audio; scale, shift: audio reads video; gate
+PROMPT_ROWS = 2  # shift, scale
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What all blocks share of one stream in one forward.
+
+    Attributes:
+        context: (B, S, dim) text.
+        modulation: (B, T, 9, dim), T is 1 or the token count.
+        prompt_modulation: (B, 1, 2, dim).
+        embedded: (B, T, dim) noise-level embedding, for the head.
+        rotary: Rotation tables.
+        cross_modulation: (B, T, 4, dim) of the audio-video attentions; None without the other stream.
+        cross_gate: (B, 1, 1, dim) gate of what this stream reads from the other, at the other's noise level.
+    """
+
+    context: mx.array
+    modulation: mx.array
+    prompt_modulation: mx.array
+    embedded: mx.array
+    rotary: Rotary
+    cross_modulation: mx.array | None
+    cross_gate: mx.array | None
+
+
+class Block(nn.Module):
+    """A block of both streams, or of the audio stream alone.
+
+    Args:
+        config: The transformer's.
+        with_video: Whether the video stream and the audio-video attentions exist.
+    """
+
+    def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
+        super().__init__()
+        video, audio, eps = config.video, config.audio, config.eps
+        self.eps = eps
+        self.audio_attn1 = Attention(audio.dim, audio.dim, audio.heads, audio.head_dim, eps, gated=True)
+        self.audio_attn2 = Attention(audio.dim, audio.context_dim, audio.heads, audio.head_dim, eps, gated=True)
+        self.audio_ff = FeedForward(audio.dim, 4 * audio.dim, audio.ff_bias)
+        self.audio_scale_shift_table = mx.zeros((MAIN_ROWS, audio.dim))
+        self.audio_prompt_scale_shift_table = mx.zeros((PROMPT_ROWS, audio.dim))
+        if not with_video:
+            return
+        self.attn1 = Attention(video.dim, video.dim, video.heads, video.head_dim, eps, gated=True)
+        self.attn2 = Attention(video.dim, video.context_dim, video.heads, video.head_dim, eps, gated=True)
+        self.ff = FeedForward(video.dim, 4 * video.dim, video.ff_bias)
+        self.scale_shift_table = mx.zeros((MAIN_ROWS, video.dim))
+        self.prompt_scale_shift_table = mx.zeros((PROMPT_ROWS, video.dim))
+        self.audio_to_video_attn = Attention(video.dim, audio.dim, audio.heads, audio.head_dim, eps, gated=True)
+        self.video_to_audio_attn = Attention(audio.dim, video.dim, audio.heads, audio.head_dim, eps, gated=True)
+        self.scale_shift_table_a2v_ca_video = mx.zeros((CROSS_ROWS, video.dim))
+        self.scale_shift_table_a2v_ca_audio = mx.zeros((CROSS_ROWS, audio.dim))
+
+    def __call__(
+        self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
+        skip_cross: bool,
+    ) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
+        """Both streams.
+
+        Args:
+            vx, ax: (B, Tv, Dv) and (B, Ta, Da).
+            video, audio: Shared state.
+            skip_video, skip_audio: Pass self-attention values through.
+            skip_cross: Leave the audio-video attentions out.
+
+        Returns:
+            Both streams, and the video as the audio reads it (before its own reading): (B, Tv, Dv).
+        """
+        vx = self.video_attend(vx, video, skip_video)
+        ax = self.audio_attend(ax, audio, skip_audio)
+        seen_vx, seen_ax = vx, ax
+        if not skip_cross:
+            vx = self.video_read_audio(vx, seen_ax, video, audio)
+            ax = self.audio_read_video(ax, seen_vx, video, audio)
+        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), seen_vx
+
+    def audio_stream(
+        self, ax: mx.array, seen_vx: mx.array | None, video: StreamState | None, audio: StreamState, skip_audio: bool
+    ) -> mx.array:
+        """The audio stream alone, reading a video that does not read it back (None: no video at all).
+
+        Args:
+            ax: (B, Ta, Da).
+            seen_vx: (B, Tv, Dv) this block's video, as `__call__` returns it.
+            video, audio: Shared state.
+            skip_audio: Pass self-attention values through.
+
+        Returns:
+            (B, Ta, Da).
+        """
+        ax = self.audio_attend(ax, audio, skip_audio)
+        if seen_vx is not None and video is not None:
+            ax = self.audio_read_video(ax, seen_vx, video, audio)
+        return self.audio_feed_forward(ax, audio)
+
+    def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
+        """The video attends to itself, then to the text."""
+        return self._attend(
+            x, state, skip, self.attn1, self.attn2, self.scale_shift_table, self.prompt_scale_shift_table
+        )
+
+    def audio_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
+        """The audio attends to itself, then to the text."""
+        return self._attend(
+            x,
+            state,
+            skip,
+            self.audio_attn1,
+            self.audio_attn2,
+            self.audio_scale_shift_table,
+            self.audio_prompt_scale_shift_table,
+        )
+
+    def video_read_audio(self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState) -> mx.array:
+        """The video reads the audio (`audio_to_video_attn`)."""
+        queries = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 0)
+        keys = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 0)
+        update = self.audio_to_video_attn(queries, keys, video.rotary.cross, audio.rotary.cross)
+        return add_gated(vx, update, _cross_gate(self.scale_shift_table_a2v_ca_video, video))
+
+    def audio_read_video(self, ax: mx.array, vx: mx.array, video: StreamState, audio: StreamState) -> mx.array:
+        """The audio reads the video (`video_to_audio_attn`)."""
+        queries = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 2)
+        keys = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
+        update = self.video_to_audio_attn(queries, keys, audio.rotary.cross, video.rotary.cross)
+        return add_gated(ax, update, _cross_gate(self.scale_shift_table_a2v_ca_audio, audio))
+
+    def video_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
+        return self._feed_forward(x, state, self.ff, self.scale_shift_table)
+
+    def audio_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
+        return self._feed_forward(x, state, self.audio_ff, self.audio_scale_shift_table)
+
+    def _attend(
+        self, x: mx.array, state: StreamState, skip: bool, own: Attention, text: Attention, table: mx.array,
+        prompt_table: mx.array,
+    ) -> mx.array:  # fmt: skip
+        shift, scale, gate = rows(table, state.modulation, 0, 3)
+        update = own(modulate(self._norm(x), scale, shift), rope=state.rotary.own, values_only=skip)
+        x = add_gated(x, update, gate)
+        shift, scale, gate = rows(table, state.modulation, 6, 9)
+        prompt_shift, prompt_scale = rows(prompt_table, state.prompt_modulation, 0, 2)
+        update = text(modulate(self._norm(x), scale, shift), modulate(state.context, prompt_scale, prompt_shift))
+        return add_gated(x, update, gate)
+
+    def _feed_forward(self, x: mx.array, state: StreamState, network: FeedForward, table: mx.array) -> mx.array:
+        shift, scale, gate = rows(table, state.modulation, 3, 6)
+        return add_gated(x, network(modulate(self._norm(x), scale, shift)), gate)
+
+    def _cross_input(self, x: mx.array, table: mx.array, state: StreamState, first_row: int) -> mx.array:
+        assert state.cross_modulation is not None
+        scale, shift = rows(table, state.cross_modulation, first_row, first_row + 2)  # scale comes first here
+        return modulate(self._norm(x), scale, shift)
+
+    def _norm(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, None, self.eps)
+
+
+def _cross_gate(table: mx.array, state: StreamState) -> Row:
+    assert state.cross_gate is not None
+    return table[4], state.cross_gate[:, :, 0]

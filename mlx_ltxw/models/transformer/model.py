@@ -1,0 +1,163 @@
+"""The audio-video transformer: noisy tokens in, velocities out.
+
+Source: `ltx_core/model/transformer/model.py:LTXModel.forward`, `transformer_args.py` (version 1.2.0: the audio-video
+scale and shift follow a stream's own timesteps, the gates the other stream's sigma).
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.models.transformer.adaln import AdaLayerNormSingle, modulate
+from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, StreamState
+from mlx_ltxw.models.transformer.config import TransformerConfig
+from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
+
+
+class Transformer(nn.Module):
+    """LTX-2.3's denoiser.
+
+    Args:
+        config: Read from the checkpoint.
+        with_video: False builds the audio stream alone, for audio without a picture.
+
+    Attributes:
+        evaluate_every: Blocks between evaluations, 0 for none. Bounds the work of one GPU submission, so that the
+            display's watchdog on a Mac does not end the process; leave at 0 inside a gradient.
+    """
+
+    def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.with_video = with_video
+        self.evaluate_every = 0
+        audio = config.audio
+        self.audio_patchify_proj = nn.Linear(audio.in_channels, audio.dim)
+        self.audio_adaln_single = AdaLayerNormSingle(audio.dim, MAIN_ROWS)
+        self.audio_prompt_adaln_single = AdaLayerNormSingle(audio.dim, PROMPT_ROWS)
+        self.audio_scale_shift_table = mx.zeros((2, audio.dim))
+        self.audio_proj_out = nn.Linear(audio.dim, audio.out_channels)
+        if with_video:
+            video = config.video
+            self.patchify_proj = nn.Linear(video.in_channels, video.dim)
+            self.adaln_single = AdaLayerNormSingle(video.dim, MAIN_ROWS)
+            self.prompt_adaln_single = AdaLayerNormSingle(video.dim, PROMPT_ROWS)
+            self.scale_shift_table = mx.zeros((2, video.dim))
+            self.proj_out = nn.Linear(video.dim, video.out_channels)
+            self.av_ca_video_scale_shift_adaln_single = AdaLayerNormSingle(video.dim, 4)
+            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNormSingle(audio.dim, 4)
+            self.av_ca_a2v_gate_adaln_single = AdaLayerNormSingle(video.dim, 1)
+            self.av_ca_v2a_gate_adaln_single = AdaLayerNormSingle(audio.dim, 1)
+        self.transformer_blocks = [Block(config, with_video) for _ in range(config.layers)]
+
+    def __call__(self, video: Modality, audio: Modality, skips: Skips = NO_SKIPS) -> tuple[mx.array, mx.array]:
+        """One joint forward.
+
+        Args:
+            video, audio: Noisy tokens (B, T, in_channels) with their noise levels and text.
+            skips: What this guidance pass leaves out.
+
+        Returns:
+            Velocities of video and audio, each (B, T, out_channels) in the latent's dtype.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        for i, block in enumerate(self.transformer_blocks):
+            vx, ax, _ = block(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            self._bound(i, vx, ax)
+        return self.video_head(vx, v), self.audio_head(ax, a)
+
+    def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS) -> mx.array:
+        """The audio stream without any video: velocity (B, Ta, out_channels)."""
+        a = self.audio_state(audio, None)
+        ax = self.audio_patchify_proj(audio.latent)
+        for i, block in enumerate(self.transformer_blocks):
+            ax = block.audio_stream(ax, None, None, a, i in skips.audio_self)
+            self._bound(i, ax)
+        return self.audio_head(ax, a)
+
+    def locked(
+        self, adapted: Transformer, video: Modality, audio: Modality, adapted_audio: Modality, skips: Skips = NO_SKIPS
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """The exact video lock: the base streams, and a second audio stream that reads the video and is read by none.
+
+        The base streams are computed by the very operations of `__call__`, so video and base audio are bit-identical
+        to a run without the adapter.
+
+        Args:
+            adapted: This model with adapted audio modules; it shares all other arrays.
+            video, audio: The base streams.
+            adapted_audio: The second audio stream.
+            skips: What this guidance pass leaves out.
+
+        Returns:
+            Velocities of video, base audio and adapted audio.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        b = adapted.audio_state(adapted_audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        bx = adapted.audio_patchify_proj(adapted_audio.latent)
+        blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
+        for i, (block, adapted_block) in enumerate(blocks):
+            vx, ax, seen = block(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            bx = adapted_block.audio_stream(bx, None if skips.cross else seen, v, b, i in skips.audio_self)
+            self._bound(i, vx, ax, bx)
+        return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
+
+    def video_state(self, video: Modality, audio: Modality) -> StreamState:
+        """Everything the blocks share of the video stream; its gate follows the audio's sigma."""
+        return self._state(
+            video,
+            self.adaln_single,
+            self.prompt_adaln_single,
+            self.av_ca_video_scale_shift_adaln_single,
+            self.av_ca_a2v_gate_adaln_single,
+            audio.sigma,
+        )
+
+    def audio_state(self, audio: Modality, video: Modality | None) -> StreamState:
+        """Everything the blocks share of the audio stream; its gate follows the video's sigma."""
+        if video is None:
+            return self._state(audio, self.audio_adaln_single, self.audio_prompt_adaln_single, None, None, None)
+        return self._state(
+            audio,
+            self.audio_adaln_single,
+            self.audio_prompt_adaln_single,
+            self.av_ca_audio_scale_shift_adaln_single,
+            self.av_ca_v2a_gate_adaln_single,
+            video.sigma,
+        )
+
+    def _state(
+        self, modality: Modality, adaln: AdaLayerNormSingle, prompt_adaln: AdaLayerNormSingle,
+        cross_adaln: AdaLayerNormSingle | None, gate_adaln: AdaLayerNormSingle | None, other_sigma: mx.array | None,
+    ) -> StreamState:  # fmt: skip
+        dtype = modality.latent.dtype
+        scale = self.config.timestep_scale
+        modulation, embedded = adaln(modality.timesteps * scale, dtype)
+        prompt_modulation, _ = prompt_adaln(modality.sigma[:, None] * scale, dtype)
+        cross_modulation = cross_gate = None
+        if cross_adaln is not None and gate_adaln is not None and other_sigma is not None:
+            cross_modulation, _ = cross_adaln(modality.timesteps * scale, dtype)
+            cross_gate, _ = gate_adaln(other_sigma[:, None] * self.config.gate_timestep_scale, dtype)
+        return StreamState(
+            modality.context, modulation, prompt_modulation, embedded, modality.rotary, cross_modulation, cross_gate
+        )
+
+    def video_head(self, x: mx.array, state: StreamState) -> mx.array:
+        """Tokens (B, T, Dv) to velocity (B, T, out_channels)."""
+        return self.proj_out(self._modulated_norm(x, self.scale_shift_table, state))
+
+    def audio_head(self, x: mx.array, state: StreamState) -> mx.array:
+        """Tokens (B, T, Da) to velocity (B, T, out_channels)."""
+        return self.audio_proj_out(self._modulated_norm(x, self.audio_scale_shift_table, state))
+
+    def _modulated_norm(self, x: mx.array, table: mx.array, state: StreamState) -> mx.array:
+        embedded = state.embedded  # the embedding without its SiLU
+        normed = mx.fast.layer_norm(x, None, None, self.config.eps)
+        return modulate(normed, (table[1], embedded), (table[0], embedded))
+
+    def _bound(self, index: int, *arrays: mx.array) -> None:
+        if self.evaluate_every and (index + 1) % self.evaluate_every == 0:
+            mx.eval(*arrays)

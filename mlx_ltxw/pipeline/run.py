@@ -1,0 +1,135 @@
+"""A request to clips, stage by stage; each stage's weights are gone before the next one loads.
+
+Source of the order: `ltx_pipelines/ti2vid_one_stage.py`, `t2a_one_stage.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.models.video_vae import Tiling, decode_tiled
+from mlx_ltxw.pipeline.conditioning import Contexts, encode_prompts
+from mlx_ltxw.pipeline.denoise import Denoiser, Latents, denoise, noise, rotaries
+from mlx_ltxw.pipeline.events import Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
+from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
+from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.model_dir import ModelDir
+
+NoiseSource = Callable[[Geometry, int, int, int], Latents]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request fitted to a model: every number known, nothing loaded yet."""
+
+    settings: Settings
+    model: ModelDir
+    geometry: Geometry
+    sigmas: np.ndarray
+    dtype: mx.Dtype
+
+
+def plan(request: Request, model: ModelDir) -> Plan:
+    """Fits a request to a model.
+
+    Raises:
+        UserError: the model cannot make that size, or takes no such steps or guidance.
+    """
+    settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
+    geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
+    geometry.check()
+    sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
+    return Plan(settings, model, geometry, sigmas, default_dtype())
+
+
+def latent_grid(model: ModelDir) -> LatentGrid:
+    """Pixels and seconds of one latent token, from the configs of the two VAEs."""
+    frames, height, width = model.network_config("video_vae").scale
+    audio = model.network_config("audio_vae")
+    return LatentGrid(frames, height, width, audio.hop / audio.sample_rate, audio.downscale)
+
+
+def run(job: Plan, noise_source: NoiseSource = noise) -> Iterator[Event]:
+    """Makes one clip a seed.
+
+    Args:
+        job: From `plan`.
+        noise_source: `(geometry, video channels, audio channels, seed) -> Latents`, the starting noise.
+
+    Yields:
+        Conditioned, then Step after Step of every seed, then Decoded for every seed.
+    """
+    began = time.perf_counter()
+    contexts = encode_prompts(job.model, _prompts(job), job.dtype)
+    yield Conditioned(time.perf_counter() - began, peak_memory())
+    finished: dict[int, Latents] = {}
+    for event in _denoise(job, contexts, noise_source):
+        finished[event.seed] = event.latents
+        yield event
+    mx.clear_cache()
+    yield from _decode(job, finished)
+
+
+def _prompts(job: Plan) -> list[str]:
+    settings = job.settings
+    needs_negative = any(run.negative for run in passes(*settings.guidance, layers=0))
+    return [settings.prompt, settings.negative_prompt] if needs_negative else [settings.prompt]
+
+
+def _denoise(job: Plan, contexts: Contexts, noise_source: NoiseSource) -> Iterator[Step]:
+    settings = job.settings
+    transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
+    config = transformer.config
+    video_rotary, audio_rotary = rotaries(transformer, job.geometry, job.dtype)
+    denoiser = Denoiser(transformer, None, contexts, *settings.guidance, video_rotary, audio_rotary, job.dtype)
+    for seed in settings.seeds:
+        start = noise_source(job.geometry, config.video.in_channels, config.audio.in_channels, seed)
+        if settings.audio_only:
+            start = Latents(None, start.audio)
+        clock = time.perf_counter()
+        for index, latents in enumerate(denoise(denoiser, start, job.sigmas)):
+            now = time.perf_counter()
+            sigma = float(job.sigmas[index])
+            yield Step(seed, index + 1, len(job.sigmas) - 1, sigma, now - clock, peak_memory(), latents)
+            clock = time.perf_counter()
+
+
+def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
+    for seed, latents in finished.items():
+        clock = time.perf_counter()
+        waveform, rate = decode_audio(job.model, latents.heard, job.dtype)
+        seconds = time.perf_counter() - clock
+        video = None if latents.video is None else decode_video(job, latents.video)
+        yield Decoded(seed, video, waveform, rate, seconds, peak_memory())
+
+
+def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype) -> tuple[np.ndarray, int]:
+    """Audio tokens (1, T, C) to a waveform (N, 2) fp32 and its rate; the mel is made in `dtype`, the rest in fp32."""
+    vae = model.load("audio_vae", dtype)
+    mel = vae.decode(tokens.astype(dtype)).astype(mx.float32)
+    mx.eval(mel)
+    del vae
+    vocoder = model.load("vocoder")
+    waveform = vocoder(mel)
+    mx.eval(waveform)
+    rate = vocoder.output_rate
+    del vocoder
+    mx.clear_cache()
+    return np.asarray(waveform[0]), rate
+
+
+def decode_video(job: Plan, tokens: mx.array) -> Iterator[np.ndarray]:
+    """Video tokens (1, T, C) to chunks of frames (f, H, W, 3) uint8."""
+    vae = job.model.load("video_vae", job.dtype)
+    latent = tokens.reshape(1, *job.geometry.latent_shape, -1).astype(job.dtype)
+    for chunk in decode_tiled(vae, latent, Tiling()):
+        pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
+        yield np.asarray(mx.round(pixels).astype(mx.uint8))

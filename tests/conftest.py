@@ -1,0 +1,31 @@
+"""Shared test settings. Importing `mlx_ltxw` first lets it load OpenBLAS before MLX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mlx_ltxw  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def made_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made tiny checkpoint and its Gemma: `ltx-2.3-tiny-dev.safetensors` and `gemma/`. Read only."""
+    from scripts.make_checkpoint import make  # loads torch and transformers
+
+    directory = tmp_path_factory.mktemp("made")
+    make(directory, "tiny")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def made_checkpoint(made_dir: Path) -> Path:
+    """The made tiny checkpoint, one file in the official format."""
+    return made_dir / "ltx-2.3-tiny-dev.safetensors"
+
+
+@pytest.fixture(scope="session")
+def made_gemma(made_dir: Path) -> Path:
+    """The made tiny Gemma-3 directory, in the Hub's layout."""
+    return made_dir / "gemma"
