@@ -52,14 +52,13 @@ def fp8_values() -> np.ndarray:
     return np.where((byte & 0x7F) == 0x7F, np.nan, sign * values).astype(np.float32)
 
 
-def _map(tensor: Tensor) -> np.ndarray:
-    """The tensor's data, flat, memory-mapped from its file."""
-    if not tensor.elements:
-        return np.empty(0, _NUMPY[tensor.dtype])
+def _read(tensor: Tensor, start: int, count: int) -> np.ndarray:
+    """Some of the tensor's elements, flat, memory-mapped from its file; the mapping goes with the array."""
     try:
         if tensor.path.stat().st_size < tensor.stop:
             raise UserError(f"{tensor.path} shrank while it was read.", "Download or copy it again.")
-        return np.memmap(tensor.path, _NUMPY[tensor.dtype], "r", tensor.start, (tensor.elements,))
+        dtype = np.dtype(_NUMPY[tensor.dtype])
+        return np.memmap(tensor.path, dtype, "r", tensor.start + start * dtype.itemsize, (count,))
     except OSError as error:
         raise UserError(f"{tensor.path} cannot be read ({error}).", "Run again when the file is back.") from error
 
@@ -82,10 +81,9 @@ def _check_finite(values: np.ndarray, tensor: Tensor) -> None:
 
 def _converted(step: Step) -> Iterator[np.ndarray]:
     """The source's elements in its own order, in the stored dtype."""
-    data = _map(step.source)
     table = _fp8_table(step) if step.source.dtype == "F8_E4M3" else None
-    for start in range(0, len(data), PIECE):
-        piece = data[start : start + PIECE]
+    for start in range(0, step.source.elements, PIECE):
+        piece = _read(step.source, start, min(PIECE, step.source.elements - start))
         _check_finite(piece, step.source)
         if table is not None:
             piece = table[piece]
@@ -101,7 +99,7 @@ def _fp8_table(step: Step) -> np.ndarray:
     """
     scale = np.float32(1)
     if step.scale:
-        value = _map(step.scale)
+        value = _read(step.scale, 0, 1)
         scale = (value.astype(np.uint32) << 16).view(np.float32)[0] if step.scale.dtype == "BF16" else value[0]
         scale = np.float32(scale)
         if not np.isfinite(scale) or scale <= 0:

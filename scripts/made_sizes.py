@@ -20,6 +20,8 @@ from typing import Any
 REAL_CONFIG = Path(__file__).resolve().parents[1] / "tests" / "data" / "ltx23_config.json"
 MEL_BINS, DOWNSCALE = 64, 4
 SIZES = ("tiny", "small", "22b")
+OWN = "mlx_ltxw."  # a section of this project: a note to the user, defaults for generation
+OPTIONAL = ("transformer.audio_in_channels", OWN)  # left out of the real file, where the former is 128
 
 # A video width of 64 leaves two front pads in the three-axis RoPE (32 angles, 3 x 10 used), as 4096 does.
 TINY: dict[str, Any] = {
@@ -159,18 +161,22 @@ def configuration(size: str, changes: dict[str, Any] | None = None) -> tuple[dic
 
     Args:
         size: `tiny`, `small` or `22b`.
-        changes: Dotted path -> value, set last; paths under `gemma.` go to the text configuration.
+        changes: Dotted path -> value, set last; paths under `gemma.` go to the text configuration, those under
+            `mlx_ltxw.` (`mlx_ltxw.note`, `mlx_ltxw.generation`) to a section of this project.
 
     Raises:
-        KeyError: a path names a section that is not there.
-        ValueError: the official modules cannot be built from these numbers.
+        ValueError: a path is not there, or the official modules cannot be built from these numbers.
     """
     tree = {**json.loads(REAL_CONFIG.read_text()), "gemma": copy.deepcopy(GEMMA_12B)}
+    if any(path.startswith(OWN) for path in changes or {}):
+        tree[OWN.removesuffix(".")] = {}
     for path, value in {**{"tiny": TINY, "small": SMALL, "22b": {}}[size], **(changes or {})}.items():
         *sections, key = path.split(".")
-        target = tree
+        target: Any = tree
         for section in sections:
-            target = target[section]
+            target = target.get(section) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or (key not in target and not path.startswith(OPTIONAL)):
+            raise ValueError(f"the configuration has no '{path}'")
         target[key] = copy.deepcopy(value)
     gemma = tree.pop("gemma")
     tree["transformer"]["caption_channels"] = gemma["hidden_size"]

@@ -139,7 +139,7 @@ def main(
             split=split,
             keys_only=keys_only,
         )
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise click.UsageError(f"The configuration cannot be built: {error}.") from error
     for path in [*result.files, *sorted(result.gemma.iterdir())]:
         click.echo(f"{path.stat().st_size:>14,} {path}")

@@ -57,12 +57,15 @@ class Adapter:
         values = set(self.alphas.values())
         return values.pop() if len(values) == 1 and len(self.alphas) == len(self.deltas) else None
 
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether every change is exactly zero."""
-        return not any(mx.any(bias != 0).item() for bias in self.biases.values()) and not any(
-            isinstance(delta, DoRA) or delta.norm() > 0 for delta in self.deltas.values()
-        )
+    def changes_nothing(self, paths: Iterable[str]) -> bool:
+        """Whether every change of these modules is exactly zero."""
+        for path in paths:
+            delta, bias = self.deltas.get(path), self.biases.get(path)
+            if delta is not None and (isinstance(delta, DoRA) or delta.norm() > 0):
+                return False
+            if bias is not None and mx.any(bias != 0).item():
+                return False
+        return True
 
 
 def read(path: Path, modules: Iterable[str] | None = None, config: Path | None = None, name: str = "") -> Adapter:

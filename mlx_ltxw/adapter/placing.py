@@ -65,15 +65,15 @@ def place(adapter: Adapter, model: nn.Module, allow_partial: bool = False) -> Pl
         UserError: nothing placed, only a part placed, or an adapter whose changes are all zero.
     """
     placement = match(adapter, model)
-    if adapter.changes_nothing:
-        raise UserError(
-            f"The adapter '{adapter.name}' changes nothing: all its weights are zero.",
-            "It was saved before it learned anything; use a later checkpoint.",
-        )
     if not placement.placed:
         raise UserError(
             f"Nothing of the adapter '{adapter.name}' fits this model: {_reasons(placement.unplaced)}.",
             "Use an adapter for LTX-2.3's transformer.",
+        )
+    if adapter.changes_nothing(placement.placed):
+        raise UserError(
+            f"The adapter '{adapter.name}' changes nothing: all its weights are zero.",
+            "It was saved before it learned anything; use a later checkpoint.",
         )
     if placement.unplaced and not allow_partial:
         raise UserError(

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 @click.option("--stg", type=float, help="Spatio-temporal guidance of both.")
 @click.option("--modality-scale", type=float, help="Guidance of picture and sound towards each other.")
 @click.option("--rescale", type=float, help="How far guidance may not widen the spread, 0 to 1.")
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME|FILE|REPO[:STRENGTH]", help="Repeat for several.")
+@click.option(
+    "--lock-video/--no-lock-video", default=None, help="Keep the picture exactly as without adapters.  [default: lock]"
+)
+@click.option("--fuse", is_flag=True, help="Fuse adapters into quantised weights too.")
+@click.option("--allow-partial", is_flag=True, help="Leave out what of an adapter has no place in the model.")
+@click.option("--register-at", metavar="0-2=whispering,2-4=normal", help="Strength in time (experimental).")
+@click.option("--video", type=click.Path(), help="Keep this clip's picture and give it a new voice.")
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
@@ -42,19 +50,23 @@ def generate(
     as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said."""
+    from mlx_ltxw.cli.clip import fit_to_clip, read_picture
     from mlx_ltxw.cli.output import Output, show
     from mlx_ltxw.pipeline.request import defaults_for
-    from mlx_ltxw.pipeline.run import plan, run
+    from mlx_ltxw.pipeline.run import latent_grid, plan, run
     from mlx_ltxw.weights.builtin import BUILTIN_MODEL
     from mlx_ltxw.weights.model_dir import ModelDir
 
     model_dir = ModelDir.open(model or BUILTIN_MODEL)
     defaults = defaults_for(model_dir.variant, model_dir.generation)
     request = _request(prompt, from_metadata, flags, defaults)
+    if request.video is not None:
+        request = fit_to_clip(request, defaults, latent_grid(model_dir))
     job = plan(request, model_dir)
     files = Output(output, job.settings, model_dir, wav=wav, spectrogram=spectrogram)
     files.check()
-    show(run(job), job, files, as_json)
+    picture = read_picture(job.settings) if job.settings.video else None
+    show(run(job, picture=picture), job, files, as_json)
 
 
 def _request(prompt: str | None, source: Path | None, flags: dict[str, Any], defaults: Any) -> Request:
@@ -63,7 +75,11 @@ def _request(prompt: str | None, source: Path | None, flags: dict[str, Any], def
     from mlx_ltxw.pipeline.request import Request
 
     guidance = {name: flags.pop(name) for name in ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")}
-    given = {name: value for name, value in flags.items() if value not in (None, (), False)}
+    given = {
+        name: value
+        for name, value in flags.items()
+        if value not in (None, ()) and (value is not False or name == "lock_video")
+    }
     if prompt is not None:
         given["prompt"] = prompt
     if source is not None:

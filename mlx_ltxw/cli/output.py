@@ -15,8 +15,8 @@ from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import check_writable
-from mlx_ltxw.media.mp4 import open_mp4
-from mlx_ltxw.pipeline.events import Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.media.mp4 import open_mp4, remux
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.pipeline.run import Plan
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -59,9 +59,11 @@ class Output:
         settings = self.settings
         main, *beside = self._names(clip.seed)
         metadata = settings.to_dict(clip.seed) | {"mlx_ltxw": __version__, "model": self.model.identity}
-        if clip.video is None:
+        if settings.audio_only:
             write_wav(main, clip.waveform, clip.rate, metadata=metadata)
-        else:
+        elif settings.video is not None:
+            remux(settings.video, clip.waveform, main, metadata=metadata)
+        elif clip.video is not None:
             with open_mp4(main, settings.width, settings.height, settings.frame_rate, metadata=metadata) as file:
                 for frames in clip.video:
                     file.frames(frames)
@@ -97,6 +99,8 @@ def show(events: Iterator[Event], job: Plan, output: Output, as_json: bool) -> N
         if isinstance(event, Decoded):
             files = output.write(event)
             _finished(event, files, as_json)
+        elif isinstance(event, Adapted):
+            _adapted(event, as_json)
         elif as_json:
             _line(**_facts(event))
         elif isinstance(event, Conditioned):
@@ -105,6 +109,13 @@ def show(events: Iterator[Event], job: Plan, output: Output, as_json: bool) -> N
             )
         else:
             bar = _progress(bar, event)
+
+
+def _adapted(event: Adapted, as_json: bool) -> None:
+    if as_json:
+        _line(event="adapted", notes=event.notes)
+    for note in () if as_json else event.notes:
+        click.echo(note, err=True)
 
 
 def _progress(bar: Any, step: Step) -> Any:

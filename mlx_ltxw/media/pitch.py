@@ -2,7 +2,9 @@
 
 Autocorrelation of windowed frames divided by the window's own, candidates joined by dynamic programming: P. Boersma,
 "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound", IFA
-Proceedings 17 (1993). Here candidates come from below 1 kHz, where whispering has no harmonics and speech its strongest.
+Proceedings 17 (1993). Two additions keep a whisper's formants, which are narrow bands of noise, from passing for a
+voice: the spectrum's magnitude takes the place of its power (a single strong band counts for less), and a short period
+must repeat (T. Tolonen and M. Karjalainen, "A computationally efficient multipitch analysis model", 2000, has the first).
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ WINDOW = 0.050  # seconds: three periods of the lowest pitch, as Boersma asks fo
 SPEECH_LEVEL = 0.05  # of the peak level; frames below are pauses
 SILENCE_LEVEL = 10 ** (-70 / 20)  # rms; a clip below it throughout has no speech
 
-_TOP_HZ = 1000.0  # half power of the low-pass before the candidates
-_LOW_HZ = 50.0  # rumble and offset below it count for nothing
-_CANDIDATES = 6
-_VOICED = 0.5  # periodicity that being voiced takes. espeak-ng speech has 0.9, its whispers 0.44 (medians)
-_OCTAVE = 0.01  # cost of a longer period, per octave: a period has a twin at each of its multiples (Boersma's value)
-_ONSET = 0.14  # cost of a change between voiced and unvoiced (Boersma's value)
-_JUMP = 0.35  # cost of a pitch change, per octave and frame (Boersma's value)
+_LOW_HZ = 50.0  # rumble below it counts for nothing
+_TOP_HZ = 2000.0  # candidates come from below it (half power), where the harmonics of speech are
+_REPEATS = 0.0125  # seconds over which a period must repeat; formant noise forgets itself sooner
+_CANDIDATES = 8
 _NONE = -9.0
+# Costs in units of the candidates' height, which is about 0.4 for a clear voice and 0.1 for noise.
+_VOICED = 0.20  # height that being voiced takes
+_OCTAVE = 0.01  # of a longer period, per octave: a period has a twin at each of its multiples (Boersma's value)
+_ONSET = 0.07  # of a change between voiced and unvoiced
+_JUMP = 0.2  # of a change of pitch, per octave
 _BLOCK = 4096  # frames a time, to bound the memory that a long file takes
 
 
@@ -46,7 +50,7 @@ class Frames:
     level: np.ndarray  # (T,) rms above 50 Hz
     periodicity: np.ndarray  # (T,) greatest normalised autocorrelation of the whole band, in (0, 1)
     pitch: np.ndarray  # (T, K) candidates, log2 Hz
-    score: np.ndarray  # (T, K) their autocorrelation below 1 kHz less `_OCTAVE` costs; _NONE where there is none
+    score: np.ndarray  # (T, K) how good each is; _NONE where there is none
 
     @property
     def times(self) -> np.ndarray:
@@ -100,25 +104,40 @@ def _analyse_block(windows: np.ndarray, fmin: float, fmax: float) -> tuple[np.nd
     points = 2048  # at least size plus the longest lag, so that nothing wraps around
     taper = np.hanning(size + 2)[1:-1]
     shape = np.fft.irfft(np.abs(np.fft.rfft(taper, points)) ** 2)
-    spectrum = np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * taper, points)) ** 2
+    magnitude = np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * taper, points))
     hertz = np.fft.rfftfreq(points, 1 / RATE)
-    spectrum = spectrum * (hertz > _LOW_HZ)
-    level = np.sqrt(2 * spectrum.sum(axis=1) / points / shape[0])
-
+    magnitude = magnitude * (hertz > _LOW_HZ)
+    level = np.sqrt(2 * (magnitude**2).sum(axis=1) / points / shape[0])
     first, last = int(RATE / fmax), int(np.ceil(RATE / fmin)) + 1
-    low = _normalised(spectrum / (1 + (hertz / _TOP_HZ) ** 4), shape, last, 1)[:, first - 1 : last + 1]
-    lag, height = _maxima(low)
-    pitch = np.log2(RATE / (lag + first - 1))
+
+    curve = _autocorrelation(magnitude / (1 + (hertz / _TOP_HZ) ** 4), shape, last + 1, 1)
+    lag, height = _maxima(curve[:, first - 1 :])
+    lag = lag + first - 1
+    best = np.argpartition(-height, _CANDIDATES, axis=1)[:, :_CANDIDATES]
+    lag, height = np.take_along_axis(lag, best, 1), np.take_along_axis(height, best, 1)
+    pitch = np.log2(RATE / lag)
+    height = np.minimum(height, _at_multiples(curve, lag))
     score = np.where(height > 0, height + _OCTAVE * (pitch - np.log2(fmin)), _NONE)
-    best = np.argpartition(-score, _CANDIDATES, axis=1)[:, :_CANDIDATES]
 
-    full = _normalised(spectrum, shape, last, 2)[:, 2 * first - 1 : 2 * last + 1]  # half-sample lags
+    full = _autocorrelation(magnitude**2, shape, last, 2)[:, 2 * first - 1 :]  # half-sample lags
     periodicity = _maxima(full)[1].max(axis=1).clip(1e-4, 0.9999)
-    return level, periodicity, np.take_along_axis(pitch, best, 1), np.take_along_axis(score, best, 1)
+    return level, periodicity, pitch, score
 
 
-def _normalised(spectrum: np.ndarray, shape: np.ndarray, last: int, zoom: int) -> np.ndarray:
-    """Power spectra (T, bins) -> autocorrelation at lags 0 to `last` in steps of 1/zoom, 1 at lag 0."""
+def _at_multiples(curve: np.ndarray, lag: np.ndarray) -> np.ndarray:
+    """The least height at 2, 3, ... times each lag, as far as `_REPEATS`; (T, K) -> (T, K)."""
+    least = np.ones_like(lag)
+    rows = np.arange(len(lag))[:, None]
+    for times in range(2, int(_REPEATS * RATE / lag.min(initial=RATE)) + 1):
+        there = times * lag
+        nearest = np.round(there).astype(int).clip(1, curve.shape[1] - 2)
+        height = np.maximum.reduce([curve[rows, nearest + step] for step in (-1, 0, 1)])
+        least = np.where(there <= _REPEATS * RATE, np.minimum(least, height), least)
+    return least
+
+
+def _autocorrelation(spectrum: np.ndarray, shape: np.ndarray, last: int, zoom: int) -> np.ndarray:
+    """Spectra (T, bins) -> autocorrelation at lags 0 to `last` in steps of 1/zoom, 1 at lag 0."""
     points = 2 * (spectrum.shape[1] - 1)
     span = zoom * last + 1
     curve = np.fft.irfft(spectrum, points * zoom)[:, :span]

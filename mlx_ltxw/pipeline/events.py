@@ -1,4 +1,4 @@
-"""What a run tells its caller, in order: Conditioned; for each seed its Steps; then for each seed Decoded."""
+"""What a run tells its caller, in order: Conditioned; Adapted; for each seed its Steps; then for each seed Decoded."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ class Conditioned:
 
 
 @dataclass(frozen=True)
+class Adapted:
+    """The adapters are in place.
+
+    Attributes:
+        notes: One line each: what was placed, and how it acts.
+    """
+
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One denoising step is done.
 
@@ -65,7 +76,7 @@ class Decoded:
     Attributes:
         seed: Of the clip.
         video: Chunks of frames (f, H, W, 3) uint8, decoded as they are taken; take them before the next event. None
-            for audio without a picture.
+            where none is made.
         waveform: (N, 2) fp32 in [-1, 1].
         rate: Samples a second.
         seconds: Audio decoding took.
@@ -80,4 +91,4 @@ class Decoded:
     peak_memory: int
 
 
-Event = Conditioned | Step | Decoded
+Event = Conditioned | Adapted | Step | Decoded

@@ -29,6 +29,12 @@ class Request:
         steps: Denoising steps.
         video_guidance, audio_guidance: Steering of each modality.
         audio_only: Make sound alone; nothing of the video side is loaded.
+        adapters: `FILE|REPO|NAME[:STRENGTH]`, all at once.
+        lock_video: Keep the picture exactly that of a run without adapters.
+        fuse: Fuse adapters into quantised weights too.
+        allow_partial: Leave out what of an adapter has no place.
+        register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
+        video: A clip whose picture is kept and given a new voice.
     """
 
     prompt: str
@@ -42,6 +48,12 @@ class Request:
     video_guidance: Guidance | None = None
     audio_guidance: Guidance | None = None
     audio_only: bool = False
+    adapters: tuple[str, ...] = ()
+    lock_video: bool = True
+    fuse: bool = False
+    allow_partial: bool = False
+    register_at: str | None = None
+    video: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -85,11 +97,24 @@ class Settings:
     video_guidance: Guidance
     audio_guidance: Guidance
     audio_only: bool
+    adapters: tuple[str, ...]
+    lock_video: bool
+    fuse: bool
+    allow_partial: bool
+    register_at: str | None = None
+    video: str | None = None
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:
-        """Of the video, if there is one, and of the audio."""
-        return None if self.audio_only else self.video_guidance, self.audio_guidance
+        """Of the video, if one is made, and of the audio. A given picture is not steered."""
+        if self.audio_only:
+            return None, self.audio_guidance
+        return NO_GUIDANCE if self.video else self.video_guidance, self.audio_guidance
+
+    @property
+    def locked(self) -> bool:
+        """Whether adapters act in a second audio stream; a given picture, or none, needs no lock."""
+        return bool(self.adapters) and self.lock_video and not self.audio_only and self.video is None
 
     def to_dict(self, seed: int | None = None) -> dict[str, Any]:
         """As JSON takes it; with a seed, the settings that make that one clip again."""
@@ -123,6 +148,7 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
         raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
     if variant == "distilled":
         _check_distilled(settings)
+    _check_adapters(settings)
     return settings
 
 
@@ -134,6 +160,15 @@ def _check_distilled(settings: Settings) -> None:
         )
     if settings.video_guidance != NO_GUIDANCE or settings.audio_guidance != NO_GUIDANCE:
         raise UserError("A distilled model takes no guidance.", "Leave the guidance options out, or use the dev model.")
+
+
+def _check_adapters(settings: Settings) -> None:
+    if settings.register_at is not None and not settings.adapters:
+        raise UserError("--register-at has no adapter to act on.", "Add --adapter.")
+    if settings.register_at is not None and settings.fuse:
+        raise UserError("A fused adapter cannot change its strength in time.", "Leave --fuse or --register-at out.")
+    if settings.video is not None and settings.audio_only:
+        raise UserError("--video and --audio-only exclude each other.", "Leave one of them out.")
 
 
 def _build(cls: type, values: Any) -> Any:

@@ -13,9 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
+from mlx_ltxw.pipeline.adapters import Chosen, apply, choose
 from mlx_ltxw.pipeline.conditioning import Contexts, encode_prompts
 from mlx_ltxw.pipeline.denoise import Denoiser, Latents, denoise, noise, rotaries
-from mlx_ltxw.pipeline.events import Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
@@ -35,19 +36,21 @@ class Plan:
     geometry: Geometry
     sigmas: np.ndarray
     dtype: mx.Dtype
+    adapters: Chosen
 
 
 def plan(request: Request, model: ModelDir) -> Plan:
     """Fits a request to a model.
 
     Raises:
-        UserError: the model cannot make that size, or takes no such steps or guidance.
+        UserError: the model cannot make that size, takes no such steps or guidance, or an adapter does not fit.
     """
     settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
     geometry.check()
     sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
-    return Plan(settings, model, geometry, sigmas, default_dtype())
+    chosen = choose(settings, model.network_config("transformer"))
+    return Plan(settings, model, geometry, sigmas, default_dtype(), chosen)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:
@@ -57,22 +60,25 @@ def latent_grid(model: ModelDir) -> LatentGrid:
     return LatentGrid(frames, height, width, audio.hop / audio.sample_rate, audio.downscale)
 
 
-def run(job: Plan, noise_source: NoiseSource = noise) -> Iterator[Event]:
+def run(job: Plan, noise_source: NoiseSource = noise, picture: np.ndarray | None = None) -> Iterator[Event]:
     """Makes one clip a seed.
 
     Args:
         job: From `plan`.
         noise_source: `(geometry, video channels, audio channels, seed) -> Latents`, the starting noise.
+        picture: (F, H, W, 3) uint8 frames of the job's size, to be kept and given a voice; None makes one.
 
     Yields:
-        Conditioned, then Step after Step of every seed, then Decoded for every seed.
+        Conditioned; Adapted, if there are adapters; Step after Step of every seed; then Decoded for every seed.
     """
     began = time.perf_counter()
     contexts = encode_prompts(job.model, _prompts(job), job.dtype)
     yield Conditioned(time.perf_counter() - began, peak_memory())
+    given = None if picture is None else encode_video(job, picture)
     finished: dict[int, Latents] = {}
-    for event in _denoise(job, contexts, noise_source):
-        finished[event.seed] = event.latents
+    for event in _denoise(job, contexts, noise_source, given):
+        if isinstance(event, Step):
+            finished[event.seed] = event.latents
         yield event
     mx.clear_cache()
     yield from _decode(job, finished)
@@ -84,18 +90,26 @@ def _prompts(job: Plan) -> list[str]:
     return [settings.prompt, settings.negative_prompt] if needs_negative else [settings.prompt]
 
 
-def _denoise(job: Plan, contexts: Contexts, noise_source: NoiseSource) -> Iterator[Step]:
+def _denoise(
+    job: Plan, contexts: Contexts, noise_source: NoiseSource, given: mx.array | None
+) -> Iterator[Adapted | Step]:
     settings = job.settings
     transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
     config = transformer.config
-    video_rotary, audio_rotary = rotaries(transformer, job.geometry, job.dtype)
-    denoiser = Denoiser(transformer, None, contexts, *settings.guidance, video_rotary, audio_rotary, job.dtype)
+    models = apply(transformer, job.adapters, settings, job.geometry)
+    if models.notes:
+        yield Adapted(models.notes)
+    rotary = rotaries(transformer, job.geometry, job.dtype)
+    denoiser = Denoiser(
+        models.base, models.adapted, contexts, *settings.guidance, *rotary, job.dtype, frozen_video=given is not None
+    )
+    del transformer
     for seed in settings.seeds:
         start = noise_source(job.geometry, config.video.in_channels, config.audio.in_channels, seed)
-        if settings.audio_only:
-            start = Latents(None, start.audio)
+        video = None if settings.audio_only else start.video if given is None else given
+        noisy = Latents(video, start.audio, start.audio if models.adapted else None)
         clock = time.perf_counter()
-        for index, latents in enumerate(denoise(denoiser, start, job.sigmas)):
+        for index, latents in enumerate(denoise(denoiser, noisy, job.sigmas)):
             now = time.perf_counter()
             sigma = float(job.sigmas[index])
             yield Step(seed, index + 1, len(job.sigmas) - 1, sigma, now - clock, peak_memory(), latents)
@@ -107,8 +121,21 @@ def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
         clock = time.perf_counter()
         waveform, rate = decode_audio(job.model, latents.heard, job.dtype)
         seconds = time.perf_counter() - clock
-        video = None if latents.video is None else decode_video(job, latents.video)
+        made = latents.video if job.settings.video is None else None
+        video = None if made is None else decode_video(job, made)
         yield Decoded(seed, video, waveform, rate, seconds, peak_memory())
+
+
+def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
+    """Frames (F, H, W, 3) uint8 to clean video tokens (1, T, C) fp32."""
+    vae = job.model.load("video_vae", job.dtype)
+    pixels = mx.array(picture)[None].astype(mx.float32) / 127.5 - 1
+    latent = vae.encode(pixels.astype(job.dtype)).astype(mx.float32)
+    tokens = latent.reshape(1, -1, latent.shape[-1])
+    mx.eval(tokens)
+    del vae
+    mx.clear_cache()
+    return tokens
 
 
 def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype) -> tuple[np.ndarray, int]:

@@ -53,6 +53,10 @@ def left_padded(lengths, total=40, seed=0):
     return ids, mask
 
 
+def half(tensor):
+    return mx.array(tensor.float().numpy()).astype(mx.bfloat16)
+
+
 def assert_states_agree(ours, theirs, mask, tolerance=1e-5):
     """Each hidden state of each prompt by itself, real tokens only."""
     for row in range(len(mask)):
@@ -126,13 +130,12 @@ def test_bfloat16_is_as_near_to_fp32_as_transformers_bfloat16(folder, oracle):
 
 def test_norms_round_once_in_bfloat16():
     """Rounding `1 + weight` first, as mlx-lm does, would change a third of the values."""
-    torch.manual_seed(0)
-    theirs = reference.Gemma3RMSNorm(96).bfloat16()
-    theirs.weight.data = (0.3 * torch.randn(96)).bfloat16()
-    x = torch.randn(200, 96).bfloat16()
-    weight = mx.array(theirs.weight.data.float().numpy()).astype(mx.bfloat16)
-    ours = ExactRMSNorm(weight, theirs.eps)(mx.array(x.float().numpy()).astype(mx.bfloat16))
-    different = np.array(ours.astype(mx.float32)) != theirs(x).detach().float().numpy()
+    generator = torch.Generator().manual_seed(0)
+    weight = (0.3 * torch.randn(96, generator=generator)).bfloat16()
+    x = torch.randn(200, 96, generator=generator).bfloat16()
+    ours = ExactRMSNorm(half(weight), 1e-6)(half(x))
+    assert ours.dtype == mx.bfloat16
+    different = np.array(ours.astype(mx.float32)) != reference.gemma_norm(x, weight).float().numpy()
     assert different.mean() < 1e-3
 
 

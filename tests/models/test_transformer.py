@@ -170,6 +170,25 @@ def test_lock_without_a_change_gives_the_base_audio(pair):
     assert mx.array_equal(base, adapted)
 
 
+def test_watch_and_listen_are_the_lock_in_two_halves(pair):
+    model, _ = pair
+    adapted = Transformer(model.config)
+    adapted.update(model.parameters())
+    adapted.transformer_blocks[1].audio_attn2.to_k.weight = model.transformer_blocks[1].audio_attn2.to_k.weight * 2
+    video, audio = streams(model.config, sigmas=(0.9, 0.6))
+    base = both(model, video, audio)
+    want = [model.locked(adapted, *base, ours(model.config, model.config.audio, draw))[2] for draw in draws(audio, 2)]
+    pair_of_draws = {name: np.concatenate([draw[name] for draw in draws(audio, 2)]) for name in audio}
+    got = adapted.listen(ours(model.config, model.config.audio, pair_of_draws), base[0], model.watch(*base))
+    assert relative_error(got, mx.concatenate(want)) < TOLERANCE
+
+
+def draws(audio, count):
+    """The same audio with fresh noise."""
+    random = np.random.default_rng(9)
+    return [audio | {"latent": random.standard_normal(audio["latent"].shape, np.float32)} for _ in range(count)]
+
+
 def test_bounded_evaluation_changes_nothing(pair):
     model, _ = pair
     video, audio = both(model, *streams(model.config))

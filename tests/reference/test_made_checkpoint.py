@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 
 from scripts.made_sizes import configuration
 from scripts.made_weights import is_fp8, tensor_specs
-from scripts.make_checkpoint import make
+from scripts.make_checkpoint import main, make
 from tests.reference.official import Official
 
 REAL_KEYS = Path(__file__).parents[1] / "data" / "ltx23_keys.json"
@@ -60,7 +61,7 @@ def test_rope_of_the_tiny_video_width_has_front_pads():
     assert width // 2 - 3 * (width // 6) == 2  # as the real 4096 has
 
 
-def test_changes_reach_the_config_and_disagreements_are_refused():
+def test_changes_reach_the_config_and_disagreements_are_refused(tmp_path):
     config, gemma = configuration("tiny", {"transformer.num_layers": 3, "gemma.hidden_size": 48})
     assert config["transformer"]["num_layers"] == 3
     assert config["transformer"]["caption_channels"] == gemma["hidden_size"] == 48
@@ -69,6 +70,11 @@ def test_changes_reach_the_config_and_disagreements_are_refused():
     assert names["text_embedding_projection.video_aggregate_embed.weight"][0] == (64, 48 * 5)
     with pytest.raises(ValueError, match="audio ch and z_channels"):
         configuration("tiny", {"audio_vae.model.params.ddconfig.z_channels": 3})
+    with pytest.raises(ValueError, match=r"no 'transformer\.num_layer'"):
+        configuration("tiny", {"transformer.num_layer": 3})
+    assert CliRunner().invoke(main, [str(tmp_path), "--set", "transformer.depth=3"]).exit_code == 2
+    assert CliRunner().invoke(main, [str(tmp_path), "--set", "transformer.num_layers"]).exit_code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_stft_bases_are_a_windowed_dft(made_checkpoint):

@@ -22,7 +22,6 @@ from ltx_core.text_encoders.gemma.embeddings_connector import (
 from ltx_core.text_encoders.gemma.embeddings_processor import EmbeddingsProcessor, convert_to_additive_mask
 from ltx_core.text_encoders.gemma.feature_extractor import FeatureExtractorV2
 
-__all__ = ["Gemma3RMSNorm"]  # TEMP
 VOCAB = 512
 TINY: dict[str, Any] = {
     "model_type": "gemma3_text",
@@ -67,6 +66,14 @@ def gemma(config: dict[str, Any] = TINY, seed: int = 0, dtype: torch.dtype = tor
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = noise / parameter.shape[-1] ** 0.5 if parameter.ndim == 2 else 0.3 * noise
     return model.to(dtype)
+
+
+@torch.no_grad()
+def gemma_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """transformers' Gemma-3 norm, whose weight is stored around zero."""
+    norm = Gemma3RMSNorm(len(weight), eps=1e-6)
+    norm.weight.data = weight
+    return norm(x)
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ class FeatureExtractor(nn.Module):
             Video features (B, S, video_width), audio features (B, S, audio_width), in the dtype of `hidden`.
         """
         states = mx.fast.rms_norm(hidden.swapaxes(2, 3), None, _EPS)  # (B, S, L, D), each state of its own rms 1
-        flat = states.flatten(2)  # (B, S, D * L), index d * L + l
+        flat = states.swapaxes(2, 3).flatten(2)  # (B, S, D * L), index d * L + l
         flat = mx.where(mask.astype(mx.bool_)[..., None], flat, mx.zeros((), flat.dtype))
         video = self.video_aggregate_embed(flat * math.sqrt(self.config.video_width / self.config.text_width))
         audio = self.audio_aggregate_embed(flat * math.sqrt(self.config.audio_width / self.config.text_width))

@@ -105,6 +105,41 @@ class Transformer(nn.Module):
             self._bound(i, vx, ax, bx)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
+    def watch(self, video: Modality, audio: Modality) -> list[mx.array]:
+        """Runs the base streams for what an audio stream can see of the video: (B, Tv, Dv) of every block.
+
+        What `listen` reads. Together they are `locked` in two halves: the first has nothing to train, so it needs no
+        gradient and stores no activations but these.
+
+        Args:
+            video, audio: The base streams.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        seen = []
+        for i, block in enumerate(self.transformer_blocks):
+            vx, ax, block_seen = block(vx, ax, v, a, False, False, False)
+            seen.append(block_seen)
+            self._bound(i, vx, ax, block_seen)
+        return seen
+
+    def listen(self, audio: Modality, video: Modality, seen: list[mx.array]) -> mx.array:
+        """The audio stream that reads a video it does not change, as the adapted one of `locked` does.
+
+        Args:
+            audio: The stream, a batch of any size.
+            video: The video that was watched; its levels set this stream's gates. A batch of one serves all.
+            seen: From `watch`.
+
+        Returns:
+            Velocity (B, Ta, out_channels).
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        ax = self.audio_patchify_proj(audio.latent)
+        for block, block_seen in zip(self.transformer_blocks, seen, strict=True):
+            ax = block.audio_stream(ax, block_seen, v, a, False)
+        return self.audio_head(ax, a)
+
     def video_state(self, video: Modality, audio: Modality) -> StreamState:
         """Everything the blocks share of the video stream; its gate follows the audio's sigma."""
         return self._state(

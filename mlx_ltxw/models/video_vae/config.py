@@ -34,8 +34,6 @@ DECODER_BLOCKS = {
 }
 """Block kind -> the numbers it needs."""
 
-_MOMENTS = {"uniform": 1, "constant": 1, "per_channel": 2}  # log-variance channels: 1, or one per mean
-
 
 @dataclass(frozen=True)
 class Block:
@@ -129,12 +127,12 @@ class VideoVAEConfig:
         latent_channels = int(values.take("latent_channels"))
         # The official encoder starts at `latent_channels` and never reads this key, so a different value is a mistake.
         values.expect("encoder_base_channels", latent_channels)
-        values.expect("latent_log_var", *_MOMENTS)
+        values.expect("latent_log_var", "uniform", "constant", "per_channel")
         values.expect("spatial_padding_mode", "zeros", "reflect")
-        extra = _MOMENTS[values.take("latent_log_var")]
+        log_var_channels = latent_channels if values.take("latent_log_var") == "per_channel" else 1
         config = cls(
             latent_channels=latent_channels,
-            log_var_channels=latent_channels if extra == 2 else extra,
+            log_var_channels=log_var_channels,
             encoder_blocks=_read_blocks(values, "encoder_blocks", ENCODER_BLOCKS),
             decoder_blocks=_read_blocks(values, "decoder_blocks", DECODER_BLOCKS)[::-1],
             decoder_base_channels=int(values.take("decoder_base_channels")),
