@@ -97,9 +97,12 @@ class Journal:
             self._lock = None
 
     def _read(self) -> None:
+        path = self.directory / WORK / "journal.json"
         try:
-            state = json.loads((self.directory / WORK / "journal.json").read_text(encoding="utf-8"))
+            state = json.loads(path.read_text(encoding="utf-8"))
+            self.fingerprint, self.planned, self.sources = state["fingerprint"], state["planned"], state["sources"]
+            self.files = {name: FileRecord(**record) for name, record in state["files"].items()}
         except FileNotFoundError:
             return
-        self.fingerprint, self.planned, self.sources = state["fingerprint"], state["planned"], state["sources"]
-        self.files = {name: FileRecord(**record) for name, record in state["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}).", f"Delete {self.directory} and convert again.") from error

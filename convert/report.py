@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from mlx_ltxw.weights.names import readable
+
 from .checkpoint import Checkpoint
 from .gemma import Gemma
 from .plan import Plan, Step
@@ -32,21 +34,12 @@ def describe(plan: Plan, checkpoint: Checkpoint, gemma: Gemma | None, variant: s
     yield f"placed {plan.placed} of {plan.total} tensors"
 
 
-def size(nbytes: float) -> str:
-    """Bytes for people, in powers of 1000 as disks and the Hub count."""
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} GB"
-
-
 def _row(name: str, steps: list[Step]) -> str:
     parameters = sum(step.source.elements for step in steps)
     size_in, size_out = sum(step.source.nbytes for step in steps), sum(step.nbytes for step in steps)
     counts = Counter(_stored(step) for step in steps)
     kinds = ", ".join(f"{kind} x {count}" for kind, count in counts.most_common())
-    return f"{name:<16} {len(steps):>8,} {parameters:>16,} {size(size_in):>10} {size(size_out):>10}  {kinds}"
+    return f"{name:<16} {len(steps):>8,} {parameters:>16,} {readable(size_in):>10} {readable(size_out):>10}  {kinds}"
 
 
 def _stored(step: Step) -> str:

@@ -15,15 +15,16 @@ from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import FileRecord, read_manifest, replace_text, sha256, write_manifest
+from mlx_ltxw.weights.manifest import FileRecord, check_sizes, read_manifest, replace_text, sha256, write_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.names import readable
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .gemma import missing_gemma
 from .journal import Journal
 from .plan import SHARD_BYTES, Plan, make_plan
 from .quantize import Quantization
-from .report import describe, size
+from .report import describe
 from .small_files import Hashes, copies, json_text, texts
 from .source import Source, TextSource, open_checkpoint, open_gemma, variant_of
 from .verify import verify_model
@@ -117,8 +118,7 @@ def convert(conversion: Conversion, out: Path, verify: bool = False) -> ModelDir
     with explained_writes(out), closing(Journal.open(out)) as journal:
         hashes = _hash_sources(journal, {"checkpoint": conversion.source.paths, "text_encoder": text.source.paths})
         fingerprint = _fingerprint(conversion, hashes)
-        if (out / MANIFEST).exists():
-            _check_same(out, fingerprint)
+        if _is_done(out, fingerprint):
             _say(f"{out} is converted already.")
         else:
             _write(conversion, text, variant, out, journal, fingerprint, hashes)
@@ -163,7 +163,7 @@ def _write_shards(plan: Plan, out: Path, journal: Journal) -> dict[str, FileReco
     free = shutil.disk_usage(out).free
     if free < todo + _MARGIN:
         raise UserError(
-            f"{out} needs {size(todo + _MARGIN)} more, and its disk has {size(free)} free.",
+            f"{out} needs {readable(todo + _MARGIN)} more, and its disk has {readable(free)} free.",
             "Free some space, or name a directory on another disk with -o.",
         )
     with _bar("converting", todo) as bar:
@@ -184,8 +184,11 @@ def _hash_sources(journal: Journal, roles: dict[str, list[Path]]) -> Hashes:
     unknown = [(role, path) for role, paths in roles.items() for path in paths if path.name not in known[role]]
     with _bar("hashing", sum(path.stat().st_size for _, path in unknown)) as bar:
         for role, path in unknown:
-            mtime = path.stat().st_mtime_ns
-            record = sha256(path, bar.update)
+            try:
+                mtime = path.stat().st_mtime_ns
+                record = sha256(path, bar.update)
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error}).", "Run again when the file is back.") from error
             journal.sources[f"{role}/{path.name}"] = [record.size, mtime, record.sha256]
             journal.save()
             known[role][path.name] = record
@@ -211,12 +214,27 @@ def _check_plan(plan: Plan) -> None:
         )
 
 
-def _check_same(out: Path, fingerprint: str) -> None:
-    if read_manifest(out)[1] != fingerprint:
+def _is_done(out: Path, fingerprint: str) -> bool:
+    """Whether `out` is this very model already; one that lost files is written again.
+
+    Raises:
+        UserError: it is another model.
+    """
+    if not (out / MANIFEST).exists():
+        return False
+    files, made_from = read_manifest(out)
+    if made_from != fingerprint:
         raise UserError(
             f"{out} holds a model that was made from other files or with other options.",
             "Name a new directory with -o, or delete that one first.",
         )
+    try:
+        check_sizes(out, files)
+    except UserError as error:
+        _say(f"{error.message} Writing it again.")
+        (out / MANIFEST).unlink()
+        return False
+    return True
 
 
 def _bar(label: str, total: int) -> tqdm[Any]:

@@ -130,3 +130,5 @@ def _packed(step: Step, how: Quantization) -> Iterator[np.ndarray]:
             raise RuntimeError(f"MLX quantised {step.name} to zeros")
     for part in parts:
         yield np.array(part.view(mx.uint16) if part.dtype == mx.bfloat16 else part).reshape(-1)
+    del weight, parts, part
+    mx.clear_cache()

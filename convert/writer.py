@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.manifest import FileRecord
+from mlx_ltxw.weights.manifest import FileRecord, settle
 
 from .plan import Shard
 from .tensors import pieces
@@ -60,7 +60,7 @@ def write_shard(directory: Path, shard: Shard, progress: Callable[[int], object]
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        part.replace(path)
+        settle(part, path)
     return FileRecord(size, digest.hexdigest())
 
 

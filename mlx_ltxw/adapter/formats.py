@@ -16,7 +16,8 @@ from mlx_ltxw.adapter.names import Spellings, mlx_name, not_transformer
 from mlx_ltxw.adapter.scales import PeftScale, diffusers_config, peft_config
 from mlx_ltxw.errors import UserError
 
-_LARGEST = 1e6  # no trained adapter holds a value near this; bytes read as the wrong dtype do
+_LARGEST = 1e6  # no trained adapter's greatest value lies near these two; bytes read as the wrong dtype do
+_SMALLEST = 1e-12
 _LORA = ("down", "up")
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
@@ -205,7 +206,7 @@ def _scale_rule(name: str, alpha: float | None, scaling: PeftScale | None) -> Ca
             value = scaling.scale(name, rank)
         else:
             value = 1.0 if alpha is None or rank is None else alpha / rank
-        if not 0 < abs(value) < _LARGEST:
+        if not 1 / _LARGEST < abs(value) < _LARGEST:
             raise ValueError(f"alpha makes its scale {value:g}")
         return value
 
@@ -280,8 +281,9 @@ def _check_values(parts: dict[str, mx.array]) -> None:
             raise ValueError(f"{role} holds whole numbers")
         if role == "diff_b" and (tensor.ndim != 1 or tensor.size == 0):
             raise ValueError(f"diff_b {tensor.shape} is no bias")
-        if tensor.size and number(mx.max(mx.abs(tensor))) > _LARGEST:
-            raise ValueError(f"{role} holds values beyond {_LARGEST:g}: damaged, or stored as another dtype")
+        greatest = number(mx.max(mx.abs(tensor))) if tensor.size else 0.0
+        if greatest and not _SMALLEST < greatest < _LARGEST:
+            raise ValueError(f"{role} holds values up to {greatest:g}: damaged, or stored as another dtype")
 
 
 def _alpha(parts: dict[str, mx.array]) -> float | None:

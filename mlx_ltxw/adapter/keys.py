@@ -58,7 +58,7 @@ UNSUPPORTED = {
 }
 """End of a tensor's name -> the method it belongs to, none of which is implemented."""
 
-_PEFT_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.([^.]+)\.(weight|bias)$")
+_PEFT_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(default\w*)\.(weight|bias)$")
 _PEFT_NAMED_FACTOR = re.compile(r"\.(lokr_w[12](?:_[ab])?|hada_w[12]_[ab]|lora_magnitude_vector)\.(default\w*)$")
 
 

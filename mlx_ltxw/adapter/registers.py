@@ -106,6 +106,8 @@ class Hint:
 def parse(prompt: str) -> Prompt:
     """Takes a prompt apart; whatever follows no grammar is all scene."""
     marks = list(_TURN.finditer(prompt))
+    if not marks:
+        return Prompt(prompt.strip(), ())
     ends = [mark.start() for mark in marks[1:]] + [len(prompt)]
     turns = []
     for mark, end in zip(marks, ends, strict=True):
@@ -114,8 +116,7 @@ def parse(prompt: str) -> Prompt:
         quoted = len(body) > 1 and body[0] in _QUOTES and body[-1] in _QUOTES
         line = body[1:-1] if quoted else text.strip(_QUOTES)
         turns.append(Turn(mark["speaker"].lower(), (mark["manner"] or "").lower(), line.strip(), quoted))
-    scene = prompt[: marks[0].start()] if marks else prompt
-    return Prompt(scene.strip().rstrip(",").rstrip(), tuple(turns))
+    return Prompt(prompt[: marks[0].start()].strip().rstrip(",").rstrip(), tuple(turns))
 
 
 def build(scene: str, speaker: str, manner: str, line: str) -> str:

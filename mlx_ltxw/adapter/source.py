@@ -11,7 +11,7 @@ from mlx_ltxw.errors import UserError
 
 _KNOWN_NAMES = ("adapter.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _CONFIG = "adapter_config.json"
-_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+?))?(?:/(.+\.safetensors))?")
+_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+\.safetensors))?(?:@([\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
     """Finds, and downloads if need be, what the user named.
 
     Args:
-        source: A file, a folder that holds one adapter, a repository `owner/name[@revision]`, a file in one
-            `owner/name[@revision]/path.safetensors`, or a key of `builtin`.
+        source: A file, a folder that holds one adapter, a repository `owner/name`, a file in one
+            `owner/name/path.safetensors`, either with `@revision` behind it, or a key of `builtin`.
         builtin: Names of adapters that ship with the program.
 
     Raises:
@@ -54,7 +54,7 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
             f"There is no adapter '{source}'.",
             f"Give a .safetensors file, a folder with one, a Hugging Face repository (owner/name){names}.",
         )
-    return _from_hub(source, match[1], match[2], match[3])
+    return _from_hub(source, match[1], match[3], match[2])
 
 
 def _located(name: str, path: Path) -> Located:
@@ -63,12 +63,14 @@ def _located(name: str, path: Path) -> Located:
 
 
 def _choose(folder: Path, source: str) -> Path:
-    """The adapter's file in a folder: a name that programs give it, else the only one."""
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.safetensors"))
-    return folder / _choose_name(names, source, "/")
+    """The adapter's file in a folder."""
+    return folder / _choose_name(
+        sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors")), source
+    )
 
 
-def _choose_name(names: list[str], source: str, joint: str) -> str:
+def _choose_name(names: list[str], source: str) -> str:
+    """A name that programs give an adapter, else the only one there is."""
     for name in _KNOWN_NAMES:
         if name in names:
             return name
@@ -78,14 +80,14 @@ def _choose_name(names: list[str], source: str, joint: str) -> str:
         raise UserError(f"'{source}' holds no .safetensors file.", "Give the folder or repository of an adapter.")
     raise UserError(
         f"'{source}' holds {len(names)} .safetensors files: {', '.join(names[:8])}.",
-        f"Name one of them: {source}{joint}{names[0]}.",
+        f"Name one of them: {source.partition('@')[0]}/{names[0]}.",
     )
 
 
 def _from_hub(source: str, repository: str, revision: str | None, name: str | None) -> Located:
     """Downloads one adapter file and its configuration into the Hub's cache."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         names = HfApi().list_repo_files(repository, revision=revision)
@@ -94,9 +96,9 @@ def _from_hub(source: str, repository: str, revision: str | None, name: str | No
             f"There is no file, folder or Hugging Face repository '{source}'.",
             "Check the spelling; a private or gated repository needs `hf auth login`.",
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         return _from_cache(source, repository, revision, name, error)
-    wanted = name or _choose_name([n for n in names if n.endswith(".safetensors")], source, "/")
+    wanted = name or _choose_name([n for n in names if n.endswith(".safetensors")], source)
     if wanted not in names:
         raise UserError(f"The repository '{repository}' has no file '{wanted}'.", "Check the spelling.")
     try:
@@ -104,7 +106,12 @@ def _from_hub(source: str, repository: str, revision: str | None, name: str | No
         config = str(Path(wanted).with_name(_CONFIG))
         if config in names:
             hf_hub_download(repository, config, revision=revision)
-    except (HfHubHTTPError, OSError) as error:
+    except GatedRepoError as error:
+        raise UserError(
+            f"'{repository}' is gated: its owner asks you to accept a licence first.",
+            f"Accept it at https://huggingface.co/{repository}, then run `hf auth login`.",
+        ) from error
+    except (HTTPError, OSError) as error:
         raise UserError(
             f"'{source}' could not be downloaded: {error}.", "Try again, or download it by hand."
         ) from error

@@ -77,9 +77,7 @@ def parse_adapter(text: str) -> tuple[str, Strength]:
         UserError: the part behind the colon is no strength.
     """
     source, colon, strength = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return text, Strength()
-    if len(source) == 1 or source.endswith("/"):
+    if not colon or strength[:1] in ("/", "\\") or Path(text).exists():
         return text, Strength()
     return source, parse_strength(strength)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
         "frames": max(0, math.ceil((clip.duration * rate - 1) / grid.frames)) * grid.frames + 1,
         "frame_rate": rate,
     }
-    return dataclasses.replace(request, **{k: v for k, v in chosen.items() if getattr(request, k) is None})
+    missing: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(request, name) is None}
+    return dataclasses.replace(request, **missing)
 
 
 def read_picture(settings: Settings) -> np.ndarray:

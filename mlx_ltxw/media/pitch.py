@@ -20,9 +20,10 @@ RATE = 16000
 HOP = 0.010  # seconds
 WINDOW = 0.050  # seconds: three periods of the lowest pitch, as Boersma asks for
 SPEECH_LEVEL = 0.05  # of the peak level; frames below are pauses
-SILENCE_LEVEL = 10 ** (-70 / 20)  # rms; a clip below it throughout has no speech
+SILENCE_LEVEL = 10 ** (-80 / 20)  # rms; quieter frames never count as speech
 
-_LOW_HZ = 50.0  # rumble below it counts for nothing
+_CLICK = 0.150  # seconds
+_RUMBLE = (40.0, 60.0)  # Hz; nothing passes below the first, all above the second
 _TOP_HZ = 2000.0  # candidates come from below it (half power), where the harmonics of speech are
 _REPEATS = 0.0125  # seconds over which a period must repeat; formant noise forgets itself sooner
 _CANDIDATES = 8
@@ -30,8 +31,8 @@ _NONE = -9.0
 # Costs in units of the candidates' height, which is about 0.4 for a clear voice and 0.1 for noise.
 _VOICED = 0.20  # height that being voiced takes
 _OCTAVE = 0.01  # of a longer period, per octave: a period has a twin at each of its multiples (Boersma's value)
-_ONSET = 0.07  # of a change between voiced and unvoiced
-_JUMP = 0.2  # of a change of pitch, per octave
+_ONSET = 0.14  # of a change between voiced and unvoiced (Boersma's value)
+_JUMP = 0.35  # of a change of pitch, per octave (Boersma's value)
 _BLOCK = 4096  # frames a time, to bound the memory that a long file takes
 
 
@@ -47,7 +48,7 @@ class PitchTrack(NamedTuple):
 class Frames:
     """What one pass over the frames yields; T frames, K candidates."""
 
-    level: np.ndarray  # (T,) rms above 50 Hz
+    level: np.ndarray  # (T,) rms
     periodicity: np.ndarray  # (T,) greatest normalised autocorrelation of the whole band, in (0, 1)
     pitch: np.ndarray  # (T, K) candidates, log2 Hz
     score: np.ndarray  # (T, K) how good each is; _NONE where there is none
@@ -59,15 +60,14 @@ class Frames:
 
     @property
     def speech(self) -> np.ndarray:
-        """(T,) bool: frames over 5 % of the peak level.
+        """(T,) bool: frames over 5 % of the peak level."""
+        return self.level > max(SPEECH_LEVEL * loudest(self.level), SILENCE_LEVEL)
 
-        The peak is the 95th percentile of all frames that are not silent, so that one click does not hide a whisper.
-        """
-        top = self.level.max(initial=0.0)
-        if top < SILENCE_LEVEL:
-            return np.zeros(len(self.level), bool)
-        peak = np.percentile(self.level[self.level > 0.01 * top], 95)
-        return self.level > SPEECH_LEVEL * peak
+
+def loudest(level: np.ndarray) -> float:
+    """The level of (T,) frames that 150 ms exceed, so that no click passes for the loudest speech; 0 without frames."""
+    rank = min(round(_CLICK / HOP), len(level) // 4)
+    return float(np.sort(level)[-1 - rank]) if len(level) else 0.0
 
 
 def pitch_track(samples: np.ndarray, rate: int, *, fmin: float = 60.0, fmax: float = 500.0) -> PitchTrack:
@@ -81,11 +81,15 @@ def pitch_track(samples: np.ndarray, rate: int, *, fmin: float = 60.0, fmax: flo
 
 
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
-    """(N,) or (N, C) at `rate` -> (M,) fp32 at 16 kHz."""
+    """(N,) or (N, C) at `rate` -> (M,) at 16 kHz, without rumble."""
     wave = np.asarray(samples, np.float32)
     if wave.ndim == 2:
         wave = wave.mean(axis=1)
-    return resample(wave[:, None], rate, RATE)[:, 0]
+    wave = resample(wave[:, None], rate, RATE)[:, 0]
+    if not len(wave):
+        return wave
+    hertz = np.fft.rfftfreq(len(wave), 1 / RATE)
+    return np.fft.irfft(np.fft.rfft(wave) * np.interp(hertz, _RUMBLE, (0, 1)), len(wave)).astype(np.float32)
 
 
 def analyse(mono: np.ndarray, fmin: float = 60.0, fmax: float = 500.0) -> Frames:
@@ -102,26 +106,31 @@ def _analyse_block(windows: np.ndarray, fmin: float, fmax: float) -> tuple[np.nd
     """(T, size) -> the columns of `Frames`."""
     size = windows.shape[1]
     points = 2048  # at least size plus the longest lag, so that nothing wraps around
-    taper = np.hanning(size + 2)[1:-1]
-    shape = np.fft.irfft(np.abs(np.fft.rfft(taper, points)) ** 2)
-    magnitude = np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * taper, points))
-    hertz = np.fft.rfftfreq(points, 1 / RATE)
-    magnitude = magnitude * (hertz > _LOW_HZ)
-    level = np.sqrt(2 * (magnitude**2).sum(axis=1) / points / shape[0])
+    taper = np.hanning(size + 2)[1:-1].astype(np.float32)
+    shape = np.fft.irfft(_power(taper, points))
+    power = _power(windows * taper, points)
+    hertz = np.fft.rfftfreq(points, 1 / RATE).astype(np.float32)
+    level = np.sqrt(2 * power.sum(axis=1) / points / shape[0])
     first, last = int(RATE / fmax), int(np.ceil(RATE / fmin)) + 1
 
-    curve = _autocorrelation(magnitude / (1 + (hertz / _TOP_HZ) ** 4), shape, last + 1, 1)
+    curve = _autocorrelation(np.sqrt(power) / (1 + (hertz / _TOP_HZ) ** 4), shape, last + 1, 1)
     lag, height = _maxima(curve[:, first - 1 :])
     lag = lag + first - 1
     best = np.argpartition(-height, _CANDIDATES, axis=1)[:, :_CANDIDATES]
     lag, height = np.take_along_axis(lag, best, 1), np.take_along_axis(height, best, 1)
     pitch = np.log2(RATE / lag)
-    height = np.minimum(height, _at_multiples(curve, lag))
-    score = np.where(height > 0, height + _OCTAVE * (pitch - np.log2(fmin)), _NONE)
+    repeats = np.minimum(height, _at_multiples(curve, lag)) > _VOICED
+    score = np.where(repeats, height + _OCTAVE * (pitch - np.log2(fmin)), _NONE)
 
-    full = _autocorrelation(magnitude**2, shape, last, 2)[:, 2 * first - 1 :]  # half-sample lags
+    full = _autocorrelation(power, shape, last, 2)[:, 2 * first - 1 :]  # half-sample lags
     periodicity = _maxima(full)[1].max(axis=1).clip(1e-4, 0.9999)
     return level, periodicity, pitch, score
+
+
+def _power(windows: np.ndarray, points: int) -> np.ndarray:
+    """(..., size) -> (..., points / 2 + 1)."""
+    spectrum = np.fft.rfft(windows, points)
+    return spectrum.real**2 + spectrum.imag**2  # np.abs takes longer than the transform
 
 
 def _at_multiples(curve: np.ndarray, lag: np.ndarray) -> np.ndarray:

@@ -62,7 +62,8 @@ class Request:
         Raises:
             UserError: it is no request, or has fields this version does not know.
         """
-        return _build(cls, {name: value for name, value in values.items() if name not in ("mlx_ltxw", "model")})
+        makers = ("mlx_ltxw", "model")
+        return _build(cls, {name: value for name, value in values.items() if name not in makers})
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,10 @@ def _build(cls: type, values: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    if value is None:
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if value is None and type(None) in options:
         return None
-    options = [t for t in typing.get_args(hint) if t is not type(None)] if _is_union(hint) else [hint]
-    target = options[0]
+    target = options[0]  # `X | None` puts X first
     if dataclasses.is_dataclass(target) and isinstance(target, type):
         return _build(target, value)
     if typing.get_origin(target) is tuple:

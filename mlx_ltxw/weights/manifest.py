@@ -42,7 +42,17 @@ def replace_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    settle(part, path)
+
+
+def settle(part: Path, path: Path) -> None:
+    """Gives a file that is whole and on the disk its final name, and makes that last."""
     part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint: str) -> None:
@@ -105,5 +115,5 @@ def check_hashes(directory: Path, files: Mapping[str, FileRecord], progress: Cal
     if faults:
         raise UserError(
             f"{directory} is damaged: the sha256 of {', '.join(faults)} differs from the manifest.",
-            "Copy it again, or convert the checkpoint again.",
+            "Copy it again, or delete it and convert the checkpoint again.",
         )

@@ -2,8 +2,8 @@
 
 A vocoder sees magnitudes of 10 ms frames and is shift-equivariant by one frame, so on a steady mel only multiples of
 100 Hz can come out in phase. The voices therefore rest at exactly 100 or 200 Hz; intonation is made of accents of one
-fixed shape (each adds a whole number of periods) and one final fall, so that the phase of every frame follows from
-what the vocoder can see around it. `python -m scripts.voice_model.data --out DIR` writes `speech.npz`.
+fixed shape, each of which adds a whole number of periods, so that the phase of every frame follows from what the
+vocoder can see around it (a final fall to 80 % was tried too: the vocoder kept the base there). `python -m scripts.voice_model.data --out DIR` writes `speech.npz`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from scripts.voice_model.corpus import HELD_OUT_SENTENCES, REGISTERS, SENTENCES,
 RATE, HIGH_RATE, SAMPLES = 16000, 48000, 64000  # 4 s, 401 mel frames, 101 latent frames
 ONSET = 0.12
 ACCENT_SECONDS, ACCENT_PERIODS = 0.30, {100.0: 4, 200.0: 7}  # 27 % and 23 % above the base at the top
-FALL_SECONDS, FALL_RATIO = 0.30, 0.80
 AMPLITUDE = {"normal": 90, "loud": 170, "soft": 26, "whisper": 100}
 
 
@@ -112,32 +111,23 @@ def voicing(speech: np.ndarray, period: int) -> np.ndarray:
 
 
 def contour(voiced: np.ndarray, energy: np.ndarray, base: float) -> np.ndarray:
-    """f0 per 10 ms frame edge interpolated later: accents on the strongest voiced frames, a fall at the end. (T,)"""
-    frames = len(voiced)
-    rise = np.zeros(frames)
-    where = np.flatnonzero(voiced)
-    if len(where) == 0:
-        return np.full(frames, base)
-    fall = int(FALL_SECONDS * 100)
-    fall_start = max(where[-1] - fall, where[0])
+    """f0 in Hz per 10 ms frame (T,): the base, and up to three accents on the strongest voiced frames."""
+    rise, where = np.zeros(len(voiced)), np.flatnonzero(voiced)
     accent = int(ACCENT_SECONDS * 100)
-    top = 2 * ACCENT_PERIODS[base] / ACCENT_SECONDS  # Hz above the base; mean of the bump is half of it
+    top = 2 * ACCENT_PERIODS[base] / ACCENT_SECONDS  # Hz above the base; the bump's mean is half of it
+    bump = top * 0.5 * (1 - np.cos(2 * np.pi * (np.arange(accent) + 0.5) / accent))
     taken: list[int] = []
     for frame in where[np.argsort(-energy[where], kind="stable")]:
-        centre = int(frame)
-        clear = all(abs(centre - other) >= 60 for other in taken)
-        if clear and where[0] + 5 <= centre and centre + accent // 2 <= fall_start and len(taken) < 4:
+        centre, begin = int(frame), int(frame) - accent // 2
+        clear = all(abs(centre - other) >= 60 for other in taken) and len(taken) < 3
+        if clear and where[0] + 5 <= centre and 0 <= begin and begin + accent <= len(voiced):
             taken.append(centre)
-            begin = centre - accent // 2
-            phase = (np.arange(accent) + 0.5) / accent
-            if begin >= 0:
-                rise[begin : begin + accent] += top * 0.5 * (1 - np.cos(2 * np.pi * phase))
-    ramp = np.clip((np.arange(frames) - fall_start + 0.5) / fall, 0, 1)
-    return (base + rise) * (1 - (1 - FALL_RATIO) * 0.5 * (1 - np.cos(np.pi * ramp)))
+            rise[begin : begin + accent] += bump
+    return base + rise
 
 
 def intone(speech: np.ndarray, base: float) -> np.ndarray:
-    """Flat speech given accents and a final fall by pitch-synchronous overlap-add; unvoiced parts stay as they are."""
+    """Flat speech given accents by pitch-synchronous overlap-add; unvoiced parts stay as they are."""
     period, hop = round(HIGH_RATE / base), HIGH_RATE // 100
     voiced = voicing(speech, period)
     frames = np.pad(speech, (0, hop * 2))[: len(voiced) * hop].reshape(-1, hop)

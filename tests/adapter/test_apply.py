@@ -87,7 +87,7 @@ def test_base_is_untouched_and_every_array_shared(world):
     base = forward(model, arrays)
     adapted = adapt(model, [(adapters[0], Strength())])
     changed = forward(adapted, arrays)
-    assert all(mx.array_equal(a, b) for a, b in zip(map(mx.array, base), map(mx.array, forward(model, arrays))))
+    assert all(np.array_equal(a, b) for a, b in zip(base, forward(model, arrays), strict=True))
     after = dict(tree_flatten(model.parameters()))
     assert all(after[name] is array for name, array in before.items())
     inside = dict(tree_flatten(adapted.parameters()))
@@ -296,7 +296,7 @@ def test_half_a_clip_gated_equals_the_base_there_in_the_first_block(world):
 
 
 def test_audio_only_model_leaves_the_video_side_out(world):
-    model, adapters, pairs, arrays = world
+    model, adapters, _, _ = world
     alone = Transformer(model.config, with_video=False)
     mine = dict(tree_flatten(model.parameters()))
     alone.load_weights([(n, mine[n]) for n, _ in tree_flatten(alone.parameters())])
@@ -315,7 +315,7 @@ def test_what_the_lock_does_not_reach_is_known(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("transformer_blocks.0.audio_attn1.to_q", "Nothing of the adapter .*a weight of 32 by 16, the model's is 32 by 32"),
+        ("transformer_blocks.0.audio_attn1.to_q", "Nothing of .*a weight of 32 by 16, the model's is 32 by 32"),
         ("transformer_blocks.40.audio_attn1.to_q", "Nothing of .*this model has no such module"),
         ("video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q", "belongs to the text connectors"),
         ("transformer_blocks.0.audio_attn7.to_q", "no such module in LTX-2.3"),

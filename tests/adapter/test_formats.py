@@ -133,7 +133,7 @@ def test_alpha_in_the_metadata_alone_is_not_applied(tmp_path):
 
 def test_half_precision_files(world, tmp_path):
     """ai-toolkit saves fp16, the official trainer bf16: the stored values are used as they are."""
-    model, pairs, arrays, _ = world
+    model, pairs, _, _ = world
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         tensors = {k: torch.from_numpy(v).to(dtype) for k, v in lora(pairs, lambda p: f"diffusion_model.{p}").items()}
         save_torch(tensors, tmp_path / "a.safetensors")
@@ -159,7 +159,7 @@ def test_real_peft_folder(world, tmp_path, settings, scale):
     """Saved by PEFT itself, its own forward the oracle."""
     from peft import LoraConfig, get_peft_model
 
-    model, pairs, arrays, expected = world
+    model, pairs, arrays, _ = world
     _, reference = model_pair()
     wrapped = get_peft_model(reference, LoraConfig(target_modules=list(pairs), lora_dropout=0.0, **settings))
     for name, (a, b) in pairs.items():
@@ -279,9 +279,11 @@ FIRST = f"diffusion_model.{TARGETS[0]}"
         (spoil(f"{FIRST}.lora_A.weight", np.ones((4, 32, 1), np.float32)), "no matrix"),
         (spoil(f"{FIRST}.lora_A.weight", np.ones((4, 32), np.int32)), "whole numbers"),
         (spoil(f"{FIRST}.lora_A.weight", np.full((4, 32), np.nan, np.float32)), "NaN or infinite"),
-        (spoil(f"{FIRST}.lora_A.weight", np.full((4, 32), 1e7, np.float32)), "values beyond"),
+        (spoil(f"{FIRST}.lora_A.weight", np.full((4, 32), 1e7, np.float32)), "values up to 1e[+]07"),
         (spoil(f"{FIRST}.lora_A.weight", np.ones((4, 32), np.uint8)), "dtype U8"),
+        (spoil(f"{FIRST}.lora_A.weight", np.full((4, 32), 1e-40, np.float32)), "values up to .*e-40"),
         (spoil(f"{FIRST}.alpha", np.array(0.0, np.float32)), "alpha is 0"),
+        (spoil(f"{FIRST}.alpha", np.array(4e-45, np.float32)), "alpha makes its scale 1e-45"),
         (spoil(f"{FIRST}.alpha", np.ones(3, np.float32)), "alpha .* is not one number"),
         (spoil("diffusion_model.patchify_proj.alpha", np.array(1.0, np.float32)), "alpha without the weights"),
         (spoil(f"transformer.{TARGETS[0]}.lora_A.weight", np.ones((4, 32), np.float32)), "up missing"),

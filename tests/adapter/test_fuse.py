@@ -5,8 +5,6 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 import torch
-from ltx_core.loader.fuse_loras import apply_loras
-from ltx_core.loader.primitives import LoraStateDictWithStrength, StateDict
 from mlx.utils import tree_flatten, tree_map
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
@@ -28,6 +26,9 @@ from tests.adapter.helpers import (
     relative_error,
     shapes,
 )
+
+from ltx_core.loader.fuse_loras import apply_loras  # isort: skip  # after tests.reference made it importable
+from ltx_core.loader.primitives import LoraStateDictWithStrength, StateDict  # isort: skip
 
 
 def bits(array):
@@ -101,9 +102,7 @@ def test_several_adapters_by_the_newest_official_rule(world):
     result = fuse(half, [(read(p), Strength(s)) for p, s in zip(paths, strengths, strict=True)])
     got, files = linears(result.model), [load_file(p) for p in paths]
     for name in TARGETS:
-        (a, b), (c, d) = (
-            [f[f"diffusion_model.{name}.lora_{x}.weight"] for x in "AB"] for f in files
-        )
+        (a, b), (c, d) = ([f[f"diffusion_model.{name}.lora_{x}.weight"] for x in "AB"] for f in files)
         total = torch.matmul(b * strengths[0], a)
         total.addmm_(d, c, alpha=strengths[1])
         total.add_(reference.get_submodule(name).weight.data)

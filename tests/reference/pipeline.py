@@ -50,7 +50,13 @@ Pair = tuple[torch.Tensor | None, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class Job:
-    """What to make. `steps` is None for the distilled sigmas; `video` guidance is None for audio alone."""
+    """What to make.
+
+    Attributes:
+        steps: None for the distilled sigmas.
+        video, audio: Guidance; None for the video makes audio alone.
+        picture: (F, H, W, 3) uint8 frames to keep and to give a voice; they are never steered.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -61,6 +67,7 @@ class Job:
     steps: int | None = None
     video: MultiModalGuiderParams | None = field(default_factory=lambda: PLAIN)
     audio: MultiModalGuiderParams = field(default_factory=lambda: PLAIN)
+    picture: np.ndarray | None = None
 
     def sigmas(self) -> torch.Tensor:
         """The official schedule; the one-stage pipelines give it no latent."""
@@ -73,7 +80,7 @@ class Result:
 
     Attributes:
         latents: After each step: video tokens (1, T, C) or None, audio tokens (1, T, C).
-        picture: (F, H, W, 3) in about [-1, 1], or None.
+        picture: (F, H, W, 3) in about [-1, 1], or None for audio alone.
         mel: (1, T, 64, 2).
         waveform: (N, 2).
     """
@@ -136,6 +143,8 @@ def run(official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.n
     ]
     if not with_video:
         states[0] = None
+    elif job.picture is not None:
+        states[0] = frozen(official, tools[0], states[0], job.picture)
     model = X0Model(official.transformer if with_video else official.audio_transformer)
     sigmas, latents = job.sigmas(), []
     for index in range(len(sigmas) - 1):
@@ -154,6 +163,13 @@ def run(official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.n
         mel=mel.permute(0, 2, 3, 1).numpy(),
         waveform=waveform.T.numpy(),
     )
+
+
+def frozen(official: Official, tools: VideoLatentTools, state: LatentState, picture: np.ndarray) -> LatentState:
+    """A state that holds the encoded picture fast: mask and noise level 0."""
+    pixels = torch.from_numpy(picture).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    clean = tools.patchifier.patchify(official.video_encoder(pixels))
+    return replace(state, latent=clean, clean_latent=clean, denoise_mask=torch.zeros_like(state.denoise_mask))
 
 
 def denoise(
@@ -194,10 +210,10 @@ def denoise(
 
 
 def modality(state: LatentState, sigma: torch.Tensor, context: torch.Tensor, count: int) -> Modality:
-    """One state as the transformer reads it, `count` times over."""
+    """One state as the transformer reads it, `count` times over; a frozen one is at noise level 0."""
     return Modality(
         latent=state.latent.repeat(count, 1, 1),
-        sigma=sigma.expand(count),
+        sigma=(sigma * state.denoise_mask.max()).expand(count),
         timesteps=(state.denoise_mask * sigma).repeat(count, 1, 1),
         positions=state.positions.repeat(count, 1, 1, 1),
         context=context,

@@ -159,7 +159,9 @@ class GeneratorConfig:
         if not pairs or not exact or not all(size % 2 for size in config.block_kernels):
             raise _refuse(f"The config's '{section.name}' has kernels that do not go with its rates or dilations.")
         if config.initial_channels % 2 ** len(config.rates):
-            raise _refuse(f"The config's '{section.name}' cannot halve its {config.initial_channels} channels so often.")
+            raise _refuse(
+                f"The config's '{section.name}' cannot halve {config.initial_channels} channels at each rate."
+            )
         return config
 
 

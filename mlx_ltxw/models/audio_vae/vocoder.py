@@ -8,6 +8,7 @@ as small as it was loaded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,9 +17,9 @@ from mlx_ltxw.models.audio_vae.activation import REACH, Activation1d, on_cpu
 from mlx_ltxw.models.audio_vae.config import STEREO, GeneratorConfig
 from mlx_ltxw.models.audio_vae.resample import polyphase
 
-CHUNK = 2**17
-"""Elements of a stage's input that the CPU works on at a time: their intermediates stay in its cache."""
-SHORTEST_CHUNK = 1024
+CHUNK = 2**18
+"""Elements of a stage's input that the CPU works on at a time, so that intermediates stay near its cache."""
+SHORTEST_CHUNK = 2048
 END_KERNEL = 7
 
 
@@ -95,6 +96,14 @@ class AMPBlock1(nn.Module):
         return x
 
 
+def mean_of(blocks: list[AMPBlock1], x: mx.array) -> mx.array:
+    """The mean of what each block makes of `x`."""
+    total = blocks[0](x)
+    for block in blocks[1:]:
+        total = total + block(x)
+    return total / len(blocks)
+
+
 def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
     """`function(x)`, on the CPU piece by piece along time.
 
@@ -150,7 +159,7 @@ class Vocoder(nn.Module):
         blocks = len(self.config.block_kernels)
         for stage, up in enumerate(self.ups):
             group = self.resblocks[stage * blocks : (stage + 1) * blocks]
-            x = in_chunks(lambda y, group=group: sum(block(y) for block in group) / blocks, up(x), self._reach())
+            x = in_chunks(partial(mean_of, group), up(x), self._reach())
             if evaluate_stages:
                 mx.eval(x)
         x = in_chunks(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)

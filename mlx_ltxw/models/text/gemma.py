@@ -126,7 +126,7 @@ def _read_weights(path: Path) -> dict[str, mx.array]:
             raise UserError(f"{file} cannot be read: {error}.", _AGAIN) from error
         weights.update(tensors)
     if not weights:
-        raise UserError(f"There is no model*.safetensors in {path}.", "Download or convert the text encoder again.")
+        raise UserError(f"There is no model*.safetensors in {path}.", _AGAIN)
     weights = {name: value for name, value in weights.items() if not any(part in f".{name}" for part in _UNUSED)}
     embedding = "embed_tokens.weight"  # its name tells what the file puts in front of every tensor of the text model
     prefix = next((name.removesuffix(embedding) for name in weights if name.endswith(embedding)), "")

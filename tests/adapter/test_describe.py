@@ -1,0 +1,91 @@
+"""Figures of an adapter against plain NumPy."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ltxw.adapter.deltas import DoRA, Full, LoHa, LoKr, LowRank, rms
+from mlx_ltxw.adapter.describe import describe
+from mlx_ltxw.adapter.names import kind
+from tests.adapter.helpers import factors, model_pair, official_file, save, shapes
+
+
+def rand(draw, *shape):
+    return mx.array(draw.standard_normal(shape).astype(np.float32))
+
+
+def dense64(delta):
+    def matrix(parts):
+        arrays = [np.asarray(p, np.float64) for p in parts]
+        return arrays[0] if len(arrays) == 1 else arrays[0] @ arrays[1]
+
+    if isinstance(delta, LowRank):
+        return delta.scale * matrix((delta.b, delta.a))
+    if isinstance(delta, LoKr):
+        return delta.scale * np.kron(matrix(delta.w1), matrix(delta.w2))
+    if isinstance(delta, LoHa):
+        return delta.scale * matrix(delta.w1) * matrix(delta.w2)
+    return matrix((delta.diff,))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (40, 12)])
+def test_rms_of_every_kind(size):
+    draw = np.random.default_rng(0)
+    out, into = size
+    low = LowRank(rand(draw, 3, into), rand(draw, out, 3), -0.5)
+    for delta in (
+        low,
+        LoKr((rand(draw, 2, 3),), (rand(draw, out // 2, 2), rand(draw, 2, into // 3)), 0.25),
+        LoHa((rand(draw, out, 2), rand(draw, 2, into)), (rand(draw, out, 2), rand(draw, 2, into)), 2.0),
+        Full(rand(draw, out, into)),
+    ):
+        want = dense64(delta)
+        assert delta.shape == size
+        assert np.allclose(np.asarray(delta.dense()), want, rtol=1e-5, atol=1e-5)
+        assert rms(delta) == pytest.approx(np.sqrt((want**2).mean()), rel=1e-5)
+    assert rms(DoRA(low, rand(draw, out), "rows")) == rms(low)
+
+
+def test_low_rank_rms_needs_no_large_matrix():
+    """A product of 60,000 by 60,000 (14 GB in fp32) is described without being formed."""
+    ones = LowRank(mx.ones((2, 60_000)), mx.ones((60_000, 2)), 0.5)
+    assert rms(ones) == pytest.approx(1.0)
+
+
+def test_description_of_a_mixed_file(tmp_path):
+    sizes = shapes(model_pair()[1])
+    pairs = factors(sizes, rank=lambda name: 2 if "to_k" in name else 6)
+    path = official_file(tmp_path / "mixed.safetensors", pairs, metadata={"lora_alpha": "6", "base": "LTX-2.3 " * 60})
+    told = describe(path)
+    assert told.ranks == {"6": 18, "2": 6}
+    assert told.alphas == {}
+    assert told.scales == {"1": 24}
+    assert told.methods == {"LoRA": 24}
+    assert told.dtypes == {"float32": 48}
+    assert told.targets == {"audio_attn1": 8, "audio_attn2": 8, "video_to_audio_attn": 8}
+    assert told.parameters == sum(a.size + b.size for a, b in pairs.values())
+    for module in told.targets:
+        squares = [((b.astype(np.float64) @ a) ** 2) for name, (a, b) in pairs.items() if kind(name) == module]
+        want = np.sqrt(sum(s.sum() for s in squares) / sum(s.size for s in squares))
+        assert told.rms[module] == pytest.approx(want, rel=1e-6)
+    text = str(told)
+    assert "rank        6 (18), 2 (6)" in text
+    assert "alpha       not stored; scale 1" in text
+    assert "audio_attn2               8   rms " in text
+    assert max(map(len, text.splitlines())) < 200
+    assert json.loads(json.dumps(told.as_dict()))["format"] == "official"
+
+
+def test_leftovers_and_alpha_are_shown(tmp_path):
+    ones = np.ones((2, 2), np.float32)
+    tensors = {}
+    for name in ("lora_unet_transformer_blocks_0_audio_attn1_to_q", "lora_unet_embeddings_connector_proj"):
+        tensors |= {f"{name}.lora_down.weight": ones, f"{name}.lora_up.weight": ones, f"{name}.alpha": np.float32(1)}
+    told = describe(save(tmp_path / "a.safetensors", tensors))
+    assert told.format == "kohya"
+    assert told.alphas == {"1": 1}
+    assert told.scales == {"0.5": 1}
+    assert told.leftover == {"lora_unet_embeddings_connector_proj": "belongs to the text connectors"}
+    assert "no place    lora_unet_embeddings_connector_proj: belongs to the text connectors" in str(told)

@@ -1,0 +1,63 @@
+"""Script files."""
+
+import pytest
+
+from mlx_ltxw.adapter.script import Part, read_script
+from mlx_ltxw.errors import UserError
+
+YAML = """
+- {scene: dim room, speaker: woman, manner: whispering, line: close your eyes, seconds: 4}
+- {speaker: man, manner: whispering, line: "why?"}
+- {scene: a street, speaker: man, manner: normal, line: Taxi!}
+"""
+
+
+def write(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / name
+
+
+def test_yaml(tmp_path):
+    assert read_script(write(tmp_path, "s.yaml", YAML)) == [
+        Part('a dim room, (woman, whispering): "close your eyes"', 4.0),
+        Part('a dim room, (man, whispering quietly): "why?"', None),
+        Part('a street, (man): "Taxi!"', None),
+    ]
+
+
+def test_lines(tmp_path):
+    text = '# a comment\n\na room, (woman, whispering): "yes"\n  a room, (man, speaking softly): "no"  \n'
+    assert read_script(write(tmp_path, "s.txt", text)) == [
+        Part('a room, (woman, whispering): "yes"', None),
+        Part('a room, (man, speaking softly): "no"', None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("s.txt", "a river\n", "Line 1 .* is not one part"),
+        ("s.txt", '\n(man): "a", (man): "b"\n', "Line 2 "),
+        ("s.txt", "(man, speaking softly): stay\n", "Line 1 "),
+        ("s.txt", "# only\n", "is empty"),
+        ("s.yaml", "[", "no sound YAML"),
+        ("s.yaml", "a: 1", "is no list"),
+        ("s.yaml", "- hello", "Part 1 .* is no table"),
+        ("s.yaml", "- {speaker: man, manner: soft, line: x}", "Part 1 .* lacks scene"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: 5}", "Part 1 .* lacks line"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, second: 5}", "unknown key second"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seconds: -5}", "seconds is -5"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: loud, line: x}", "Part 1 .* manner 'loud'"),
+    ],
+)
+def test_mistakes_are_located(tmp_path, name, text, words):
+    with pytest.raises(UserError, match=words):
+        read_script(write(tmp_path, name, text))
+
+
+def test_unreadable(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_script(tmp_path / "none.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_script(tmp_path / "binary.txt")

@@ -1,0 +1,142 @@
+"""Finding adapters in files, folders and (a stand-in for) the Hub."""
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from mlx_ltxw.adapter.source import locate
+from mlx_ltxw.errors import UserError
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+class Response:
+    status_code = 404
+    headers: dict = {}  # noqa: RUF012
+    request = None
+    url = "x"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub with one folder a repository; counts downloads."""
+    root, asked = tmp_path / "hub", []
+
+    def files(repo, revision=None):
+        folder = root / repo
+        if not folder.is_dir():
+            raise RepositoryNotFoundError("no such repository", response=Response())
+        return [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+
+    def download(repo, name, revision=None):
+        asked.append((repo, name, revision))
+        return str(root / repo / name)
+
+    def offline(*args, **kwargs):
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision=None: files(repo, revision)
+    )
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.chdir(tmp_path)
+    return root, asked
+
+
+def test_files_and_folders(tmp_path):
+    lone = touch(tmp_path / "one" / "lora.safetensors")
+    assert locate(str(lone)).path == lone
+    assert locate(str(lone)).config is None
+    assert locate(str(lone.parent)).path == lone
+    known = touch(tmp_path / "run" / "adapter.safetensors")
+    touch(tmp_path / "run" / "checkpoints" / "step-100.safetensors")
+    assert locate(str(known.parent)).path == known
+    peft = touch(tmp_path / "peft" / "adapter_model.safetensors")
+    config = touch(tmp_path / "peft" / "adapter_config.json")
+    assert locate(str(peft.parent)).config == config
+    assert locate(str(peft)).config == config
+
+
+def test_a_folder_must_be_clear(tmp_path):
+    touch(tmp_path / "many" / "a.safetensors")
+    touch(tmp_path / "many" / "b.safetensors")
+    with pytest.raises(UserError, match=r"2 \.safetensors files: a\.safetensors, b\.safetensors"):
+        locate(str(tmp_path / "many"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"holds no \.safetensors"):
+        locate(str(tmp_path / "none"))
+
+
+def test_built_in_names_come_first(tmp_path):
+    path = touch(tmp_path / "whisper.safetensors")
+    assert locate("whisper", {"whisper": path}).path == path
+    with pytest.raises(UserError, match=r"no adapter 'hush'.*or whisper"):
+        locate("hush", {"whisper": path})
+
+
+def test_a_repository_with_one_adapter(hub):
+    root, asked = hub
+    touch(root / "owner" / "name" / "whisper-v2.safetensors")
+    touch(root / "owner" / "name" / "README.md")
+    found = locate("owner/name")
+    assert found.path.name == "whisper-v2.safetensors"
+    assert found.name == "owner/name"
+    assert asked == [("owner/name", "whisper-v2.safetensors", None)]
+
+
+def test_revision_file_and_configuration(hub):
+    root, asked = hub
+    touch(root / "owner" / "name" / "sub" / "a.safetensors")
+    touch(root / "owner" / "name" / "sub" / "adapter_config.json")
+    touch(root / "owner" / "name" / "b.safetensors")
+    found = locate("owner/name/sub/a.safetensors@v1.0")
+    assert found.config.name == "adapter_config.json"
+    assert asked == [("owner/name", "sub/a.safetensors", "v1.0"), ("owner/name", "sub/adapter_config.json", "v1.0")]
+    with pytest.raises(UserError, match=r"holds 2 \.safetensors files"):
+        locate("owner/name")
+    with pytest.raises(UserError, match=r"no file 'c\.safetensors'"):
+        locate("owner/name/c.safetensors")
+
+
+def test_a_gated_repository(hub, monkeypatch):
+    root, _ = hub
+    touch(root / "owner" / "name" / "a.safetensors")
+
+    def gated(*args, **kwargs):
+        raise GatedRepoError("gated", response=Response())
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gated)
+    with pytest.raises(UserError, match=r"gated: .* https://huggingface\.co/owner/name, then"):
+        locate("owner/name")
+
+
+def test_no_such_thing(hub):
+    with pytest.raises(UserError, match="no file, folder or Hugging Face repository 'owner/none'"):
+        locate("owner/none")
+    with pytest.raises(UserError, match="There is no adapter"):
+        locate("nothing.safetensors")
+    with pytest.raises(UserError, match="There is no adapter"):
+        locate("folder/lora.pt")
+
+
+def test_offline(hub, monkeypatch):
+    """Without a network an earlier download serves; without one the user hears so."""
+    root, _ = hub
+    cached = touch(root / "cache" / "whisper.safetensors")
+
+    def unreachable(self, repo, revision=None):
+        raise HTTPError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    with pytest.raises(UserError, match="not on this machine and Hugging Face could not be reached"):
+        locate("owner/name")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(cached.parent))
+    assert locate("owner/name").path == cached
+    assert locate("owner/name/whisper.safetensors").path == cached
+    with pytest.raises(UserError, match="never downloaded whole"):
+        locate("owner/name/other.safetensors")

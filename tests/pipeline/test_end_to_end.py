@@ -1,0 +1,183 @@
+"""From a checkpoint file to picture and sound: converted and run, against the official run of the same file."""
+
+import dataclasses
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ltxw.convert.run import convert, prepare
+from mlx_ltxw.pipeline.conditioning import encode_prompts
+from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
+from mlx_ltxw.pipeline.guidance import Guidance
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.run import plan, run
+from tests.reference import pipeline as reference
+from tests.reference.official import Official
+
+from ltx_core.components.guiders import MultiModalGuiderParams
+
+SHORT = "rain"
+PROMPT = 'a woman in dim light, (woman, whispering): "close your eyes"'
+LONG = "the camera moves slowly towards the speaker, her lips move with the words; " * 12
+LATENTS, WAVEFORM, PICTURE = 1e-4, 1e-4, 1e-4  # relative errors
+
+
+@pytest.fixture(scope="module")
+def official(made_checkpoint):
+    return Official.open(made_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def gemma(made_gemma):
+    return reference.load_text_encoder(made_gemma)
+
+
+@pytest.fixture(scope="module")
+def dev(made_checkpoint, made_gemma, tmp_path_factory):
+    return convert(prepare(str(made_checkpoint), str(made_gemma)), tmp_path_factory.mktemp("dev") / "model")
+
+
+@pytest.fixture(scope="module")
+def distilled(made_checkpoint, made_gemma, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled")
+    renamed = shutil.copy(made_checkpoint, folder / "ltx-2.3-tiny-distilled.safetensors")
+    return convert(prepare(str(renamed), str(made_gemma)), folder / "model")
+
+
+def error(ours, theirs):
+    """Relative error over the whole array."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+def guidance(params: MultiModalGuiderParams) -> Guidance:
+    return Guidance(
+        params.cfg_scale, params.stg_scale, params.modality_scale, params.rescale_scale, tuple(params.stg_blocks)
+    )
+
+
+def request(job: reference.Job) -> Request:
+    return Request(
+        job.prompt,
+        negative_prompt=job.negative_prompt,
+        seeds=(7,),
+        width=job.width,
+        height=job.height,
+        frames=job.frames,
+        frame_rate=job.frame_rate,
+        steps=job.steps,
+        video_guidance=None if job.video is None else guidance(job.video),
+        audio_guidance=guidance(job.audio),
+        audio_only=job.video is None,
+        video=None if job.picture is None else "given.mp4",
+    )
+
+
+def compare(model, official, gemma, job: reference.Job):
+    """Runs both and compares the latents of every step, the picture and the waveform."""
+    start = reference.noise(official, job, seed=7)
+    expected = reference.run(official, gemma, job, start)
+
+    def noise(geometry, video_channels, audio_channels, seed):
+        assert seed == 7
+        assert start[0].shape == (1, geometry.video_tokens, video_channels)
+        assert start[1].shape == (1, geometry.audio_tokens, audio_channels)
+        return Latents(mx.array(start[0]), mx.array(start[1]))
+
+    job_plan = plan(request(job), model)
+    conditioned, *steps, decoded = _taken(run(job_plan, noise, job.picture))
+    assert isinstance(conditioned, Conditioned)
+    assert [step.index for step in steps] == list(range(1, len(expected.latents) + 1))
+    for step, (video, audio) in zip(steps, expected.latents, strict=True):
+        assert isinstance(step, Step)
+        assert error(step.latents.audio, audio) <= LATENTS, step.index
+        assert (step.latents.video is None) == (video is None)
+        if video is not None:
+            assert error(step.latents.video, video) <= LATENTS, step.index
+    assert decoded.rate == 48000
+    assert error(decoded.waveform, expected.waveform) <= WAVEFORM
+    if job.video is None or job.picture is not None:
+        assert decoded.video is None
+        return
+    frames = np.concatenate(decoded.video)
+    assert frames.dtype == np.uint8
+    assert np.abs(frames - np.clip((expected.picture + 1) * 127.5, 0, 255)).max() <= 0.51
+    vae = model.load("video_vae", mx.float32)
+    latent = steps[-1].latents.video.reshape(1, *job_plan.geometry.latent_shape, -1)
+    assert error(vae.decode(latent)[0], expected.picture) <= PICTURE
+
+
+def _taken(events):
+    """The events, each `Decoded` with its frames taken, as they must be before the next event."""
+    for event in events:
+        if isinstance(event, Decoded) and event.video is not None:
+            event = dataclasses.replace(event, video=list(event.video))
+        yield event
+
+
+@pytest.mark.parametrize("prompts", [(SHORT,), (PROMPT,), (LONG,), (PROMPT, SHORT), (LONG, PROMPT)])
+def test_contexts(official, gemma, dev, prompts):
+    """Left-padded prompts of several lengths, alone and in a batch with another length."""
+    contexts = encode_prompts(dev, list(prompts), mx.float32)
+    for index, prompt in enumerate(prompts):
+        video, audio = reference.encode(official, gemma, prompt)
+        assert error(contexts.video(index == 1), video) <= 1e-5
+        assert error(contexts.audio(index == 1), audio) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"prompt": PROMPT, "width": 96, "height": 64, "frames": 17},
+        {"prompt": LONG, "width": 32, "height": 160, "frames": 9, "frame_rate": 30.0},
+        {"prompt": SHORT, "width": 64, "height": 32, "frames": 33, "frame_rate": 23.976},
+        {"prompt": PROMPT, "width": 64, "height": 64, "frames": 1, "frame_rate": 4.0},
+    ],
+    ids=["wide", "tall", "long", "still"],
+)
+def test_eight_distilled_steps(official, gemma, distilled, size):
+    compare(distilled, official, gemma, reference.Job(**size))
+
+
+def test_six_guided_dev_steps(official, gemma, dev):
+    job = reference.Job(
+        PROMPT, LONG, width=96, height=64, frames=17, steps=6, video=reference.DEV_VIDEO, audio=reference.DEV_AUDIO
+    )
+    compare(dev, official, gemma, job)
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        {"cfg_scale": 3.0},
+        {"stg_scale": 1.0, "stg_blocks": [0]},
+        {"stg_scale": 1.0, "stg_blocks": [0, 1]},
+        {"modality_scale": 3.0},
+        {"cfg_scale": 4.0, "rescale_scale": 1.0},
+    ],
+    ids=["cfg", "stg", "stg of two blocks", "modality", "rescale"],
+)
+@pytest.mark.parametrize("side", ["video", "audio"])
+def test_each_guidance_alone(official, gemma, dev, side, alone):
+    """Steers one modality by one pass; the other one stays plain."""
+    job = reference.Job(PROMPT, SHORT, steps=2, **{side: MultiModalGuiderParams(**alone)})
+    compare(dev, official, gemma, job)
+
+
+def test_audio_alone(official, gemma, dev, distilled):
+    guided = dataclasses.replace(reference.DEV_AUDIO, modality_scale=1.0)
+    compare(dev, official, gemma, reference.Job(PROMPT, SHORT, frames=41, steps=6, video=None, audio=guided))
+    compare(distilled, official, gemma, reference.Job(LONG, frames=33, frame_rate=25.0, video=None))
+
+
+def test_a_voice_for_a_given_picture(official, gemma, dev):
+    """The video is frozen at noise level 0 while the audio steps down from 1: two different sigmas throughout."""
+    picture = np.random.default_rng(3).integers(0, 256, (17, 64, 96, 3), dtype=np.uint8)
+    job = reference.Job(
+        PROMPT, SHORT, width=96, height=64, frames=17, steps=6, audio=reference.DEV_AUDIO, picture=picture
+    )
+    compare(dev, official, gemma, job)

@@ -1,0 +1,77 @@
+"""Requests, their defaults and their way through metadata."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
+
+DEV = defaults_for("dev", {})
+
+
+def test_defaults_of_ltx_2_3():
+    settings = resolve(Request("a man"), DEV, "dev")
+    assert (settings.width, settings.height, settings.frames, settings.frame_rate) == (768, 512, 121, 24.0)
+    assert settings.steps == 30
+    assert settings.video_guidance == DEV_VIDEO
+    assert settings.audio_guidance == DEV_AUDIO == Guidance(7.0, 1.0, 3.0, 0.7, (28,))
+    assert settings.negative_prompt.startswith("has_subtitles, has_blurbox,")
+
+
+def test_distilled_defaults():
+    settings = resolve(Request("a man"), defaults_for("distilled", {}), "distilled")
+    assert settings.steps == 8
+    assert settings.guidance == (NO_GUIDANCE, NO_GUIDANCE)
+
+
+def test_a_model_may_bring_its_own_defaults():
+    own = {"width": 128, "steps": 12, "audio_guidance": {"cfg": 3, "stg_blocks": [4]}}
+    settings = resolve(Request("a man", height=96), defaults_for("dev", own), "dev")
+    assert (settings.width, settings.height, settings.steps) == (128, 96, 12)
+    assert settings.audio_guidance == Guidance(cfg=3.0, stg_blocks=(4,))
+
+
+def test_metadata_gives_the_same_settings():
+    request = Request("a man", seeds=(3, 4), adapters=("whisper:0.5",), lock_video=False, steps=5)
+    settings = resolve(request, DEV, "dev")
+    stored = json.loads(json.dumps(settings.to_dict(seed=4) | {"mlx_ltxw": "0.1.0", "model": {"name": "x"}}))
+    again = resolve(Request.from_dict(stored), defaults_for("dev", {"width": 64}), "dev")
+    assert again == dataclasses.replace(settings, seeds=(4,))
+
+
+@pytest.mark.parametrize(
+    ("request_", "variant", "words"),
+    [
+        (Request("  "), "dev", "prompt is empty"),
+        (Request("a", seeds=()), "dev", "no seed"),
+        (Request("a", steps=0), "dev", "0 denoising steps"),
+        (Request("a", steps=7), "distilled", "exactly 8 steps"),
+        (Request("a", audio_guidance=Guidance(cfg=2.0)), "distilled", "takes no guidance"),
+        (Request("a", register_at="0-1=normal"), "dev", "no adapter"),
+        (Request("a", adapters=("x",), register_at="0-1=normal", fuse=True), "dev", "fused adapter"),
+        (Request("a", video="x.mp4", audio_only=True), "dev", "exclude each other"),
+    ],
+)
+def test_what_cannot_be_made(request_, variant, words):
+    with pytest.raises(UserError, match=words):
+        resolve(request_, defaults_for(variant, {}), variant)
+
+
+@pytest.mark.parametrize(
+    "values", [{"prompt": "a", "unknown": 1}, {"prompt": 3}, {}, {"prompt": "a", "seeds": "no"}, {"prompt": None}]
+)
+def test_metadata_of_something_else(values):
+    with pytest.raises(UserError):
+        resolve(Request.from_dict(values), DEV, "dev")
+
+
+def test_the_lock_is_for_adapters_and_a_made_picture():
+    adapted = Request("a", adapters=("x",))
+    assert resolve(adapted, DEV, "dev").locked
+    assert not resolve(Request("a"), DEV, "dev").locked
+    assert not resolve(dataclasses.replace(adapted, audio_only=True), DEV, "dev").locked
+    assert not resolve(dataclasses.replace(adapted, video="x.mp4"), DEV, "dev").locked
+    assert not resolve(dataclasses.replace(adapted, lock_video=False), DEV, "dev").locked
