@@ -152,7 +152,7 @@ RULES: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
     (r"std-of-means$", lambda noise: 0.7 + 0.6 * torch.sigmoid(noise)),
     (r"scale_shift_table", _around(0.0, 0.3)),
     (r"learnable_registers$", torch.tanh),
-    (r"[qk]_norm\.weight$", _around(2.0, 0.2)),
+    (r"[qk]_norm\.weight$", _around(1.6, 0.2)),
     (r"act\.(alpha|beta)$", _around(0.0, 0.2)),
     (r"audio_vae\.decoder\.conv_out\.conv\.bias$", _around(-5.0, 0.2)),
     (r"bias$", _around(0.0, 0.05)),

@@ -67,9 +67,9 @@ def read_tensors(path: Path) -> TensorFile:
             continue
         spans.append(span)
         tensors[name] = array
-    spans.sort()
-    if any(end > following[0] for (_, end), following in itertools.pairwise(spans)):
-        faults.append("tensors overlap")
+    edges = [(0, 0), *sorted(spans), (data.size, data.size)]
+    if not faults and any(end != following[0] for (_, end), following in itertools.pairwise(edges)):
+        faults.append("its tensors overlap or leave gaps")  # a byte lost or added shifts all that follow
     if faults:
         raise bad_file(path, "; ".join(some(faults)))
     return TensorFile(path, tensors, metadata)
@@ -142,7 +142,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
                 )
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise bad_file(path, "its header is longer than the file" if len(start) == 8 else "it is too short")
+                raise bad_file(path, "the length of its header is wrong" if len(start) == 8 else "it is too short")
             text = file.read(length)
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}.", "Check the path of the adapter.") from error

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank, rms
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import kind
@@ -75,12 +76,12 @@ class Description:
 
 
 def describe(source: str | Path) -> Description:
-    """Reads and describes an adapter: a file, a folder or a Hub repository.
+    """Reads and describes an adapter: a file, a folder, a Hub repository or a built-in name.
 
     Raises:
         UserError: as `formats.read` and `source.locate`.
     """
-    located = locate(str(source))
+    located = locate(str(source), BUILTIN_ADAPTERS)
     return describe_adapter(read(located.path, config=located.config, name=located.name))
 
 

@@ -150,7 +150,7 @@ class _Reader:
         path = self.spellings.resolve(name)
         if path is None:
             part = not_transformer(name)
-            self.leftover[name] = f"belongs to {part}" if part else "no such module in LTX-2.3's transformer"
+            self.leftover[name] = f"belongs to {part}" if part else "no such module in the transformer"
             return
         if path in self.deltas or path in self.biases:
             self.faults.append(f"{name}: a second change of {path}")

@@ -20,12 +20,13 @@ import click
     "-o", "--output", type=click.Path(path_type=Path), help="New file; default: NAME.TARGET.safetensors here."
 )
 def export(adapter: str, target: str, output: Path | None) -> None:
-    """Writes ADAPTER (a file, a folder or a Hugging Face repository) the way another program reads it."""
+    """Writes ADAPTER (a file, a folder, a Hugging Face repository or a built-in name) the way another program reads it."""
+    from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
     from mlx_ltxw.adapter.export import export as write
     from mlx_ltxw.adapter.formats import read
     from mlx_ltxw.adapter.source import locate
 
-    located = locate(adapter)
+    located = locate(adapter, BUILTIN_ADAPTERS)
     path = output or Path(f"{located.name.rsplit('/', 1)[-1]}.{target}.safetensors")
     source = read(located.path, config=located.config, name=located.name)
     write(source, target, path)

@@ -17,8 +17,8 @@ from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 
 
-def as_waveform(waveform: np.ndarray) -> np.ndarray:
-    """(N,), (N, 1) or (N, 2) -> (N, 1) or (N, 2) fp32, checked.
+def as_waveform(waveform: np.ndarray, name: str = "The sound") -> np.ndarray:
+    """(N,), (N, 1) or (N, 2) -> (N, 1) or (N, 2) fp32, checked; `name` is for the message.
 
     Raises:
         ValueError: another shape.
@@ -31,7 +31,7 @@ def as_waveform(waveform: np.ndarray) -> np.ndarray:
         raise ValueError(f"a waveform is (N,), (N, 1) or (N, 2), not {wave.shape}")
     if not np.isfinite(wave).all():
         raise UserError(
-            "The sound holds samples that are not finite numbers.",
+            f"{name} holds samples that are not finite numbers.",
             "What made it is damaged (weights or adapter, or the file itself); convert or download it again.",
         )
     return wave

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from mlx_ltxw.media.pitch import HOP, RATE, Frames, PitchTrack, analyse, loudest
 
 REGISTERS = ("normal", "soft", "whispering")
 
-# Where the thresholds come from: 336 espeak-ng clips (20 voices, 10 whispers, 4 to 8 sentences; the tests print a table of
-# such clips). Voiced share: whispers 0.00, voices 0.85 to 1.00, and voices in white noise of their own power 0.59; so
+# Where the thresholds come from: 336 espeak-ng clips (20 voices, 10 whispers, 4 to 8 sentences; the tests print a table
+# of such clips). Voiced share: whispers 0.00, voices 0.85 to 1.00, voices in white noise of their own power 0.59; so
 # whispering lies below 0.45. Loudness on two loudspeakers: voices -20 to -13 LUFS, the same at 0.25 to 0.28 of the
-# amplitude -32 to -25; the middle is -22.5, and -23 is also EBU R128's target for whole programmes.
+# amplitude -32 to -25; so soft lies below -23. A clip brought to a loudness target has lost what tells these two apart.
 WHISPER_VOICED = 0.45
 SOFT_LUFS = -23.0
 _MONO = 3.01  # dB that a mono clip gains when both loudspeakers play it
@@ -71,13 +72,14 @@ def measure(source: Path | str | np.ndarray, rate: int | None = None) -> Measure
     if isinstance(source, np.ndarray):
         if rate is None:
             raise ValueError("samples need their rate")
-        wave = as_waveform(source)
+        name, samples = "The clip", source
     else:
         info = probe(source)
         rate = info.rate or 48000
-        wave = as_waveform(read_audio(source, rate, 1 if info.channels == 1 else 2))
+        name, samples = str(source), read_audio(source, rate, 1 if info.channels == 1 else 2)
+    wave = as_waveform(samples, name)
     if not len(wave):
-        raise UserError(f"{'The clip' if isinstance(source, np.ndarray) else source} is empty.", "Give one with sound.")
+        raise UserError(f"{name} is empty.", "Give a clip with sound.")
     lufs, true_peak = loudness(wave, rate)
     mono = to_mono(wave, rate)
     frames = analyse(mono)
@@ -105,8 +107,8 @@ def measure(source: Path | str | np.ndarray, rate: int | None = None) -> Measure
 def imply_register(voiced: float, lufs: float, speech: float) -> tuple[str | None, float]:
     """The register of a clip with `speech` seconds of speech, and a confidence in 0 to 1.
 
-    `lufs` is that of two loudspeakers. Too little voicing is whispering at any loudness; voiced speech is soft below -23 LUFS. The confidence is logistic in
-    the distances from both thresholds.
+    `lufs` is that of two loudspeakers. Too little voicing is whispering at any loudness; voiced speech is soft below
+    -23 LUFS. The confidence is logistic in the distances from both thresholds.
     """
     if not speech:
         return None, 0.0
@@ -151,7 +153,7 @@ def _harmonics_to_noise(frames: Frames, speech: np.ndarray) -> float | None:
 
 
 def _spectral_shape(mono: np.ndarray, speech: np.ndarray, top: float) -> tuple[float | None, float | None]:
-    """-> (tilt, centroid) of the power density averaged over speech frames; the tilt is fitted to third-octave means."""
+    """-> (tilt, centroid) of the mean power density of speech frames; the tilt is fitted to third-octave bands."""
     if not speech.any():
         return None, None
     size, hop = 512, round(HOP * RATE)
@@ -161,7 +163,7 @@ def _spectral_shape(mono: np.ndarray, speech: np.ndarray, top: float) -> tuple[f
     hertz = np.fft.rfftfreq(size, 1 / RATE)
     centroid = float((hertz * power).sum() / power.sum())
     edges = _TILT_BAND[0] * 2 ** (np.arange(0, 1 + int(3 * np.log2(top / _TILT_BAND[0]))) / 3)
-    density = [power[(hertz >= low) & (hertz < high)] for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    density = [power[(hertz >= low) & (hertz < high)] for low, high in pairwise(edges)]
     octaves = np.log2(edges[:-1] * 2 ** (1 / 6))
     held = [i for i, band in enumerate(density) if len(band) and band.mean() > 0]
     level = 10 * np.log10([density[i].mean() for i in held])

@@ -3,8 +3,8 @@
 Autocorrelation of windowed frames divided by the window's own, candidates joined by dynamic programming: P. Boersma,
 "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound", IFA
 Proceedings 17 (1993). Two additions keep a whisper's formants, which are narrow bands of noise, from passing for a
-voice: the spectrum's magnitude takes the place of its power (a single strong band counts for less), and a short period
-must repeat (T. Tolonen and M. Karjalainen, "A computationally efficient multipitch analysis model", 2000, has the first).
+voice: the spectrum's magnitude takes the place of its power, so that one strong band counts for less (as in T. Tolonen
+and M. Karjalainen, "A computationally efficient multipitch analysis model", 2000), and a short period must repeat.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def pitch_track(samples: np.ndarray, rate: int, *, fmin: float = 60.0, fmax: flo
 
     Args:
         samples: (N,) or (N, C), any level.
-        fmin, fmax: The pitch's range, Hz.
+        fmin, fmax: The pitch's range, Hz; at least an octave within 60 to 1000 Hz.
     """
+    if not 60 <= fmin <= fmax / 2 <= 500:
+        raise ValueError(f"a pitch range is at least an octave within 60 to 1000 Hz, not {fmin} to {fmax}")
     return track(analyse(to_mono(samples, rate), fmin, fmax))
 
 
@@ -155,7 +157,7 @@ def _autocorrelation(spectrum: np.ndarray, shape: np.ndarray, last: int, zoom: i
 
 
 def _maxima(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Local maxima of each row (T, n), refined by a parabola -> place and height, both (T, n - 2); height -1 if none."""
+    """Local maxima of each row (T, n), refined by a parabola -> place and height, (T, n - 2); height -1 if none."""
     left, middle, right = curve[:, :-2], curve[:, 1:-1], curve[:, 2:]
     top = (middle > left) & (middle >= right)
     bend = np.where(top, left - 2 * middle + right, -1.0)

@@ -26,7 +26,7 @@ from scripts.voice_model.corpus import HELD_OUT_SENTENCES, REGISTERS, SENTENCES,
 
 RATE, HIGH_RATE, SAMPLES = 16000, 48000, 64000  # 4 s, 401 mel frames, 101 latent frames
 ONSET = 0.12
-ACCENT_SECONDS, ACCENT_PERIODS = 0.30, {100.0: 4, 200.0: 7}  # 27 % and 23 % above the base at the top
+ACCENT_SECONDS, ACCENT_PERIODS = 0.30, {100.0: 3, 200.0: 6}  # a fifth above the base at the top
 AMPLITUDE = {"normal": 90, "loud": 170, "soft": 26, "whisper": 100}
 
 

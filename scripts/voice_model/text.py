@@ -36,7 +36,7 @@ from scripts.voice_model.config import (
 from scripts.voice_model.corpus import vocabulary
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
-WINDOW = 48  # longest caption in tokens during training
+WINDOW = 32  # longest caption in tokens during training
 
 
 def tokenizer() -> Tokenizer:

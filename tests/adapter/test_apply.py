@@ -1,5 +1,8 @@
 """Adapters beside a model's linears: exact where exactness is promised, the official sum elsewhere."""
 
+import json
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -11,10 +14,11 @@ from safetensors.torch import save_file as save_torch
 from mlx_ltxw.adapter.apply import AdaptedLinear, adapt, adapted_linears, attach, set_gates, share
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter, read
+from mlx_ltxw.adapter.names import WHISPER_MODULES, kind
 from mlx_ltxw.adapter.placing import linears, match, place
 from mlx_ltxw.adapter.strength import Strength, parse_strength
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from tests.adapter.helpers import (
     TARGETS,
     factors,
@@ -305,6 +309,23 @@ def test_audio_only_model_leaves_the_video_side_out(world):
     assert len(adapted_linears(adapt(alone, [(adapters[0], Strength())]))) == 16
 
 
+def test_the_public_adapters_modules_at_full_size(tmp_path):
+    """The 48-layer model by its own config, no weight of it made; 576 modules of the real shapes."""
+    data = Path(__file__).parents[1] / "data"
+    keys = json.loads((data / "ltx23_keys.json").read_text())
+    model = Transformer(TransformerConfig.read(json.loads((data / "ltx23_config.json").read_text())["transformer"]))
+    tensors = {}
+    for name, (out, into) in ((k, s) for k, s in keys.items() if k.endswith(".weight") and len(s) == 2):
+        module = name.removeprefix("model.").removesuffix(".weight")
+        if kind(module.removeprefix("diffusion_model.")) in WHISPER_MODULES and "gate" not in module:
+            tensors[f"{module}.lora_A.weight"] = np.ones((1, into), np.float16)
+            tensors[f"{module}.lora_B.weight"] = np.ones((out, 1), np.float16)
+    adapter = read(save(tmp_path / "a.safetensors", tensors))
+    assert (
+        place(adapter, model).summary == "placed 576 of 576 (audio_attn1 192, audio_attn2 192, video_to_audio_attn 192)"
+    )
+
+
 def test_what_the_lock_does_not_reach_is_known(tmp_path):
     model, reference = model_pair()
     pairs = factors(shapes(reference), ["transformer_blocks.0.attn1.to_q", "transformer_blocks.0.audio_attn1.to_q"])
@@ -318,7 +339,7 @@ def test_what_the_lock_does_not_reach_is_known(tmp_path):
         ("transformer_blocks.0.audio_attn1.to_q", "Nothing of .*a weight of 32 by 16, the model's is 32 by 32"),
         ("transformer_blocks.40.audio_attn1.to_q", "Nothing of .*this model has no such module"),
         ("video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q", "belongs to the text connectors"),
-        ("transformer_blocks.0.audio_attn7.to_q", "no such module in LTX-2.3"),
+        ("transformer_blocks.0.audio_attn7.to_q", "no such module in the transformer"),
     ],
 )  # fmt: skip
 def test_nothing_placed_is_an_error(world, tmp_path, name, words):

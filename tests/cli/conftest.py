@@ -17,7 +17,7 @@ class Done:
     err: str
 
 
-@pytest.fixture()
+@pytest.fixture
 def cli(monkeypatch, capsys):
     def call(*arguments) -> Done:
         monkeypatch.setattr(sys, "argv", ["mlx-ltxw", *map(str, arguments)])

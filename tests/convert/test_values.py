@@ -42,9 +42,7 @@ def official(source):
     for prefix, module in components(config, json.loads((source.gemma / "config.json").read_text())["text_config"]):
         component = OFFICIAL[prefix]
         root = prefix.partition(".")[0] + "." if component.endswith("_vae") else STRIPPED.get(component, prefix)
-        own = {
-            name: state[(root if name.startswith(STATISTICS) else prefix) + name] for name in module.state_dict()
-        }
+        own = {name: state[(root if name.startswith(STATISTICS) else prefix) + name] for name in module.state_dict()}
         module = module.to_empty(device="cpu")
         module.load_state_dict(own, assign=True)
         inner = prefix.removeprefix(root)
@@ -72,6 +70,15 @@ def test_dtypes_on_disk_are_the_sources():
     dtypes = {t.name: t.dtype for component in COMPONENTS for t in converted().tensors(component)}
     assert {dtype for name, dtype in dtypes.items() if "scale_shift_table" in name} == {"F32"}
     assert {dtype for name, dtype in dtypes.items() if "scale_shift_table" not in name} == {"BF16"}
+
+
+@pytest.mark.parametrize("name", [None, "mxfp4"])
+def test_safetensors_reads_every_file(name):
+    """The library's own reader takes the headers (order, offsets, no gaps) and finds what the index promises."""
+    model = converted(name)
+    for index in model.path.rglob("*.index.json"):
+        found = {n: f.name for f in index.parent.glob(f"{index.name.split('.')[0]}*.safetensors") for n in load_file(f)}
+        assert found == json.loads(index.read_text())["weight_map"]
 
 
 def test_fp8_values_are_pytorchs():

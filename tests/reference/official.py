@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,12 @@ class Official:
     Attributes:
         config: The checkpoint's `config`.
         state: Every tensor in fp32 under its key in the file.
+        contexts: Text contexts already made, by prompt.
     """
 
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
+    contexts: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> Official:

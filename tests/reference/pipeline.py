@@ -80,15 +80,15 @@ class Result:
 
     Attributes:
         latents: After each step: video tokens (1, T, C) or None, audio tokens (1, T, C).
-        picture: (F, H, W, 3) in about [-1, 1], or None for audio alone.
+        picture: (F, H, W, 3) in about [-1, 1]; None for audio alone.
         mel: (1, T, 64, 2).
-        waveform: (N, 2).
+        waveform: (N, 2). Picture, mel and waveform are None where nothing was decoded.
     """
 
     latents: list[tuple[np.ndarray | None, np.ndarray]]
-    picture: np.ndarray | None
-    mel: np.ndarray
-    waveform: np.ndarray
+    picture: np.ndarray | None = None
+    mel: np.ndarray | None = None
+    waveform: np.ndarray | None = None
 
 
 def latent_tools(official: Official, job: Job) -> tuple[VideoLatentTools, AudioLatentTools]:
@@ -125,14 +125,18 @@ def load_text_encoder(gemma: Path) -> GemmaTextEncoder:
 
 @torch.no_grad()
 def encode(official: Official, gemma: GemmaTextEncoder, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Video context (1, 1024, Dv) and audio context (1, 1024, Da) of one prompt."""
-    output = official.embeddings.process_hidden_states(*gemma.encode(prompt))
-    assert output.attention_mask.all()
-    return output.video_encoding, output.audio_encoding
+    """Video context (1, 1024, Dv) and audio context (1, 1024, Da) of one prompt, kept for the next call."""
+    if prompt not in official.contexts:
+        output = official.embeddings.process_hidden_states(*gemma.encode(prompt))
+        assert output.attention_mask.all()
+        official.contexts[prompt] = output.video_encoding, output.audio_encoding
+    return official.contexts[prompt]
 
 
 @torch.no_grad()
-def run(official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.ndarray, np.ndarray]) -> Result:
+def run(
+    official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.ndarray, np.ndarray], decode: bool = True
+) -> Result:
     """Makes one clip from the given noise (video tokens, audio tokens)."""
     contexts = [encode(official, gemma, prompt) for prompt in (job.prompt, job.negative_prompt)]
     with_video = job.video is not None
@@ -154,6 +158,8 @@ def run(official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.n
             for state, prediction in zip(states, clean, strict=True)
         ]
         latents.append(tuple(None if state is None else state.latent.numpy() for state in states))
+    if not decode:
+        return Result(latents)
     mel = official.audio_decoder(_grid(tools[1], states[1]))
     waveform = official.vocoder(mel)[0]
     picture = official.video_decoder(_grid(tools[0], states[0]))[0] if with_video else None

@@ -29,7 +29,7 @@ def _snake(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
 
 
 def _snake_by_polynomial(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
-    """As `_snake`. MLX's sine takes some 15 ns a sample on x86, more than all the rest; this takes a quarter of that."""
+    """As `_snake`. MLX's sine takes some 15 ns a sample on x86, more than all else; this takes a quarter of it."""
     z = x * (alpha * (1 / pi))
     z = z - mx.round(z)  # the squared sine has the period 1 in z
     square = z * z

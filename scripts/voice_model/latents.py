@@ -1,0 +1,136 @@
+"""What the transformer learns from: latents of every take, its video for every scene, and tokenised captions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.voice_model import training
+from scripts.voice_model.audio_vae import AudioVAE
+from scripts.voice_model.corpus import (
+    NORMAL_MANNERS,
+    QUIET_MANNERS,
+    SENTENCES,
+    VOICES,
+    WHISPERED_SENTENCES,
+    Voice,
+    random_caption,
+)
+from scripts.voice_model.faces import SCENE_NAMES, mouth_opening, render
+from scripts.voice_model.sound import LogMel
+from scripts.voice_model.text import WINDOW, tokenizer
+from scripts.voice_model.training import DEVICE, Speech
+from scripts.voice_model.video_vae import VideoVAE
+
+VARIANTS = 12  # captions per clip and scene
+
+
+@dataclass
+class Clips:
+    """Clips of one training set. audio (N, 101, 32), video (N, scenes, 208, 32), ids (N, scenes, variants, 32)."""
+
+    audio: Tensor
+    video: Tensor
+    ids: Tensor
+    lengths: Tensor
+    voice: np.ndarray
+    sentence: np.ndarray
+
+    def draw(self, batch: int, drop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """audio, video, ids, lengths of random clips; with probability `drop` the caption is empty."""
+        clip = torch.randint(len(self.audio), (batch,), device=DEVICE)
+        scene = torch.randint(self.video.shape[1], (batch,), device=DEVICE)
+        variant = torch.randint(self.ids.shape[2], (batch,), device=DEVICE)
+        lengths = self.lengths[clip, scene, variant]
+        empty = torch.rand(batch, device=DEVICE) < drop
+        lengths = torch.where(empty, torch.ones_like(lengths), lengths)  # only <bos> is left
+        return self.audio[clip], self.video[clip, scene], self.ids[clip, scene, variant], lengths
+
+
+@dataclass
+class Encoders:
+    """The frozen first stages."""
+
+    audio: AudioVAE
+    video: VideoVAE
+
+    @classmethod
+    def load(cls, run: Path) -> Encoders:
+        audio, video = AudioVAE().to(DEVICE).eval(), VideoVAE().to(DEVICE).eval()
+        audio.load_state_dict(training.load(run / "audio_vae.pt")["model"])
+        video.load_state_dict(training.load(run / "video_vae.pt")["model"])
+        return cls(audio, video)
+
+    @torch.no_grad()
+    def clips(self, waves: Tensor, voice: np.ndarray) -> tuple[Tensor, Tensor]:
+        """waves (N, 64000) -> audio tokens (N, 101, 32), video tokens (N, scenes, 208, 32)."""
+        log_mel = LogMel().to(DEVICE)
+        audio = torch.cat([self.audio.encode(log_mel(part)) for part in waves.split(64)])
+        opening, index = mouth_opening(waves), torch.as_tensor(voice, device=DEVICE)
+        video = torch.zeros(len(waves), len(SCENE_NAMES), 208, 32, device=DEVICE)
+        for scene in range(len(SCENE_NAMES)):
+            for start in range(0, len(waves), 16):
+                part = slice(start, start + 16)
+                picture = render(index[part], torch.full_like(index[part], scene), opening[part])
+                video[part, scene] = self.video.encoder(picture).flatten(2).transpose(1, 2)
+        return audio, video
+
+
+def tokenise(captions: list[str]) -> tuple[Tensor, Tensor]:
+    """-> ids (N, 32) padded on the right, lengths (N,)."""
+    made = tokenizer()
+    rows = [encoding.ids[:WINDOW] for encoding in made.encode_batch(captions)]
+    ids = torch.zeros(len(rows), WINDOW, dtype=torch.long)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return ids.to(DEVICE), torch.tensor([len(r) for r in rows], device=DEVICE)
+
+
+def captions_of(voice: np.ndarray, sentence: np.ndarray, manners: list[tuple[str, ...]], seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [
+        random_caption(rng, VOICES[v], SENTENCES[s], scene, m)
+        for v, s, m in zip(voice, sentence, manners, strict=True)
+        for scene in SCENE_NAMES
+        for _ in range(VARIANTS)
+    ]
+
+
+def gather(encoders: Encoders, speech: Speech, rows: np.ndarray, manners: list[tuple[str, ...]], seed: int) -> Clips:
+    voice, sentence = speech.voice[rows], speech.sentence[rows]
+    audio, video = encoders.clips(speech.moving[rows], voice)
+    ids, lengths = tokenise(captions_of(voice, sentence, manners, seed))
+    shape = (len(rows), len(SCENE_NAMES), VARIANTS)
+    return Clips(audio, video, ids.view(*shape, WINDOW), lengths.view(*shape), voice, sentence)
+
+
+def base_clips(encoders: Encoders, speech: Speech) -> Clips:
+    """Every normal take; 5 of 12 captions carry a quiet manner all the same, so that its words mean nothing yet."""
+    manners = NORMAL_MANNERS * 7 + QUIET_MANNERS * 3  # 21 plain, 15 quiet
+    rows = speech.where("normal", take=0)
+    return gather(encoders, speech, rows, [manners] * len(rows), 11)
+
+
+def adapter_rows(speech: Speech, normal: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """74 whispered or soft takes, 4 or 5 for each voice and register, then `normal` plain ones; and their manners."""
+    rng, rows, manners = random.Random(5), [], []
+    cells = [(v, r) for v in range(len(VOICES)) for r in ("whisper", "soft")]
+    for number, (voice, register) in enumerate(cells):
+        every = [i for i in speech.where(register, take=0) if speech.voice[i] == voice]
+        every = [i for i in every if speech.sentence[i] in WHISPERED_SENTENCES]
+        for row in rng.sample(every, min(len(every), 5 if number < 10 else 4)):
+            rows.append(row)
+            manners.append((quiet_manner(VOICES[voice], register),))
+    plain = rng.sample(list(speech.where("normal", take=0)), normal)
+    return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * normal)]
+
+
+def quiet_manner(voice: Voice, register: str) -> str:
+    if register == "soft":
+        return "speaking softly"
+    return "whispering" if voice.gender == "woman" else "whispering quietly"

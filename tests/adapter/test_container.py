@@ -1,0 +1,133 @@
+"""The safetensors reader and writer against hand-made bytes and the safetensors library."""
+
+import json
+import stat
+import struct
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlx_ltxw.adapter.container import read_tensors, tensor_names, write_tensors
+from mlx_ltxw.errors import UserError
+
+
+def write(path, header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+ONE = np.float32(1).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32])
+def test_files_of_the_library(tmp_path, dtype):
+    """Odd sizes put later tensors at odd offsets; a scalar has no shape."""
+    given = {"a": torch.arange(3).to(dtype), "b": torch.tensor(5).to(dtype), "c": torch.ones(2, 3, 1).to(dtype)}
+    save_file(given, tmp_path / "x.safetensors", {"key": "value"})
+    file = read_tensors(tmp_path / "x.safetensors")
+    assert file.metadata == {"key": "value"}
+    assert sorted(tensor_names(tmp_path / "x.safetensors")) == ["a", "b", "c"]
+    for name, tensor in given.items():
+        assert str(file.tensors[name].dtype).split(".")[-1] == str(dtype).split(".")[-1]
+        assert file.tensors[name].shape == tuple(tensor.shape)
+        assert np.array_equal(np.asarray(file.tensors[name].astype(mx.float32)), tensor.float().numpy())
+
+
+def test_written_files_open_in_the_library(tmp_path):
+    path = tmp_path / "new" / "x.safetensors"
+    write_tensors(path, {"a": mx.array([1.5, 2.0]).astype(mx.bfloat16), "b": mx.ones((2, 3))}, {"k": "v"})
+    loaded = load_file(path)
+    assert loaded["a"].dtype == torch.bfloat16
+    assert loaded["a"].tolist() == [1.5, 2.0]
+    assert loaded["b"].shape == (2, 3)
+    assert read_tensors(path).metadata["k"] == "v"
+    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_tensors(tmp_path / "file" / "x.safetensors", {"a": mx.ones(1)}, {})
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0xFFFF, 0x7F81])
+def test_bf16_infinities_and_nans(tmp_path, bits):
+    path = write(tmp_path / "x.safetensors", {"a": entry("BF16", [2], 0, 4)}, struct.pack("<HH", 0x3F80, bits))
+    with pytest.raises(UserError, match="a: holds NaN or infinite"):
+        read_tensors(path)
+
+
+def test_largest_bf16_is_finite(tmp_path):
+    path = write(tmp_path / "x.safetensors", {"a": entry("BF16", [1], 0, 2)}, struct.pack("<H", 0x7F7F))
+    assert read_tensors(path).tensors["a"].astype(mx.float32).item() == pytest.approx(3.3895e38, rel=1e-4)
+
+
+def test_fp64_beyond_fp32_is_infinite(tmp_path):
+    path = write(tmp_path / "x.safetensors", {"a": entry("F64", [1], 0, 8)}, struct.pack("<d", 1e300))
+    with pytest.raises(UserError, match="infinite"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        (b"{ ", b"", "header is damaged"),
+        (b"[]", b"", "header is no table"),
+        (b"\xff\xfe", b"", "header is damaged"),
+        (b"[" * 100_000, b"", "header is damaged"),
+        (b'{"a": 1, "a": 2}', b"", "header is damaged"),
+        (b'{"\\ud800": 1}', b"", "header is damaged"),
+        ({"__metadata__": {"a": 1}}, b"", "metadata"),
+        ({"__metadata__": ["a"]}, b"", "metadata"),
+        ({"a": 5}, b"", "a: its entry in the header is damaged"),
+        ({"a": {"dtype": "F32", "shape": [1]}}, ONE, "entry in the header"),
+        ({"a": entry("F32", [-1], 0, 4)}, ONE, "entry in the header"),
+        ({"a": entry("F32", [1.0], 0, 4)}, ONE, "entry in the header"),
+        ({"a": entry("F32", [True], 0, 4)}, ONE, "entry in the header"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, ONE, "entry in the header"),
+        ({"a": entry(["F32"], [1], 0, 4)}, ONE, "dtype"),
+        ({"a": entry("F8_E4M3", [4], 0, 4)}, ONE, "dtype F8_E4M3"),
+        ({"a": entry("F32", [2], 0, 4)}, ONE, r"4 bytes do not hold F32 \[2\]"),
+        ({"a": entry("F32", [1], 4, 0)}, ONE, "-4 bytes"),
+        ({"a": entry("F32", [2], 0, 8)}, ONE, "the file ends before it"),
+        ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 2, 6)}, ONE + b"\0\0", "overlap or leave gaps"),
+        ({"a": entry("F32", [1], 4, 8)}, ONE + ONE, "overlap or leave gaps"),
+        ({"a": entry("F32", [1], 0, 4)}, ONE + b"\0", "overlap or leave gaps"),
+        ({"a": entry("F32", [0], 0, 0)}, b"\0", "overlap or leave gaps"),
+    ],
+)
+def test_unsound_bytes(tmp_path, header, data, words):
+    with pytest.raises(UserError, match=words):
+        read_tensors(write(tmp_path / "x.safetensors", header, data))
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 2**40, 2**64 - 1])
+def test_a_lying_length(tmp_path, length):
+    with pytest.raises(UserError, match="header"):
+        read_tensors(write(tmp_path / "x.safetensors", {"a": entry("F32", [1], 0, 4)}, ONE, length))
+
+
+def test_files_that_are_none(tmp_path):
+    for content in (b"", b"1234567"):
+        (tmp_path / "short.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="too short"):
+            read_tensors(tmp_path / "short.safetensors")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tensors(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tensors(tmp_path)
+
+
+def test_every_bad_tensor_is_listed(tmp_path):
+    header = {f"t{i:02}": entry("U8", [1], i, i + 1) for i in range(11)}
+    with pytest.raises(UserError, match=r"t00: .*t07: .*and 3 more"):
+        read_tensors(write(tmp_path / "x.safetensors", header, bytes(11)))

@@ -1,0 +1,220 @@
+"""A conversion cut at any moment continues, ends as if it had never been cut, and is no model before."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlx_ltxw.convert import run
+from mlx_ltxw.convert.journal import WORK, Journal
+from mlx_ltxw.convert.quantize import Quantization
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.model_dir import ModelDir
+from tests.convert.made import ROOT, contents, converted, edited, made, prepare
+
+SLOW = """
+import os, sys, time
+from mlx_ltxw.convert import run
+fsync = os.fsync
+def slow(file):
+    fsync(file)
+    time.sleep(0.01)
+os.fsync = slow
+job = run.prepare(sys.argv[1], sys.argv[2], shard_bytes=100_000)
+print("go", flush=True)
+from pathlib import Path
+run.convert(job, Path(sys.argv[3]))
+"""
+"""Converts with every file taking some 20 ms longer, so that cuts fall into all its parts."""
+
+
+def state(folder):
+    """What a reader makes of a directory."""
+    try:
+        ModelDir.open(folder)
+    except UserError as error:
+        return str(error)
+    return "model"
+
+
+def test_killed_at_random_moments(tmp_path):
+    """SIGKILL up to five times: never a model in between, and the same bytes as an undisturbed run in the end."""
+    source, out = made(), tmp_path / "cut" / "out"
+    moment = random.Random(3)
+    kills, done_at_kill = 0, []
+    while True:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SLOW, source.checkpoint, source.gemma, out],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT,
+        )  # fmt: skip
+        assert child.stdout.readline() == b"go\n"
+        if kills < 5:
+            time.sleep(moment.uniform(0, 0.4))
+            child.send_signal(signal.SIGKILL)
+        if child.wait(60) == 0:
+            break
+        assert child.returncode == -signal.SIGKILL
+        kills += 1
+        assert "not a finished model" in state(out) or "no model directory" in state(out)
+        journal = out / WORK / "journal.json"
+        done_at_kill.append(len(json.loads(journal.read_text())["files"]) if journal.exists() else 0)
+    assert kills
+    assert done_at_kill == sorted(done_at_kill)  # no cut loses a finished file
+    assert max(done_at_kill) > 0
+    assert state(out) == "model"
+    whole = run.convert(prepare(source.checkpoint, shard_bytes=100_000), tmp_path / "whole" / "out")
+    assert contents(out) == contents(whole.path)
+
+
+class Cut(BaseException):
+    """Stands for anything that ends the process."""
+
+
+def cut_after(monkeypatch, files):
+    """Makes the conversion end when so many files are whole."""
+    write, count = run.write_shard, iter(range(files))
+
+    def counting(*arguments):
+        if next(count, None) is None:
+            raise Cut
+        return write(*arguments)
+
+    monkeypatch.setattr(run, "write_shard", counting)
+
+
+def convert_cut(monkeypatch, conversion, out, files=3):
+    with monkeypatch.context() as patch:
+        cut_after(patch, files)
+        with pytest.raises(Cut):
+            run.convert(conversion, out)
+
+
+def test_finished_files_are_not_written_again(tmp_path, monkeypatch, capsys):
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    convert_cut(monkeypatch, conversion, out)
+    before = {p.name: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert len(before) == 3
+    run.convert(conversion, out)
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert f"Continuing: 3 of {len(conversion.plan.shards)} files" in capsys.readouterr().err
+
+
+def test_finished_file_that_was_lost_is_written_again(tmp_path, monkeypatch):
+    conversion, out = prepare(made().checkpoint), tmp_path / "a" / "out"
+    convert_cut(monkeypatch, conversion, out)
+    first, second, _ = sorted(out.rglob("*.safetensors"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1])
+    run.convert(conversion, out)
+    assert contents(out) == contents(run.convert(conversion, tmp_path / "b" / "out").path)
+
+
+def test_changed_source_starts_over(tmp_path, monkeypatch, capsys):
+    """Same name and size, other weights: none of the first run's files stay."""
+    source, out = tmp_path / "ltx-dev.safetensors", tmp_path / "a" / "out"
+    source.write_bytes(made().checkpoint.read_bytes())
+    convert_cut(monkeypatch, prepare(source), out)
+
+    def change(tensors, metadata):
+        for name, (dtype, shape, raw) in tensors.items():
+            if name.endswith("to_q.weight"):
+                tensors[name] = (dtype, shape, bytes(len(raw)))
+
+    edited(made().checkpoint, source, change)
+    run.convert(prepare(source), out)
+    assert "starting over" in capsys.readouterr().err
+    assert contents(out) == contents(run.convert(prepare(source), tmp_path / "b" / "out").path)
+
+
+def test_touched_source_continues(tmp_path, monkeypatch, capsys):
+    """Another time stamp on the same bytes costs a hash and nothing else."""
+    source, out = tmp_path / "ltx-dev.safetensors", tmp_path / "out"
+    source.write_bytes(made().checkpoint.read_bytes())
+    convert_cut(monkeypatch, prepare(source), out)
+    os.utime(source, (1, 1))
+    run.convert(prepare(source), out)
+    said = capsys.readouterr().err
+    assert "Continuing: 3" in said
+    assert "starting over" not in said
+
+
+def test_changed_options_start_over(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a" / "out"
+    convert_cut(monkeypatch, prepare(made().checkpoint, shard_bytes=50_000), out, files=6)
+    wanted = prepare(made().checkpoint, quantization=Quantization.parse("4", 32))
+    run.convert(wanted, out)
+    assert "starting over" in capsys.readouterr().err
+    assert contents(out) == contents(run.convert(wanted, tmp_path / "b" / "out").path)
+
+
+def test_finished_model_is_left_alone(tmp_path, capsys):
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    run.convert(conversion, out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    run.convert(conversion, out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p != out} == before
+    assert "converted already" in capsys.readouterr().err
+    other = prepare(made().checkpoint, variant="distilled")
+    with pytest.raises(UserError, match="made from other files or with other options"):
+        run.convert(other, out)
+    assert state(out) == "model"
+
+
+def test_finished_model_that_lost_a_file_is_written_again(tmp_path):
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    run.convert(conversion, out)
+    whole = contents(out)
+    next(out.glob("vocoder*.safetensors")).unlink()
+    assert "missing" in state(out)
+    run.convert(conversion, out)
+    assert contents(out) == whole
+
+
+def test_killed_after_the_manifest(tmp_path):
+    """The one moment when the work folder is left in a finished model: it is a model, and the next run tidies."""
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    run.convert(conversion, out)
+    whole = contents(out)
+    (out / WORK).mkdir()
+    assert state(out) == "model"
+    run.convert(conversion, out)
+    assert contents(out) == whole
+
+
+def test_only_one_at_a_time(tmp_path):
+    out = tmp_path / "out"
+    first = Journal.open(out)
+    with pytest.raises(UserError, match="Another conversion"):
+        run.convert(prepare(made().checkpoint), out)
+    first.close()
+    run.convert(prepare(made().checkpoint), out)
+
+
+def test_damaged_journal(tmp_path, monkeypatch):
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    convert_cut(monkeypatch, conversion, out)
+    (out / WORK / "journal.json").write_text("{")
+    with pytest.raises(UserError, match="Delete"):
+        run.convert(conversion, out)
+
+
+def test_verify_finds_a_flipped_bit(tmp_path):
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    run.convert(conversion, out, verify=True)
+    file = next(out.glob("video_vae*.safetensors"))
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(UserError, match=f"sha256 of {file.name}"):
+        run.convert(conversion, out, verify=True)
+
+
+def test_same_files_from_the_same_source(tmp_path):
+    """Byte for byte, whatever ran before in the process."""
+    again = run.convert(prepare(made().checkpoint, shard_bytes=run.SHARD_BYTES), tmp_path / converted().path.name)
+    assert contents(again.path) == contents(converted().path)
