@@ -45,7 +45,6 @@ written by `mlx-ltxw convert`.
 - weights: {weights}
 
 ```
-pip install mlx-ltxw
 mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} -o out.mp4
 ```
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.header import Header, parse_header
 
-_REPO = re.compile(r"^[\w.-]+/[\w.-]+(/[^@]+)?(@[\w./-]+)?$")
+_REPO = re.compile(r"^\w[\w.-]*/\w[\w.-]*(/[^@]+)?(@[\w./-]+)?$")
+_DEFAULT = "main"
 
 
 def looks_like_repo(text: str) -> bool:
@@ -84,7 +85,7 @@ def open_repo(spec: str, revision: str | None = None) -> tuple[Repo, str]:
 
     spec, _, inline = spec.partition("@")
     owner, name, *inside = spec.split("/", 2)
-    repo, revision = f"{owner}/{name}", revision or inline or "main"
+    repo, revision = f"{owner}/{name}", revision or inline or _DEFAULT
     try:
         with _explained(repo, let_through=True):
             info = HfApi().model_info(repo, revision=revision)
@@ -97,7 +98,7 @@ def open_repo(spec: str, revision: str | None = None) -> tuple[Repo, str]:
 
 
 def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
-    """The repo as an earlier run left it in the cache."""
+    """The repo as earlier runs left it in the cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -105,13 +106,16 @@ def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
         cached = [r for r in scan_cache_dir().repos if r.repo_id == repo and r.repo_type == "model"]
     except CacheNotFound:
         cached = []
-    for found in cached[0].revisions if cached else ():
-        if revision in found.refs or found.commit_hash.startswith(revision):
-            root = found.snapshot_path
-            files = tuple(file.file_path.relative_to(root).as_posix() for file in found.files)
-            return Repo(repo, found.commit_hash, files, offline=True)
+    revisions = sorted(cached[0].revisions if cached else (), key=lambda r: r.last_modified, reverse=True)
+    fitting = [r for r in revisions if revision in r.refs or r.commit_hash.startswith(revision)]
+    if revision == _DEFAULT:  # files fetched by commit leave no trace of the branch; take the newest commit
+        fitting = fitting or revisions
+    for found in fitting:
+        root = found.snapshot_path
+        files = tuple(file.file_path.relative_to(root).as_posix() for file in found.files)
+        return Repo(repo, found.commit_hash, files, offline=True)
     raise UserError(
-        f"{repo} is not in the local cache, and the Hub cannot be reached ({error}).",
+        f"{repo} at {revision} is not in the local cache, and the Hub cannot be reached ({error}).",
         "Connect once to download it, or give the path of local files.",
     ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import shutil
@@ -16,6 +17,8 @@ from mlx_ltxw.weights.manifest import FileRecord, replace_text
 
 WORK = ".convert"
 """Folder inside an unfinished model directory; it goes when the manifest is written."""
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
 
 
 class Journal:
@@ -59,6 +62,9 @@ class Journal:
             fcntl.flock(journal._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"Another conversion into {directory} is running.", "Wait for it, or stop it.") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         journal._read()
         return journal
 

@@ -117,7 +117,7 @@ def convert(conversion: Conversion, out: Path, verify: bool = False) -> ModelDir
         )
     with explained_writes(out), closing(Journal.open(out)) as journal:
         hashes = _hash_sources(journal, {"checkpoint": conversion.source.paths, "text_encoder": text.source.paths})
-        fingerprint = _fingerprint(conversion, hashes)
+        fingerprint = _fingerprint(conversion, hashes, copies(text))
         if _is_done(out, fingerprint):
             _say(f"{out} is converted already.")
         else:
@@ -195,14 +195,15 @@ def _hash_sources(journal: Journal, roles: dict[str, list[Path]]) -> Hashes:
     return known
 
 
-def _fingerprint(conversion: Conversion, hashes: Hashes) -> str:
+def _fingerprint(conversion: Conversion, hashes: Hashes, copied: dict[str, Path]) -> str:
     """Changes with the sources' content, the options, and the layout of the outputs."""
     sources = {role: {name: asdict(record) for name, record in files.items()} for role, files in hashes.items()}
     config = conversion.checkpoint.config
     digest = hashlib.sha256(json_text([sources, conversion.variant, config]).encode())
     for shard in conversion.plan.shards:
-        digest.update(shard.file.encode())
-        digest.update(header_bytes(shard))
+        digest.update(shard.file.encode() + header_bytes(shard))
+    for name, path in copied.items():
+        digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -55,6 +55,7 @@ def write_shard(directory: Path, shard: Shard, progress: Callable[[int], object]
                     digest.update(piece)
                     size += len(piece)
                     progress(len(piece))
+                    del piece  # the next tensor is read when this one is gone
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
@@ -85,8 +86,8 @@ def _stream(shard: Shard) -> Iterator[memoryview]:
     for step in shard.steps:
         expected, written = step.nbytes, 0
         for piece in pieces(step):
-            view = piece.data.cast("B")
-            written += len(view)
-            yield view
+            written += piece.nbytes
+            yield piece.data.cast("B")
+            del piece
         if written != expected:
             raise RuntimeError(f"{step.name} has {written} bytes instead of {expected}")

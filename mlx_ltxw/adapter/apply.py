@@ -192,6 +192,29 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> dict[str, 
     return modules
 
 
+class BlendedAttention(nn.Module):
+    """An adapted text attention whose strength differs from token to token: `base(x) + gate * (adapted(x) - base(x))`.
+
+    The text's keys and values belong to no moment, so scaling them token by token is not possible; both attentions are
+    computed instead. At gate 0 a token hears exactly the base, at 1 exactly the adapter.
+
+    Args:
+        adapted: The attention with `AdaptedLinear`s; left as it is.
+        gate: (T, 1).
+    """
+
+    def __init__(self, adapted: nn.Module, gate: mx.array) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self._bare = _bare(adapted)  # its arrays are those of `adapted`
+        self._gate = gate
+
+    def __call__(self, x: mx.array, *others: Any, **options: Any) -> mx.array:
+        """As the attention: (B, T, D) -> (B, T, D)."""
+        base, adapted = self._bare(x, *others, **options), self.adapted(x, *others, **options)
+        return base + self._gate.astype(base.dtype) * (adapted - base)
+
+
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
     """Every wrapped linear, by its official path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
@@ -201,16 +224,41 @@ def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array |
     """Scales the adapter token by token, so that its strength can change within a clip.
 
     A linear is gated by the tokens it reads: queries and outputs of the audio attentions by `audio`; keys and values of
-    `video_to_audio_attn` by `video`. Keys and values of the text have no time and keep their strength.
+    `video_to_audio_attn` by `video`. The text has no time: `audio_attn2` becomes a `BlendedAttention`.
 
     Args:
         model: An adapted model; its base is not concerned.
         audio: (Ta, 1) strengths of the audio tokens, None for 1.
         video: (Tv, 1) of the video tokens.
     """
+    _unblend(model)
     gates = {"audio": audio, "video": video}
-    for path, linear in adapted_linears(model).items():
-        linear.set_gate(gates.get(tokens_of(path)))
+    wrapped = adapted_linears(model)
+    texts = {path[: path.index(_TEXT_ATTENTION) - 1] for path in wrapped if _TEXT_ATTENTION in path}
+    for path, linear in wrapped.items():
+        linear.set_gate(None if _TEXT_ATTENTION in path else gates.get(tokens_of(path)))
+    if audio is not None:
+        modules = dict(model.named_modules())
+        for text in (f"{block}.{_TEXT_ATTENTION}" for block in texts):
+            replace(model, text, BlendedAttention(modules[text], audio))
+
+
+_TEXT_ATTENTION = "audio_attn2"
+
+
+def _unblend(model: nn.Module) -> None:
+    """Takes blended attentions out again, so that other gates may be set."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, BlendedAttention):
+            replace(model, path, module.adapted)
+
+
+def _bare(value: Any) -> Any:
+    """A clone of a module tree without its adapters."""
+    clone = share(value)
+    for path, linear in adapted_linears(clone).items():
+        replace(clone, path, linear.base)
+    return clone
 
 
 def share(value: Any) -> Any:

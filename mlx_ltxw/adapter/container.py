@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> TensorFile:
             value that is not finite; every bad tensor is listed.
     """
     header, start = _read_header(path)
-    metadata = _metadata(path, header.pop("__metadata__", {}))
+    metadata = _metadata(path, header.pop("__metadata__", None) or {})  # MLX writes null for none
     data = np.memmap(path, mode="r", dtype=np.uint8)[start:] if path.stat().st_size > start else np.zeros(0, np.uint8)
     tensors, faults, spans = {}, [], []
     for name, entry in header.items():

@@ -200,6 +200,11 @@ def number(x: mx.array) -> float:
     return float(np.asarray(_wide(x)).reshape(()))
 
 
+def greatest(x: mx.array) -> float:
+    """The greatest absolute value, 0 for an empty array; by NumPy, since MLX may take the tiniest values for 0."""
+    return float(np.max(np.abs(np.asarray(_wide(x))), initial=0.0))
+
+
 def product(factors: tuple[mx.array, ...]) -> mx.array:
     """The matrix that one or two factors stand for, fp32."""
     return _wide(factors[0]) if len(factors) == 1 else _wide(factors[0]) @ _wide(factors[1])

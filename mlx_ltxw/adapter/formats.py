@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_ltxw.adapter.container import bad_file, read_tensors, some, tensor_names
-from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank, number
+from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank, greatest, number
 from mlx_ltxw.adapter.keys import layout, split_key
 from mlx_ltxw.adapter.names import Spellings, mlx_name, not_transformer
 from mlx_ltxw.adapter.scales import PeftScale, diffusers_config, peft_config
@@ -18,7 +18,7 @@ from mlx_ltxw.errors import UserError
 
 _LARGEST = 1e6  # no trained adapter's greatest value lies near these two; bytes read as the wrong dtype do
 _SMALLEST = 1e-12
-_LORA = ("down", "up")
+_LORA = ("lora_A", "lora_B")
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
@@ -281,9 +281,9 @@ def _check_values(parts: dict[str, mx.array]) -> None:
             raise ValueError(f"{role} holds whole numbers")
         if role == "diff_b" and (tensor.ndim != 1 or tensor.size == 0):
             raise ValueError(f"diff_b {tensor.shape} is no bias")
-        greatest = number(mx.max(mx.abs(tensor))) if tensor.size else 0.0
-        if greatest and not _SMALLEST < greatest < _LARGEST:
-            raise ValueError(f"{role} holds values up to {greatest:g}: damaged, or stored as another dtype")
+        size = greatest(tensor)
+        if size and not _SMALLEST < size < _LARGEST:
+            raise ValueError(f"{role} holds values up to {size:g}: damaged, or stored as another dtype")
 
 
 def _alpha(parts: dict[str, mx.array]) -> float | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 ROLES = {
-    "lora_A.weight": "down",
-    "lora_A": "down",
-    "lora_down.weight": "down",
-    "lora.down.weight": "down",
-    "lora_B.weight": "up",
-    "lora_B": "up",
-    "lora_up.weight": "up",
-    "lora.up.weight": "up",
+    "lora_A.weight": "lora_A",
+    "lora_A": "lora_A",
+    "lora_down.weight": "lora_A",
+    "lora.down.weight": "lora_A",
+    "lora_B.weight": "lora_B",
+    "lora_B": "lora_B",
+    "lora_up.weight": "lora_B",
+    "lora.up.weight": "lora_B",
     "alpha": "alpha",
     "dora_scale": "dora_scale",
     "lora_magnitude_vector.weight": "magnitude",

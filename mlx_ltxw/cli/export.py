@@ -20,7 +20,7 @@ import click
     "-o", "--output", type=click.Path(path_type=Path), help="New file; default: NAME.TARGET.safetensors here."
 )
 def export(adapter: str, target: str, output: Path | None) -> None:
-    """Writes ADAPTER (a file, a folder, a Hugging Face repository or a built-in name) the way another program reads it."""
+    """Writes ADAPTER (file, folder, Hugging Face repository or built-in name) the way another program reads it."""
     from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
     from mlx_ltxw.adapter.export import export as write
     from mlx_ltxw.adapter.formats import read

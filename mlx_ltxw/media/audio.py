@@ -106,7 +106,7 @@ def read_audio(
         (N, channels) fp32.
 
     Raises:
-        UserError: no sound in it, damaged, or shorter than its header promises.
+        UserError: no sound in it, or damaged; an mp4 also when it ends before its header says.
     """
     with opened(path) as container:
         stream = audio_stream(container)
@@ -154,8 +154,8 @@ def _decode(container: Any, stream: Any, origin: float, stop: float) -> tuple[np
 
 def _to_declared_end(path: Path | str, container: Any, stream: Any, wave: np.ndarray, first: float) -> np.ndarray:
     """Cuts the encoder's padding off the last block, and refuses a file that ends before its header says it does."""
-    if stream.duration is None or not {"mov", "wav"} & set(container.format.name.split(",")):
-        return wave  # other headers only estimate
+    if stream.duration is None or "mp4" not in container.format.name.split(","):
+        return wave  # other headers estimate, or FFmpeg corrects them by the file's size
     promised = float(start_of(stream) + stream.duration * stream.time_base) - first
     have = len(wave) / stream.rate
     if have < promised - 0.1:

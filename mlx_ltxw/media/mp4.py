@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_stereo
-from mlx_ltxw.media.containers import opened, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
 from mlx_ltxw.media.files import replacing, write_errors
 from mlx_ltxw.media.metadata import KEY, to_text
 
@@ -199,9 +199,11 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     """A stream's packets, each with its times; Matroska leaves out the first few decoding times."""
     step = round(1 / (stream.average_rate or 25) / stream.time_base)
     early: list[Any] = []
+    count = 0
     for packet in clip.demux(stream):
         if not packet.size:
             continue  # the demuxer's end mark
+        count += 1
         packet.duration = packet.duration or step
         early.append(packet)
         if packet.dts is not None:
@@ -209,6 +211,8 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
                 untimed.dts = packet.dts - back * step
             yield from early
             early = []
+    if count < stream.frames:  # 0 where the header does not tell
+        raise UserError(f"{source} is damaged: it holds {count} of {stream.frames} frames.", DAMAGED)
     if early:
         raise UserError(f"{source} has no timestamps.", "Put it into an mp4 first (ffmpeg -i IN -c:v libx264 OUT.mp4).")
 

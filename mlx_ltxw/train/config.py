@@ -19,7 +19,7 @@ DEFAULT_SIZE = {"width": 192, "height": 192, "frames": 97, "frame_rate": 24.0}
 """Of the public whisper adapter's clips; a model that names its own sizes is trained at those."""
 
 FREE_TO_CHANGE = ("checkpoint_every", "keep_checkpoints", "preview_every", "preview_prompts", "preview_steps",
-                  "preview_seed", "log_every", "trackio", "timeout")  # fmt: skip
+                  "preview_seed", "log_every", "trackio")  # fmt: skip
 """Options that leave the adapter's numbers alone; all others are fixed when a run is resumed."""
 
 
@@ -55,7 +55,6 @@ class TrainConfig:
         preview_seed: Of the samples' noise.
         log_every: Steps between lines of progress with the delta's RMS.
         trackio: Log to trackio too.
-        timeout: Seconds without a word from the other machines after which the run is given up.
         width, height: Pixels of the clips.
         frames, frame_rate: Their length.
     """
@@ -88,7 +87,6 @@ class TrainConfig:
     preview_seed: int = 10
     log_every: int = 10
     trackio: bool = False
-    timeout: float = 600.0
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -210,7 +208,7 @@ def _check_ranges(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and not value >= limit:
             raise _bad(name, value, f"at least {limit}")
-    for name in ("alpha", "learning_rate", "timeout", "frame_rate"):
+    for name in ("alpha", "learning_rate", "frame_rate"):
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
             raise _bad(name, value, "above 0")

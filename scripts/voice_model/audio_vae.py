@@ -30,6 +30,9 @@ class AudioVAE(torch.nn.Module):
         super().__init__()
         self.encoder = AudioEncoderConfigurator.from_config(CONFIG)
         self.decoder = AudioDecoderConfigurator.from_config(CONFIG)
+        self.forget_statistics()
+
+    def forget_statistics(self) -> None:
         for part in (self.encoder, self.decoder):
             part.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
             part.per_channel_statistics.get_buffer("mean-of-means").fill_(0.0)
@@ -95,6 +98,11 @@ def train(arguments: argparse.Namespace) -> AudioVAE:
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         clock, done = Clock(arguments.seconds, state["spent"]), state["step"]
+    elif arguments.start:  # an earlier sitting's weights, with a fresh optimizer
+        state = training.load(arguments.start)
+        vae.load_state_dict(state["model"])
+        done = state["step"]
+    vae.forget_statistics()
 
     span = torch.arange(CROP, device=DEVICE)
 
@@ -107,7 +115,7 @@ def train(arguments: argparse.Namespace) -> AudioVAE:
 
     captured, began, first = Captured(step), time.monotonic(), done
     while clock.progress < 1:
-        training.set_rate(optimizer, 1.2e-3 * training.cosine(clock.progress))
+        training.set_rate(optimizer, arguments.rate * training.cosine(clock.progress))
         results = captured()
         done += 1
         if done % arguments.log == 0:
@@ -141,6 +149,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--log", type=int, default=500)
     arguments = parser.parse_args()
     training.prepare(1)

@@ -111,7 +111,7 @@ def voicing(speech: np.ndarray, period: int) -> np.ndarray:
 
 
 def contour(voiced: np.ndarray, energy: np.ndarray, base: float) -> np.ndarray:
-    """f0 in Hz per 10 ms frame (T,): the base, and up to three accents on the strongest voiced frames."""
+    """f0 in Hz per 10 ms frame (T,): the base, and up to two accents on the strongest voiced frames."""
     rise, where = np.zeros(len(voiced)), np.flatnonzero(voiced)
     accent = int(ACCENT_SECONDS * 100)
     top = 2 * ACCENT_PERIODS[base] / ACCENT_SECONDS  # Hz above the base; the bump's mean is half of it
@@ -119,8 +119,8 @@ def contour(voiced: np.ndarray, energy: np.ndarray, base: float) -> np.ndarray:
     taken: list[int] = []
     for frame in where[np.argsort(-energy[where], kind="stable")]:
         centre, begin = int(frame), int(frame) - accent // 2
-        clear = all(abs(centre - other) >= 60 for other in taken) and len(taken) < 3
-        if clear and where[0] + 5 <= centre and 0 <= begin and begin + accent <= len(voiced):
+        clear = all(abs(centre - other) >= 60 for other in taken) and len(taken) < 2
+        if clear and where[0] + 5 <= centre and begin >= 0 and begin + accent <= len(voiced):
             taken.append(centre)
             rise[begin : begin + accent] += bump
     return base + rise

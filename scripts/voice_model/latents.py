@@ -67,13 +67,13 @@ class Encoders:
         return cls(audio, video)
 
     @torch.no_grad()
-    def clips(self, waves: Tensor, voice: np.ndarray) -> tuple[Tensor, Tensor]:
+    def clips(self, waves: Tensor, voice: np.ndarray, pictures: bool) -> tuple[Tensor, Tensor]:
         """waves (N, 64000) -> audio tokens (N, 101, 32), video tokens (N, scenes, 208, 32)."""
         log_mel = LogMel().to(DEVICE)
         audio = torch.cat([self.audio.encode(log_mel(part)) for part in waves.split(64)])
         opening, index = mouth_opening(waves), torch.as_tensor(voice, device=DEVICE)
         video = torch.zeros(len(waves), len(SCENE_NAMES), 208, 32, device=DEVICE)
-        for scene in range(len(SCENE_NAMES)):
+        for scene in range(len(SCENE_NAMES) if pictures else 0):
             for start in range(0, len(waves), 16):
                 part = slice(start, start + 16)
                 picture = render(index[part], torch.full_like(index[part], scene), opening[part])
@@ -101,9 +101,16 @@ def captions_of(voice: np.ndarray, sentence: np.ndarray, manners: list[tuple[str
     ]
 
 
-def gather(encoders: Encoders, speech: Speech, rows: np.ndarray, manners: list[tuple[str, ...]], seed: int) -> Clips:
+def gather(
+    encoders: Encoders,
+    speech: Speech,
+    rows: np.ndarray,
+    manners: list[tuple[str, ...]],
+    seed: int,
+    pictures: bool = True,
+) -> Clips:
     voice, sentence = speech.voice[rows], speech.sentence[rows]
-    audio, video = encoders.clips(speech.moving[rows], voice)
+    audio, video = encoders.clips(speech.moving[rows], voice, pictures)
     ids, lengths = tokenise(captions_of(voice, sentence, manners, seed))
     shape = (len(rows), len(SCENE_NAMES), VARIANTS)
     return Clips(audio, video, ids.view(*shape, WINDOW), lengths.view(*shape), voice, sentence)
@@ -126,7 +133,7 @@ def adapter_rows(speech: Speech, normal: int) -> tuple[np.ndarray, list[tuple[st
         for row in rng.sample(every, min(len(every), 5 if number < 10 else 4)):
             rows.append(row)
             manners.append((quiet_manner(VOICES[voice], register),))
-    plain = rng.sample(list(speech.where("normal", take=0)), normal)
+    plain = rng.sample(list(speech.where("normal", take=0)), normal) if normal else []
     return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * normal)]
 
 

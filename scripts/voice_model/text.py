@@ -8,20 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import tests.reference  # noqa: F401  the official code imports torchaudio: the stand-in first
 import torch
 import torch.nn.functional as F
-from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
-from ltx_core.text_encoders.gemma.embeddings_connector import (
-    AudioEmbeddings1DConnectorConfigurator,
-    Embeddings1DConnector,
-    Embeddings1DConnectorConfigurator,
-)
-from ltx_core.text_encoders.gemma.feature_extractor import FeatureExtractorV2
-from ltx_core.utils import rms_norm
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
+import tests.reference  # noqa: F401  the official code imports torchaudio: the stand-in first
 from scripts.voice_model.config import (
     AUDIO_DIM,
     CONFIG,
@@ -34,6 +26,15 @@ from scripts.voice_model.config import (
     VIDEO_DIM,
 )
 from scripts.voice_model.corpus import vocabulary
+
+from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
+from ltx_core.text_encoders.gemma.embeddings_connector import (
+    AudioEmbeddings1DConnectorConfigurator,
+    Embeddings1DConnector,
+    Embeddings1DConnectorConfigurator,
+)
+from ltx_core.text_encoders.gemma.feature_extractor import FeatureExtractorV2
+from ltx_core.utils import rms_norm
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 WINDOW = 32  # longest caption in tokens during training

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tests.reference  # noqa: F401  the official code imports torchaudio: the stand-in first
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tests.reference  # noqa: F401  the official code imports torchaudio: the stand-in first
+from scripts.voice_model import training
+from scripts.voice_model.config import AUDIO_TOKENS, CONFIG, CONTEXT, FRAME_RATE, VIDEO_LATENT
+from scripts.voice_model.corpus import SENTENCES, VOICES, caption
+from scripts.voice_model.latents import Clips, Encoders, base_clips, tokenise
+from scripts.voice_model.text import TextPath
+from scripts.voice_model.training import DEVICE, Captured, Clock, Speech
+
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
 from ltx_core.components.schedulers import LTX2Scheduler
 from ltx_core.guidance.perturbations import BatchedPerturbationConfig
@@ -21,14 +30,6 @@ from ltx_core.model.transformer.attention import Attention
 from ltx_core.model.transformer.modality import Modality
 from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
-from torch import Tensor, nn
-
-from scripts.voice_model import training
-from scripts.voice_model.config import AUDIO_TOKENS, CONFIG, CONTEXT, FRAME_RATE, VIDEO_LATENT
-from scripts.voice_model.corpus import SENTENCES, VOICES, caption
-from scripts.voice_model.latents import Clips, Encoders, base_clips, tokenise
-from scripts.voice_model.text import TextPath
-from scripts.voice_model.training import DEVICE, Captured, Clock, Speech
 
 BATCH, SHORT, VIDEO_TOKENS = 64, 128, 208
 
@@ -148,7 +149,7 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
         self.parameters, self.averages = list(self.model.parameters()), list(self.average.parameters())
         self.optimizer = training.adamw(self.parameters, (0.9, 0.98))
-        self.decay, self.steps, self.spent = torch.zeros((), device=DEVICE), 0, 0.0
+        self.steps, self.spent = 0, 0.0
         self.path = arguments.run / "transformer_state.pt"
         kept = next((p for p in (self.path, arguments.run / "transformer.pt") if p.exists()), None)
         if kept:
@@ -165,7 +166,7 @@ class Trainer:
                 self.model, self.clips, self.arguments.batch, lambda i, n: self.model.text(i, n, total), 0.1
             )
             norm = training.update(self.optimizer, losses["audio"] + losses["video"], 1.0)
-            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], self.decay)
+            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 0.002)
             return {**{k: v.detach() for k, v in losses.items()}, "norm": norm}
 
         return step
@@ -174,12 +175,12 @@ class Trainer:
         clock, began, first = Clock(seconds, self.spent), time.monotonic(), self.steps
         total, captured = 0, None
         while clock.progress < 1:
-            self.spent, progress = clock.spent, clock.progress
+            progress = clock.progress
+            self.spent = clock.spent
             wanted = SHORT if progress < self.arguments.short else CONTEXT
             if wanted != total:  # most of the way with 128 context tokens, the rest with all 1024
                 total, captured = wanted, Captured(self.stepper(wanted))
             training.set_rate(self.optimizer, self.arguments.rate * training.cosine(progress, 0.03, 0.01))
-            self.decay.fill_(1 - min(0.998, (1 + self.steps) / (10 + self.steps)))
             results = captured()  # type: ignore[misc]
             self.steps += 1
             if self.steps % self.arguments.log == 0:
@@ -190,9 +191,7 @@ class Trainer:
 
     def save(self) -> None:
         counts = {"average": self.average.state_dict(), "steps": self.steps, "spent": self.spent}
-        training.save(
-            self.path, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), **counts
-        )
+        training.save(self.path, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), **counts)
         training.save(self.arguments.run / "transformer.pt", **counts)
 
 
@@ -227,6 +226,8 @@ def gate(model: Model, clips: Clips) -> dict[str, float]:
         right, far, seen = [], [], []
         for i, (voice, sentence) in enumerate(zip(voices, sentences, strict=True)):
             own = np.flatnonzero(clips.voice == voice)
+            if sentence not in clips.sentence[own]:  # a smoke test's few clips
+                continue
             distance = ((clips.audio[own] - audio[i]) ** 2).mean((1, 2)).sqrt()
             true = int(np.flatnonzero(clips.sentence[own] == sentence)[0])
             right.append(int(distance.argmin()) == true)

@@ -18,7 +18,7 @@ from scripts.voice_model.training import DEVICE, Captured, Clock, Speech
 
 from ltx_core.model.video_vae.model_configurator import VideoDecoderConfigurator, VideoEncoderConfigurator
 
-BATCH, CROP = 12, 49
+BATCH, CROP = 12, 33
 
 
 class VideoVAE(torch.nn.Module):
@@ -28,6 +28,9 @@ class VideoVAE(torch.nn.Module):
         super().__init__()
         self.encoder = VideoEncoderConfigurator.from_config(CONFIG)
         self.decoder = VideoDecoderConfigurator.from_config(CONFIG)
+        self.forget_statistics()
+
+    def forget_statistics(self) -> None:
         for part in (self.encoder, self.decoder):
             part.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
             part.per_channel_statistics.get_buffer("mean-of-means").fill_(0.0)
@@ -60,6 +63,11 @@ def train(arguments: argparse.Namespace) -> tuple[VideoVAE, Speech]:
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         clock, done = Clock(arguments.seconds, state["spent"]), state["step"]
+    elif arguments.start:  # an earlier sitting's weights, with a fresh optimizer
+        state = training.load(arguments.start)
+        vae.load_state_dict(state["model"])
+        done = state["step"]
+    vae.forget_statistics()
 
     def draw(count: int, frames: int) -> Tensor:
         which = torch.randint(len(openings), (count, 1), device=DEVICE)
@@ -75,7 +83,7 @@ def train(arguments: argparse.Namespace) -> tuple[VideoVAE, Speech]:
 
     captured, began, first = Captured(step), time.monotonic(), done
     while clock.progress < 1:
-        training.set_rate(optimizer, 2e-3 * training.cosine(clock.progress))
+        training.set_rate(optimizer, arguments.rate * training.cosine(clock.progress))
         results = captured()
         done += 1
         if done % arguments.log == 0:
@@ -111,6 +119,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--log", type=int, default=250)
     arguments = parser.parse_args()
     training.prepare(3)

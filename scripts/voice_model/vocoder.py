@@ -28,7 +28,7 @@ from scripts.voice_model.training import DEVICE, Captured, Clock, Speech
 
 from ltx_core.model.audio_vae.model_configurator import VocoderConfigurator
 
-BATCH, FRAMES, HOP = 12, 88, 160
+BATCH, FRAMES, HOP = 12, 72, 160
 GAN_FROM, GAN_RAMP = 0.18, 0.10
 
 
@@ -44,7 +44,7 @@ def build() -> torch.nn.Module:
 
 
 class SpectralLoss(torch.nn.Module):
-    """Multi-resolution STFT, its low bins once more, log-mel, and the low bins' phase where the speech is voiced."""
+    """Multi-resolution STFT, its low bins once more, and log-mel."""
 
     def __init__(self, sizes: tuple[int, ...] = (2048, 1024, 512, 256, 128), low_hz: float = 1330.0) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class SpectralLoss(torch.nn.Module):
         converge = torch.sqrt(((real - fake) ** 2).sum((1, 2)) + 1e-6) / torch.sqrt((real**2).sum((1, 2)) + 1e-2)
         return converge.mean() + (torch.log(real + 2e-2) - torch.log(fake + 2e-2)).abs().mean()
 
-    def forward(self, fake: Tensor, real: Tensor, phased: Tensor) -> dict[str, Tensor]:
-        """fake, real (B, N), phased (B,) 1 where the phase follows from the mel (intoned, not whispered)."""
-        stft = low = phase = fake.new_zeros(())
+    def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """fake, real (B, N)."""
+        stft = low = fake.new_zeros(())
         for size in self.sizes:
             a, b = self.spectrum(fake, size), self.spectrum(real, size)
             x, y = (torch.sqrt(z.real**2 + z.imag**2 + 1e-6) for z in (a, b))
@@ -71,13 +71,8 @@ class SpectralLoss(torch.nn.Module):
             if size >= 1024:
                 edge = int(self.low_hz * size / 16000)
                 low = low + self.distance(x[:, :edge], y[:, :edge]) / 2
-            if size == 1024:
-                edge = int(1000 * size / 16000)
-                gap = torch.view_as_real(a[:, 2:edge] - b[:, 2:edge]).abs().mean((1, 2, 3))
-                scale = torch.view_as_real(b[:, 2:edge]).abs().mean((1, 2, 3)) + 0.05
-                phase = (phased * gap / scale).sum() / phased.sum().clamp_min(1)
         mel = (self.mel(fake) - self.mel(real)).abs().mean()
-        return {"stft": stft, "low": low, "mel": mel, "phase": phase}
+        return {"stft": stft, "low": low, "mel": mel}
 
 
 @dataclass
@@ -89,10 +84,10 @@ class Pool:
     wave: Tensor  # (N, 64160)
     weight: Tensor  # (N,)
     end: Tensor  # (N,) last loud frame
-    phased: Tensor  # (N,)
+    intoned: Tensor  # (N,) 1 where the pitch moves
 
-    def draw(self, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """mel (B, frames, 64), wave (B, frames * 160), phased (B,); half of the mels are the VAE's."""
+    def draw(self, frames: int) -> tuple[Tensor, Tensor]:
+        """mel (B, frames, 64), wave (B, frames * 160); half of the mels are the VAE's."""
         which = training.draw(self.weight, BATCH)
         room = (self.end[which] + 10 - frames).clamp(8, 401 - frames)
         start = (torch.rand(BATCH, device=DEVICE) * room).long()[:, None]
@@ -100,11 +95,11 @@ class Pool:
         mel, other = self.mel[which[:, None], at], self.vae_mel[which[:, None], at]
         choose = (torch.rand(BATCH, 1, 1, device=DEVICE) < 0.5).float()
         samples = start * HOP + torch.arange(frames * HOP, device=DEVICE)
-        return choose * mel + (1 - choose) * other, self.wave[which[:, None], samples], self.phased[which]
+        return choose * mel + (1 - choose) * other, self.wave[which[:, None], samples]
 
 
 def make_pool(speech: Speech) -> Pool:
-    """Take 0, intoned then flat. Flat clips start with weight 0.3: the phase of espeak's pulses there is arbitrary."""
+    """Take 0, intoned then flat. Flat clips start with weight 0.2, for the fallback."""
     log_mel, chosen = LogMel().to(DEVICE), speech.where(take=0)
     waves = torch.cat([speech.moving[chosen], speech.flat[chosen]])
     mels = torch.cat([log_mel(part) for part in waves.split(128)])
@@ -115,7 +110,7 @@ def make_pool(speech: Speech) -> Pool:
         mels,
         mels.clone(),
         torch.nn.functional.pad(waves, (0, HOP)),
-        _tensor(np.concatenate([weight, 0.3 * weight * voiced])),
+        _tensor(np.concatenate([weight, 0.2 * weight * voiced])),
         _tensor(np.tile(speech.end[chosen], 2)),
         _tensor(np.concatenate([voiced, np.zeros(len(voiced))])),
     )
@@ -128,8 +123,8 @@ def _tensor(values: np.ndarray) -> Tensor:
 def flat_only(pool: Pool) -> None:
     """The fallback: intoned clips no longer drawn (whispers stay)."""
     half = len(pool.weight) // 2
-    pool.weight[:half] *= 1 - pool.phased[:half]
-    pool.weight[half:] *= 1 / 0.3
+    pool.weight[:half] *= 1 - pool.intoned[:half]
+    pool.weight[half:] *= 1 / 0.2
 
 
 @torch.no_grad()
@@ -158,15 +153,16 @@ class Trainer:
         self.judge_optimizer = training.adamw(self.judges.parameters(), (0.8, 0.99))
         self.vae: AudioVAE | None = None
         self.path = arguments.run / "vocoder_state.pt"
-        kept = next((p for p in (self.path, arguments.run / "vocoder.pt") if p.exists()), None)
+        kept = self.path if self.path.exists() else arguments.start
         if kept:
             state = training.load(kept)
             self.model.load_state_dict(state["model"])
             self.judges.load_state_dict(state["judges"])
-            if "optimizer" in state:  # `vocoder.pt` alone goes on with fresh ones
+            if kept == self.path:
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.judge_optimizer.load_state_dict(state["judge_optimizer"])
-            self.steps, self.spent, self.fallen_back = state["steps"], state["spent"], state["fallen_back"]
+                self.spent = state["spent"]
+            self.steps, self.fallen_back = state["steps"], state["fallen_back"]
             if self.fallen_back:
                 flat_only(self.pool)
 
@@ -176,25 +172,29 @@ class Trainer:
         generator.apply_final_activation = False  # a clamp would stop gradients
         return generator(mel[:, None].expand(-1, 2, -1, -1)).mean(1)
 
+    def judge(self, wave: Tensor) -> list[list[Tensor]]:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda", cache_enabled=False):
+            judged = self.judges(wave)
+        return [[feature.float() for feature in part] for part in judged]
+
     def step_plain(self) -> dict[str, Tensor]:
-        mel, real, phased = self.pool.draw(FRAMES)
-        parts = self.loss(self.generate(mel), real, phased)
-        total = parts["stft"] + 0.5 * parts["low"] + parts["mel"] + 0.5 * parts["phase"]
+        mel, real = self.pool.draw(FRAMES)
+        parts = self.loss(self.generate(mel), real)
+        total = parts["stft"] + 0.5 * parts["low"] + parts["mel"]
         norm = training.update(self.optimizer, total, 1.0)
         return {**{k: v.detach() for k, v in parts.items()}, "norm": norm}
 
     def step_gan(self) -> dict[str, Tensor]:
-        mel, real, phased = self.pool.draw(FRAMES)
+        mel, real = self.pool.draw(FRAMES)
         fake = self.generate(mel)
-        judged = self.judges(torch.cat([real, fake.detach()]))
+        judged = self.judge(torch.cat([real, fake.detach()]))
         halves = [[f.chunk(2) for f in part] for part in judged]
         judge = discriminator_loss([[f[0] for f in part] for part in halves], [[f[1] for f in part] for part in halves])
         training.update(self.judge_optimizer, judge, 3.0)
-        with torch.no_grad():
-            truth = self.judges(real)
-        adversarial, matching = generator_loss(truth, self.judges(fake))
-        parts = self.loss(fake, real, phased)
-        total = 3 * (parts["stft"] + 0.5 * parts["low"] + parts["mel"] + 0.5 * parts["phase"])
+        truth = [[f[0].detach() for f in part] for part in halves]
+        adversarial, matching = generator_loss(truth, self.judge(fake))
+        parts = self.loss(fake, real)
+        total = 3 * (parts["stft"] + 0.5 * parts["low"] + parts["mel"])
         total = total + self.ramp * (0.1 * adversarial + 0.2 * matching)
         norm = training.update(self.optimizer, total, 3.0)
         shown = {**parts, "adv": adversarial, "fm": matching, "judge": judge, "norm": norm}
@@ -202,15 +202,20 @@ class Trainer:
 
     def run(self, seconds: float) -> None:
         clock = Clock(seconds, self.spent)
-        plain, gan = Captured(self.step_plain) if clock.progress < GAN_FROM else None, None
+        plain, gan, gan_from = None, None, GAN_FROM
+        if self.arguments.start:
+            gan_from = -GAN_RAMP  # an earlier sitting's discriminators
+        elif clock.progress < gan_from:
+            plain = Captured(self.step_plain)
         checked, began, first = self.fallen_back, time.monotonic(), self.steps
         while clock.progress < 1:
-            self.spent, progress = clock.spent, clock.progress
-            training.set_rate(self.optimizer, 5e-4 * training.cosine(progress, 0.02, 0.04))
+            progress = clock.progress
+            self.spent = clock.spent
+            training.set_rate(self.optimizer, self.arguments.rate * training.cosine(progress, 0.02, 0.04))
             training.set_rate(self.judge_optimizer, 3e-4)
-            if progress >= GAN_FROM and gan is None:
+            if progress >= gan_from and gan is None:
                 gan = Captured(self.step_gan)
-            self.ramp.fill_(min(1.0, max(0.0, (progress - GAN_FROM) / GAN_RAMP)))
+            self.ramp.fill_(min(1.0, max(0.0, (progress - gan_from) / GAN_RAMP)))
             results = gan() if gan else plain()  # type: ignore[misc]
             self.steps += 1
             if self.steps % self.arguments.log == 0:
@@ -326,6 +331,8 @@ def main() -> None:
     parser.add_argument("--bwe-seconds", type=float, default=20)
     parser.add_argument("--check", type=float, default=0.5, help="share of the time after which the pitch is judged")
     parser.add_argument("--goal", type=float, default=0.7, help="share of right pitch that keeps the intonation")
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--log", type=int, default=500)
     parser.add_argument("--eager", action="store_true")
     arguments = parser.parse_args()

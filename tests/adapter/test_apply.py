@@ -272,16 +272,15 @@ def test_gate_scales_each_tokens_own_addition():
 
 
 def test_gates_reach_the_linears_by_their_tokens(world):
-    """Audio gates of 0 on every token leave only what the text's and the video's keys and values carry."""
+    """Audio gates of 0 on every token leave what the video's keys and values carry; with theirs, nothing."""
     model, adapters, pairs, arrays = world
     adapted = adapt(model, [(adapters[0], Strength())])
     set_gates(adapted, audio=mx.zeros((7, 1)))
-    ungated = ("audio_attn2.to_k", "audio_attn2.to_v", "video_to_audio_attn.to_k", "video_to_audio_attn.to_v")
+    ungated = ("video_to_audio_attn.to_k", "video_to_audio_attn.to_v")
     want = official_sum(arrays, [(pairs[0], lambda name: float(name.split(".", 2)[2] in ungated))])
     assert errors(forward(adapted, arrays), want) < 1e-5
     set_gates(adapted, audio=mx.zeros((7, 1)), video=mx.zeros((30, 1)))
-    want = official_sum(arrays, [(pairs[0], lambda name: float(name.split(".", 2)[2] in ungated[:2]))])
-    assert errors(forward(adapted, arrays), want) < 1e-5
+    assert errors(forward(adapted, arrays), forward(model, arrays)) < 1e-6
     set_gates(adapted)
     assert errors(forward(adapted, arrays), official_sum(arrays, [(pairs[0], 1.0)])) < 1e-5
 

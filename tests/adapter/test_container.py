@@ -53,6 +53,15 @@ def test_written_files_open_in_the_library(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
 
 
+def test_files_of_mlx_without_metadata(tmp_path):
+    """`mx.save_safetensors` writes `"__metadata__": null`."""
+    mx.save_safetensors(str(tmp_path / "x.safetensors"), {"a": mx.array([1.0, 2.0])})
+    assert b'"__metadata__":null' in (tmp_path / "x.safetensors").read_bytes()
+    file = read_tensors(tmp_path / "x.safetensors")
+    assert file.metadata == {}
+    assert file.tensors["a"].tolist() == [1.0, 2.0]
+
+
 def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
@@ -88,6 +97,7 @@ def test_fp64_beyond_fp32_is_infinite(tmp_path):
         (b'{"\\ud800": 1}', b"", "header is damaged"),
         ({"__metadata__": {"a": 1}}, b"", "metadata"),
         ({"__metadata__": ["a"]}, b"", "metadata"),
+        ({"__metadata__": "a"}, b"", "metadata"),
         ({"a": 5}, b"", "a: its entry in the header is damaged"),
         ({"a": {"dtype": "F32", "shape": [1]}}, ONE, "entry in the header"),
         ({"a": entry("F32", [-1], 0, 4)}, ONE, "entry in the header"),

@@ -5,7 +5,6 @@ import json
 import re
 import threading
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
@@ -127,10 +126,10 @@ def test_converts_from_the_hub_and_then_without_it(hub, tmp_path):
     assert {name: contents(tmp_path / "a" / "out").get(name) for name in weights} == weights
 
     offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
-    done = command("convert", *asked[:-1], "owner/gemma", "-o", tmp_path / "b" / "out", **offline)
-    assert done.returncode == 2  # `main` was never asked for; v1 was
-    assert "owner/gemma is not in the local cache" in done.stderr
-    done = command("convert", *asked, "-o", tmp_path / "b" / "out", **offline)
+    done = command("convert", *asked[:-1], "owner/gemma@v2", "-o", tmp_path / "b" / "out", **offline)
+    assert done.returncode == 2
+    assert "owner/gemma at v2 is not in the local cache" in done.stderr
+    done = command("convert", *asked[:-1], f"owner/gemma@{COMMIT[:8]}", "-o", tmp_path / "b" / "out", **offline)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "b" / "out") == contents(tmp_path / "a" / "out")
 
@@ -190,4 +189,3 @@ def test_hub_that_is_not_there(tmp_path):
 )
 def test_what_looks_like_a_repo(text, expected):
     assert looks_like_repo(text) == expected
-    assert isinstance(Path(text), Path)

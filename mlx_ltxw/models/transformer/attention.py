@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
         Args:
             x: (B, T, query_dim).
-            context: (B, S, context_dim), or (1, S, context_dim) for all of them; `x` itself when None.
+            context: (B, S, context_dim), or (B / n, S, context_dim) where n in a row share one; `x` itself when None.
             rope: Rotation of the queries, and of the keys unless `key_rope` is given. None: no rotation.
             key_rope: Rotation of the keys.
             values_only: The spatio-temporal-guidance perturbation: the values pass as they are, unattended.
@@ -79,8 +79,8 @@ class Attention(nn.Module):
         if rope is not None:
             queries = apply_split_rope(queries, *rope)
             keys = apply_split_rope(keys, *(key_rope or rope))
-        if len(keys) != len(queries):  # one context for the whole batch
-            keys, values = (mx.broadcast_to(y, (len(queries), *y.shape[1:])) for y in (keys, values))
+        if len(keys) != len(queries):  # several queries in a row share a context
+            keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
         out = mx.fast.scaled_dot_product_attention(
             queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
             keys.transpose(0, 2, 1, 3),

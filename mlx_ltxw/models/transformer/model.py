@@ -6,6 +6,9 @@ scale and shift follow a stream's own timesteps, the gates the other stream's si
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -13,6 +16,14 @@ from mlx_ltxw.models.transformer.adaln import AdaLayerNormSingle, modulate
 from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
+
+RunBlock = Callable[..., Any]
+"""Calls a method of a block: `(block, method, *arguments)`."""
+
+
+def run_directly(block: Block, method: Callable[..., Any], *arguments: Any) -> Any:
+    """As if the method had been called on the block."""
+    return method(block, *arguments)
 
 
 class Transformer(nn.Module):
@@ -25,6 +36,7 @@ class Transformer(nn.Module):
     Attributes:
         evaluate_every: Blocks between evaluations, 0 for none. Bounds the work of one GPU submission, so that the
             display's watchdog on a Mac does not end the process; leave at 0 inside a gradient.
+        run_block: How blocks are called; training may put a way here that computes them again in the backward pass.
     """
 
     def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
@@ -32,6 +44,7 @@ class Transformer(nn.Module):
         self.config = config
         self.with_video = with_video
         self.evaluate_every = 0
+        self.run_block: RunBlock = run_directly
         audio = config.audio
         self.audio_patchify_proj = nn.Linear(audio.in_channels, audio.dim)
         self.audio_adaln_single = AdaLayerNormSingle(audio.dim, MAIN_ROWS)
@@ -64,7 +77,8 @@ class Transformer(nn.Module):
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
-            vx, ax, _ = block(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            skipped = (i in skips.video_self, i in skips.audio_self, skips.cross)
+            vx, ax, _ = self.run_block(block, Block.__call__, vx, ax, v, a, *skipped)
             self._bound(i, vx, ax)
         return self.video_head(vx, v), self.audio_head(ax, a)
 
@@ -73,7 +87,7 @@ class Transformer(nn.Module):
         a = self.audio_state(audio, None)
         ax = self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
-            ax = block.audio_stream(ax, None, None, a, i in skips.audio_self)
+            ax = self.run_block(block, Block.audio_stream, ax, None, None, a, i in skips.audio_self)
             self._bound(i, ax)
         return self.audio_head(ax, a)
 
@@ -127,8 +141,8 @@ class Transformer(nn.Module):
         """The audio stream that reads a video it does not change, as the adapted one of `locked` does.
 
         Args:
-            audio: The stream, a batch of any size.
-            video: The video that was watched; its levels set this stream's gates. A batch of one serves all.
+            audio: The stream; several in a row may hear one video: a batch that is a multiple of the video's.
+            video: The video that was watched. Its `sigma` sets this stream's gates: as many as the audio's, or one.
             seen: From `watch`.
 
         Returns:
@@ -137,7 +151,7 @@ class Transformer(nn.Module):
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         ax = self.audio_patchify_proj(audio.latent)
         for block, block_seen in zip(self.transformer_blocks, seen, strict=True):
-            ax = block.audio_stream(ax, block_seen, v, a, False)
+            ax = self.run_block(block, Block.audio_stream, ax, block_seen, v, a, False)
         return self.audio_head(ax, a)
 
     def video_state(self, video: Modality, audio: Modality) -> StreamState:

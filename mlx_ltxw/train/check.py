@@ -1,0 +1,225 @@
+"""The data check: what would spoil a training run, found before any step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlx_ltxw.adapter.registers import Register, parse
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.audio import as_waveform
+from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.train.captions import asked_register
+from mlx_ltxw.train.clip import Clip, read_sound
+from mlx_ltxw.train.findings import Finding, error, warning
+
+FEW_CLIPS = 20
+FEW_VOICES = 2
+MANY_REPEATS = 3
+"""Clips with one caption; several voices may well say the same line."""
+UNBALANCED = 3.0
+"""One register, or speaker, has more than this many times the clips of another."""
+SILENT_LUFS = -60.0
+SHORTEST = 1.0
+"""Seconds of sound that a clip must have."""
+
+_SURE = 0.75  # confidence of a measured register that contradicts a caption
+_HURRIED = 1.6  # how many times faster than audiobooks people talk
+_FLAT = 3  # samples at the peak in a row that make a clipped top
+_CLIPPED = 5e-4  # share of samples in such tops
+_NEAR_PEAK = 0.995
+_LOUD = 0.5  # what never comes near full scale is not called clipped
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What was measured of one clip.
+
+    Attributes:
+        digest: Of its samples.
+        clipped: Share of the samples that lie in flattened tops.
+        measurement: Its register and loudness.
+    """
+
+    digest: str
+    clipped: float
+    measurement: Measurement
+
+
+def check(
+    clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Listens to every clip and looks over the whole set.
+
+    Args:
+        clips: Those that are to be trained on.
+        progress: Gets the number of clips done.
+
+    Returns:
+        The findings, and the set's statistics as JSON takes them.
+    """
+    findings: list[Finding] = []
+    heard: dict[int, Sound] = {}
+    for index, clip in enumerate(clips):
+        try:
+            heard[index] = listen(clip)
+        except UserError as problem:
+            findings.append(error(clip.name, "broken", str(problem)))
+        else:
+            findings += _about_sound(clip, heard[index])
+        findings += _about_caption(clip)
+        progress(index + 1)
+    findings += _duplicates(clips, heard)
+    findings += _about_set(clips)
+    return findings, statistics(clips, list(heard.values()))
+
+
+def listen(clip: Clip) -> Sound:
+    """Reads and measures a clip's sound at the file's own rate.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    rate = probe(clip.path).rate or 48000
+    wave = as_waveform(read_sound(clip, rate))
+    digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
+    return Sound(digest, clipped_share(wave), measure(wave, rate))
+
+
+def clipped_share(wave: np.ndarray) -> float:
+    """Share of (N, C) samples in runs of three and more at the peak, whether the peak is full scale or below it."""
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak < _LOUD:
+        return 0.0
+    on = np.abs(wave) >= min(_NEAR_PEAK * peak, 0.9999)
+    inner = on[:-2] & on[1:-1] & on[2:] & (np.sign(wave[:-2]) == np.sign(wave[2:]))  # middles of runs of three
+    return float(inner.sum() / wave.size)
+
+
+def statistics(clips: Sequence[Clip], sounds: Sequence[Sound]) -> dict[str, Any]:
+    """Figures of a set for its model card."""
+    turns = [turn for clip in clips for turn in parse(clip.caption).turns]
+    loud = [sound.measurement.lufs for sound in sounds]
+    return {
+        "clips": len(clips),
+        "seconds": round(sum(min(clip.end - clip.start, clip.geometry.seconds) for clip in clips), 2),
+        "with_picture": sum(clip.picture for clip in clips),
+        "voices": len(_voices(clips)),
+        "captions": len({clip.caption for clip in clips}),
+        "speakers": dict(sorted(Counter(turn.speaker for turn in turns).items())),
+        "manners": dict(sorted(Counter(turn.manner for turn in turns).items())),
+        "measured_registers": dict(sorted(Counter(str(s.measurement.register) for s in sounds).items())),
+        "median_lufs": round(float(np.median(loud)), 1) if loud else None,
+    }
+
+
+def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
+    measured = sound.measurement
+    if measured.lufs <= SILENT_LUFS or measured.register is None:
+        return [error(clip.name, "silent", "There is no speech to be heard in the clip; leave it out.")]
+    found = []
+    if sound.clipped > _CLIPPED:
+        text = f"The sound is clipped ({sound.clipped:.1%} of its samples are cut off); record or export it lower."
+        found.append(warning(clip.name, "clipped", text))
+    turns = parse(clip.caption).turns
+    asked = {asked_register(turn) for turn in turns}
+    if len(asked) == 1 and measured.confidence >= _SURE:
+        (register,) = asked
+        bare_soft = measured.register == "soft" and not any(turn.manner for turn in turns)
+        if register is not None and register != measured.register and not bare_soft:
+            found.append(warning(clip.name, "register", _mismatch(turns[0].manner, register, measured)))
+    return found
+
+
+def _mismatch(manner: str, asked: Register, measured: Measurement) -> str:
+    caption = f"'{manner}'" if manner else "no manner"
+    return (
+        f"The caption has {caption} ({asked}), but the sound measures as {measured.register} "
+        f"({measured.voiced:.0%} voiced, {measured.lufs:.0f} LUFS); mend one of them."
+    )
+
+
+def _about_caption(clip: Clip) -> list[Finding]:
+    turns = parse(clip.caption).turns
+    found = []
+    if not all(turn.quoted for turn in turns):
+        found.append(warning(clip.name, "quotes", "What is said stands in no double quotes; put it in them."))
+    if len({asked_register(turn) for turn in turns}) > 1:
+        found.append(warning(clip.name, "mixed-registers", "The caption has two registers; cut the clip in two."))
+    needed, seconds = sum(turn.seconds for turn in turns), min(clip.end - clip.start, clip.geometry.seconds)
+    if needed > _HURRIED * seconds:
+        text = f"The caption's words take about {needed:.0f} s, the clip has {seconds:.1f} s; write what is heard."
+        found.append(warning(clip.name, "too-many-words", text))
+    if seconds < SHORTEST:
+        found.append(error(clip.name, "too-short", f"The clip has {seconds:.2f} s of sound; {SHORTEST:g} are needed."))
+    elif seconds < clip.geometry.seconds / 2:
+        text = f"Of {clip.geometry.seconds:.1f} s the clip fills {seconds:.1f}; the silence after it is learned too."
+        found.append(warning(clip.name, "short", text))
+    return found
+
+
+def _duplicates(clips: Sequence[Clip], heard: dict[int, Sound]) -> list[Finding]:
+    first: dict[str, Clip] = {}
+    found = []
+    for index, sound in heard.items():
+        clip = clips[index]
+        if sound.measurement.register is None:
+            continue
+        if sound.digest in first:
+            text = f"The sound is the same as that of {first[sound.digest].name}; leave one of them out."
+            found.append(warning(clip.name, "duplicate", text))
+        first.setdefault(sound.digest, clip)
+    return found
+
+
+def _about_set(clips: Sequence[Clip]) -> list[Finding]:
+    if not clips:
+        return []
+    found = []
+    if len(clips) < FEW_CLIPS:
+        text = f"There are {len(clips)} clips; with fewer than {FEW_CLIPS} an adapter learns the clips, not the manner."
+        found.append(warning("", "few-clips", text))
+    if len(_voices(clips)) < FEW_VOICES:
+        text = f"All clips are of one voice ({next(iter(_voices(clips)))}), as far as is known; add others."
+        found.append(warning("", "few-voices", text))
+    without = sum(not clip.picture for clip in clips)
+    if 0 < without < len(clips):
+        text = f"{without} of {len(clips)} clips have no picture; the adapter hears those as sound alone."
+        found.append(warning("", "mixed-media", text))
+    turns = [turn for clip in clips for turn in parse(clip.caption).turns]
+    found += _balance("register", Counter(asked_register(turn) or "another" for turn in turns))
+    found += _balance("speaker", Counter(turn.speaker for turn in turns))
+    return found + _repeats(clips)
+
+
+def _balance(kind: str, counts: Counter[Any]) -> list[Finding]:
+    ranked = counts.most_common()
+    if not ranked or ranked[0][1] <= UNBALANCED * ranked[-1][1]:
+        return []
+    numbers = ", ".join(f"{name} {count}" for name, count in ranked)
+    return [warning("", "unbalanced", f"The clips are unevenly shared among {kind}s: {numbers}; even them out.")]
+
+
+def _repeats(clips: Sequence[Clip]) -> list[Finding]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for clip in clips:
+        groups[clip.caption.casefold()].append(clip.name)
+    found = []
+    for names in groups.values():
+        if len(names) >= MANY_REPEATS:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            text = f"{len(names)} clips have this one's caption ({', '.join(names[1:4])}{more}); caption each by itself."
+            found.append(warning(names[0], "repeated-caption", text))
+    return found
+
+
+def _voices(clips: Sequence[Clip]) -> set[str]:
+    """Names of voices; a clip whose voice has none is told by its speaker alone."""
+    speakers = [(clip.voice, "+".join(turn.speaker for turn in parse(clip.caption).turns)) for clip in clips]
+    return {f"{voice}, {speaker}" if voice else speaker for voice, speaker in speakers}

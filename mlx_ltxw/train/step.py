@@ -1,0 +1,174 @@
+"""Loss and gradient of one group of clips.
+
+Decoupled, the default: under the exact video lock nothing that is trained reaches the video, so the base streams run
+forward only and the adapted audio stream alone is differentiated. Coupled: one joint forward of the adapted model is
+differentiated through both streams, as the official trainer does (`ltx_trainer/trainer.py:_training_step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
+from mlx_ltxw.train import sigmas
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.layout import Layout
+from mlx_ltxw.train.loss import noised, velocity_loss
+from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+Group = dict[str, Any]
+"""Clips of one shape, as a compiled function takes them. `audio` (B, Ta, C), `audio_context` (B, S, Da), `audio_rotary`,
+`keys` (B, 2) of the random numbers; with a picture also `video` (B, Tv, C), `video_context` (B, S, Dv), `video_rotary`.
+Rotations are `((cos, sin), (cos, sin))`, a stream's own and those of the audio-video attentions."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Noise and its levels for a group of B clips with k draws each.
+
+    Attributes:
+        audio: (B, k, Ta, C) noise.
+        audio_sigma: (B, k).
+        video: (B, Tv, C) noise; None without a picture.
+        video_sigma: (B,).
+    """
+
+    audio: mx.array
+    audio_sigma: mx.array
+    video: mx.array | None = None
+    video_sigma: mx.array | None = None
+
+
+def draw(group: Group, config: TrainConfig) -> Draw:
+    """Draws for each clip from its own key, so that the numbers do not depend on what else is in the group.
+
+    With shared levels all draws of a clip have its video's, which is drawn for the video's token count.
+    """
+    count = config.audio_draws
+    audios, audio_sigmas, videos, video_sigmas = [], [], [], []
+    for i in range(len(group["keys"])):
+        video_key, audio_key, video_level, audio_level = mx.random.split(group["keys"][i], 4)
+        audio_shape = group["audio"].shape[1:]
+        audios.append(mx.random.normal((count, *audio_shape), key=audio_key))
+        own = sigmas.draw(audio_level, audio_shape[0], count)
+        if "video" in group:
+            video_shape = group["video"].shape[1:]
+            videos.append(mx.random.normal(video_shape, key=video_key))
+            level = sigmas.draw(video_level, video_shape[0])
+            video_sigmas.append(level[0])
+            own = mx.repeat(level, count) if config.sigma == "shared" else own
+        audio_sigmas.append(own)
+    if not videos:
+        return Draw(mx.stack(audios), mx.stack(audio_sigmas))
+    return Draw(mx.stack(audios), mx.stack(audio_sigmas), mx.stack(videos), mx.stack(video_sigmas))
+
+
+class Objective:
+    """Losses and gradients of the adapter's vector.
+
+    Args:
+        base: The frozen transformer.
+        adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it.
+        layout: Of the vector.
+        config: Of the run.
+    """
+
+    def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
+        self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
+        self.dtype = DTYPES[config.activations]
+        adapted.freeze()
+        adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
+        cast_at_each_use(adapted, self.dtype)
+        if config.gradient_checkpointing:
+            adapted.run_block = checkpointed
+        self._compiled = mx.compile(self._drawn_gradient) if config.compile else self._drawn_gradient
+
+    def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
+        """Draws noise for a group, and differentiates.
+
+        Args:
+            parameters: (N,) fp32.
+            group: Clips.
+            weight: Scalar; of one clip: 1 over the clips of the step.
+
+        Returns:
+            The gradient (N,), and (2,) the weighted sums of the audio and video losses.
+        """
+        return self._compiled(parameters, group, weight)
+
+    def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
+        return self.gradient(parameters, group, draw(group, self.config), weight)
+
+    def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
+        """As `__call__`, for noise already drawn; not compiled."""
+        losses = self._losses(group, noise)
+
+        def total(parameters: mx.array) -> tuple[mx.array, mx.array]:
+            self.layout.place(self.adapted, parameters)
+            audio, video = losses()
+            sums = weight * mx.stack([mx.sum(audio), mx.sum(video)])
+            return sums[0] + self.config.video_loss * sums[1], sums
+
+        (_, sums), gradient = mx.value_and_grad(total)(parameters)
+        self.layout.place(self.adapted, parameters)  # in place of the gradient's tracers
+        return gradient, sums
+
+    def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:
+        """What is differentiated: a function to the losses (B,) of audio and video. What is not has already run."""
+        if noise.video is None or noise.video_sigma is None:
+            return lambda: (self._alone(group, noise), mx.zeros(1))
+        clean = group["video"]
+        video = self._modality(
+            noised(clean, noise.video, noise.video_sigma), noise.video_sigma, group["video_context"],
+            group["video_rotary"],
+        )  # fmt: skip
+        if self.config.coupled:
+            return lambda: self._joint(video, group, noise)
+        seen = self.base.watch(video, self._audio(group, noise, 1))
+        return lambda: (self._locked(video, seen, group, noise), mx.zeros(1))
+
+    def _alone(self, group: Group, noise: Draw) -> mx.array:
+        draws = noise.audio.shape[1]
+        velocity = self.adapted.audio_alone(self._audio(group, noise, draws))
+        return self._audio_loss(velocity, group, noise)
+
+    def _joint(self, video: Modality, group: Group, noise: Draw) -> tuple[mx.array, mx.array]:
+        video_velocity, audio_velocity = self.adapted(video, self._audio(group, noise, 1))
+        assert noise.video is not None
+        audio = self._audio_loss(audio_velocity, group, noise)
+        if not self.config.video_loss:
+            return audio, mx.zeros(1)
+        return audio, velocity_loss(video_velocity, group["video"], noise.video)
+
+    def _locked(self, video: Modality, seen: list[mx.array], group: Group, noise: Draw) -> mx.array:
+        draws = noise.audio.shape[1]
+        heard = Modality(
+            video.latent, mx.repeat(video.sigma, draws), video.timesteps, video.context, video.rotary
+        )  # `listen` reads the gates' levels from sigma, one a draw, and the keys' from timesteps, one a video
+        velocity = self.adapted.listen(self._audio(group, noise, draws), heard, seen)
+        return self._audio_loss(velocity, group, noise)
+
+    def _audio(self, group: Group, noise: Draw, draws: int) -> Modality:
+        """The first draws of each clip, those of one clip in a row."""
+        clean = mx.repeat(group["audio"], draws, axis=0)
+        sigma = noise.audio_sigma[:, :draws].reshape(-1)
+        latent = noised(clean, noise.audio[:, :draws].flatten(0, 1), sigma)
+        return self._modality(latent, sigma, mx.repeat(group["audio_context"], draws, axis=0), group["audio_rotary"])
+
+    def _audio_loss(self, velocity: mx.array, group: Group, noise: Draw) -> mx.array:
+        """(B,) mean over the draws."""
+        clips, draws = noise.audio.shape[:2]
+        clean = mx.repeat(group["audio"], draws, axis=0)
+        return mx.mean(velocity_loss(velocity, clean, noise.audio.flatten(0, 1)).reshape(clips, draws), axis=1)
+
+    def _modality(self, latent: mx.array, sigma: mx.array, context: mx.array, rotations: Any) -> Modality:
+        own, cross = rotations
+        return Modality(
+            latent.astype(self.dtype), sigma, sigma[:, None], context.astype(self.dtype), Rotary(own, cross)
+        )

@@ -1,0 +1,240 @@
+"""Losses and gradients against the official classes with PEFT-style LoRA, fp32, for the same noise."""
+
+import dataclasses
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import torch
+from mlx.utils import tree_flatten, tree_map
+
+import tests.reference.transformer as official
+from mlx_ltxw.adapter.apply import attach
+from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.fresh import fresh_adapter
+from mlx_ltxw.train.recompute import CastLinear
+from tests.train.clips import build_model, factors, gradient, objective, small
+
+TOLERANCE = 1e-4
+SMALL = TrainConfig(rank=3, alpha=6.0)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return build_model(official.small_config(layers=3, video_head_dim=24))
+
+
+def relative(got, want):
+    return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
+
+
+class Peft:
+    """The official model with `W + alpha / rank * B A` in place of each trained weight."""
+
+    def __init__(self, reference, case):
+        self.reference = reference
+        self.scale = case.config.alpha / case.config.rank
+        self.leaves = {
+            name: torch.tensor(value, requires_grad=True) for name, value in factors(case, case.parameters).items()
+        }
+
+    def __call__(self, video, audio):
+        frozen = {name: value.detach() for name, value in self.reference.state_dict().items()}
+        for path in {name.rsplit(".", 1)[0] for name in self.leaves}:
+            change = self.leaves[f"{path}.lora_B"] @ self.leaves[f"{path}.lora_A"]
+            frozen[f"{path}.weight"] = frozen[f"{path}.weight"] + self.scale * change
+        batch = (audio if video is None else video).latent.shape[0]
+        return torch.func.functional_call(
+            self.reference, frozen, (video, audio, official.perturbations(batch, {}))
+        )
+
+    def gradients(self, loss):
+        loss.backward()
+        return {name: leaf.grad.numpy() for name, leaf in self.leaves.items() if leaf.grad is not None}
+
+
+def stream(case, name, draw=0):
+    """A noisy stream for the official model, its clean tokens and its noise."""
+    arrays = case.arrays
+    clean, noise, sigma = arrays[name], arrays[f"{name}_noise"][:, draw], arrays[f"{name}_sigma"][:, draw]
+    level = sigma[:, None, None]
+    positions = np.repeat(arrays[f"{name}_positions"][None], len(clean), axis=0)
+    modality = official.modality({
+        "latent": (1 - level) * clean + level * noise, "sigma": sigma, "timesteps": sigma[:, None],
+        "positions": positions, "context": arrays[f"{name}_context"],
+    })  # fmt: skip
+    return modality, torch.from_numpy(noise - clean)
+
+
+def mean_squares(velocity, target):
+    return ((velocity - target) ** 2).mean(dim=(1, 2)).mean()
+
+
+def assert_equal_gradients(case, flat, want):
+    got = factors(case, flat)
+    for name in got:
+        if name in want:
+            assert relative(got[name], want[name]) < TOLERANCE, name
+        else:
+            assert not got[name].any(), name
+    assert len(want) >= len(got) * 2 // 3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_coupled_equals_official(pair, checkpointing):
+    model, reference = pair
+    config = dataclasses.replace(SMALL, coupled=True, video_loss=0.5, gradient_checkpointing=checkpointing)
+    case = small(model, config)
+    flat, losses = gradient(case)
+    peft = Peft(reference, case)
+    (video, video_target), (audio, audio_target) = stream(case, "video"), stream(case, "audio")
+    video_velocity, audio_velocity = peft(video, audio)
+    video_loss, audio_loss = mean_squares(video_velocity, video_target), mean_squares(audio_velocity, audio_target)
+    assert losses == pytest.approx([audio_loss.item(), video_loss.item()], rel=1e-5)
+    assert_equal_gradients(case, flat, peft.gradients(audio_loss + 0.5 * video_loss))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_decoupled_equals_official_with_the_video_held(pair, draws, checkpointing):
+    """The official adapted model, every block given the video that the base model has there."""
+    model, reference = pair
+    config = dataclasses.replace(SMALL, audio_draws=draws, gradient_checkpointing=checkpointing)
+    case = small(model, config, seed=1)
+    flat, losses = gradient(case)
+    peft = Peft(reference, case)
+    video, _ = stream(case, "video")
+    held = []
+
+    def record(_, arguments, keywords):
+        held.append(keywords.get("video", arguments[0] if arguments else None).x.detach())
+
+    handles = [b.register_forward_pre_hook(record, with_kwargs=True) for b in reference.transformer_blocks]
+    with torch.no_grad():
+        reference(video, stream(case, "audio")[0], official.perturbations(2, {}))
+    [handle.remove() for handle in handles]
+
+    def hold(index):
+        def replace(_, arguments, keywords):
+            keywords = dict(keywords)
+            if "video" in keywords:
+                keywords["video"] = dataclasses.replace(keywords["video"], x=held[index])
+                return arguments, keywords
+            return (dataclasses.replace(arguments[0], x=held[index]), *arguments[1:]), keywords
+
+        return replace
+
+    handles = [
+        block.register_forward_pre_hook(hold(i), with_kwargs=True)
+        for i, block in enumerate(reference.transformer_blocks)
+    ]
+    loss = 0
+    for i in range(draws):
+        audio, target = stream(case, "audio", i)
+        loss = loss + mean_squares(peft(video, audio)[1], target) / draws
+    [handle.remove() for handle in handles]
+    assert losses[0] == pytest.approx(loss.item(), rel=1e-5)
+    assert losses[1] == 0
+    assert_equal_gradients(case, flat, peft.gradients(loss))
+
+
+def test_sound_alone_equals_official(pair):
+    model, reference = pair
+    case = small(model, dataclasses.replace(SMALL, audio_draws=2), seed=2, picture=False)
+    flat, losses = gradient(case)
+    peft = Peft(official.build_audio_only(reference, official.small_config(layers=3, video_head_dim=24)), case)
+    peft.leaves = {name: leaf for name, leaf in peft.leaves.items() if "video" not in name}
+    loss = 0
+    for i in range(2):
+        audio, target = stream(case, "audio", i)
+        loss = loss + mean_squares(peft(None, audio)[1], target) / 2
+    assert losses[0] == pytest.approx(loss.item(), rel=1e-5)
+    assert_equal_gradients(case, flat, peft.gradients(loss))
+
+
+def test_decoupled_is_the_slope_of_the_locked_forward(pair):
+    """Along a random direction, by central differences of the very forward that `generate` samples with."""
+    model, _ = pair
+    case = small(model, SMALL, seed=3)
+    adapted = attach(model, [(fresh_adapter(model, SMALL), Strength())])
+    group, draw = case.group, case.draw
+
+    def modality(name, noise, sigma):
+        level = sigma[:, None, None]
+        latent = (1 - level) * group[name] + level * noise
+        return Modality(latent, sigma, sigma[:, None], group[f"{name}_context"], Rotary(*group[f"{name}_rotary"]))
+
+    video = modality("video", draw.video, draw.video_sigma)
+    audio = modality("audio", draw.audio[:, 0], draw.audio_sigma[:, 0])
+
+    def loss(parameters):
+        case.layout.place(adapted, parameters)
+        velocity = np.asarray(model.locked(adapted, video, audio, audio)[2], np.float64)
+        return np.mean((velocity - np.asarray(draw.audio[:, 0] - group["audio"], np.float64)) ** 2)
+
+    flat, losses = gradient(case)
+    assert losses[0] == pytest.approx(loss(case.parameters), rel=1e-5)
+    for seed in range(3):
+        direction = mx.random.normal(flat.shape, key=mx.random.key(seed)) * 1e-3
+        slope = (loss(case.parameters + direction) - loss(case.parameters - direction)) / 2
+        assert slope == pytest.approx(float(np.dot(flat, np.asarray(direction))), rel=5e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"coupled": True}, {"gradient_checkpointing": True}])
+def test_quantised_base_is_its_dequantised_self(pair, options):
+    model, _ = pair
+    config = dataclasses.replace(SMALL, **options)
+    packed = Transformer(model.config)
+    packed.update(model.parameters())
+    nn.quantize(packed, 32, 8, class_predicate=lambda path, m: "transformer_blocks" in path and is_even(m))
+    dense = Transformer(model.config)
+    dense.update(model.parameters())
+    for path, module in packed.named_modules():
+        if isinstance(module, nn.QuantizedLinear):
+            weight = mx.dequantize(module.weight, module.scales, module.biases, 32, 8)
+            node = dense
+            for part in path.split("."):
+                node = node[int(part)] if part.isdigit() else node[part]
+            node.weight = weight
+    got, want = gradient(small(packed, config, seed=4)), gradient(small(dense, config, seed=4))
+    plain = gradient(small(model, config, seed=4))
+    assert relative(got[0], want[0]) < TOLERANCE
+    assert relative(plain[0], want[0]) > 1e-3
+
+
+def is_even(module):
+    return isinstance(module, nn.Linear) and module.weight.shape[1] % 32 == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"coupled": True, "gradient_checkpointing": True}])
+def test_bf16_base_computes_in_the_activations_dtype(pair, options):
+    """A bf16 weight is cast at each use, in the backward pass too; nothing is rounded on the way."""
+    model, _ = pair
+    config = dataclasses.replace(SMALL, **options)
+    half = Transformer(model.config)
+    half.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
+    wide = Transformer(model.config)
+    wide.update(tree_map(lambda x: x.astype(mx.bfloat16).astype(mx.float32), model.parameters()))
+    case = small(half, config, seed=5)
+    assert isinstance(objective(case).adapted.transformer_blocks[0].audio_ff.net[0].proj, CastLinear)
+    assert relative(gradient(case)[0], gradient(small(wide, config, seed=5))[0]) < TOLERANCE
+
+
+def test_nothing_but_the_adapter_is_trained(pair):
+    """A fresh adapter changes nothing, its B alone has a gradient, and the base keeps its very arrays."""
+    model, _ = pair
+    case = small(model, SMALL, seed=6)
+    before = {name: value for name, value in tree_flatten(model.parameters())}
+    case.parameters = mx.concatenate([
+        part.reshape(-1) * (i % 2 == 0) for i, part in enumerate(case.layout.factors(case.parameters))
+    ])  # fmt: skip
+    flat, losses = gradient(case)
+    for name, value in factors(case, flat).items():
+        assert value.any() == name.endswith("lora_B"), name
+    after = dict(tree_flatten(model.parameters()))
+    assert all(after[name] is before[name] or mx.array_equal(after[name], before[name]) for name in before)
+    zero = dataclasses.replace(case, parameters=case.parameters * 0)
+    assert losses[0] == gradient(zero)[1][0]
