@@ -13,6 +13,7 @@ from mlx_ltxw.errors import UserError
 COMMANDS = {
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
     "generate": "Make a video with sound, or sound alone, from a prompt.",
+    "train": "Train an adapter on clips.",
     "measure": "Loudness, voicing and vocal register of sound files.",
     "inspect": "Say what a model directory, checkpoint or adapter holds.",
     "export": "Write an adapter in another tool's spelling.",

@@ -111,7 +111,7 @@ def read_audio(
     with opened(path) as container:
         stream = audio_stream(container)
         if stream is None:
-            raise UserError(f"{path} has no sound.", "Give a file with an audio track.")
+            raise UserError(f"{path} has no sound that can be decoded.", "Give a file with an audio track.")
         # the second that counts as 0: the picture's first frame, else the sound's first sample
         origin = float(start_of(video_stream(container) or stream))
         source = int(stream.rate)

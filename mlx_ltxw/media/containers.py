@@ -35,8 +35,10 @@ def opened(path: Path | str) -> Iterator[Any]:
     """
     import av
 
+    # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
+    lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **lenient) as container:
             yield container
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} does not exist.", "Check the name and the folder.") from error
@@ -65,16 +67,16 @@ def probe(path: Path | str) -> MediaInfo:
 
 
 def video_stream(container: Any) -> Any:
-    """The first video stream that is not a cover picture, or None."""
+    """The first video stream with a known codec that is not a cover picture, or None."""
     from av.stream import Disposition
 
-    found = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    return found[0] if found else None
+    streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next((s for s in streams if s.codec_context), None)
 
 
 def audio_stream(container: Any) -> Any:
-    """The first audio stream, or None."""
-    return container.streams.audio[0] if container.streams.audio else None
+    """The first audio stream with a known codec, or None."""
+    return next((s for s in container.streams.audio if s.codec_context), None)
 
 
 def start_of(stream: Any) -> Fraction:

@@ -174,7 +174,7 @@ def remux(
     with replacing(path) as partial, opened(source) as clip:
         stream = video_stream(clip)
         if stream is None:
-            raise UserError(f"{source} has no picture.", "Give a video file.")
+            raise UserError(f"{source} has no picture that can be decoded.", "Give a video file.")
         with _created(path, partial, metadata) as container:
             try:
                 video, audio = container.add_stream_from_template(stream), _add_audio(container)

@@ -35,7 +35,7 @@ def read_video(
     with opened(path) as container:
         stream = video_stream(container)
         if stream is None:
-            raise UserError(f"{path} has no picture.", "Give a video file.")
+            raise UserError(f"{path} has no picture that can be decoded.", "Give a video file.")
         for frame, until in _timeline(container, stream, start):
             # a tenth of a frame forgives timestamps that were rounded to milliseconds
             stop = min(frames, math.ceil((until - start) * fps - 0.1))

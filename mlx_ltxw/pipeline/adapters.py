@@ -26,7 +26,7 @@ class Chosen:
 
     Attributes:
         adapters: Each with its strength.
-        summaries: `NAME: placed n of N (...)`, one an adapter.
+        summaries: `NAME: placed n of N (...)` for each, and what had to be assumed about it.
     """
 
     adapters: Adapters
@@ -55,7 +55,7 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
                 "Add --no-lock-video to let it act on the picture.",
             )
         adapters.append((adapter, strength))
-        summaries.append(f"{located.name}: {placement.summary}")
+        summaries += [f"{located.name}: {line}" for line in (placement.summary, *adapter.notes)]
     return Chosen(adapters, tuple(summaries))
 
 

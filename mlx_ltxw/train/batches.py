@@ -1,4 +1,4 @@
-"""Which clips a step sees, and in what form: a function of the seed and the step alone, so that a run can be resumed."""
+"""Which clips a step sees, and in what form: a function of the seed and the step alone, so that runs can be resumed."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ class Batches:
             for slot in slots:
                 by_shape.setdefault(_shape(self._clip(order[slot])), []).append(slot)
             groups += [
-                self._group(shape, [order[slot] for slot in chosen], keys[chosen])
-                for shape, chosen in by_shape.items()
+                self._group(shape, [order[slot] for slot in chosen], keys[chosen]) for shape, chosen in by_shape.items()
             ]
         return groups
 

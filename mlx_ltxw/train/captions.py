@@ -12,7 +12,8 @@ from mlx_ltxw.adapter.registers import MANNERS, Register, Turn, parse
 LONGEST = 4000
 """Characters; the text encoder reads 1024 tokens, which no caption of a clip of seconds comes near."""
 
-_SPEAKERS = {"woman": ("woman", "women", "female", "girl", "lady"), "man": ("man", "men", "male", "boy", "guy")}
+_SPEAKERS: dict[str, tuple[str, ...]] = {
+    "woman": ("woman", "women", "female", "girl", "lady"), "man": ("man", "men", "male", "boy", "guy")}
 _MANNERS: dict[str, tuple[str, ...]] = {
     "whispering": ("whisper", "whispers", "whispering", "whispered"),
     "soft": ("soft", "softly", "softspoken", "quiet", "quietly"),
@@ -46,7 +47,12 @@ class Labels:
 
     def over(self, other: Labels) -> Labels:
         """These, and the other's where these say nothing."""
-        return Labels(*(a if a is not None else b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Labels(
+            **{
+                name: other_value if (value := getattr(self, name)) is None else value
+                for name, other_value in vars(other).items()
+            }
+        )
 
 
 def from_folders(folders: Iterable[str]) -> Labels:
@@ -130,9 +136,19 @@ def retell(caption: str, line: str) -> str:
     """
     prompt = parse(caption)
     if len(prompt.turns) != 1:
-        raise CaptionFault("The caption has several speakers, so its words cannot be shared out; cut the file yourself.")
+        raise CaptionFault("The caption has several speakers, so its words cannot be shared out; cut the file.")
     turn = prompt.turns[0]
     return compose(line, Labels(turn.speaker, turn.manner, prompt.scene or None))
+
+
+def spoken(text: str) -> str:
+    """A transcript without what a caption's grammar gives another meaning: quotes become single, brackets go.
+
+    Raises:
+        CaptionFault: as `clean`.
+    """
+    text = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", clean(text))  # Whisper's (laughs) and [music]
+    return clean(re.sub(r"[()]", " ", re.sub(r'["“”„«»]', "'", text))).strip("' ")
 
 
 def manner_words(speaker: str, manner: str | None) -> str:
@@ -151,7 +167,7 @@ def asked_register(turn: Turn) -> Register | None:
         return "normal"
     for register in ("whispering", "soft", "normal"):
         if words & set(_MANNERS[register]):
-            return register  # type: ignore[return-value]
+            return register
     return "normal" if words <= {"speaking", "talking"} else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,9 @@ SHORTEST = 1.0
 
 _SURE = 0.75  # confidence of a measured register that contradicts a caption
 _HURRIED = 1.6  # how many times faster than audiobooks people talk
-_FLAT = 3  # samples at the peak in a row that make a clipped top
-_CLIPPED = 5e-4  # share of samples in such tops
-_NEAR_PEAK = 0.995
-_LOUD = 0.5  # what never comes near full scale is not called clipped
+_CLIPPED = 1e-3  # share of samples that are cut off
+_LEVELS = 32  # between silence and the peak
+_PILED_UP = 2.0  # times more samples than at a lower level
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Sound:
 
     Attributes:
         digest: Of its samples.
-        clipped: Share of the samples that lie in flattened tops.
+        clipped: See `clipped_share`.
         measurement: Its register and loudness.
     """
 
@@ -52,32 +51,40 @@ class Sound:
     measurement: Measurement
 
 
-def check(
-    clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None
-) -> tuple[list[Finding], dict[str, Any]]:
-    """Listens to every clip and looks over the whole set.
+@dataclass(frozen=True)
+class Checked:
+    """What the check leaves.
 
-    Args:
-        clips: Those that are to be trained on.
-        progress: Gets the number of clips done.
-
-    Returns:
-        The findings, and the set's statistics as JSON takes them.
+    Attributes:
+        clips: Those without errors.
+        findings: Of all clips.
+        statistics: Of the clips without errors, as JSON takes them.
     """
+
+    clips: tuple[Clip, ...]
+    findings: tuple[Finding, ...]
+    statistics: dict[str, Any]
+
+
+def check(clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None) -> Checked:
+    """Listens to every clip and looks over the whole set; `progress` gets the number of clips done."""
     findings: list[Finding] = []
-    heard: dict[int, Sound] = {}
+    good: list[tuple[Clip, Sound]] = []
     for index, clip in enumerate(clips):
+        found = _about_caption(clip)
         try:
-            heard[index] = listen(clip)
+            sound = listen(clip)
         except UserError as problem:
-            findings.append(error(clip.name, "broken", str(problem)))
+            found.append(error(clip.name, "broken", str(problem)))
         else:
-            findings += _about_sound(clip, heard[index])
-        findings += _about_caption(clip)
+            found += _about_sound(clip, sound)
+            if all(finding.severity == "warning" for finding in found):
+                good.append((clip, sound))
+        findings += found
         progress(index + 1)
-    findings += _duplicates(clips, heard)
-    findings += _about_set(clips)
-    return findings, statistics(clips, list(heard.values()))
+    kept = tuple(clip for clip, _ in good)
+    findings += _duplicates(good) + _about_set(kept)
+    return Checked(kept, tuple(findings), _statistics(good))
 
 
 def listen(clip: Clip) -> Sound:
@@ -87,36 +94,26 @@ def listen(clip: Clip) -> Sound:
         UserError: the file cannot be read.
     """
     rate = probe(clip.path).rate or 48000
-    wave = as_waveform(read_sound(clip, rate))
+    heard = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
+    wave = as_waveform(read_sound(clip, rate))[slice(*heard.round().astype(int).clip(0))]
     digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
     return Sound(digest, clipped_share(wave), measure(wave, rate))
 
 
 def clipped_share(wave: np.ndarray) -> float:
-    """Share of (N, C) samples in runs of three and more at the peak, whether the peak is full scale or below it."""
-    peak = float(np.abs(wave).max(initial=0.0))
-    if peak < _LOUD:
-        return 0.0
-    on = np.abs(wave) >= min(_NEAR_PEAK * peak, 0.9999)
-    inner = on[:-2] & on[1:-1] & on[2:] & (np.sign(wave[:-2]) == np.sign(wave[2:]))  # middles of runs of three
-    return float(inner.sum() / wave.size)
+    """Share of the (N, C) samples of speech that were cut off at some level; about 0 where none were.
 
-
-def statistics(clips: Sequence[Clip], sounds: Sequence[Sound]) -> dict[str, Any]:
-    """Figures of a set for its model card."""
-    turns = [turn for clip in clips for turn in parse(clip.caption).turns]
-    loud = [sound.measurement.lufs for sound in sounds]
-    return {
-        "clips": len(clips),
-        "seconds": round(sum(min(clip.end - clip.start, clip.geometry.seconds) for clip in clips), 2),
-        "with_picture": sum(clip.picture for clip in clips),
-        "voices": len(_voices(clips)),
-        "captions": len({clip.caption for clip in clips}),
-        "speakers": dict(sorted(Counter(turn.speaker for turn in turns).items())),
-        "manners": dict(sorted(Counter(turn.manner for turn in turns).items())),
-        "measured_registers": dict(sorted(Counter(str(s.measurement.register) for s in sounds).items())),
-        "median_lufs": round(float(np.median(loud)), 1) if loud else None,
-    }
+    Speech has the fewer samples at a level the higher it is. Cut off, they pile up there: in one level, or in a hump
+    around it after a lossy codec, and at full scale or below it if the sound was turned down.
+    """
+    level = np.abs(wave)
+    counts = np.histogram(level, _LEVELS, (0, max(float(level.max(initial=0.0)), 1e-9)))[0]
+    most = 0
+    for top in range(_LEVELS // 4, _LEVELS):
+        low = top // 2 + int(counts[top // 2 : top].argmin())
+        if counts[top] > _PILED_UP * counts[low]:
+            most = max(most, int((counts[low:] - counts[low]).clip(0).sum()))
+    return most / max(1, level.size)
 
 
 def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
@@ -147,34 +144,32 @@ def _mismatch(manner: str, asked: Register, measured: Measurement) -> str:
 
 def _about_caption(clip: Clip) -> list[Finding]:
     turns = parse(clip.caption).turns
+    seconds = min(clip.end - clip.start, clip.geometry.seconds)
+    if seconds < SHORTEST:
+        return [error(clip.name, "too-short", f"The clip has {seconds:.2f} s of sound; {SHORTEST:g} are needed.")]
     found = []
+    if seconds < clip.geometry.seconds / 2:
+        text = f"Of {clip.geometry.seconds:.1f} s the clip fills {seconds:.1f}; the silence after it is learned too."
+        found.append(warning(clip.name, "short", text))
+    needed = sum(turn.seconds for turn in turns)
+    if needed > _HURRIED * seconds:
+        text = f"The caption's words take about {needed:.0f} s, the clip has {seconds:.1f} s; write what is heard."
+        found.append(warning(clip.name, "too-many-words", text))
     if not all(turn.quoted for turn in turns):
         found.append(warning(clip.name, "quotes", "What is said stands in no double quotes; put it in them."))
     if len({asked_register(turn) for turn in turns}) > 1:
         found.append(warning(clip.name, "mixed-registers", "The caption has two registers; cut the clip in two."))
-    needed, seconds = sum(turn.seconds for turn in turns), min(clip.end - clip.start, clip.geometry.seconds)
-    if needed > _HURRIED * seconds:
-        text = f"The caption's words take about {needed:.0f} s, the clip has {seconds:.1f} s; write what is heard."
-        found.append(warning(clip.name, "too-many-words", text))
-    if seconds < SHORTEST:
-        found.append(error(clip.name, "too-short", f"The clip has {seconds:.2f} s of sound; {SHORTEST:g} are needed."))
-    elif seconds < clip.geometry.seconds / 2:
-        text = f"Of {clip.geometry.seconds:.1f} s the clip fills {seconds:.1f}; the silence after it is learned too."
-        found.append(warning(clip.name, "short", text))
     return found
 
 
-def _duplicates(clips: Sequence[Clip], heard: dict[int, Sound]) -> list[Finding]:
-    first: dict[str, Clip] = {}
+def _duplicates(good: Sequence[tuple[Clip, Sound]]) -> list[Finding]:
+    first: dict[str, str] = {}
     found = []
-    for index, sound in heard.items():
-        clip = clips[index]
-        if sound.measurement.register is None:
-            continue
+    for clip, sound in good:
         if sound.digest in first:
-            text = f"The sound is the same as that of {first[sound.digest].name}; leave one of them out."
+            text = f"The sound is the same as that of {first[sound.digest]}; leave one of them out."
             found.append(warning(clip.name, "duplicate", text))
-        first.setdefault(sound.digest, clip)
+        first.setdefault(sound.digest, clip.name)
     return found
 
 
@@ -214,7 +209,7 @@ def _repeats(clips: Sequence[Clip]) -> list[Finding]:
     for names in groups.values():
         if len(names) >= MANY_REPEATS:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            text = f"{len(names)} clips have this one's caption ({', '.join(names[1:4])}{more}); caption each by itself."
+            text = f"{len(names)} clips have this one's caption ({', '.join(names[1:4])}{more}); caption each."
             found.append(warning(names[0], "repeated-caption", text))
     return found
 
@@ -223,3 +218,25 @@ def _voices(clips: Sequence[Clip]) -> set[str]:
     """Names of voices; a clip whose voice has none is told by its speaker alone."""
     speakers = [(clip.voice, "+".join(turn.speaker for turn in parse(clip.caption).turns)) for clip in clips]
     return {f"{voice}, {speaker}" if voice else speaker for voice, speaker in speakers}
+
+
+def _statistics(good: Sequence[tuple[Clip, Sound]]) -> dict[str, Any]:
+    """Figures of a set for its model card."""
+    clips = [clip for clip, _ in good]
+    turns = [turn for clip in clips for turn in parse(clip.caption).turns]
+    loud = [sound.measurement.lufs for _, sound in good]
+    return {
+        "clips": len(clips),
+        "seconds": round(sum(min(clip.end - clip.start, clip.geometry.seconds) for clip in clips), 2),
+        "with_picture": sum(clip.picture for clip in clips),
+        "voices": len(_voices(clips)),
+        "captions": len({clip.caption for clip in clips}),
+        "speakers": _counts(turn.speaker for turn in turns),
+        "manners": _counts(turn.manner for turn in turns),
+        "measured_registers": _counts(str(sound.measurement.register) for _, sound in good),
+        "median_lufs": round(float(np.median(loud)), 1) if loud else None,
+    }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))

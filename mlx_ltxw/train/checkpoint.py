@@ -70,9 +70,8 @@ def save(run: Path, state: State, layout: Layout, origin: Origin) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     export(layout.adapter(state.parameters, f"step {state.step}"), "comfyui", folder / "adapter.safetensors")
     tensors = {"parameters": state.parameters, "first": state.first, "second": state.second}
-    with replacing(folder / "state.safetensors") as partial, write_errors(folder):
-        with partial.open("wb") as file:  # a name would have to end in .safetensors
-            mx.save_safetensors(file, tensors, {"training": origin.to_json(state.step)})  # type: ignore[arg-type]
+    with replacing(folder / "state.safetensors") as partial, write_errors(folder), partial.open("wb") as file:
+        mx.save_safetensors(file, tensors, {"training": origin.to_json(state.step)})  # a name would get an ending
     for step in saved_steps(run)[: -origin.config.keep_checkpoints]:
         (folder_of(run, step) / "state.safetensors").unlink()
         shutil.rmtree(folder_of(run, step))

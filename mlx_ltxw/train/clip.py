@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.containers import opened, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.geometry import Geometry
 
@@ -95,7 +95,7 @@ def picture_seconds(path: Path) -> float:
     """How long the picture of a file lasts, from its packets' times; decodes nothing.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or ends before its header says so.
     """
     with opened(path) as container:
         stream = video_stream(container)
@@ -108,4 +108,8 @@ def picture_seconds(path: Path) -> float:
             if packet.pts is not None:
                 length = float(packet.duration * packet.time_base) if packet.duration else step
                 end = max(end, float(packet.pts * packet.time_base) + length - origin)
-        return end or packets * step
+        end = end or packets * step
+        promised = float(stream.duration * stream.time_base) if stream.duration else end
+        if end < promised - 0.1:
+            raise UserError(f"{path} is damaged: its picture ends after {end:.2f} of {promised:.2f} seconds.", DAMAGED)
+        return end

@@ -102,6 +102,14 @@ class TrainConfig:
         """Clips one optimizer step sees, over all machines together."""
         return self.batch_size * self.accumulation
 
+    @property
+    def sizes(self) -> tuple[int, int, int, float]:
+        """Width, height, frames and frame rate, once they are set."""
+        width, height, frames, rate = self.width, self.height, self.frames, self.frame_rate
+        if width is None or height is None or frames is None or rate is None:
+            raise ValueError("the sizes are not set; see with_sizes")
+        return width, height, frames, rate
+
     def with_sizes(self, generation: Mapping[str, Any]) -> TrainConfig:
         """Sets the sizes left open: the model's own (`ModelDir.generation`), or those of the public adapter."""
         sizes = {name: generation.get(name, value) for name, value in DEFAULT_SIZE.items()}
@@ -162,7 +170,9 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML.", "Write values as in `steps: 500` or `modules: [audio_attn1]`.") from error
+        raise UserError(
+            f"{where} is no YAML.", "Write values as in `steps: 500` or `modules: [audio_attn1]`."
+        ) from error
 
 
 def _build(values: Mapping[str, Any]) -> TrainConfig:

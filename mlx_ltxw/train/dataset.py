@@ -10,7 +10,7 @@ A JSONL has one clip a line:
 |---|---|
 | `file` | the media file, absolute or from the JSONL's folder; the only field that must be there |
 | `caption` | whole, or only what is said |
-| `speaker`, `manner`, `scene` | what a caption that is not whole lacks; the manner is `whispering`, `soft`, `normal`, or words |
+| `speaker`, `manner`, `scene` | what a caption that is not whole lacks; `manner` is a register or words of your own |
 | `voice` | whose voice it is, for counting voices |
 | `start`, `end` | seconds of the file |
 | `words` | `[{"word": "close", "start": 0.1, "end": 0.4}, ...]`, seconds of the file; long files are cut between them |

@@ -1,4 +1,4 @@
-"""Several machines, one adapter: each sees its share of every batch, and gradients are summed (`mlx.launch -n 2 ...`)."""
+"""Several machines, one adapter: each sees its share of every batch, and gradients are summed (`mlx.launch -n 2`)."""
 
 from __future__ import annotations
 

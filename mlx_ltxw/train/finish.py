@@ -123,7 +123,7 @@ A LoRA for LTX-2.3 ({model.path.name}, {model.variant}), trained with mlx-ltxw {
 | root mean square of the change | {delta_rms:.3e} |
 
 ## Data
-{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture, {data.captions} different captions.
+{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture; {data.captions} captions.
 
 | speaker and manner | clips |
 |---|---|
@@ -178,6 +178,7 @@ def upload(run: Path, repo: str) -> str:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"The upload to {repo} failed: {reason}.", f"The adapter is in {run}; log in with `hf auth login` and retry."
+            f"The upload to {repo} failed: {reason}.",
+            f"The adapter is in {run}; log in with `hf auth login` and retry.",
         ) from error
     return address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -102,8 +103,9 @@ def make_samples(
         UserError: a prompt that the model cannot read, or a folder that cannot be written.
     """
     folder = folder_of(run_folder, step)
-    if known := read_samples(folder):
-        return known
+    made_of = _made_of(adapter, prompts, config)
+    if (known := _read_index(folder)).get("made_of") == made_of:
+        return _samples(known)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     resident = ResidentModel(model.path, model.config, model.files, transformer)
@@ -119,8 +121,16 @@ def make_samples(
             for event in run(plan(request, resident))
             if isinstance(event, Decoded)
         ]
-    write_bytes(folder / INDEX, json.dumps([asdict(sample) for sample in samples], indent=1).encode())
+    index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
+    write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
+
+
+def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) -> dict[str, Any]:
+    """What decides how samples sound."""
+    names = ("width", "height", "frames", "frame_rate", "preview_steps", "preview_seed")
+    digest = hashlib.sha256(adapter.read_bytes()).hexdigest() if adapter else None
+    return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
 def _keep(clip: Decoded, request: Request, folder: Path, step: int, number: int) -> Sample:
@@ -132,15 +142,20 @@ def _keep(clip: Decoded, request: Request, folder: Path, step: int, number: int)
     return Sample(step, request.prompt, wav, picture, figures.register, figures.lufs, figures.voiced)
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """The samples of one step; empty when they are not all there."""
-    try:
-        return [Sample(**item) for item in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
 def all_samples(run_folder: Path) -> list[Sample]:
     """Every sample of a run, by step."""
     folders = sorted((run_folder / "samples").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    return [sample for folder in folders for sample in read_samples(folder)]
+    return [sample for folder in folders for sample in _samples(_read_index(folder))]
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """What the samples of a step are; empty when they are not all there."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def _samples(index: dict[str, Any]) -> list[Sample]:
+    return [Sample(**item) for item in index.get("samples", [])]

@@ -23,9 +23,9 @@ from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 Group = dict[str, Any]
-"""Clips of one shape, as a compiled function takes them. `audio` (B, Ta, C), `audio_context` (B, S, Da), `audio_rotary`,
-`keys` (B, 2) of the random numbers; with a picture also `video` (B, Tv, C), `video_context` (B, S, Dv), `video_rotary`.
-Rotations are `((cos, sin), (cos, sin))`, a stream's own and those of the audio-video attentions."""
+"""Clips of one shape, as a compiled function takes them: `audio` (B, Ta, C), `audio_context` (B, S, Da),
+`audio_rotary`, `keys` (B, 2) of the random numbers; with a picture also `video` (B, Tv, C), `video_context` (B, S, Dv),
+`video_rotary`. Rotations are `((cos, sin), (cos, sin))`, a stream's own and those of the audio-video attentions."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -69,14 +70,17 @@ class Remembered:
     Args:
         transcriber: Hears what is new.
         path: The JSON file; written anew with each transcript, whole or not at all.
+
+    Raises:
+        UserError: the file is there and cannot be read.
     """
 
     def __init__(self, transcriber: Transcriber, path: Path) -> None:
         self._transcriber, self._path = transcriber, path
         self._known: dict[str, Any] = _read(path)
 
-    def __call__(self, key: str, mono: np.ndarray) -> Transcript:
-        """The transcript of `mono`, which `key` names."""
+    def __call__(self, mono: np.ndarray) -> Transcript:
+        key = hashlib.sha256(mono.tobytes()).hexdigest()
         if key not in self._known:
             new = self._transcriber(mono)
             self._known[key] = {"text": new.text, "words": [[w.text, w.start, w.end] for w in new.words]}
@@ -100,5 +104,5 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the clips are then transcribed again.") from error
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; its clips are transcribed again.") from error
     return known

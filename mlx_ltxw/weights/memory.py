@@ -29,7 +29,8 @@ class Machine:
     Attributes:
         backend: `metal`, `cuda` or `cpu`.
         total: Bytes of memory; unified on a Mac, the card's on CUDA.
-        budget: Bytes that one process should use: Metal's recommended working set, else the total.
+        budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
+            the total.
     """
 
     backend: str
@@ -60,7 +61,8 @@ def this_machine() -> Machine:
     info = mx.device_info()
     total = int(info.get("memory_size") or info["total_memory"])
     backend = "metal" if mx.metal.is_available() else "cuda"
-    return Machine(backend, total, int(info.get("max_recommended_working_set_size", total)))
+    budget = info.get("max_recommended_working_set_size") or info.get("free_memory") or total
+    return Machine(backend, total, int(budget))
 
 
 def weights_in_memory(model: ModelDir, dtype: mx.Dtype | None = None, audio_only: bool = False) -> dict[str, int]:

@@ -172,8 +172,8 @@ def test_what_cannot_be_remuxed_is_said(tmp_path):
         out.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
         out.mux(video.encode(None))
     write_mp4(tmp_path / "b.mp4", [np.zeros((9, 32, 32, 3), np.uint8)], 24, None)
-    (tmp_path / "c.mp4").write_bytes((tmp_path / "b.mp4").read_bytes()[:700])
-    cases = {"a.mov": "prores video, which mp4 cannot hold", "c.mp4": "of 9 frames", "none.mp4": "does not exist"}
+    (tmp_path / "c.mp4").write_bytes((tmp_path / "b.mp4").read_bytes()[:-50])
+    cases = {"a.mov": "prores video, which mp4 cannot hold", "c.mp4": "damaged", "none.mp4": "does not exist"}
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             remux(tmp_path / name, tone(300), tmp_path / "out.mp4")

@@ -47,9 +47,7 @@ class Peft:
             change = self.leaves[f"{path}.lora_B"] @ self.leaves[f"{path}.lora_A"]
             frozen[f"{path}.weight"] = frozen[f"{path}.weight"] + self.scale * change
         batch = (audio if video is None else video).latent.shape[0]
-        return torch.func.functional_call(
-            self.reference, frozen, (video, audio, official.perturbations(batch, {}))
-        )
+        return torch.func.functional_call(self.reference, frozen, (video, audio, official.perturbations(batch, {})))
 
     def gradients(self, loss):
         loss.backward()
@@ -227,7 +225,7 @@ def test_nothing_but_the_adapter_is_trained(pair):
     """A fresh adapter changes nothing, its B alone has a gradient, and the base keeps its very arrays."""
     model, _ = pair
     case = small(model, SMALL, seed=6)
-    before = {name: value for name, value in tree_flatten(model.parameters())}
+    before = dict(tree_flatten(model.parameters()))
     case.parameters = mx.concatenate([
         part.reshape(-1) * (i % 2 == 0) for i, part in enumerate(case.layout.factors(case.parameters))
     ])  # fmt: skip

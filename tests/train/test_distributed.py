@@ -1,0 +1,73 @@
+"""Two processes on this machine, over MLX's ring backend."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.train import checkpoint, loop
+from mlx_ltxw.train.distributed import World
+from mlx_ltxw.train.events import Finished
+from tests.train.clips import metrics
+from tests.train.driver import job
+from tests.train.made import ROOT, free_ports, start, tiny_model, wait_for_step  # noqa: F401
+
+SETTINGS = ("steps=6", "batch_size=3", "accumulation=2", "checkpoint_every=2")
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory):  # noqa: F811
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert isinstance(list(loop.train(job(tiny_model, run, SETTINGS)))[-1], Finished)
+    return run
+
+
+def assert_close(run, want):
+    got, want = (mx.load(str(each / "adapter.safetensors")) for each in (run, want))
+    for name, value in want.items():
+        assert np.abs(np.asarray(got[name] - value)).max() < 2e-5, name
+
+
+def test_two_machines_make_the_adapter_of_one(tiny_model, alone, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    run.mkdir()
+    launch = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--backend", "ring"]
+    launch += ["--starting-port", str(free_ports(1)[0]), "--"]
+    command = [sys.executable, "-m", "tests.train.driver", str(tiny_model), str(run), *SETTINGS]
+    done = subprocess.run([*launch, *command], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert (run / "adapter.safetensors").exists(), done.stdout + done.stderr
+    assert_close(run, alone)
+    losses = [[line["audio_loss"] for line in metrics(each)] for each in (run, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert (done.stdout + done.stderr).count("on 2 machines") == 1  # one of the two speaks
+
+
+def test_a_dead_machine_ends_the_run_with_a_checkpoint(tiny_model, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    run.mkdir()
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    settings = ("steps=100000", "batch_size=2", "checkpoint_every=50000")
+    ranks = [start(tiny_model, run, *settings, MLX_HOSTFILE=str(hosts), MLX_RANK=str(rank)) for rank in range(2)]
+    wait_for_step(ranks[0], run, 5)
+    ranks[1].send_signal(signal.SIGKILL)
+    output, _ = ranks[0].communicate(timeout=100)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 2, output
+    assert "Another machine of the run was lost" in output
+    done = len(metrics(run))
+    assert checkpoint.saved_steps(run) == [done]
+    assert done >= 5
+
+
+def test_a_batch_for_each_machine(tiny_model, tmp_path):  # noqa: F811
+    task = job(tiny_model, tmp_path / "run", ["batch_size=2"])
+    three = World(0, 3)
+    with pytest.raises(UserError, match="batch_size=3"):
+        loop.Batches(task.clips, None, None, task.config, (three.rank, three.size))

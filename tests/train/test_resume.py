@@ -1,0 +1,114 @@
+"""A run that was cut goes on to the bit."""
+
+import json
+import random
+import signal
+import time
+
+import mlx.core as mx
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.train import checkpoint, loop
+from mlx_ltxw.train.events import Finished, Stopped
+from tests.train.clips import metrics
+from tests.train.driver import job
+from tests.train.made import start, tiny_model, wait_for_step  # noqa: F401
+
+SETTINGS = ("steps=40", "checkpoint_every=7", "keep_checkpoints=2")
+
+
+def last(events):
+    *_, event = events
+    return event
+
+
+def without_times(run):
+    return [{name: v for name, v in line.items() if name not in ("seconds", "peak_memory")} for line in metrics(run)]
+
+
+def state(run, step):
+    return mx.load(str(checkpoint.folder_of(run, step) / "state.safetensors"))
+
+
+def assert_same_end(run, whole):
+    got, want = (mx.load(str(each / "adapter.safetensors"), return_metadata=True) for each in (run, whole))
+    assert got[1] == want[1]
+    assert got[0].keys() == want[0].keys()
+    assert all(mx.array_equal(got[0][name], want[0][name]) for name in want[0])
+    ours, theirs = state(run, 40), state(whole, 40)
+    assert all(mx.array_equal(ours[name], theirs[name]) for name in ("parameters", "first", "second"))
+    assert without_times(run) == without_times(whole)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model, tmp_path_factory):  # noqa: F811
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert isinstance(last(loop.train(job(tiny_model, run, SETTINGS))), Finished)
+    return run
+
+
+def test_killed_at_random_moments(tiny_model, whole, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    moments = [(random.randrange(1, 12), random.random() * 0.2), (random.randrange(14, 30), random.random() * 0.2)]
+    for step, delay in moments:
+        process = start(tiny_model, run, *SETTINGS)
+        wait_for_step(process, run, step)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(tiny_model, run, *SETTINGS)
+    output, _ = process.communicate()
+    assert process.returncode == 0, f"{moments}: {output}"
+    assert_same_end(run, whole)
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    process = start(tiny_model, run, *SETTINGS)
+    wait_for_step(process, run, 3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    done = len(metrics(run))
+    assert checkpoint.saved_steps(run)[-1] == done < 40
+    assert f"Stopped after step {done}" in output
+    assert isinstance(last(loop.train(job(tiny_model, run, SETTINGS))), Finished)
+    assert_same_end(run, whole)
+
+
+def test_stopping_is_an_event(tiny_model, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    answers = iter([False, True])
+    event = last(loop.train(job(tiny_model, run, SETTINGS), lambda: next(answers)))
+    assert event == Stopped(2)
+    assert checkpoint.saved_steps(run) == [2]
+
+
+def test_the_last_checkpoints_are_kept(whole):
+    assert checkpoint.saved_steps(whole) == [35, 40]
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["step-000035", "step-000040"]
+
+
+def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match="learning_rate 0.001 to 0.1"):
+        last(loop.train(job(tiny_model, whole, [*SETTINGS, "learning_rate=0.1"])))
+    with pytest.raises(UserError, match="other clips"):
+        last(loop.train(job(tiny_model, whole, SETTINGS, count=4)))
+    loop.check_folder(whole, resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        loop.check_folder(whole, resume=False)
+    assert checkpoint.saved_config(whole).learning_rate == 1e-3
+    assert checkpoint.saved_config(tmp_path) is None
+
+
+def test_a_damaged_checkpoint_is_told(whole, tmp_path):
+    folder = checkpoint.folder_of(tmp_path, 7)
+    folder.mkdir(parents=True)
+    data = (checkpoint.folder_of(whole, 40) / "state.safetensors").read_bytes()
+    for damaged in (b"", data[:100], data[: len(data) // 2]):
+        (folder / "state.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            checkpoint.saved_config(tmp_path)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert json.loads(header["__metadata__"]["training"])["step"] == 40
