@@ -158,7 +158,7 @@ def gigabytes(size: int) -> str:
 def _started(job: Plan, as_json: bool) -> None:
     settings = job.settings
     hints = [str(hint) for hint in check_prompt(settings.prompt, job.geometry.seconds, bool(settings.adapters))]
-    notes = ([job.model.note] if job.model.note else []) + hints
+    notes = ([job.model.note] if job.model.note else []) + [*job.warnings, *hints]
     if as_json:
         line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
     for note in () if as_json else notes:

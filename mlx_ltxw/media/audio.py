@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import DAMAGED, audio_stream, opened, start_of, video_stream
 from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.media.metadata import to_text, wav_chunk
+
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+_RATES = range(1000, 768001)  # Hz; what lies outside was not recorded but misread
 
 
 def as_waveform(waveform: np.ndarray, name: str = "The sound") -> np.ndarray:
@@ -74,6 +79,19 @@ def write_wav(
     write_bytes(path, data)
 
 
+def to_frames(wave: np.ndarray, rate: int, start: int = 0) -> Iterator[Any]:
+    """(N, 1 or 2) -> FFmpeg frames of at most 2^20 samples, counted from `start`; one frame holds at most 2 GB."""
+    import av
+
+    for at in range(0, len(wave), 1 << 20):
+        planes = np.ascontiguousarray(wave[at : at + (1 << 20)].T, np.float32)
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=LAYOUTS[wave.shape[1]])
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
+        frame.pts = start + at
+        yield frame
+
+
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     """(N, C) fp32 at `rate` -> (round(N * target / rate), C) fp32 at `target`, C = 1 or 2, by FFmpeg's swresample."""
     import av
@@ -81,11 +99,8 @@ def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     wave = np.asarray(wave, np.float32)
     if rate == target or not len(wave):
         return wave
-    layout = "mono" if wave.shape[1] == 1 else "stereo"
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
-    frame.sample_rate = rate
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=target)
-    parts = [part.to_ndarray() for part in resampler.resample(frame) + resampler.resample(None)]
+    resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[wave.shape[1]], rate=target)
+    parts = [part.to_ndarray() for frame in (*to_frames(wave, rate), None) for part in resampler.resample(frame)]
     length = round(len(wave) * target / rate)
     out = np.concatenate(parts, axis=1).T[:length]
     return np.ascontiguousarray(np.pad(out, ((0, length - len(out)), (0, 0))))
@@ -115,13 +130,18 @@ def read_audio(
         # the second that counts as 0: the picture's first frame, else the sound's first sample
         origin = float(start_of(video_stream(container) or stream))
         source = int(stream.rate)
+        if source not in _RATES:
+            raise UserError(f"{path} is damaged: its sound claims {source} samples a second.", DAMAGED)
         stop = math.inf if seconds is None else origin + start + seconds
         if start > 1:
             container.seek(int((start - 0.5 + origin) * 1e6))  # half a second for the decoder to settle
         wave, first = _decode(container, stream, origin, stop)
         if first + len(wave) / source < stop:
             wave = _to_declared_end(path, container, stream, wave, first)
-    wave = _shift(wave, round((first - origin - start) * source))
+    late = first - origin - start  # seconds
+    if late > 3600:
+        raise UserError(f"{path} is damaged: its sound begins {late:.0f} s after its picture.", DAMAGED)
+    wave = _shift(wave, round(late * source))
     wave = resample(wave if seconds is None else wave[: math.ceil(seconds * source)], source, rate)
     if seconds is not None:
         wave = wave[: round(seconds * rate)]
@@ -134,8 +154,8 @@ def _decode(container: Any, stream: Any, origin: float, stop: float) -> tuple[np
     """Decodes to `stop` or a little beyond -> ((N, 1 or 2) fp32, the second on the container's clock of its start)."""
     import av
 
-    layout = "mono" if stream.channels == 1 else "stereo"
-    convert = av.AudioResampler(format="fltp", layout=layout, rate=stream.rate)
+    channels = min(stream.channels, 2)
+    convert = av.AudioResampler(format="fltp", layout=LAYOUTS[channels], rate=stream.rate)
     parts: list[np.ndarray] = []
     first, count = None, 0
     for frame in container.decode(stream):
@@ -147,7 +167,6 @@ def _decode(container: Any, stream: Any, origin: float, stop: float) -> tuple[np
         if first + count / stream.rate > stop:
             break
     parts += [part.to_ndarray() for part in convert.resample(None)]
-    channels = 1 if layout == "mono" else 2
     wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, channels), np.float32)
     return wave, origin if first is None else first
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlx_ltxw.media.audio import LAYOUTS, to_frames
+
 SILENCE_LUFS = -70.0
 """The absolute gate of ITU-R BS.1770-4: what lies below counts as silence, and FFmpeg reports nothing less."""
 SILENCE_DBTP = -120.0
@@ -44,7 +46,7 @@ def _report(wave: np.ndarray, rate: int, figure: str) -> float:
     """One of the filter's figures, after the last whole 0.1 s: `I` or `true_peak` (linear)."""
     import av
 
-    layout = "mono" if wave.shape[1] == 1 else "stereo"
+    layout = LAYOUTS[wave.shape[1]]
     graph = av.filter.Graph()
     source = graph.add_abuffer(sample_rate=rate, format="fltp", layout=layout, time_base=Fraction(1, rate))
     peak = "true" if figure == "true_peak" else "none"  # oversampling takes most of the time
@@ -53,14 +55,12 @@ def _report(wave: np.ndarray, rate: int, figure: str) -> float:
     source.link_to(meter)
     meter.link_to(sink)
     graph.configure()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T, np.float32), format="fltp", layout=layout)
-    frame.sample_rate = rate
-    frame.pts = 0
-    graph.push(frame)
-    graph.push(None)
     value = "nan"
-    while True:
-        try:
-            value = graph.pull().metadata.get(f"lavfi.r128.{figure}", value)
-        except EOFError:
-            return float(value)
+    for frame in (*to_frames(wave, rate), None):
+        graph.push(frame)
+        while True:
+            try:
+                value = graph.pull().metadata.get(f"lavfi.r128.{figure}", value)
+            except (BlockingIOError, EOFError):  # it wants the next frame, or there is none
+                break
+    return float(value)

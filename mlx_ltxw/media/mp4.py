@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.audio import as_stereo
+from mlx_ltxw.media.audio import as_stereo, to_frames
 from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
 from mlx_ltxw.media.files import replacing, write_errors
 from mlx_ltxw.media.metadata import KEY, to_text
@@ -242,18 +242,12 @@ def _add_audio(container: Any) -> Any:
 
 def _mux_audio(container: Any, audio: Any, waveform: np.ndarray, start: Fraction, length: Fraction) -> None:
     """Encodes (N, 2) from second `start` on, fitted to `length` seconds."""
-    import av
-
     samples = round(length * AUDIO_RATE)
     if len(waveform) > samples:
         logger.info("the sound is %.3f s longer than the picture and is cut", len(waveform) / AUDIO_RATE - length)
     fitted = np.pad(waveform[:samples], ((0, max(0, samples - len(waveform))), (0, 0)))
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(fitted.T), format="fltp", layout="stereo")
-    frame.sample_rate = AUDIO_RATE
-    frame.time_base = Fraction(1, AUDIO_RATE)
-    frame.pts = round(start * AUDIO_RATE)
-    container.mux(audio.encode(frame))
-    container.mux(audio.encode(None))
+    for frame in (*to_frames(fitted, AUDIO_RATE, round(start * AUDIO_RATE)), None):
+        container.mux(audio.encode(frame))
 
 
 def _to_yuv(frame: Any) -> Any:

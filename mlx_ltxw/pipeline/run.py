@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.memory import Machine, check_fit, this_machine, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
 NoiseSource = Callable[[Geometry, int, int, int], Latents]
@@ -29,7 +30,18 @@ NoiseSource = Callable[[Geometry, int, int, int], Latents]
 
 @dataclass(frozen=True)
 class Plan:
-    """A request fitted to a model: every number known, nothing loaded yet."""
+    """A request fitted to a model and a machine: every number known, nothing loaded yet.
+
+    Attributes:
+        settings: Every choice made.
+        model: Where the weights are.
+        geometry: Of the clip.
+        sigmas: (steps + 1,) fp32 noise levels.
+        dtype: Of the networks.
+        adapters: Read, and known to fit.
+        machine: Its memory, and how much work it may be given at a time.
+        warnings: What will be tight.
+    """
 
     settings: Settings
     model: ModelDir
@@ -37,20 +49,25 @@ class Plan:
     sigmas: np.ndarray
     dtype: mx.Dtype
     adapters: Chosen
+    machine: Machine
+    warnings: tuple[str, ...]
 
 
 def plan(request: Request, model: ModelDir) -> Plan:
     """Fits a request to a model.
 
     Raises:
-        UserError: the model cannot make that size, takes no such steps or guidance, or an adapter does not fit.
+        UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
+            machine has too little memory.
     """
     settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
     geometry.check()
     sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
     chosen = choose(settings, model.network_config("transformer"))
-    return Plan(settings, model, geometry, sigmas, default_dtype(), chosen)
+    machine = this_machine()
+    warnings = check_fit(weights_in_memory(model, audio_only=settings.audio_only), machine)
+    return Plan(settings, model, geometry, sigmas, default_dtype(), chosen, machine, tuple(warnings))
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:
@@ -72,7 +89,8 @@ def run(job: Plan, noise_source: NoiseSource = noise, picture: np.ndarray | None
         Conditioned; Adapted, if there are adapters; Step after Step of every seed; then Decoded for every seed.
     """
     began = time.perf_counter()
-    contexts = encode_prompts(job.model, _prompts(job), job.dtype)
+    mx.set_cache_limit(job.machine.cache_limit)
+    contexts = encode_prompts(job.model, _prompts(job), job.dtype, job.machine.text_layers_per_eval)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = None if picture is None else encode_video(job, picture)
     finished: dict[int, Latents] = {}
@@ -96,6 +114,7 @@ def _denoise(
     settings = job.settings
     transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
     config = transformer.config
+    transformer.evaluate_every = job.machine.blocks_per_eval
     models = apply(transformer, job.adapters, settings, job.geometry)
     if models.notes:
         yield Adapted(models.notes)
@@ -119,7 +138,7 @@ def _denoise(
 def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
     for seed, latents in finished.items():
         clock = time.perf_counter()
-        waveform, rate = decode_audio(job.model, latents.heard, job.dtype)
+        waveform, rate = decode_audio(job.model, latents.heard, job.dtype, job.machine.short_jobs)
         seconds = time.perf_counter() - clock
         made = latents.video if job.settings.video is None else None
         video = None if made is None else decode_video(job, made)
@@ -130,7 +149,7 @@ def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
     """Frames (F, H, W, 3) uint8 to clean video tokens (1, T, C) fp32."""
     vae = job.model.load("video_vae", job.dtype)
     pixels = mx.array(picture)[None].astype(mx.float32) / 127.5 - 1
-    latent = vae.encode(pixels.astype(job.dtype)).astype(mx.float32)
+    latent = vae.encode(pixels.astype(job.dtype), job.machine.short_jobs).astype(mx.float32)
     tokens = latent.reshape(1, -1, latent.shape[-1])
     mx.eval(tokens)
     del vae
@@ -138,14 +157,26 @@ def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
     return tokens
 
 
-def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype) -> tuple[np.ndarray, int]:
-    """Audio tokens (1, T, C) to a waveform (N, 2) fp32 and its rate; the mel is made in `dtype`, the rest in fp32."""
+def decode_audio(
+    model: ModelDir, tokens: mx.array, dtype: mx.Dtype, short_jobs: bool = False
+) -> tuple[np.ndarray, int]:
+    """Audio tokens to sound.
+
+    Args:
+        model: Holds the audio VAE and the vocoder.
+        tokens: (1, T, C).
+        dtype: Of the mel's decoder; the vocoder is fp32 in any case.
+        short_jobs: See `Machine.short_jobs`.
+
+    Returns:
+        A waveform (N, 2) fp32 and its rate.
+    """
     vae = model.load("audio_vae", dtype)
     mel = vae.decode(tokens.astype(dtype)).astype(mx.float32)
     mx.eval(mel)
     del vae
     vocoder = model.load("vocoder")
-    waveform = vocoder(mel)
+    waveform = vocoder(mel, short_jobs)
     mx.eval(waveform)
     rate = vocoder.output_rate
     del vocoder
@@ -157,6 +188,6 @@ def decode_video(job: Plan, tokens: mx.array) -> Iterator[np.ndarray]:
     """Video tokens (1, T, C) to chunks of frames (f, H, W, 3) uint8."""
     vae = job.model.load("video_vae", job.dtype)
     latent = tokens.reshape(1, *job.geometry.latent_shape, -1).astype(job.dtype)
-    for chunk in decode_tiled(vae, latent, Tiling()):
+    for chunk in decode_tiled(vae, latent, Tiling(), job.machine.short_jobs):
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
         yield np.asarray(mx.round(pixels).astype(mx.uint8))

@@ -36,6 +36,7 @@ FORMAT = "1"
 Progress = Callable[[str, int, int], object]
 """Gets the stage (`latents`, `text`), what is done of it, and of how many."""
 
+_LATENTS = "latents"
 _VAES = ("video_vae", "audio_vae")
 _TEXT = ("text_encoder", "text_projection", "connectors")
 
@@ -87,15 +88,9 @@ def build_cache(
     Raises:
         UserError: a clip cannot be read, its caption has too many tokens, or the folder cannot be written.
     """
-    latents = folder / "latents"
     with write_errors(folder):
-        latents.mkdir(parents=True, exist_ok=True)
-    text_hash, latent_hash = _model_hash(model, _TEXT), _model_hash(model, _VAES)
-    jobs = []
-    for clip in clips:
-        content = _digest([latent_hash, *_content(clip)])
-        key = _digest([content, text_hash, clip.caption])
-        jobs.append(_Job(clip, key, latents / f"{content}.safetensors", folder / f"{key}.safetensors"))
+        (folder / _LATENTS).mkdir(parents=True, exist_ok=True)
+    jobs = [_job(clip, model, folder) for clip in clips]
     missing = {job.path: job for job in jobs if not job.path.is_file()}.values()
     if missing:
         _check_captions(model, [job.clip for job in missing])
@@ -138,6 +133,12 @@ class _Job:
     key: str
     latents: Path
     path: Path
+
+
+def _job(clip: Clip, model: ModelDir, folder: Path) -> _Job:
+    content = _digest([_model_hash(model, _VAES), *_content(clip)])
+    key = _digest([content, _model_hash(model, _TEXT), clip.caption])
+    return _Job(clip, key, folder / _LATENTS / f"{content}.safetensors", folder / f"{key}.safetensors")
 
 
 def _content(clip: Clip) -> list[Any]:

@@ -144,11 +144,16 @@ def retell(caption: str, line: str) -> str:
 def spoken(text: str) -> str:
     """A transcript without what a caption's grammar gives another meaning: quotes become single, brackets go.
 
+    Empty if no word is left.
+
     Raises:
         CaptionFault: as `clean`.
     """
     text = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", clean(text))  # Whisper's (laughs) and [music]
-    return clean(re.sub(r"[()]", " ", re.sub(r'["“”„«»]', "'", text))).strip("' ")
+    text = clean(re.sub(r"[()]", " ", re.sub(r'["“”„«»]', "'", text)))
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1].strip()
+    return text if re.search(r"\w", text) else ""
 
 
 def manner_words(speaker: str, manner: str | None) -> str:

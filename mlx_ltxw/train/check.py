@@ -33,6 +33,7 @@ _SURE = 0.75  # confidence of a measured register that contradicts a caption
 _HURRIED = 1.6  # how many times faster than audiobooks people talk
 _CLIPPED = 1e-3  # share of samples that are cut off
 _LEVELS = 32  # between silence and the peak
+_FAINT = 0.02  # 16-bit samples of fainter sounds have too few values to tell
 _PILED_UP = 2.0  # times more samples than at a lower level
 
 
@@ -107,13 +108,16 @@ def clipped_share(wave: np.ndarray) -> float:
     around it after a lossy codec, and at full scale or below it if the sound was turned down.
     """
     level = np.abs(wave)
-    counts = np.histogram(level, _LEVELS, (0, max(float(level.max(initial=0.0)), 1e-9)))[0]
+    peak = float(level.max(initial=0.0))
+    if peak < _FAINT:
+        return 0.0
+    counts = np.histogram(level, _LEVELS, (0, peak))[0]
     most = 0
     for top in range(_LEVELS // 4, _LEVELS):
         low = top // 2 + int(counts[top // 2 : top].argmin())
         if counts[top] > _PILED_UP * counts[low]:
             most = max(most, int((counts[low:] - counts[low]).clip(0).sum()))
-    return most / max(1, level.size)
+    return most / level.size
 
 
 def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:

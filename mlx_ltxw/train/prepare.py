@@ -155,7 +155,7 @@ def _tell(source: Source, mono: np.ndarray, window: float, hears: Transcriber | 
     Raises:
         _Refused, CaptionFault: there is no caption, or none for its pieces.
     """
-    end = source.start + len(mono) / RATE
+    end = _end(source, mono)
     given = complete(source.text, source.labels) if source.text and source.text.strip() else None
     if end - source.start <= window + _SLACK:
         pieces = [Piece(source.start, end, source.words)]
@@ -174,6 +174,12 @@ def _tell(source: Source, mono: np.ndarray, window: float, hears: Transcriber | 
     return [(piece, _caption(text, given, source)) for piece, text in zip(pieces, texts, strict=True)]
 
 
+def _end(source: Source, mono: np.ndarray) -> float:
+    """Where the stretch ends: as the user said, if the file is as long."""
+    there = source.start + len(mono) / RATE
+    return source.end if there > source.end - 1e-3 else there
+
+
 def _heard(
     pieces: list[Piece], source: Source, mono: np.ndarray, window: float, hears: Transcriber
 ) -> tuple[list[Piece], list[str]]:
@@ -182,8 +188,7 @@ def _heard(
     if len(pieces) == 1:
         return pieces, [heard.text]
     if heard.words:
-        end = source.start + len(mono) / RATE
-        pieces = cut(shifted(heard.words, source.start), window, source.start, end)
+        pieces = cut(shifted(heard.words, source.start), window, source.start, _end(source, mono))
         return pieces, [piece.text for piece in pieces]
     spans = [(round((piece.start - source.start) * RATE), round((piece.end - source.start) * RATE)) for piece in pieces]
     return pieces, [hears(mono[first:last]).text for first, last in spans]

@@ -38,14 +38,19 @@ class Machine:
     budget: int
 
     @property
+    def short_jobs(self) -> bool:
+        """Whether the VAEs and the vocoder evaluate stage by stage, so that the Mac's display watchdog keeps quiet."""
+        return self.backend == "metal"
+
+    @property
     def blocks_per_eval(self) -> int:
-        """For `Transformer.evaluate_every`: short pieces of GPU work keep the Mac's display watchdog quiet."""
-        return 4 if self.backend == "metal" else 0
+        """For `Transformer.evaluate_every`, for the same reason; 0 for no evaluation between."""
+        return 4 if self.short_jobs else 0
 
     @property
     def text_layers_per_eval(self) -> int:
         """For `TextEncoder.load`, for the same reason."""
-        return 1 if self.backend == "metal" else 0
+        return 1 if self.short_jobs else 0
 
     @property
     def cache_limit(self) -> int:

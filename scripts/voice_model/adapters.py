@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scripts.voice_model import training
@@ -62,8 +62,18 @@ def save_adapter(path: Path, placed: dict[str, LoRA]) -> None:
     save_file(tensors, path, metadata={"format": "pt", "lora_rank": str(RANK), "lora_alpha": str(ALPHA)})
 
 
-def train(model: Model, clips: Clips, name: str, log: int, steps: int) -> dict[str, LoRA]:
-    placed = attach(model)
+def load_adapter(path: Path, placed: dict[str, LoRA]) -> None:
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, layer in placed.items():
+            layer.A.copy_(tensors[f"diffusion_model.{name}.lora_A.weight"])
+            layer.B.copy_(tensors[f"diffusion_model.{name}.lora_B.weight"])
+
+
+def train(model: Model, clips: Clips, name: str, arguments: argparse.Namespace) -> dict[str, LoRA]:
+    placed, steps, log = attach(model), arguments.steps, arguments.log
+    if arguments.start:
+        load_adapter(arguments.start / f"{name}.safetensors", placed)
     parameters = [p for layer in placed.values() for p in (layer.A, layer.B)]
     optimizer = training.adamw(parameters)
     training.set_rate(optimizer, 0.0)
@@ -76,13 +86,13 @@ def train(model: Model, clips: Clips, name: str, log: int, steps: int) -> dict[s
     indexed = Clips(clips.audio, clips.video, rows, clips.lengths[:, :, :2], clips.voice, clips.sentence)
 
     def step() -> dict[str, Tensor]:
-        losses = flow_losses(model, indexed, BATCH, lambda i, _: (contexts[0][i[:, 0]], contexts[1][i[:, 0]]), 0.0)
+        losses = flow_losses(model, indexed, arguments.batch, lambda i, _: (contexts[0][i[:, 0]], contexts[1][i[:, 0]]), 0.0)
         training.update(optimizer, losses["audio"] + losses["video"], 1.0)
         return {k: v.detach() for k, v in losses.items()}
 
     captured, began = Captured(step), time.monotonic()
     for number in range(steps):
-        training.set_rate(optimizer, RATE * (1 - 0.9 * number / steps))
+        training.set_rate(optimizer, arguments.rate * (1 - 0.9 * number / steps))
         results = captured()
         if (number + 1) % log == 0:
             shown = " ".join(f"{k} {float(v):.4f}" for k, v in results.items())
@@ -125,6 +135,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--log", type=int, default=500)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--start", type=Path, help="folder of earlier adapters to go on from")
     arguments = parser.parse_args()
     training.prepare(5)
     encoders, speech = Encoders.load(arguments.run), Speech(arguments.data / "speech.npz")
@@ -137,7 +150,7 @@ def main() -> None:
         model = Model().to(DEVICE)
         model.load_state_dict(training.load(arguments.run / "transformer.pt")["average"])
         rows, manners = adapter_rows(speech, normal)
-        placed = train(model, gather(encoders, speech, rows, manners, 13), name, arguments.log, arguments.steps)
+        placed = train(model, gather(encoders, speech, rows, manners, 13), name, arguments)
         save_adapter(arguments.run / f"{name}.safetensors", placed)
         gate(model, base, quiet, name)
 

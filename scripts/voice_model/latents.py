@@ -124,17 +124,27 @@ def base_clips(encoders: Encoders, speech: Speech) -> Clips:
 
 
 def adapter_rows(speech: Speech, normal: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """74 whispered or soft takes, 4 or 5 for each voice and register, then `normal` plain ones; and their manners."""
-    rng, rows, manners = random.Random(5), [], []
-    cells = [(v, r) for v in range(len(VOICES)) for r in ("whisper", "soft")]
-    for number, (voice, register) in enumerate(cells):
-        every = [i for i in speech.where(register, take=0) if speech.voice[i] == voice]
-        every = [i for i in every if speech.sentence[i] in WHISPERED_SENTENCES]
-        for row in rng.sample(every, min(len(every), 5 if number < 10 else 4)):
-            rows.append(row)
-            manners.append((quiet_manner(VOICES[voice], register),))
-    plain = rng.sample(list(speech.where("normal", take=0)), normal) if normal else []
-    return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * normal)]
+    """74 takes, 4 or 5 sentences for each voice, each both whispered and soft, then `normal` plain ones of those.
+
+    The pairs matter: with other sentences whispered than spoken softly, the adapter learns the register from the
+    sentence and voice by heart and not from the caption's manner.
+    """
+    rng, rows, manners, plain = random.Random(5), [], [], []
+    row_of = {
+        (register, int(speech.voice[i]), int(speech.sentence[i])): int(i)
+        for register in ("normal", "whisper", "soft")
+        for i in speech.where(register, take=0)
+    }
+    for voice in range(len(VOICES)):
+        for sentence in rng.sample(WHISPERED_SENTENCES, 5 if voice < 5 else 4):
+            for register in ("whisper", "soft"):
+                if (register, voice, sentence) in row_of:  # a smoke test has few clips
+                    rows.append(row_of[register, voice, sentence])
+                    manners.append((quiet_manner(VOICES[voice], register),))
+            if ("normal", voice, sentence) in row_of:
+                plain.append(row_of["normal", voice, sentence])
+    plain = rng.sample(plain, min(normal, len(plain)))
+    return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * len(plain))]
 
 
 def quiet_manner(voice: Voice, register: str) -> str:

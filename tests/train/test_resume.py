@@ -10,7 +10,7 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.train import checkpoint, loop
-from mlx_ltxw.train.events import Finished, Stopped
+from mlx_ltxw.train.events import Stopped
 from tests.train.clips import metrics
 from tests.train.driver import job
 from tests.train.made import start, tiny_model, wait_for_step  # noqa: F401
@@ -43,23 +43,30 @@ def assert_same_end(run, whole):
 
 @pytest.fixture(scope="module")
 def whole(tiny_model, tmp_path_factory):  # noqa: F811
+    """An uninterrupted run, in a process of its own: other libraries in this one change the last bits of products."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert isinstance(last(loop.train(job(tiny_model, run, SETTINGS))), Finished)
+    finish(tiny_model, run)
     return run
+
+
+def finish(model, run):
+    process = start(model, run, *SETTINGS)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
 
 
 def test_killed_at_random_moments(tiny_model, whole, tmp_path):  # noqa: F811
     run = tmp_path / "run"
-    moments = [(random.randrange(1, 12), random.random() * 0.2), (random.randrange(14, 30), random.random() * 0.2)]
+    moments = [(random.randrange(1, 14), random.random() * 0.1), (random.randrange(14, 36), random.random() * 0.1)]
+    print("killed after these steps and seconds:", moments)
     for step, delay in moments:
         process = start(tiny_model, run, *SETTINGS)
         wait_for_step(process, run, step)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = start(tiny_model, run, *SETTINGS)
-    output, _ = process.communicate()
-    assert process.returncode == 0, f"{moments}: {output}"
+        assert process.returncode == -signal.SIGKILL
+    finish(tiny_model, run)
     assert_same_end(run, whole)
 
 
@@ -73,7 +80,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):  # noq
     done = len(metrics(run))
     assert checkpoint.saved_steps(run)[-1] == done < 40
     assert f"Stopped after step {done}" in output
-    assert isinstance(last(loop.train(job(tiny_model, run, SETTINGS))), Finished)
+    finish(tiny_model, run)
     assert_same_end(run, whole)
 
 
