@@ -204,16 +204,15 @@ def _add(plan: Plan, component: str, steps: list[Step], shard_bytes: int) -> Non
     for stem, group in groups.items():
         cut = _cut(group, shard_bytes)
         for number, part in enumerate(cut, start=1):
-            ordered = sorted(part, key=lambda step: step.dtype != "F32")  # float32 first, for alignment
-            plan.shards.append(Shard(component, f"{stem}-{number:05d}-of-{len(cut):05d}.safetensors", ordered))
+            plan.shards.append(Shard(component, f"{stem}-{number:05d}-of-{len(cut):05d}.safetensors", part))
 
 
 def _cut(steps: Sequence[Step], limit: int) -> list[list[Step]]:
     """Consecutive groups of at most `limit` bytes each; a larger step is alone."""
     groups: list[list[Step]] = []
-    size = limit
+    size = 0
     for step in steps:
-        if size + step.nbytes > limit:
+        if not groups or size + step.nbytes > limit:
             groups.append([])
             size = 0
         groups[-1].append(step)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.errors import UserError
+
 if TYPE_CHECKING:
     from mlx_ltxw.train.config import TrainConfig
     from mlx_ltxw.train.distributed import World
@@ -50,6 +52,8 @@ def train(
     from mlx_ltxw.weights.builtin import BUILTIN_MODEL
     from mlx_ltxw.weights.model_dir import ModelDir
 
+    if prepare_only and (upload or resume):
+        raise UserError("--prepare-only trains nothing.", "Leave --upload and --resume out with it.")
     model_dir = ModelDir.open(model or BUILTIN_MODEL)
     loop.check_base(model_dir, force)
     loop.check_folder(run, resume)
@@ -57,6 +61,8 @@ def train(
     world = World.join()
     clips = _in_turn(world, lambda: _prepare(data, run, cache or run / "cache", model_dir, config, told, world.leads))
     if prepare_only:
+        if world.leads:
+            click.echo(f"{len(clips)} clips are encoded; {run / 'clips.jsonl'} lists them.", err=True)
         return
     if world.leads:
         _write_config(run, config)
@@ -99,15 +105,15 @@ def _prepare(
     options = DataOptions(labels, told["transcribe"], told["audio_only"])
     with write_errors(run):
         run.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(data, geometry, options, run)
+    shown = _Bars(speaks)
+    prepared = prepare(data, geometry, options, run, progress=shown)
     if speaks and prepared.findings:
         click.echo(table(prepared.findings), err=True)
     refuse_errors(prepared.findings)
     if speaks:
         write_listing(run / "clips.jsonl", prepared.clips)
         write_bytes(run / "data.json", json.dumps(prepared.statistics, indent=1, ensure_ascii=False).encode())
-    with _bar(len(prepared.clips), "encoding clips", speaks) as advance:
-        return build_cache(prepared.clips, model, cache, advance)
+    return build_cache(prepared.clips, model, cache, shown)
 
 
 def _in_turn(world: World, work: Callable[[], list[Path]]) -> list[Path]:
@@ -117,12 +123,29 @@ def _in_turn(world: World, work: Callable[[], list[Path]]) -> list[Path]:
     return result if world.leads else work()
 
 
-@contextmanager
-def _bar(total: int, text: str, speaks: bool) -> Iterator[Callable[[int], object]]:
-    from tqdm import tqdm
+class _Bars:
+    """A bar for each stage of the data's preparation.
 
-    with tqdm(total=total, desc=text, unit="clip", file=sys.stderr, disable=not speaks) as bar:
-        yield bar.update
+    Args:
+        speaks: Whether to show them.
+    """
+
+    def __init__(self, speaks: bool) -> None:
+        self.speaks = speaks
+        self.stage = ""
+        self.bar: Any = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if not self.speaks:
+            return
+        if stage != self.stage:
+            self.stage = stage
+            self.bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
 
 
 def _write_config(run: Path, config: TrainConfig) -> None:
@@ -193,7 +216,7 @@ class _Line:
 
 
 def _told(event: Event) -> str:
-    from mlx_ltxw.train.events import Sampled, Saved, Started, Stopped
+    from mlx_ltxw.train.events import Finished, Sampled, Saved, Started, Stopped
     from mlx_ltxw.train.finish import heard
 
     if isinstance(event, Started):
@@ -209,5 +232,7 @@ def _told(event: Event) -> str:
         return "\n".join([f"samples of step {event.step}: {event.page}", *(f"  {heard(s)}" for s in event.samples)])
     if isinstance(event, Stopped):
         return f"Stopped after step {event.step}, which is saved; go on with --resume."
+    if not isinstance(event, Finished):
+        return str(event)
     lines = [f"  step {sample.step}: {heard(sample)}: {sample.prompt}" for sample in event.samples]
     return "\n".join([f"{event.adapter}: delta rms {event.delta_rms:.3e}", *lines])

@@ -17,7 +17,6 @@ from mlx_ltxw.media.containers import DAMAGED, audio_stream, opened, start_of, v
 from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 
-
 LAYOUTS = {1: "mono", 2: "stereo"}
 _RATES = range(1000, 768001)  # Hz; what lies outside was not recorded but misread
 

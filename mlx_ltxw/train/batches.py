@@ -24,7 +24,7 @@ Shape = tuple[int, int, int, float, bool]
 
 def clip_order(seed: int, clips: int, start: int, count: int) -> list[int]:
     """Clips `start` to `start + count` of an endless row in which every clip comes once in each round, shuffled."""
-    order = []
+    order: list[int] = []
     for position in range(start, start + count):
         turn, place = divmod(position, clips)
         if not order or place == 0:

@@ -287,10 +287,10 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     if not path.is_file():
         raise UserError(f"There is no {path} in the cache.", "Build the cache again.")
     try:
-        arrays, facts = mx.load(str(path), return_metadata=True)  # type: ignore[misc]
+        loaded: Any = mx.load(str(path), return_metadata=True)
     except (RuntimeError, ValueError) as error:
         raise _damaged(path) from error
-    return arrays, facts
+    return loaded
 
 
 def _damaged(path: Path) -> UserError:

@@ -13,7 +13,9 @@ LONGEST = 4000
 """Characters; the text encoder reads 1024 tokens, which no caption of a clip of seconds comes near."""
 
 _SPEAKERS: dict[str, tuple[str, ...]] = {
-    "woman": ("woman", "women", "female", "girl", "lady"), "man": ("man", "men", "male", "boy", "guy")}
+    "woman": ("woman", "women", "female", "girl", "lady"),
+    "man": ("man", "men", "male", "boy", "guy"),
+}
 _MANNERS: dict[str, tuple[str, ...]] = {
     "whispering": ("whisper", "whispers", "whispering", "whispered"),
     "soft": ("soft", "softly", "softspoken", "quiet", "quietly"),

@@ -117,7 +117,8 @@ def restore(run: Path, origin: Origin) -> State | None:
 def _training(run: Path, step: int) -> tuple[dict[str, mx.array], dict[str, Any]]:
     file = folder_of(run, step) / "state.safetensors"
     try:
-        tensors, metadata = mx.load(str(file), return_metadata=True)  # type: ignore[misc]
+        loaded: Any = mx.load(str(file), return_metadata=True)
+        tensors, metadata = loaded
         training = json.loads(metadata["training"])
         if training["format"] != FORMAT:
             raise ValueError(f"format {training['format']}")

@@ -64,8 +64,8 @@ def read_sound(clip: Clip, rate: int) -> np.ndarray:
     if first <= 0 and last >= samples:
         return wave
     at = np.arange(samples, dtype=np.float64)
-    ramp = _FADE * rate
-    gain = np.clip((at - first) / ramp if first > 0 else 1.0, 0, 1) * np.clip((last - at) / ramp, 0, 1)
+    outside = np.maximum(first - at, at - last).clip(0)  # fading there leaves the clip's own sound as it is
+    gain = (1 - outside / (_FADE * rate)).clip(0)
     return wave * gain[:, None].astype(np.float32)
 
 

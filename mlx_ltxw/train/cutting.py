@@ -113,15 +113,16 @@ def cut(words: Sequence[Word], window: float, start: float, end: float) -> list[
     """
     pieces: list[Piece] = []
     run: list[Word] = []
+    since = start
     for word in words:
         if not start <= word.start < word.end <= end:
             continue
         if word.end - word.start <= window - LEAD:
             run.append(word)
         else:
-            pieces += _cut_run(run, window, start, word.start)
-            run, start = [], word.end
-    return pieces + _cut_run(run, window, start, end)
+            pieces += _cut_run(run, window, since, word.start)
+            run, since = [], word.end
+    return pieces + _cut_run(run, window, since, end)
 
 
 def _cut_run(words: Sequence[Word], window: float, start: float, end: float) -> list[Piece]:

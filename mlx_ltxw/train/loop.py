@@ -160,20 +160,20 @@ class Trainer:
         except RuntimeError as error:
             self._lost(error)
             raise
-        audio, video, stops = tail.tolist()
-        if not math.isfinite(audio + video + norm.item()):
+        audio, video, stops, length = (float(x) for x in (*tail, norm))
+        if not math.isfinite(audio + video + length):
             raise UserError(
                 f"The loss or its gradient is no number any more at step {state.step + 1}.",
                 "Lower learning_rate and start again, or --resume from the last checkpoint if it was a fault.",
             )
         self.state = State(state.step + 1, *arrays)
         logged = self.state.step % config.log_every == 0 or self.state.step in (1, config.steps)
-        delta = self.layout.delta_rms(self.state.parameters).item() if logged else None
+        delta = float(self.layout.delta_rms(self.state.parameters)) if logged else None
         seconds = time.perf_counter() - clock
         self.pace = seconds if not self.pace else 0.9 * self.pace + 0.1 * seconds
         rate = optimizer.learning_rate(config, state.step)
         progress = Progress(
-            self.state.step, config.steps, audio, video if config.video_loss else None, rate, norm.item(), delta,
+            self.state.step, config.steps, audio, video if config.video_loss else None, rate, length, delta,
             seconds, self.pace * (config.steps - self.state.step), peak_memory(),
         )  # fmt: skip
         if self.metrics is not None:
@@ -206,7 +206,7 @@ class Trainer:
         with_it = self._sample(state.step, path)
         yield with_it
         samples = [*without.samples, *with_it.samples]
-        delta = self.layout.delta_rms(state.parameters).item()
+        delta = float(self.layout.delta_rms(state.parameters))
         finish.write_card(job.run, job.config, job.model, self.data, delta, samples)
         if self.metrics is not None:
             self.metrics.close()
@@ -223,7 +223,7 @@ class Trainer:
         told = world.sum(own if world.leads else mx.zeros_like(own))
         step, *arrays = mx.split(told, [1, 1 + self.layout.size, 1 + 2 * self.layout.size])
         mx.eval(step, *arrays)
-        return State(int(step.item()), *arrays)
+        return State(int(float(step)), *arrays)
 
     def _gradient(self, state: State, stop: bool) -> tuple[mx.array, mx.array]:
         """The gradient of all machines, and (3,) the losses of audio and video, and how many want to stop."""

@@ -1,4 +1,4 @@
-"""`index.html` of a run folder: the samples of every step side by side, and the course of the loss. No script needed."""
+"""`index.html` of a run folder: the samples of every step side by side, and the course of the loss; no script."""
 
 from __future__ import annotations
 

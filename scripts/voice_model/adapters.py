@@ -85,8 +85,11 @@ def train(model: Model, clips: Clips, name: str, arguments: argparse.Namespace) 
     rows = torch.arange(len(flat_ids), device=DEVICE).view(*clips.ids.shape[:2], 2, 1)
     indexed = Clips(clips.audio, clips.video, rows, clips.lengths[:, :, :2], clips.voice, clips.sentence)
 
+    def lookup(index: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return contexts[0][index[:, 0]], contexts[1][index[:, 0]]
+
     def step() -> dict[str, Tensor]:
-        losses = flow_losses(model, indexed, arguments.batch, lambda i, _: (contexts[0][i[:, 0]], contexts[1][i[:, 0]]), 0.0)
+        losses = flow_losses(model, indexed, arguments.batch, lookup, 0.0)
         training.update(optimizer, losses["audio"] + losses["video"], 1.0)
         return {k: v.detach() for k, v in losses.items()}
 

@@ -39,9 +39,9 @@ def pitch(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _first_dip(curve: np.ndarray, shortest: int) -> int:
-    """The first local minimum under the threshold, else the lowest point."""
+    """The first local minimum about as deep as the deepest (a loud harmonic's own dip is not), else the lowest."""
     inner = curve[shortest:-1]
-    dips = (inner < THRESHOLD) & (inner <= curve[shortest - 1 : -2]) & (inner <= curve[shortest + 1 :])
+    dips = (inner < inner.min() + 0.1) & (inner <= curve[shortest - 1 : -2]) & (inner <= curve[shortest + 1 :])
     found = np.flatnonzero(dips)
     return shortest + int(found[0] if len(found) else np.argmin(inner))
 

@@ -6,6 +6,7 @@ import pytest
 
 from mlx_ltxw.convert import run
 from mlx_ltxw.convert.quantize import Quantization
+from mlx_ltxw.convert.writer import header_bytes
 from mlx_ltxw.errors import UserError
 from tests.convert.made import ROOT, command, made, write_header
 
@@ -98,6 +99,18 @@ def test_what_is_never_quantised(real, name):
     expected = {f"{a}.{p}" for a in attentions for p in ("to_q", "to_k", "to_v", "to_out.0")}
     assert kinds == expected | {"ff.net.0.proj", "ff.net.2", "audio_ff.net.0.proj", "audio_ff.net.2"}
     assert len(layers) == 48 * 28
+
+
+@pytest.mark.parametrize("name", [None, "4", "nvfp4"])
+def test_words_are_aligned(real, name):
+    """Readers that map the real model's files see float32 and packed words at addresses that their size divides."""
+    how = Quantization.parse(name) if name else None
+    for shard in run.prepare(str(real), data=False, quantization=how).plan.shards:
+        raw = header_bytes(shard)
+        assert len(raw) % 8 == 0
+        entries = json.loads(raw[8:])
+        odd = [n for n, e in entries.items() if e.get("dtype") in ("F32", "U32") and e["data_offsets"][0] % 4]
+        assert odd == []
 
 
 def test_mismatches_are_listed_together(tmp_path):

@@ -81,15 +81,6 @@ def test_safetensors_reads_every_file(name):
         assert found == json.loads(index.read_text())["weight_map"]
 
 
-@pytest.mark.parametrize("name", [None, "8", "nvfp4"])
-def test_numbers_of_four_bytes_are_aligned(name):
-    """Readers that map the file see float32 and packed words at addresses that their size divides."""
-    model = converted(name, 32 if name == "8" else None)
-    words = [t for c in (*COMPONENTS, "text_encoder") for t in model.tensors(c) if t.dtype in ("F32", "U32")]
-    assert words
-    assert [t.name for t in words if t.start % 4] == []
-
-
 def test_fp8_values_are_pytorchs():
     expected = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     np.testing.assert_array_equal(fp8_values(), expected)

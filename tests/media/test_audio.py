@@ -115,7 +115,9 @@ def test_what_is_wrong_with_a_file_is_said_and_the_file_named(tmp_path):
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_a_truncated_mp4_is_refused(tmp_path, keep):
-    write_mp4(tmp_path / "a.mp4", [moving_picture(97, 64, 64)], 24, np.random.default_rng(0).uniform(-1, 1, (194000, 2)))
+    write_mp4(
+        tmp_path / "a.mp4", [moving_picture(97, 64, 64)], 24, np.random.default_rng(0).uniform(-1, 1, (194000, 2))
+    )
     data = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: int(keep * len(data))])
     with pytest.raises(UserError, match=r"cut\.mp4"):

@@ -10,16 +10,21 @@ import pytest
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import check_writable, replacing, write_bytes
-from mlx_ltxw.media.mp4 import open_mp4
+from mlx_ltxw.media.mp4 import open_mp4, write_mp4
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "a.bin"
     write_bytes(path, b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_bytes(b"ne")
-        assert path.read_bytes() == b"old"
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with replacing(path) as partial:
+            partial.write_bytes(b"ne")
+            assert path.read_bytes() == b"old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
     assert path.read_bytes() == b"old"
     write_bytes(path, b"new")
@@ -38,10 +43,12 @@ def test_an_unwritable_name_is_refused(tmp_path, name):
 
 
 def test_an_interrupted_mp4_leaves_nothing(tmp_path):
-    frames = np.zeros((9, 64, 64, 3), np.uint8)
-    with pytest.raises(RuntimeError, match="decoder"), open_mp4(tmp_path / "a.mp4", 64, 64, 24) as clip:
-        clip.frames(frames)
+    def decoder():
+        yield np.zeros((9, 64, 64, 3), np.uint8)
         raise RuntimeError("decoder")
+
+    with pytest.raises(RuntimeError, match="decoder"):
+        write_mp4(tmp_path / "a.mp4", decoder(), 24, np.zeros((9, 2)))
     assert not list(tmp_path.iterdir())
 
 

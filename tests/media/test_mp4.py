@@ -28,8 +28,9 @@ def pictures(path):
 @pytest.mark.parametrize(
     ("value", "exact"),
     [
-        (24, Fraction(24)), (25.0, Fraction(25)), (23.976, NTSC_FILM), (23.98, NTSC_FILM), (59.94, Fraction(60000, 1001)),
-        (29.97, Fraction(30000, 1001)), (12.5, Fraction(25, 2)), (Fraction(30000, 1001), Fraction(30000, 1001)),
+        (24, Fraction(24)), (25.0, Fraction(25)), (23.976, NTSC_FILM), (23.98, NTSC_FILM),
+        (59.94, Fraction(60000, 1001)), (29.97, Fraction(30000, 1001)), (12.5, Fraction(25, 2)),
+        (Fraction(30000, 1001), Fraction(30000, 1001)),
     ],
 )  # fmt: skip
 def test_rounded_rates_mean_exact_ones(value, exact):

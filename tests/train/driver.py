@@ -6,8 +6,9 @@ The clips' files are empty, their names tell what is drawn; everything else is w
 import sys
 from pathlib import Path
 
-import mlx_ltxw  # noqa: F401  (loads OpenBLAS before MLX)
 import numpy as np
+
+import mlx_ltxw  # noqa: F401  (loads OpenBLAS before MLX)
 
 WIDTH, HEIGHT, FRAMES, RATE = 64, 64, 17, 24.0
 VIDEO_TOKENS, AUDIO_TOKENS = 3 * 2 * 2, 18

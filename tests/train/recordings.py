@@ -1,4 +1,4 @@
-"""Made recordings: voices and whispers by espeak-ng where it is installed, else buzzes and noises; and sets of clips."""
+"""Made recordings: voices and whispers by espeak-ng where it is there, else buzzes and noises; and sets of clips."""
 
 import functools
 import io

@@ -225,7 +225,7 @@ def test_sound_alone_opens_no_video_vae(clips, model, tmp_path, monkeypatch):
 
 def test_faults_name_the_clip(clips, model, tmp_path):
     gone = dataclasses.replace(clips[0], path=tmp_path / "gone.mp4")
-    with pytest.raises(UserError, match="gone.mp4"):
+    with pytest.raises(UserError, match=r"gone\.mp4"):
         build_cache([gone], model, tmp_path)
     long = dataclasses.replace(clips[2], caption="word " * 1500)
     with pytest.raises(UserError, match=r"2\.wav: .*too long"):

@@ -62,7 +62,16 @@ def test_complete(text, labels, caption):
 
 @pytest.mark.parametrize(
     "text",
-    ['woman whispering: "close"', "(woman, whispering) close", '(woman): ""', "(woman, soft):", "", '""', "\ud800", "a" * 5000],
+    [
+        'woman whispering: "close"',
+        "(woman, whispering) close",
+        '(woman): ""',
+        "(woman, soft):",
+        "",
+        '""',
+        "\ud800",
+        "a" * 5000,
+    ],
 )
 def test_faults(text):
     with pytest.raises(CaptionFault):
@@ -90,8 +99,8 @@ def test_spoken_takes_out_what_is_no_speech():
 @pytest.mark.parametrize(
     ("manner", "register"),
     [
-        ("whispering quietly", "whispering"), ("whispering", "whispering"), ("speaking softly", "soft"), ("softly", "soft"),
-        ("", "normal"), ("speaking", "normal"), ("speaking normally", "normal"), ("singing", None),
+        ("whispering quietly", "whispering"), ("whispering", "whispering"), ("speaking softly", "soft"),
+        ("softly", "soft"), ("", "normal"), ("speaking", "normal"), ("speaking normally", "normal"), ("singing", None),
     ],
 )  # fmt: skip
 def test_asked_register(manner, register):
@@ -99,7 +108,9 @@ def test_asked_register(manner, register):
     assert asked_register(turn) == register
 
 
-pieces = st.sampled_from(["(woman, whispering)", "(", ")", ":", '"', "“", ",", " ", "\n", "\0", "man", "\u2028", "é", "close"])
+pieces = st.sampled_from(
+    ["(woman, whispering)", "(", ")", ":", '"', "“", ",", " ", "\n", "\0", "man", "\u2028", "é", "close"]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -107,8 +118,7 @@ pieces = st.sampled_from(["(woman, whispering)", "(", ")", ":", '"', "“", ",",
 def test_any_text_is_a_caption_or_a_fault(text, known):
     try:
         caption = complete(text, WOMAN if known else Labels())
-    except CaptionFault as fault:
-        assert str(fault)
+    except CaptionFault:
         return
     assert caption == " ".join(caption.split())
     assert caption.encode("utf-8")

@@ -42,7 +42,13 @@ def test_speech_without_pause_is_parted_where_it_is_quietest():
 
 def test_cut_in_the_widest_pause():
     # windows of 4.04 s hold words up to 3.94 s after the first; of the pauses after 2.955 s the one at 3.4 is widest
-    words = [Word(" a", 0.2, 1.0), Word(" b", 1.8, 3.4), Word(" c", 3.7, 3.9), Word(" d", 3.95, 4.1), Word(" e", 4.15, 6)]
+    words = [
+        Word(" a", 0.2, 1.0),
+        Word(" b", 1.8, 3.4),
+        Word(" c", 3.7, 3.9),
+        Word(" d", 3.95, 4.1),
+        Word(" e", 4.15, 6),
+    ]
     first, second = cut(words, WINDOW, 0.0, 9.0)
     assert first.text == " a b"
     assert (first.start, first.end) == pytest.approx((0.2 - LEAD, (3.4 + 3.7) / 2))

@@ -31,7 +31,15 @@ def steps_of(task, count):
 @pytest.fixture(scope="module")
 def done(tiny_model, tmp_path_factory):  # noqa: F811
     run = tmp_path_factory.mktemp("loop") / "quiet"
-    settings = ["steps=60", "learning_rate=2e-2", "preview_every=30", "rank=4", "alpha=8", "batch_size=3", "log_every=20"]
+    settings = [
+        "steps=60",
+        "learning_rate=2e-2",
+        "preview_every=30",
+        "rank=4",
+        "alpha=8",
+        "batch_size=3",
+        "log_every=20",
+    ]
     settings += ["preview_prompts=[]", "preview_steps=2"]
     task = job(tiny_model, run, settings)
     return task, list(loop.train(task))
@@ -74,7 +82,7 @@ def test_the_adapter_is_official_and_told(done, tiny_model):  # noqa: F811
 
 
 def test_the_adapter_lowers_the_loss_it_was_trained_on(done):
-    """The file, placed by the loader of `generate`, has a lower loss than the base on the same noise: alpha is in it."""
+    """The file, placed by the loader of `generate`, lowers the loss on the same noise; alpha is in it."""
     task, _ = done
     trainer = loop.Trainer(task)
     group = trainer.batches.step(0)[0]

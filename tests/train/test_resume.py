@@ -98,7 +98,7 @@ def test_the_last_checkpoints_are_kept(whole):
 
 
 def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):  # noqa: F811
-    with pytest.raises(UserError, match="learning_rate 0.001 to 0.1"):
+    with pytest.raises(UserError, match=r"learning_rate 0\.001 to 0\.1"):
         last(loop.train(job(tiny_model, whole, [*SETTINGS, "learning_rate=0.1"])))
     with pytest.raises(UserError, match="other clips"):
         last(loop.train(job(tiny_model, whole, SETTINGS, count=4)))
