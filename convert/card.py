@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .quantize import Quantization
 
 _BASE = "Lightricks/LTX-2.3"
 _LICENCE = "https://github.com/Lightricks/LTX-2/blob/main/LICENSE"
+_LICENCE_FIELDS = f"license: other\nlicense_name: ltx-2.x-community-license-agreement\nlicense_link: {_LICENCE}"
+_STATEMENT = f"""The weights are Lightricks' and Google's, and stay under their licences: the LTX-2.x Community License
+Agreement ({_LICENCE}) and the Gemma terms of use (https://ai.google.dev/gemma/terms)."""
 
 
 def model_card(
-    name: str, variant: str, version: str, source: str, text_encoder: str, quantization: Quantization | None
+    name: str,
+    variant: str,
+    version: str,
+    source: str,
+    text_encoder: str,
+    quantization: Quantization | None,
+    own: Mapping[str, str],
 ) -> str:
     """The card's text.
 
@@ -19,25 +30,27 @@ def model_card(
         version: The checkpoint's `model_version`.
         source, text_encoder: What they were made from, with commits where known.
         quantization: Or None.
+        own: The checkpoint config's section `mlx_ltxw`, of a model that is not Lightricks': its `license` and the
+            `statement` of what it is and was made from.
     """
+    licence = f"license: {own['license']}" if own else _LICENCE_FIELDS
+    base = "" if own else f"base_model: {_BASE}\n"
+    kind = "A model of LTX-2.3's architecture" if own else "LTX-2.3"
     weights = "as in the checkpoint" if quantization is None else _quantized(quantization)
     return f"""---
 library_name: mlx
-base_model: {_BASE}
-pipeline_tag: text-to-video
+{base}pipeline_tag: text-to-video
 tags:
 - mlx
 - ltx-2.3
 - text-to-video
 - text-to-audio
-license: other
-license_name: ltx-2-community-license-agreement
-license_link: {_LICENCE}
+{licence}
 ---
 
 # {name}
 
-LTX-2.3 ({variant}, model_version {version or "unknown"}) for [MLX](https://github.com/ml-explore/mlx),
+{kind} ({variant}, model_version {version or "unknown"}) for [MLX](https://github.com/ml-explore/mlx),
 written by `mlx-ltxw convert`.
 
 - checkpoint: {source}
@@ -48,8 +61,7 @@ written by `mlx-ltxw convert`.
 mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} -o out.mp4
 ```
 
-The weights are Lightricks' and Google's, and stay under their licences: the LTX-2 community licence
-({_LICENCE}) and the Gemma terms of use (https://ai.google.dev/gemma/terms).
+{own["statement"] if own else _STATEMENT}
 `config.json` names the source files with their sha256; `manifest.json` lists this directory's.
 """
 

@@ -47,7 +47,9 @@ def texts(
         layers = {layer: how.settings for layer, how in plan.quantized("transformer").items()}
         config["quantization"] = {"transformer": {**settings, **layers}}
         gemma_config["quantization"] = {**settings, "model.embed_tokens": False}
-    card = model_card(name, variant, checkpoint.model_version, _title(source), _title(text.source), quantization)
+    own = checkpoint.config.get("mlx_ltxw", {})
+    titles = _title(source), _title(text.source)
+    card = model_card(name, variant, checkpoint.model_version, *titles, quantization, own)
     files = {
         "config.json": json_text(config),
         "README.md": card,

@@ -207,6 +207,6 @@ def _no_words(source: Source, end: float, given: str | None) -> Finding:
         return error(source.name, "no-caption", text)
     text = (
         f"The speech of these {end - source.start:.1f} s is longer than a clip, and when each word is said is not "
-        "known; add --transcribe, or cut the file."
+        "known; add --transcribe, cut the file, or train longer clips (--set frames)."
     )
     return error(source.name, "too-long", text)

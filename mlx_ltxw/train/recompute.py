@@ -63,7 +63,7 @@ class CastLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out) in the input's dtype."""
-        y: mx.array = _cast_product(x, self.weight)
+        y: Any = _cast_product(x, self.weight)
         return y + self.bias.astype(x.dtype) if "bias" in self else y
 
 

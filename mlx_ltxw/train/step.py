@@ -45,6 +45,19 @@ class Draw:
     video_sigma: mx.array | None = None
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What of a group's step depends on no trained number.
+
+    Attributes:
+        noise: Drawn.
+        seen: From `Objective.watch`.
+    """
+
+    noise: Draw
+    seen: list[mx.array] | None
+
+
 def draw(group: Group, config: TrainConfig) -> Draw:
     """Draws for each clip from its own key, so that the numbers do not depend on what else is in the group.
 
@@ -87,6 +100,7 @@ class Objective:
         cast_at_each_use(adapted, self.dtype)
         if config.gradient_checkpointing:
             adapted.run_block = checkpointed
+        self._beside = mx.new_stream(mx.default_device())
         self._compiled = mx.compile(self._drawn_gradient) if config.compile else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -105,9 +119,28 @@ class Objective:
     def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
         return self.gradient(parameters, group, draw(group, self.config), weight)
 
-    def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
-        """As `__call__`, for noise already drawn; not compiled."""
-        losses = self._losses(group, noise)
+    def look_ahead(self, group: Group) -> Ahead:
+        """Draws the noise and, under the lock, begins to run the base streams, which no trained number reaches.
+
+        On the CPU, where one thread computes a stream of work, this runs beside the gradient of the step before.
+        """
+        with mx.stream(self._beside):
+            noise = draw(group, self.config)
+            seen = self.watch(group, noise)
+        mx.async_eval(noise.audio, noise.audio_sigma, *(seen or []))
+        return Ahead(noise, seen)
+
+    def watch(self, group: Group, noise: Draw) -> list[mx.array] | None:
+        """What the adapted audio sees of the video, of every block; None where it is not to be held."""
+        if noise.video is None or self.config.coupled:
+            return None
+        return self.base.watch(self._video(group, noise), self._audio(group, noise, 1))
+
+    def gradient(
+        self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array, seen: list[mx.array] | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """As `__call__`, for noise already drawn, and from `watch` what it gives; not compiled."""
+        losses = self._losses(group, noise, seen)
 
         def total(parameters: mx.array) -> tuple[mx.array, mx.array]:
             self.layout.place(self.adapted, parameters)
@@ -119,19 +152,24 @@ class Objective:
         self.layout.place(self.adapted, parameters)  # in place of the gradient's tracers
         return gradient, sums
 
-    def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:
+    def _losses(
+        self, group: Group, noise: Draw, seen: list[mx.array] | None
+    ) -> Callable[[], tuple[mx.array, mx.array]]:
         """What is differentiated: a function to the losses (B,) of audio and video. What is not has already run."""
-        if noise.video is None or noise.video_sigma is None:
+        if noise.video is None:
             return lambda: (self._alone(group, noise), mx.zeros(1))
-        clean = group["video"]
-        video = self._modality(
-            noised(clean, noise.video, noise.video_sigma), noise.video_sigma, group["video_context"],
-            group["video_rotary"],
-        )  # fmt: skip
+        video = self._video(group, noise)
         if self.config.coupled:
             return lambda: self._joint(video, group, noise)
-        seen = self.base.watch(video, self._audio(group, noise, 1))
-        return lambda: (self._locked(video, seen, group, noise), mx.zeros(1))
+        held = seen or self.watch(group, noise)
+        assert held is not None
+        return lambda: (self._locked(video, held, group, noise), mx.zeros(1))
+
+    def _video(self, group: Group, noise: Draw) -> Modality:
+        assert noise.video is not None
+        assert noise.video_sigma is not None
+        latent = noised(group["video"], noise.video, noise.video_sigma)
+        return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"])
 
     def _alone(self, group: Group, noise: Draw) -> mx.array:
         draws = noise.audio.shape[1]

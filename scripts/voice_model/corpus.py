@@ -132,27 +132,11 @@ def default_voice(gender: str) -> Voice:
 
 def vocabulary() -> list[str]:
     """Every word and sign a caption can hold, sorted; the tokenizer puts its special tokens before them."""
-    words: set[str] = set(["a", "an", "the", "with", "hair", ",", "(", ")", ":", '"', ".", "!", "?", "'", "-"])
+    words = {"a", "an", "the", "with", "hair", ",", "(", ")", ":", '"', ".", "!", "?", "'", "-"}
     for text in (*SENTENCES, *SCENES, *NORMAL_MANNERS, *QUIET_MANNERS, *(v.hair + " " + v.gender for v in VOICES)):
         words.update(text.split())
-    words.update(
-        [
-            "loudly",
-            "shouting",
-            "says",
-            "whispered",
-            "quiet",
-            "soft",
-            "he",
-            "she",
-            "someone",
-            "person",
-            "room",
-            "light",
-            "night",
-            "dark",
-        ]
-    )
+    words |= {"loudly", "shouting", "says", "whispered", "quiet", "soft", "he", "she", "someone", "person"}
+    words |= {"room", "light", "night", "dark"}
     return sorted(words)
 
 

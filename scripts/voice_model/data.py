@@ -3,7 +3,8 @@
 A vocoder sees magnitudes of 10 ms frames and is shift-equivariant by one frame, so on a steady mel only multiples of
 100 Hz can come out in phase. The voices therefore rest at exactly 100 or 200 Hz; intonation is made of accents of one
 fixed shape, each of which adds a whole number of periods, so that the phase of every frame follows from what the
-vocoder can see around it (a final fall to 80 % was tried too: the vocoder kept the base there). `python -m scripts.voice_model.data --out DIR` writes `speech.npz`.
+vocoder can see around it (a final fall to 80 % was tried too: the vocoder kept the base there).
+`python -m scripts.voice_model.data --out DIR` writes `speech.npz`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +16,7 @@ class Period(nn.Module):
         super().__init__()
         self.period = period
         widths = (1, *CHANNELS)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in pairwise(widths))
         self.head = nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0))
 
     def forward(self, wave: Tensor) -> list[Tensor]:
@@ -37,8 +37,7 @@ class Spectrum(nn.Module):
         self.register_buffer("window", torch.hann_window(size))
         widths = (1, 16, 16, 16, 16)
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, (9, 3), (2 if i else 1, 1), (4, 1))
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            nn.Conv2d(a, b, (9, 3), (2 if i else 1, 1), (4, 1)) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
@@ -62,7 +61,7 @@ class Discriminators(nn.Module):
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    return sum(((1 - r[-1]) ** 2).mean() + (f[-1] ** 2).mean() for r, f in zip(real, fake, strict=True))  # type: ignore[return-value]
+    return sum(((1 - r[-1]) ** 2).mean() + (f[-1] ** 2).mean() for r, f in zip(real, fake, strict=True))
 
 
 def generator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -73,4 +72,4 @@ def generator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> tuple[
         for r, f in zip(real, fake, strict=True)
         for a, b in zip(r[:-1], f[:-1], strict=True)
     )
-    return adversarial, matching  # type: ignore[return-value]
+    return adversarial, matching

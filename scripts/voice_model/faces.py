@@ -53,7 +53,7 @@ def _tables(device: torch.device) -> dict[str, Tensor]:
 
 def render(voice: Tensor, scene: Tensor, opening: Tensor) -> Tensor:
     """voice, scene (B,) indices, opening (B, F) -> video (B, 3, F, 128, 128) in [-1, 1]."""
-    device, (batch, frames) = opening.device, opening.shape
+    device, frames = opening.device, opening.shape[1]
     grid = (torch.arange(SIZE, device=device) + 0.5) / SIZE - 0.5
     y, x = grid[:, None], grid[None, :]
 

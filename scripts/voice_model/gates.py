@@ -1,4 +1,4 @@
-"""Stage 7: what is heard and seen. Samples base or adapter, decodes with audio VAE, vocoder and video VAE, and measures.
+"""Stage 7: what is heard and seen. Samples base or adapter, decodes, and measures.
 `python -m scripts.voice_model.gates --data DIR --run DIR [--adapter FILE] --count 64`."""
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Models:
         """-> waves (N, 64160) at 16 kHz, mouth openings (N, 97)."""
         waves, openings = [], []
         for start in range(0, len(captions), batch):
-            video, audio = sample(self.model, captions[start : start + batch], seed + start)  # type: ignore[arg-type]
-            mel = self.audio.decode(audio)  # type: ignore[operator]
+            video, audio = sample(self.model, captions[start : start + batch], seed + start)
+            mel = self.audio.decode(audio)
             for one in mel.split(4):
-                waves.append(self.vocoder.vocoder(one[:, None].expand(-1, 2, -1, -1))[:, 0].clamp(-1, 1))  # type: ignore[union-attr, operator]
+                waves.append(self.vocoder.vocoder(one[:, None].expand(-1, 2, -1, -1))[:, 0].clamp(-1, 1))
             for one in video.transpose(1, 2).unflatten(2, (13, 4, 4)).split(4):
-                openings.append(measured_opening(self.video.decoder(one)))  # type: ignore[union-attr, operator]
+                openings.append(measured_opening(self.video.decoder(one)))
         return torch.cat(waves), torch.cat(openings)
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     name = "base"
     if arguments.adapter:
         name = arguments.adapter.stem
-        load_adapter(arguments.adapter, attach(models.model))  # type: ignore[arg-type]
+        load_adapter(arguments.adapter, attach(models.model))
     if arguments.wav:
         arguments.wav.mkdir(parents=True, exist_ok=True)
     speech = Speech(arguments.data / "speech.npz")

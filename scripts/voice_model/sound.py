@@ -44,6 +44,6 @@ def fill_mel_stft(mel_stft: torch.nn.Module, size: int = 512, mels: int = 64, ra
     """Writes the bases and the mel filters into the official `MelSTFT` (its constructor leaves zeros)."""
     forward, inverse = stft_bases(size)
     bank = slaney_filterbank(size // 2 + 1, 0.0, rate / 2, mels, rate).T
-    mel_stft.stft_fn.forward_basis.copy_(forward)  # type: ignore[union-attr, operator]
-    mel_stft.stft_fn.inverse_basis.copy_(inverse)  # type: ignore[union-attr, operator]
-    mel_stft.mel_basis.copy_(bank)  # type: ignore[operator]
+    mel_stft.stft_fn.forward_basis.copy_(forward)
+    mel_stft.stft_fn.inverse_basis.copy_(inverse)
+    mel_stft.mel_basis.copy_(bank)

@@ -170,7 +170,7 @@ def _rope(connector: Embeddings1DConnector, batch: int, total: int, device: torc
             rope_type=connector.rope_type,
             freq_grid_generator=generate_freq_grid_np,
         )
-        _ROPE[key] = tuple(t.to(device).expand(batch, -1, -1, -1) for t in table)  # type: ignore[assignment]
+        _ROPE[key] = tuple(t.to(device).expand(batch, -1, -1, -1) for t in table)
     return _ROPE[key]
 
 

@@ -7,6 +7,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def sample(model: Model, captions: list[str], seed: int, steps: int = 30) -> tup
     video = torch.randn(len(captions), VIDEO_TOKENS, VIDEO_LATENT, device=DEVICE, generator=random)
     audio = torch.randn(len(captions), AUDIO_TOKENS, 32, device=DEVICE, generator=random)
     sigmas = LTX2Scheduler().execute(steps).tolist()
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         v, a = model.velocity(video, audio, torch.full((len(captions),), now, device=DEVICE), contexts)
         video, audio = video + (then - now) * v, audio + (then - now) * a
     return video, audio

@@ -273,7 +273,8 @@ def train_bwe(trainer: Trainer, seconds: float) -> None:
         training.update(optimizer, parts, 1.0)
         return {"loss": parts.detach()}
 
-    captured, steps, total = Captured(step), 0, []
+    captured, steps = Captured(step), 0
+    total: list[Tensor] = []
     while clock.progress < 1 or not total:
         training.set_rate(optimizer, 1e-3 * training.cosine(clock.progress))
         total.append(captured()["loss"].clone())

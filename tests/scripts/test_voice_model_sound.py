@@ -21,7 +21,7 @@ def pulses(f0, seconds=2.0, rate=16000):
 def test_pitch_of_a_pulse_train_is_read_within_half_a_per_cent(f0):
     heard = measure.Voicing.of(pulses(f0))
     assert heard.fraction > 0.97
-    assert np.abs(heard.f0[heard.voiced] / f0 - 1).max() < 0.005
+    assert np.abs(heard.f0[5:-5] / f0 - 1).max() < 0.005  # the ends see silence
 
 
 def test_noise_is_unvoiced():
@@ -36,7 +36,8 @@ def test_a_pitch_three_and_a_half_per_cent_off_does_not_match():
 
 
 def test_level_is_in_decibels():
-    assert measure.Voicing.of(pulses(100.0) / 2).level == pytest.approx(measure.Voicing.of(pulses(100.0)).level - 6.02, abs=0.05)
+    loud, half = (measure.Voicing.of(pulses(100.0) * gain).level for gain in (1.0, 0.5))
+    assert loud - half == pytest.approx(6.02, abs=0.01)
 
 
 @pytest.mark.parametrize("base", [100.0, 200.0])

@@ -1,0 +1,70 @@
+"""`mlx-ltxw train` from clips to the adapter, and its refusals."""
+
+import json
+
+import mlx.core as mx
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mlx_ltxw.cli import group
+from mlx_ltxw.errors import UserError
+from tests.train.clips import metrics
+from tests.train.made import tiny_model  # noqa: F401
+from tests.train.recordings import spoken, write
+
+QUICK = ("steps=2", "rank=2", "preview_steps=1", "preview_every=0", "preview_prompts=a tone", "width=64", "height=64")
+LINES = ["the rain has stopped in the garden", "close your eyes and listen to me", "seven boats came home at noon"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for i, line in enumerate(LINES):
+        path = folder / f"{i}.wav"
+        write(path, spoken(line, "f2", "whispering"))
+        path.with_suffix(".txt").write_text(f'a dim room, (woman, whispering): "{line}"')
+    return folder
+
+
+def train(*arguments, **sets):
+    options = [part for text in QUICK for part in ("--set", text)]
+    options += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    result = CliRunner().invoke(group, ["train", *map(str, arguments), *options])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    common = ("--data", data, "-o", run, "-m", tiny_model, "--cache", tmp_path / "cache")
+    assert "3 clips are encoded" in train(*common, "--prepare-only").output
+    assert len((run / "clips.jsonl").read_text().splitlines()) == 3
+    assert not (run / "adapter.safetensors").exists()
+    output = train(*common).output
+    assert "on 3 clips (12 s), 2 steps" in output
+    assert "step 2/2 · loss audio" in output
+    assert len(mx.load(str(run / "adapter.safetensors"))) == 32  # sound alone: no video_to_audio_attn
+    assert "| woman, whispering | 3 |" in (run / "README.md").read_text()
+    assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 2
+    assert json.loads((run / "data.json").read_text())
+    with pytest.raises(UserError, match="--resume"):
+        train(*common)
+    with pytest.raises(UserError, match="rank 2 to 3"):
+        train(*common, "--resume", rank=3)
+    before = metrics(run)
+    assert "from step 2" in train(*common, "--resume").output
+    assert metrics(run) == before
+
+
+def test_refusals_come_before_any_work(tiny_model, data, tmp_path):  # noqa: F811
+    common = ("--data", data, "-o", tmp_path / "run", "-m", tiny_model)
+    with pytest.raises(UserError, match="dropout"):
+        train(*common, dropout=0.1)
+    with pytest.raises(UserError, match="--prepare-only"):
+        train(*common, "--prepare-only", "--upload", "me/quiet")
+    with pytest.raises(UserError, match="no model directory"):
+        train("--data", data, "-o", tmp_path / "run", "-m", tmp_path / "none")
+    assert train("-o", tmp_path / "run").exit_code == 2
+    assert not (tmp_path / "run").exists()
