@@ -2,14 +2,12 @@
 
 import dataclasses
 import itertools
-import shutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.convert.run import convert, prepare
 from mlx_ltxw.pipeline.conditioning import encode_prompts
 from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
@@ -35,18 +33,6 @@ def official(made_checkpoint):
 @pytest.fixture(scope="module")
 def gemma(made_gemma):
     return reference.load_text_encoder(made_gemma)
-
-
-@pytest.fixture(scope="module")
-def dev(made_checkpoint, made_gemma, tmp_path_factory):
-    return convert(prepare(str(made_checkpoint), str(made_gemma)), tmp_path_factory.mktemp("dev") / "model")
-
-
-@pytest.fixture(scope="module")
-def distilled(made_checkpoint, made_gemma, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distilled")
-    renamed = shutil.copy(made_checkpoint, folder / "ltx-2.3-tiny-distilled.safetensors")
-    return convert(prepare(str(renamed), str(made_gemma)), folder / "model")
 
 
 def error(ours, theirs):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -14,7 +13,6 @@ import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import adapt
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.convert.run import convert, prepare
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.events import Adapted, Decoded, Step
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO
@@ -69,18 +67,6 @@ def test_locked_forward_equals_official_blocks_in_fp64(tmp_path):
     errors = [relative_error(g, w) for g, w in zip(got, want, strict=True)]
     assert max(errors) < 5e-5  # fp32 angles of up to 1.6e4 rad and fp32 sinusoids against fp64 ones
     assert relative_error(got[2], want[1]) > 1e-2  # the adapter does something
-
-
-@pytest.fixture(scope="module")
-def dev(made_checkpoint, made_gemma, tmp_path_factory):
-    return convert(prepare(str(made_checkpoint), str(made_gemma)), tmp_path_factory.mktemp("dev") / "model")
-
-
-@pytest.fixture(scope="module")
-def distilled(made_checkpoint, made_gemma, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distilled")
-    renamed = shutil.copy(made_checkpoint, folder / "ltx-2.3-tiny-distilled.safetensors")
-    return convert(prepare(str(renamed), str(made_gemma)), folder / "model")
 
 
 @pytest.fixture(scope="module")
