@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """The voice model's own network code against the official classes and HF's Gemma 3."""
 
 import json
@@ -7,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ltx_core")
 
-import tests.reference  # noqa: E402, F401
-from scripts.voice_model import activation, sound, text  # noqa: E402
-from scripts.voice_model.corpus import SCENES, SENTENCES, VOICES, caption  # noqa: E402
+import tests.reference  # noqa: F401
+from scripts.voice_model import activation, sound, text
+from scripts.voice_model.corpus import SCENES, SENTENCES, VOICES, caption
 
-from ltx_core.model.audio_vae.vocoder import Activation1d, SnakeBeta  # noqa: E402
+from ltx_core.model.audio_vae.vocoder import Activation1d, SnakeBeta
 
 
 def test_polyphase_activation_equals_the_official_one_away_from_the_ends():

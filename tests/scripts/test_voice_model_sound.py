@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """The voice model's data and measures: intonation, pitch, sentence identity, mel, faces."""
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from scripts.voice_model import data, faces, measure  # noqa: E402
-from scripts.voice_model.corpus import SENTENCES, VOICES, caption, default_voice, random_caption  # noqa: E402
+from scripts.voice_model import data, faces, measure
+from scripts.voice_model.corpus import SENTENCES, VOICES, caption, default_voice, random_caption
 
 
 def pulses(f0, seconds=2.0, rate=16000):
