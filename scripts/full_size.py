@@ -10,11 +10,13 @@ bf16 run against the official fp32 run, and what the exact video lock costs. The
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import platform
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +172,13 @@ def measure_mlx(section: dict[str, Any], arrays: list[dict[str, np.ndarray]], si
     mx.reset_peak_memory()
     model = build_mlx(section)
     weights = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
-    streams = mlx_inputs(model.config, arrays)
-    outputs, seconds = timed(evaluated(model, *streams), runs)
+    video, audio = mlx_inputs(model.config, arrays)
+    outputs, seconds = timed(evaluated(model, video, audio), runs)
     report(size=size, what="mlx bf16", seconds=seconds, peak=mx.get_peak_memory(), weights=weights)
-    _, seconds = timed(evaluated(mx.compile(lambda: model(*streams))), runs)
+    _, seconds = timed(evaluated(mx.compile(functools.partial(model, video, audio))), runs)
     report(size=size, what="mlx bf16, whole forward compiled", seconds=seconds, peak=mx.get_peak_memory())
     adapted = adapted_copy(model)
-    locked, seconds = timed(evaluated(model.locked, adapted, *streams, streams[1]), runs)
+    locked, seconds = timed(evaluated(model.locked, adapted, video, audio, audio), runs)
     same = bool(mx.array_equal(locked[0], outputs[0])) and bool(mx.array_equal(locked[1], outputs[1]))
     report(size=size, what="mlx bf16, exact video lock", seconds=seconds, video_and_base_audio_identical=same)
     return [np.asarray(x.astype(mx.float32)) for x in outputs]
@@ -204,7 +206,7 @@ def main(
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     size = f"{width}x{height}x{frames}"
     report(
-        size=size, gpu=torch.cuda.get_device_name(), torch=torch.__version__, mlx=mx.__version__,
+        size=size, gpu=torch.cuda.get_device_name(), torch=torch.__version__, mlx=version("mlx"),
         mlx_ltxw=mlx_ltxw.__version__, mlx_device=str(mx.default_device()), python=platform.python_version(),
         video_tokens=geometry.video_tokens, audio_tokens=geometry.audio_tokens,
     )  # fmt: skip
