@@ -53,6 +53,9 @@ SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 @click.option("--stg", type=float, help="Spatio-temporal guidance of both.")
 @click.option("--modality-scale", type=float, help="Guidance of picture and sound towards each other.")
 @click.option("--rescale", type=float, help="How far guidance may not widen the spread, 0 to 1.")
+@click.option(
+    "--soften-onset/--keep-onset", default=None, help="Take down a click at the very start.  [default: soften]"
+)
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")

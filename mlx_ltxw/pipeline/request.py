@@ -35,6 +35,7 @@ class Request:
         allow_partial: Leave out what of an adapter has no place.
         register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
         video: A clip whose picture is kept and given a new voice.
+        soften_onset: Take down a click at the sound's very start, which the official decoder has too.
     """
 
     prompt: str
@@ -54,6 +55,7 @@ class Request:
     allow_partial: bool = False
     register_at: str | None = None
     video: str | None = None
+    soften_onset: bool = True
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -104,6 +106,7 @@ class Settings:
     allow_partial: bool
     register_at: str | None = None
     video: str | None = None
+    soften_onset: bool = True
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.audio_vae import soften_onset
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.adapters import Chosen, apply, choose
 from mlx_ltxw.pipeline.conditioning import Contexts, encode_prompts
@@ -139,6 +140,8 @@ def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
     for seed, latents in finished.items():
         clock = time.perf_counter()
         waveform, rate = decode_audio(job.model, latents.heard, job.dtype, job.machine.short_jobs)
+        if job.settings.soften_onset:
+            waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
         seconds = time.perf_counter() - clock
         made = latents.video if job.settings.video is None else None
         video = None if made is None else decode_video(job, made)

@@ -85,6 +85,20 @@ def test_sentence_built_for_the_user(cli, tmp_path):
     assert read_metadata(path)["prompt"] == 'a man by a window, (man, whispering quietly): "stay here"'
 
 
+def test_onset_click_is_taken_down_unless_kept(cli, tmp_path, monkeypatch):
+    """A decoder that starts with the click others heard: 65 ms near clipping, then quiet."""
+    import mlx_ltxw.pipeline.run as pipeline
+
+    click = np.full((48000, 2), 0.01, np.float32)
+    click[: int(0.05 * 48000)] = 0.9
+    monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (click, 48000))
+    peaks = []
+    for flag in ("--soften-onset", "--keep-onset"):
+        generate(cli, tmp_path / "out.wav", "--audio-only", flag)
+        peaks.append(np.abs(read_audio(tmp_path / "out.wav", 48000)).max())
+    assert peaks == pytest.approx([0.01, 0.9], abs=0.002)
+
+
 def test_hints_before_the_run(cli, tmp_path):
     done = cli("generate", 'a man, (man, whispering): "hi"', "-o", tmp_path / "o.wav", "--audio-only", *SMALL)
     assert "add --adapter" in done.err

@@ -6,11 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.audio_vae.config import VocoderConfig
+from mlx_ltxw.models.audio_vae.mel import FLOOR
 from mlx_ltxw.models.audio_vae.resample import hann_sinc, upsample
 from mlx_ltxw.models.audio_vae.vocoder import Vocoder
-
-FLOOR = 1e-5
-"""Smallest mel magnitude before the logarithm."""
 
 
 class STFT(nn.Module):

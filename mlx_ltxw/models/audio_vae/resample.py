@@ -2,8 +2,8 @@
 
 A filter of the audio path is applied to blocks of a few samples at once: overlapping windows of the signal (a strided
 view, nothing is copied) are multiplied by one small banded matrix. Raising the rate uses the filter's phases, so that
-no zeros are stuffed in and nothing is scattered. Measured against a depthwise convolution: a tenth of its time on the
-CPU.
+no zeros are stuffed in and nothing is scattered. Measured against a depthwise convolution: less than a tenth of its
+time on the CPU.
 """
 
 from __future__ import annotations
