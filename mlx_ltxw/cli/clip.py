@@ -39,8 +39,8 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
     return dataclasses.replace(request, **missing)
 
 
-def read_picture(settings: Settings) -> np.ndarray:
-    """The clip's frames (F, H, W, 3) uint8 at the run's size and rate; its last frame stands for what is missing."""
+def read_picture(settings: Settings, grid: LatentGrid) -> np.ndarray:
+    """The clip's frames (F, H, W, 3) uint8 at the run's size and rate; the last one fills the last latent frame."""
     assert settings.video is not None
-    frames = read_video(settings.video, settings.frames, settings.frame_rate, settings.width, settings.height)
-    return np.concatenate([frames, np.repeat(frames[-1:], settings.frames - len(frames), axis=0)])
+    size = settings.frames, settings.frame_rate, settings.width, settings.height
+    return read_video(settings.video, *size, hold=grid.frames)

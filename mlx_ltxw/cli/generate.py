@@ -96,7 +96,7 @@ def _run(request: Request, defaults: Defaults, model: ModelDir, files: Any, show
             "Give it together with --adapter and --no-lock-video.",
         )
     files.check(settings)
-    picture = read_picture(settings) if settings.video else None
+    picture = read_picture(settings, job.geometry.grid) if settings.video else None
     made = show(run(job, picture=picture), job, files)
     if show_drift:
         show_drifts(job, made, files)

@@ -17,12 +17,27 @@ _TAGGED_MATRICES = (1, 5, 6, 9)  # BT.709, BT.470BG, SMPTE 170M, BT.2020
 
 
 def read_video(
-    path: Path | str, frames: int, fps: float | Fraction, width: int, height: int, *, start: float = 0.0
+    path: Path | str,
+    frames: int,
+    fps: float | Fraction,
+    width: int,
+    height: int,
+    *,
+    start: float = 0.0,
+    hold: int = 0,
 ) -> np.ndarray:
     """The picture of a file at another rate and size.
 
     Each instant shows the frame that is on screen then, scaled to cover `width` x `height` and cropped about the
     centre; pixel shape and a phone's rotation mark are honoured.
+
+    Args:
+        path: Any file with a picture.
+        frames: How many to return.
+        fps: Their rate.
+        width, height: Their size.
+        start: Seconds to leave out at the beginning.
+        hold: Up to so many frames that are missing at the end repeat the last one.
 
     Returns:
         (frames, height, width, 3) uint8, RGB.
@@ -44,6 +59,9 @@ def read_video(
                 done = stop
             if done == frames:
                 return out
+    if done and frames - done <= hold:
+        out[done:] = out[done - 1]
+        return out
     raise UserError(
         f"{path} is too short: {done} of {frames} frames at {float(fps):g} frames a second.",
         "Use a longer clip, or ask for fewer frames.",

@@ -79,16 +79,9 @@ def read_picture(clip: Clip) -> np.ndarray:
         UserError: the file cannot be read, or its picture is too short.
     """
     size = clip.geometry
-    for missing in range(held_frames(size) + 1):
-        have = size.frames - missing
-        try:
-            frames = read_video(clip.path, have, size.frame_rate, size.width, size.height, start=clip.window)
-        except UserError as error:
-            if missing == held_frames(size) or "too short" not in error.message:
-                raise
-        else:
-            return np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-    raise AssertionError("the last attempt returns or raises")
+    return read_video(
+        clip.path, size.frames, size.frame_rate, size.width, size.height, start=clip.window, hold=held_frames(size)
+    )
 
 
 def picture_seconds(path: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from scripts.voice_model import training
 from scripts.voice_model.config import CONTEXT
 from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption
-from scripts.voice_model.latents import Clips, Encoders, adapter_rows, base_clips, gather, quiet_manner
+from scripts.voice_model.latents import Clips, Encoders, adapter_rows, base_clips, gather, quiet_manner, register_pairs
 from scripts.voice_model.training import DEVICE, Captured, Speech
 from scripts.voice_model.transformer import Model, flow_losses, gate_captions, sample
 
@@ -50,6 +51,8 @@ def attach(model: Model) -> dict[str, LoRA]:
                 owner = block.get_submodule(parent)
                 placed[f"transformer_blocks.{index}.{module}.{layer}"] = made = LoRA(owner.get_submodule(last))
                 setattr(owner, last, made)
+        # no adapted module is in the video stream: gradients stop where video reads audio
+        block.audio_to_video_attn.register_forward_hook(lambda _, __, out: out.detach())
     return placed
 
 
@@ -83,14 +86,14 @@ def train(model: Model, clips: Clips, name: str, arguments: argparse.Namespace) 
         parts = [model.text(i, n, CONTEXT) for i, n in zip(flat_ids.split(32), flat_lengths.split(32), strict=True)]
         contexts = [torch.cat(side) for side in zip(*parts, strict=True)]
     rows = torch.arange(len(flat_ids), device=DEVICE).view(*clips.ids.shape[:2], 2, 1)
-    indexed = Clips(clips.audio, clips.video, rows, clips.lengths[:, :, :2], clips.voice, clips.sentence)
+    indexed = replace(clips, ids=rows, lengths=clips.lengths[:, :, :2])
 
     def lookup(index: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         return contexts[0][index[:, 0]], contexts[1][index[:, 0]]
 
     def step() -> dict[str, Tensor]:
         losses = flow_losses(model, indexed, arguments.batch, lookup, 0.0)
-        training.update(optimizer, losses["audio"] + losses["video"], 1.0)
+        training.update(optimizer, losses["audio"], 1.0)
         return {k: v.detach() for k, v in losses.items()}
 
     captured, began = Captured(step), time.monotonic()
@@ -153,7 +156,8 @@ def main() -> None:
         model = Model().to(DEVICE)
         model.load_state_dict(training.load(arguments.run / "transformer.pt")["average"])
         rows, manners = adapter_rows(speech, normal)
-        placed = train(model, gather(encoders, speech, rows, manners, 13), name, arguments)
+        clips = replace(gather(encoders, speech, rows, manners, 13), pairs=register_pairs(speech, rows))
+        placed = train(model, clips, name, arguments)
         save_adapter(arguments.run / f"{name}.safetensors", placed)
         gate(model, base, quiet, name)
 

@@ -40,10 +40,13 @@ class Clips:
     lengths: Tensor
     voice: np.ndarray
     sentence: np.ndarray
+    pairs: Tensor | None = None  # (P, 2) clips that differ in the register alone: drawn together
 
     def draw(self, batch: int, drop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """audio, video, ids, lengths of random clips; with probability `drop` the caption is empty."""
         clip = torch.randint(len(self.audio), (batch,), device=DEVICE)
+        if self.pairs is not None:
+            clip = self.pairs[torch.randint(len(self.pairs), (batch // 2,), device=DEVICE)].flatten()
         scene = torch.randint(self.video.shape[1], (batch,), device=DEVICE)
         variant = torch.randint(self.ids.shape[2], (batch,), device=DEVICE)
         lengths = self.lengths[clip, scene, variant]
@@ -145,6 +148,21 @@ def adapter_rows(speech: Speech, normal: int) -> tuple[np.ndarray, list[tuple[st
                 plain.append(row_of["normal", voice, sentence])
     plain = rng.sample(plain, min(normal, len(plain)))
     return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * len(plain))]
+
+
+def register_pairs(speech: Speech, rows: np.ndarray) -> Tensor:
+    """(P, 2) places in `rows` of takes of one voice and sentence in two registers; groups of two count three times, so
+    that each group is drawn as often as one of three."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault((int(speech.voice[row]), int(speech.sentence[row])), []).append(place)
+    pairs = []
+    for group in groups.values():
+        if len(group) == 2:
+            pairs += [group] * 3
+        elif len(group) == 3:
+            pairs += [[group[0], group[1]], [group[1], group[2]], [group[2], group[0]]]
+    return torch.tensor(pairs, device=DEVICE)
 
 
 def quiet_manner(voice: Voice, register: str) -> str:

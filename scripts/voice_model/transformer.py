@@ -130,8 +130,10 @@ def flow_losses(
 ) -> dict[str, Tensor]:
     audio, video, ids, lengths = clips.draw(batch, drop)
     sigma = shifted_logit_normal(batch)
-    level = sigma[:, None, None]
     audio_noise, video_noise = torch.randn_like(audio), torch.randn_like(video)
+    if clips.pairs is not None:  # the same noise for both, so that the caption alone tells them apart
+        sigma, audio_noise, video_noise = (t[::2].repeat_interleave(2, 0) for t in (sigma, audio_noise, video_noise))
+    level = sigma[:, None, None]
     noisy_video, noisy_audio = torch.lerp(video, video_noise, level), torch.lerp(audio, audio_noise, level)
     v, a = model.velocity(noisy_video, noisy_audio, sigma, contexts(ids, lengths))
     return {

@@ -78,6 +78,20 @@ def test_a_clip_gets_a_new_voice_and_keeps_its_picture(cli, tmp_path):
     assert not np.array_equal(read_audio(source, 48000), read_audio(voiced, 48000))
 
 
+def test_a_clip_of_any_length_gets_a_voice_of_its_length(cli, tmp_path):
+    """20 frames are no 8k + 1: the picture is seen with its last frame held, and copied as it is."""
+    from mlx_ltxw.media.mp4 import write_mp4
+
+    source, voiced = tmp_path / "source.mp4", tmp_path / "voiced.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (20, 32, 64, 3), dtype=np.uint8)
+    write_mp4(source, [frames], 24, None)
+    done = cli("generate", PROMPT, "--video", source, "-o", voiced, "--width", 64, "--height", 32, "--steps", 2)
+    assert done.code == 0, done.err
+    assert read_metadata(voiced)["frames"] == 25
+    assert np.array_equal(read_video(source, 20, 24, 64, 32), read_video(voiced, 20, 24, 64, 32))
+    assert probe(voiced).duration == pytest.approx(20 / 24, abs=0.001)
+
+
 def test_sentence_built_for_the_user(cli, tmp_path):
     path = tmp_path / "out.wav"
     words = ("--scene", "man by a window", "--speaker", "man", "--manner", "whispering", "--line", "stay here")

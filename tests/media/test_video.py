@@ -48,6 +48,13 @@ def test_too_short_a_clip_is_refused(counted):
         read_video(counted, 25, 24, 64, 32, start=3.0)
 
 
+def test_the_last_frame_is_held_as_long_as_allowed(counted):
+    held = read_video(counted, 99, 24, 64, 32, hold=3)[:, 16, 32, 0] // 2
+    assert held.tolist() == [*range(96), 95, 95, 95]
+    with pytest.raises(UserError, match="96 of 100"):
+        read_video(counted, 100, 24, 64, 32, hold=3)
+
+
 def write_lossless(path, picture, **attributes):
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264rgb", rate=24, options={"crf": "0"})
