@@ -101,6 +101,8 @@ def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[wave.shape[1]], rate=target)
     parts = [part.to_ndarray() for frame in (*to_frames(wave, rate), None) for part in resampler.resample(frame)]
     length = round(len(wave) * target / rate)
+    if not parts:  # a few samples at a high rate are less than one at a low rate
+        return np.zeros((length, wave.shape[1]), np.float32)
     out = np.concatenate(parts, axis=1).T[:length]
     return np.ascontiguousarray(np.pad(out, ((0, length - len(out)), (0, 0))))
 

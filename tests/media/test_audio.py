@@ -133,3 +133,8 @@ def test_probe_tells_what_is_there(tmp_path):
     write_wav(tmp_path / "a.wav", np.zeros((4800, 2)))
     info = probe(tmp_path / "a.wav")
     assert (info.width, info.fps, info.rate, info.channels, info.duration) == (None, None, 48000, 2, 0.1)
+
+
+def test_fewer_samples_than_one_of_the_new_rate():
+    assert resample(np.ones((3, 1), np.float32), 192000, 8000).shape == (0, 1)
+    assert resample(np.ones((11, 2), np.float32), 192000, 16000).shape == (1, 2)
