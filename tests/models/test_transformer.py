@@ -134,6 +134,31 @@ def test_cross_timesteps_follow_the_newest_release():
     assert relative_error(got[1], reference_forward(older, video, audio)[1]) > 1e-3
 
 
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_each_modulation_follows_its_own_noise_level(pair, stream):
+    """By hand, with the official embedders: scale and shift from a stream's own timesteps, its gate from the other
+    stream's sigma, its prompt modulation from its own sigma (`transformer_args.py` of 1.2.0)."""
+    model, reference = pair
+    video, audio = streams(model.config, per_token=True, sigmas=(0.9, 0.2))
+    v, a = both(model, video, audio)
+    own, other = (video, audio) if stream == "video" else (audio, video)
+    state = model.video_state(v, a) if stream == "video" else model.audio_state(a, v)
+    prefix, gate = ("", "a2v") if stream == "video" else ("audio_", "v2a")
+
+    def embedded(name, levels):
+        with torch.inference_mode():
+            return getattr(reference, name)(torch.from_numpy(levels * np.float32(1000)).flatten(), torch.float32)[0]
+
+    pairs = [
+        (state.modulation, embedded(f"{prefix}adaln_single", own["timesteps"])),
+        (state.prompt_modulation, embedded(f"{prefix}prompt_adaln_single", own["sigma"])),
+        (state.cross_modulation, embedded(f"av_ca_{stream}_scale_shift_adaln_single", own["timesteps"])),
+        (state.cross_gate, embedded(f"av_ca_{gate}_gate_adaln_single", other["sigma"])),
+    ]
+    for got, want in pairs:
+        assert relative_error(np.asarray(got).reshape(want.shape), want) < TOLERANCE
+
+
 def test_audio_alone_equals_official_audio_only_model(pair):
     model, reference = pair
     _, audio = streams(model.config, sigmas=(0.9, 0.6))
