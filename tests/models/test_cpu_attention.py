@@ -1,0 +1,37 @@
+"""The CPU's attention against PyTorch's, forward and backward."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlx_ltxw.models.transformer.cpu_attention import attention, softmax
+from tests.models.test_transformer import relative_error
+
+
+@pytest.mark.parametrize("shapes", [((1, 4, 7, 8), (1, 4, 9, 8)), ((2, 3, 1, 5), (2, 3, 1, 5)), ((1, 2, 33, 16),) * 2])
+def test_output_and_gradients_equal_pytorch(shapes):
+    draw = np.random.default_rng(0)
+    queries, (keys, values) = draw.standard_normal(shapes[0]), draw.standard_normal((2, *shapes[1]))
+    arrays = [x.astype(np.float32) for x in (queries, keys, values, draw.standard_normal(shapes[0]))]
+    tensors = [torch.from_numpy(x).double().requires_grad_() for x in arrays]
+    want = torch.nn.functional.scaled_dot_product_attention(*tensors[:3], scale=0.3)
+    (want * tensors[3]).sum().backward()
+    inputs = [mx.array(x) for x in arrays]
+    assert relative_error(attention(*inputs[:3], 0.3), want.detach()) < 1e-6
+    gradients = mx.grad(lambda q, k, v: mx.sum(attention(q, k, v, 0.3) * inputs[3]), argnums=(0, 1, 2))(*inputs[:3])
+    for got, tensor in zip(gradients, tensors, strict=False):
+        assert np.abs(np.asarray(got) - tensor.grad.numpy()).max() < 1e-5
+
+
+def test_softmax_of_large_scores():
+    """Shifted by the greatest, so nothing overflows; what is far below it vanishes."""
+    got = np.asarray(softmax(mx.array([[1e4, 1e4 - 1, -1e4], [-1e30, -1e30, -1e30]])))
+    e = np.exp(-1)
+    assert got[0] == pytest.approx([1 / (1 + e), e / (1 + e), 0], abs=1e-6)
+    assert got[1] == pytest.approx([1 / 3] * 3)
+
+
+def test_half_precision_in_and_out():
+    x = mx.random.normal((1, 2, 5, 8)).astype(mx.bfloat16)
+    assert attention(x, x, x, 0.3).dtype == mx.bfloat16
