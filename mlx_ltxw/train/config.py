@@ -43,7 +43,8 @@ class TrainConfig:
         coupled: Train through the video too, as the official trainer does, instead of under the exact video lock.
         video_loss: Weight of the video's loss beside the audio's, when coupled.
         sigma: Noise levels of video and audio drawn independently, or shared.
-        activations: Dtype of activations and of the loss.
+        activations: Dtype of what is differentiated. Under the lock the video runs forward only, in the dtype that
+            pictures are generated in.
         gradient_checkpointing: Compute each block again in the backward pass instead of keeping its activations.
         compile: Compile the step, where there is a GPU.
         seed: Drives the fresh adapter, the data's order, the noise and its levels.

@@ -29,7 +29,7 @@ from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.optimizer import State
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
-from mlx_ltxw.train.step import Ahead, Group, Objective
+from mlx_ltxw.train.step import Objective
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -133,7 +133,6 @@ class Trainer:
         self.origin = checkpoint.Origin(config, finish.base_sha256(job.model), _fingerprint(clips), self.layout.paths)
         self.state = self._begin(State.fresh(parameters))
         self.metrics = Metrics(job.run, config, self.state.step) if job.world.leads else None
-        self._ready: dict[int, list[tuple[Group, Ahead | None]]] = {}
         self.pace = 0.0
         mx.reset_peak_memory()
 
@@ -157,8 +156,6 @@ class Trainer:
             gradient, tail = self._gradient(state, stop)
             sizes = optimizer.step_sizes(config, state.step)
             *arrays, norm = self.update(state.parameters, state.first, state.second, gradient, sizes)
-            if state.step + 1 < config.steps:
-                self._ready[state.step + 1] = self._look_ahead(state.step + 1)
             mx.eval(*arrays, norm, tail)
         except RuntimeError as error:
             self._lost(error)
@@ -228,21 +225,12 @@ class Trainer:
         mx.eval(step, *arrays)
         return State(int(float(step)), *arrays)
 
-    def _look_ahead(self, step: int) -> list[tuple[Group, Ahead | None]]:
-        """The groups of a step; on the CPU with what can be computed before the step's parameters are known."""
-        ahead = mx.default_device() == mx.Device(mx.cpu)
-        return [(group, self.objective.look_ahead(group) if ahead else None) for group in self.batches.step(step)]
-
     def _gradient(self, state: State, stop: bool) -> tuple[mx.array, mx.array]:
         """The gradient of all machines, and (3,) the losses of audio and video, and how many want to stop."""
-        groups = self._ready.pop(state.step, None) or self._look_ahead(state.step)
+        groups = self.batches.step(state.step)
         total = mx.zeros(self.layout.size + 2)
-        for group, ahead in groups:
-            if ahead is None:
-                gradient, losses = self.objective(state.parameters, group, self.weight)
-            else:
-                given = (group, ahead.noise, self.weight, ahead.seen)
-                gradient, losses = self.objective.gradient(state.parameters, *given)
+        for group in groups:
+            gradient, losses = self.objective(state.parameters, group, self.weight)
             total = total + mx.concatenate([gradient, losses])
             if len(groups) > 1:
                 mx.eval(total)  # one group's activations in memory at a time

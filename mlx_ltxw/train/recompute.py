@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ltxw.adapter.apply import share
 from mlx_ltxw.adapter.placing import replace
@@ -15,18 +16,40 @@ from mlx_ltxw.adapter.placing import replace
 def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a block so that the backward pass computes it again instead of keeping its activations.
 
-    What is trained goes in as an argument: a gradient reaches the arguments of `mx.checkpoint` alone, never what its
-    function closes over. The other arguments (noise-level embeddings, rotations, text) are untrained and closed over.
-    """
-    inputs = [argument for argument in arguments if isinstance(argument, mx.array)]
+    What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
+    what it closes over. The other arguments (noise-level embeddings, rotations, text) are untrained and closed over.
 
-    def run(trained: dict[str, Any], *inputs: mx.array) -> Any:
+    `mx.checkpoint` leaves open when the trained numbers' gradients are computed. Those that end beside the chain of
+    blocks (keys and values of the text and of the video) would come last of all, and each block that was computed again
+    would be kept for them. Here a block's own gradients come before the chain goes on.
+    """
+    names = [name for name, _ in tree_flatten(block.trainable_parameters())]
+
+    def forward(*given: mx.array) -> Any:
         copy = share(block)
-        copy.update(trained)
-        feed = iter(inputs)
+        copy.update(tree_unflatten(list(zip(names, given, strict=False))))
+        feed = iter(given[len(names) :])
         return method(copy, *(next(feed) if isinstance(item, mx.array) else item for item in arguments))
 
-    return mx.checkpoint(run)(block.trainable_parameters(), *inputs)
+    run: Any = mx.custom_function(forward)
+
+    @run.vjp
+    def again(given: Any, cotangents: Any, outputs: Any) -> Any:
+        given, arrived = _listed(given), _listed(cotangents)
+        given = mx.depends(given, arrived)  # not before its turn
+        _, gradients = mx.vjp(lambda *values: _listed(forward(*values)), given, arrived)
+        own, onwards = gradients[: len(names)], gradients[len(names) :]
+        if not own:
+            return tuple(onwards)
+        # one by one: nobody asks for the gradient of an untrained input, and it must not be computed for another's sake
+        return (*own, *(mx.depends([gradient], own)[0] for gradient in onwards))
+
+    trained = [value for _, value in tree_flatten(block.trainable_parameters())]
+    return run(*trained, *(argument for argument in arguments if isinstance(argument, mx.array)))
+
+
+def _listed(values: Any) -> list[mx.array]:
+    return [values] if isinstance(values, mx.array) else list(values)
 
 
 @mx.custom_function

@@ -19,6 +19,7 @@ from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.layout import Layout
 from mlx_ltxw.train.loss import noised, velocity_loss
 from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
+from mlx_ltxw.weights.dtype import default_dtype
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -43,19 +44,6 @@ class Draw:
     audio_sigma: mx.array
     video: mx.array | None = None
     video_sigma: mx.array | None = None
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What of a group's step depends on no trained number.
-
-    Attributes:
-        noise: Drawn.
-        seen: From `Objective.watch`.
-    """
-
-    noise: Draw
-    seen: list[mx.array] | None
 
 
 def draw(group: Group, config: TrainConfig) -> Draw:
@@ -100,7 +88,6 @@ class Objective:
         cast_at_each_use(adapted, self.dtype)
         if config.gradient_checkpointing:
             adapted.run_block = checkpointed
-        self._beside = mx.new_stream(mx.default_device())
         self._compiled = mx.compile(self._drawn_gradient) if config.compile else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -119,28 +106,9 @@ class Objective:
     def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
         return self.gradient(parameters, group, draw(group, self.config), weight)
 
-    def look_ahead(self, group: Group) -> Ahead:
-        """Draws the noise and, under the lock, begins to run the base streams, which no trained number reaches.
-
-        On the CPU, where one thread computes a stream of work, this runs beside the gradient of the step before.
-        """
-        with mx.stream(self._beside):
-            noise = draw(group, self.config)
-            seen = self.watch(group, noise)
-        mx.async_eval(noise.audio, noise.audio_sigma, *(seen or []))
-        return Ahead(noise, seen)
-
-    def watch(self, group: Group, noise: Draw) -> list[mx.array] | None:
-        """What the adapted audio sees of the video, of every block; None where it is not to be held."""
-        if noise.video is None or self.config.coupled:
-            return None
-        return self.base.watch(self._video(group, noise), self._audio(group, noise, 1))
-
-    def gradient(
-        self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array, seen: list[mx.array] | None = None
-    ) -> tuple[mx.array, mx.array]:
-        """As `__call__`, for noise already drawn, and from `watch` what it gives; not compiled."""
-        losses = self._losses(group, noise, seen)
+    def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
+        """As `__call__`, for noise already drawn; not compiled."""
+        losses = self._losses(group, noise)
 
         def total(parameters: mx.array) -> tuple[mx.array, mx.array]:
             self.layout.place(self.adapted, parameters)
@@ -152,24 +120,29 @@ class Objective:
         self.layout.place(self.adapted, parameters)  # in place of the gradient's tracers
         return gradient, sums
 
-    def _losses(
-        self, group: Group, noise: Draw, seen: list[mx.array] | None
-    ) -> Callable[[], tuple[mx.array, mx.array]]:
+    def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:
         """What is differentiated: a function to the losses (B,) of audio and video. What is not has already run."""
         if noise.video is None:
             return lambda: (self._alone(group, noise), mx.zeros(1))
         video = self._video(group, noise)
         if self.config.coupled:
             return lambda: self._joint(video, group, noise)
-        held = seen or self.watch(group, noise)
-        assert held is not None
-        return lambda: (self._locked(video, held, group, noise), mx.zeros(1))
+        seen = self._watch(group, noise)
+        return lambda: (self._locked(video, seen, group, noise), mx.zeros(1))
 
-    def _video(self, group: Group, noise: Draw) -> Modality:
+    def _watch(self, group: Group, noise: Draw) -> list[mx.array]:
+        """What the adapted audio sees of the video, of every block.
+
+        No gradient passes here, so it runs in the dtype that the picture is generated in.
+        """
+        dtype = default_dtype()
+        return self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype))
+
+    def _video(self, group: Group, noise: Draw, dtype: mx.Dtype | None = None) -> Modality:
         assert noise.video is not None
         assert noise.video_sigma is not None
         latent = noised(group["video"], noise.video, noise.video_sigma)
-        return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"])
+        return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"], dtype)
 
     def _alone(self, group: Group, noise: Draw) -> mx.array:
         draws = noise.audio.shape[1]
@@ -188,16 +161,17 @@ class Objective:
         draws = noise.audio.shape[1]
         heard = Modality(
             video.latent, mx.repeat(video.sigma, draws), video.timesteps, video.context, video.rotary
-        )  # `listen` reads the gates' levels from sigma, one a draw, and the keys' from timesteps, one a video
+        )  # `listen` reads the gates' levels from sigma, one a draw
         velocity = self.adapted.listen(self._audio(group, noise, draws), heard, seen)
         return self._audio_loss(velocity, group, noise)
 
-    def _audio(self, group: Group, noise: Draw, draws: int) -> Modality:
+    def _audio(self, group: Group, noise: Draw, draws: int, dtype: mx.Dtype | None = None) -> Modality:
         """The first draws of each clip, those of one clip in a row."""
         clean = mx.repeat(group["audio"], draws, axis=0)
         sigma = noise.audio_sigma[:, :draws].reshape(-1)
         latent = noised(clean, noise.audio[:, :draws].flatten(0, 1), sigma)
-        return self._modality(latent, sigma, mx.repeat(group["audio_context"], draws, axis=0), group["audio_rotary"])
+        context = mx.repeat(group["audio_context"], draws, axis=0)
+        return self._modality(latent, sigma, context, group["audio_rotary"], dtype)
 
     def _audio_loss(self, velocity: mx.array, group: Group, noise: Draw) -> mx.array:
         """(B,) mean over the draws."""
@@ -205,8 +179,9 @@ class Objective:
         clean = mx.repeat(group["audio"], draws, axis=0)
         return mx.mean(velocity_loss(velocity, clean, noise.audio.flatten(0, 1)).reshape(clips, draws), axis=1)
 
-    def _modality(self, latent: mx.array, sigma: mx.array, context: mx.array, rotations: Any) -> Modality:
+    def _modality(
+        self, latent: mx.array, sigma: mx.array, context: mx.array, rotations: Any, dtype: mx.Dtype | None
+    ) -> Modality:
         own, cross = rotations
-        return Modality(
-            latent.astype(self.dtype), sigma, sigma[:, None], context.astype(self.dtype), Rotary(own, cross)
-        )
+        dtype = dtype or self.dtype
+        return Modality(latent.astype(dtype), sigma, sigma[:, None], context.astype(dtype), Rotary(own, cross))

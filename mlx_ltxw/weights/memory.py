@@ -54,7 +54,12 @@ class Machine:
 
     @property
     def cache_limit(self) -> int:
-        """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size."""
+        """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size.
+
+        On CUDA freeing a buffer stops the card: there the limit leaves room for all activations of a forward.
+        """
+        if self.backend == "cuda":
+            return self.total // 4
         return max(256 << 20, min(4 << 30, self.total // 16))
 
 

@@ -58,6 +58,11 @@ def test_cache_limit(total, limit):
     assert Machine("metal", total, total).cache_limit == limit
 
 
+def test_cache_limit_on_cuda():
+    """All activations of a full-size forward (6 GB at 704x480x97) stay: freeing a buffer there stops the card."""
+    assert Machine("cuda", 80 * GB, 70 * GB).cache_limit == 20 * GB
+
+
 def test_metal_is_kept_responsive():
     machine = Machine("metal", 64 * GB, 48 * GB)
     assert machine.blocks_per_eval > 0

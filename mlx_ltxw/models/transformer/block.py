@@ -18,6 +18,7 @@ from mlx_ltxw.models.transformer.attention import Attention
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import Rotary
+from mlx_ltxw.models.transformer.rope import Rope
 
 MAIN_ROWS = 9  # shift, scale, gate: self-attention; shift, scale, gate: feed-forward; shift, scale, gate: text
 CROSS_ROWS = 5  # scale, shift: video reads audio; scale, shift: audio reads video; gate
@@ -89,33 +90,37 @@ class Block(nn.Module):
             skip_cross: Leave the audio-video attentions out.
 
         Returns:
-            Both streams, and the video as the audio reads it (before its own reading): (B, Tv, Dv).
+            Both streams, and the video as the audio reads it (before its own reading, normed and modulated):
+            (B, Tv, Dv).
         """
         vx = self.video_attend(vx, video, skip_video)
         ax = self.audio_attend(ax, audio, skip_audio)
-        seen_vx, seen_ax = vx, ax
+        seen = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
         if not skip_cross:
-            vx = self.video_read_audio(vx, seen_ax, video, audio)
-            ax = self.audio_read_video(ax, seen_vx, video, audio)
-        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), seen_vx
+            vx, ax = (
+                self.video_read_audio(vx, ax, video, audio),
+                self.audio_read_video(ax, seen, video.rotary.cross, audio),
+            )
+        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), seen
 
     def audio_stream(
-        self, ax: mx.array, seen_vx: mx.array | None, video: StreamState | None, audio: StreamState, skip_audio: bool
+        self, ax: mx.array, seen: mx.array | None, seen_rope: Rope | None, audio: StreamState, skip_audio: bool
     ) -> mx.array:
         """The audio stream alone, reading a video that does not read it back (None: no video at all).
 
         Args:
             ax: (B, Ta, Da).
-            seen_vx: (B, Tv, Dv) this block's video, as `__call__` returns it.
-            video, audio: Shared state.
+            seen: (B, Tv, Dv) this block's video, as `__call__` returns it.
+            seen_rope: The video's rotation in the audio-video attentions.
+            audio: Shared state.
             skip_audio: Pass self-attention values through.
 
         Returns:
             (B, Ta, Da).
         """
         ax = self.audio_attend(ax, audio, skip_audio)
-        if seen_vx is not None and video is not None:
-            ax = self.audio_read_video(ax, seen_vx, video, audio)
+        if seen is not None and seen_rope is not None:
+            ax = self.audio_read_video(ax, seen, seen_rope, audio)
         return self.audio_feed_forward(ax, audio)
 
     def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
@@ -143,11 +148,10 @@ class Block(nn.Module):
         update = self.audio_to_video_attn(queries, keys, video.rotary.cross, audio.rotary.cross)
         return add_gated(vx, update, _cross_gate(self.scale_shift_table_a2v_ca_video, video))
 
-    def audio_read_video(self, ax: mx.array, vx: mx.array, video: StreamState, audio: StreamState) -> mx.array:
-        """The audio reads the video (`video_to_audio_attn`)."""
+    def audio_read_video(self, ax: mx.array, seen: mx.array, seen_rope: Rope, audio: StreamState) -> mx.array:
+        """The audio reads the video (`video_to_audio_attn`), which comes normed and modulated."""
         queries = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 2)
-        keys = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
-        update = self.video_to_audio_attn(queries, keys, audio.rotary.cross, video.rotary.cross)
+        update = self.video_to_audio_attn(queries, seen, audio.rotary.cross, seen_rope)
         return add_gated(ax, update, _cross_gate(self.scale_shift_table_a2v_ca_audio, audio))
 
     def video_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:

@@ -115,12 +115,13 @@ class Transformer(nn.Module):
         blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
         for i, (block, adapted_block) in enumerate(blocks):
             vx, ax, seen = block(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
-            bx = adapted_block.audio_stream(bx, None if skips.cross else seen, v, b, i in skips.audio_self)
+            heard = None if skips.cross else seen
+            bx = adapted_block.audio_stream(bx, heard, video.rotary.cross, b, i in skips.audio_self)
             self._bound(i, vx, ax, bx)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
     def watch(self, video: Modality, audio: Modality) -> list[mx.array]:
-        """Runs the base streams for what an audio stream can see of the video: (B, Tv, Dv) of every block.
+        """Runs the base streams for what an audio stream reads of the video: (B, Tv, Dv) of every block.
 
         What `listen` reads. Together they are `locked` in two halves: the first has nothing to train, so it needs no
         gradient and stores no activations but these.
@@ -143,15 +144,16 @@ class Transformer(nn.Module):
         Args:
             audio: The stream; several in a row may hear one video: a batch that is a multiple of the video's.
             video: The video that was watched. Its `sigma` sets this stream's gates: as many as the audio's, or one.
-            seen: From `watch`.
+            seen: From `watch`, in any dtype.
 
         Returns:
             Velocity (B, Ta, out_channels).
         """
-        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        a = self.audio_state(audio, video)
         ax = self.audio_patchify_proj(audio.latent)
         for block, block_seen in zip(self.transformer_blocks, seen, strict=True):
-            ax = self.run_block(block, Block.audio_stream, ax, block_seen, v, a, False)
+            block_seen = block_seen.astype(ax.dtype)
+            ax = self.run_block(block, Block.audio_stream, ax, block_seen, video.rotary.cross, a, False)
         return self.audio_head(ax, a)
 
     def video_state(self, video: Modality, audio: Modality) -> StreamState:
