@@ -14,8 +14,7 @@ import functools
 import gc
 import json
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,12 @@ import torch
 from mlx.utils import tree_flatten
 
 import mlx_ltxw
-from mlx_ltxw.models.transformer import Modality, Transformer, TransformerConfig, rotary
-from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
+from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+from mlx_ltxw.pipeline.geometry import Geometry
+from scripts.random_model import GRID, evaluated, inputs, mlx_inputs, relative_error, report, timed
 from tests.reference import transformer as official
 
-GRID = LatentGrid(frames=8, height=32, width=32, mel_seconds=0.01, mel_frames=4)
-SIGMA = 0.725
 LOCKED_MODULES = ("audio_attn1", "audio_attn2", "video_to_audio_attn")
-
-
-def report(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
 
 
 def random_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -62,27 +56,6 @@ def build_official(section: dict[str, Any], dtype: torch.dtype) -> torch.nn.Modu
     return official.newest(model).eval()
 
 
-def inputs(config: TransformerConfig, geometry: Geometry, text_tokens: int) -> list[dict[str, np.ndarray]]:
-    """Random noisy tokens and text of both streams, as NumPy arrays with the fields of the official `Modality`."""
-    draw = np.random.default_rng(0)
-    result = []
-    for stream, midpoints in (
-        (config.video, geometry.video_positions()),
-        (config.audio, geometry.audio_positions()),
-    ):
-        tokens = midpoints.shape[-1]
-        result.append(
-            {
-                "latent": draw.standard_normal((1, tokens, stream.in_channels), np.float32),
-                "sigma": np.full(1, SIGMA, np.float32),
-                "timesteps": np.full((1, 1), SIGMA, np.float32),
-                "positions": np.stack([midpoints, midpoints], axis=-1),
-                "context": draw.standard_normal((1, text_tokens, stream.context_dim), np.float32),
-            }
-        )
-    return result
-
-
 def run_official(model: torch.nn.Module, arrays: list[dict[str, np.ndarray]], dtype: torch.dtype, runs: int) -> Any:
     """Outputs as fp32 NumPy arrays, and seconds of each timed forward."""
     streams = []
@@ -102,16 +75,6 @@ def run_official(model: torch.nn.Module, arrays: list[dict[str, np.ndarray]], dt
     return [x.float().cpu().numpy() for x in outputs], seconds
 
 
-def timed(forward: Callable[[], Any], runs: int) -> tuple[Any, list[float]]:
-    """The last outputs, and seconds of each run after one that is not counted."""
-    outputs, seconds = forward(), []
-    for _ in range(runs):
-        start = time.perf_counter()
-        outputs = forward()
-        seconds.append(round(time.perf_counter() - start, 4))
-    return outputs, seconds
-
-
 def build_mlx(section: dict[str, Any]) -> Transformer:
     """MLX's model with the same weights, copied tensor by tensor through the host."""
     model = Transformer(TransformerConfig.read(section))
@@ -129,19 +92,6 @@ def build_mlx(section: dict[str, Any]) -> Transformer:
     return model
 
 
-def mlx_inputs(config: TransformerConfig, arrays: list[dict[str, np.ndarray]]) -> list[Modality]:
-    return [
-        Modality(
-            mx.array(stream["latent"]).astype(mx.bfloat16),
-            mx.array(stream["sigma"]),
-            mx.array(stream["timesteps"]),
-            mx.array(stream["context"]).astype(mx.bfloat16),
-            rotary(config, half, stream["positions"][..., 0], mx.bfloat16),
-        )
-        for half, stream in zip((config.video, config.audio), arrays, strict=True)
-    ]
-
-
 def adapted_copy(model: Transformer) -> Transformer:
     """A second transformer that shares every array but the weights an audio adapter changes."""
     copy = Transformer(model.config)
@@ -152,19 +102,6 @@ def adapted_copy(model: Transformer) -> Transformer:
                 linear.weight = linear.weight * 1.01
     mx.eval(copy.parameters())
     return copy
-
-
-def evaluated(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    def call() -> Any:
-        outputs = function(*arguments)
-        mx.eval(outputs)
-        return outputs
-
-    return call
-
-
-def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want.astype(np.float64)))
 
 
 def measure_mlx(section: dict[str, Any], arrays: list[dict[str, np.ndarray]], size: str, runs: int) -> list[np.ndarray]:
