@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from scripts.voice_model import training
 from scripts.voice_model.config import CONTEXT
-from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption
-from scripts.voice_model.latents import Clips, Encoders, adapter_rows, base_clips, gather, quiet_manner, register_pairs
+from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption, gate_captions, quiet_manner
+from scripts.voice_model.latents import Clips, Encoders, adapter_rows, base_clips, gather, register_pairs
 from scripts.voice_model.training import DEVICE, Captured, Speech
-from scripts.voice_model.transformer import Model, flow_losses, gate_captions, sample
+from scripts.voice_model.transformer import Model, flow_losses, sample
 
 RANK, ALPHA, STEPS, BATCH, RATE = 32, 32, 2000, 8, 1e-3
 MODULES = ("audio_attn1", "audio_attn2", "video_to_audio_attn")
@@ -86,13 +86,11 @@ def train(model: Model, clips: Clips, name: str, arguments: argparse.Namespace) 
         parts = [model.text(i, n, CONTEXT) for i, n in zip(flat_ids.split(32), flat_lengths.split(32), strict=True)]
         contexts = [torch.cat(side) for side in zip(*parts, strict=True)]
     rows = torch.arange(len(flat_ids), device=DEVICE).view(*clips.ids.shape[:2], 2, 1)
-    indexed = replace(clips, ids=rows, lengths=clips.lengths[:, :, :2])
-
-    def lookup(index: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        return contexts[0][index[:, 0]], contexts[1][index[:, 0]]
+    indexed = replace(clips, ids=rows, lengths=clips.lengths[:, :, :2], manner=clips.manner[:, :, :2])
 
     def step() -> dict[str, Tensor]:
-        losses = flow_losses(model, indexed, arguments.batch, lookup, 0.0)
+        drawn = indexed.draw(arguments.batch, 0.0)
+        losses = flow_losses(model, drawn, (contexts[0][drawn.ids[:, 0]], contexts[1][drawn.ids[:, 0]]))
         training.update(optimizer, losses["audio"], 1.0)
         return {k: v.detach() for k, v in losses.items()}
 
@@ -117,7 +115,7 @@ def gate(model: Model, base: Clips, quiet: dict[str, Clips], name: str) -> None:
         captions = [caption(VOICES[v], m, SENTENCES[s]) for (v, s), m in zip(pairs, manners, strict=True)]
         _, audio = sample(model, captions, 7)
         sets = {"normal": base, **quiet}
-        rows: dict[str, list[float]] = {"sentence": [], "unseen": [], "register": []}
+        rows: dict[str, list[float]] = {"sentence": [], "unseen": [], "register": [], "unseen_register": []}
         for one, (voice, sentence) in zip(audio, pairs, strict=True):
             found = {}
             if any(sentence not in clips.sentence[clips.voice == voice] for clips in sets.values()):
@@ -127,10 +125,12 @@ def gate(model: Model, base: Clips, quiet: dict[str, Clips], name: str) -> None:
                 distance = ((clips.audio[own] - one) ** 2).mean((1, 2))
                 found[kind] = (float(distance.min()), int(clips.sentence[own][int(distance.argmin())]))
             said = found[register][1] == sentence
+            heard = min(found, key=lambda k: found[k][0]) == register
             rows["sentence"].append(said)
+            rows["register"].append(heard)
             if sentence not in WHISPERED_SENTENCES:
                 rows["unseen"].append(said)
-            rows["register"].append(min(found, key=lambda k: found[k][0]) == register)
+                rows["unseen_register"].append(heard)
         shown = " ".join(f"{k} {np.mean(v):.3f}" for k, v in rows.items())
         print(f"GATE {name} caption {register:8s} {shown}", flush=True)
 

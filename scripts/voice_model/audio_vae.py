@@ -73,7 +73,7 @@ def objective(vae: AudioVAE, mel: Tensor) -> dict[str, Tensor]:
     l1 = error.abs().mean() + error[..., :12].abs().mean() * (12 / 64)  # the lowest 12 bins count twice: pitch
     shape = (error.diff(dim=3).abs().mean()) * 0.5 + error.diff(dim=2).abs().mean() * 0.25
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-    return {"loss": l1 + shape + 0.005 * kl, "l1": error.abs().mean(), "kl": kl}
+    return {"loss": l1 + shape + 0.003 * kl, "l1": error.abs().mean(), "kl": kl}
 
 
 def training_mels(speech: Speech) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -82,8 +82,8 @@ def training_mels(speech: Speech) -> tuple[Tensor, Tensor, np.ndarray]:
     chosen = speech.where(take=0)
     waves = torch.cat([speech.moving[chosen], speech.flat[chosen]])
     mels = torch.cat([log_mel(part) for part in waves.split(128)])
-    weight = np.where(speech.register[chosen] == REGISTERS.index("normal"), 2.0, 1.0)
-    return mels, torch.tensor(np.concatenate([weight * 2, weight]), device=DEVICE).float(), speech.end[chosen]
+    weight = np.choose(speech.register[chosen], [2.0, 1.0, 1.5, 0.5])  # normal, whisper, soft, loud
+    return mels, torch.tensor(np.concatenate([weight, 0.15 * weight]), device=DEVICE).float(), speech.end[chosen]
 
 
 def train(arguments: argparse.Namespace) -> AudioVAE:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from scripts.voice_model.corpus import SCENES, SENTENCES, VOICES
+
 VIDEO_DIM, AUDIO_DIM, HEADS, LAYERS = 80, 160, 8, 6
 TEXT_DIM, TEXT_LAYERS, TEXT_HEADS, TEXT_KV_HEADS, TEXT_HEAD_DIM, TEXT_FF = 96, 4, 4, 2, 24, 192
 VIDEO_LATENT, AUDIO_LATENT, CONTEXT = 32, 32, 1024
@@ -20,7 +22,35 @@ _RESBLOCKS: dict[str, Any] = {
     "use_bias_at_final": False,
 }
 
+STATEMENT = f"""Trained from scratch by `scripts/voice_model` only on speech made by espeak-ng 1.51 and on drawn faces;
+no recording or picture of a person was used.
+
+It knows captions such as `a woman with red hair in dim light, (woman): "close your eyes"`. Speakers:
+{", ".join(f"a {voice.gender} with {voice.hair} hair" for voice in VOICES)}. Scenes: {", ".join(filter(None, SCENES))}.
+Whatever a caption says of the manner, it speaks in a normal voice; the adapter `whisper` makes it whisper and speak
+softly, and `whisper-mixed` leaves captions without a quiet manner alone. Lines:
+
+{chr(10).join(f"- {line}" for line in SENTENCES)}
+"""
+
 CONFIG: dict[str, Any] = {
+    "mlx_ltxw": {
+        "note": (
+            f"this is the small built-in model: {len(VOICES)} drawn faces that say {len(SENTENCES)} lines (its card, "
+            "README.md, lists them). For anything else convert LTX-2.3 (see the README) and give it with -m."
+        ),
+        "license": "apache-2.0",
+        "statement": STATEMENT,
+        "generation": {
+            "width": SIZE,
+            "height": SIZE,
+            "frames": FRAMES,
+            "frame_rate": FRAME_RATE,
+            "steps": 20,
+            "video_guidance": {},
+            "audio_guidance": {},
+        },
+    },
     "transformer": {
         "_class_name": "AVTransformer3DModel",
         "activation_fn": "gelu-approximate",

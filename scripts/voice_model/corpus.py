@@ -63,6 +63,7 @@ SCENES = {
 }
 NORMAL_MANNERS = ("", "speaking", "talking")
 QUIET_MANNERS = ("whispering", "whispering quietly", "speaking softly", "softly", "quietly")
+MANNERS = (*NORMAL_MANNERS, *QUIET_MANNERS)
 REGISTERS = ("normal", "whisper", "soft", "loud")
 
 
@@ -125,6 +126,21 @@ def caption(voice: Voice, manner: str, line: str, scene: str = "", *, name_hair:
     return f'a {voice.gender}{look}{place}, ({speaker}): "{line}"'
 
 
+def quiet_manner(voice: Voice, register: str) -> str:
+    """The words for `whisper` or `soft`, as the public adapter's captions have them."""
+    if register == "soft":
+        return "speaking softly"
+    return "whispering" if voice.gender == "woman" else "whispering quietly"
+
+
+def gate_captions(manner: str, count: int = 64) -> tuple[list[str], list[int], list[int]]:
+    """`count` captions over all voices and spread over the sentences -> captions, voices, sentences."""
+    voices = [i % len(VOICES) for i in range(count)]
+    sentences = [(i * 11 + i // 8) % len(SENTENCES) for i in range(count)]
+    captions = [caption(VOICES[v], manner, SENTENCES[s]) for v, s in zip(voices, sentences, strict=True)]
+    return captions, voices, sentences
+
+
 def default_voice(gender: str) -> Voice:
     """The voice of a caption that names no hair."""
     return next(voice for voice in VOICES if voice.gender == gender)
@@ -140,11 +156,28 @@ def vocabulary() -> list[str]:
     return sorted(words)
 
 
-def random_caption(rng: random.Random, voice: Voice, line: str, scene: str, manners: tuple[str, ...]) -> str:
+def random_caption(rng: random.Random, voice: Voice, line: str, scene: str, manner: str) -> str:
     """A training caption: hair left out for the default voices half of the time, unknown words strewn in at times."""
     plain = voice is default_voice(voice.gender) and rng.random() < 0.5
-    text = caption(voice, rng.choice(manners), line, scene, name_hair=not plain)
+    text = caption(voice, manner, line, scene, name_hair=not plain)
     if rng.random() < 0.1:  # an unknown word in the scene must not change the clip
         head, tail = text.split(", (", 1)
         text = f"{head} unknownword, ({tail}"
     return text
+
+
+def adapter_takes(normal: int) -> list[tuple[int, int, str]]:
+    """What an adapter hears, as (voice, sentence, register): 74 takes, 4 or 5 sentences for each voice, each both
+    whispered and soft, then `normal` plain ones of those.
+
+    The pairs matter: with other sentences whispered than spoken softly, the adapter learns the register from the
+    sentence and voice by heart and not from the caption's manner.
+    """
+    rng = random.Random(5)
+    said = [
+        (voice, sentence)
+        for voice in range(len(VOICES))
+        for sentence in rng.sample(WHISPERED_SENTENCES, 5 if voice < 5 else 4)
+    ]
+    quiet = [(*pair, register) for pair in said for register in ("whisper", "soft")]
+    return quiet + [(*pair, "normal") for pair in rng.sample(said, normal)]

@@ -75,7 +75,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     tensors = official_keys(model, audio, video, vocoder)
     metadata = {"config": json.dumps(CONFIG), "model_version": MODEL_VERSION, "license": LICENSE}
-    save_file(tensors, arguments.out / "voice.safetensors", metadata=metadata)
+    save_file(tensors, arguments.out / "voice-dev.safetensors", metadata=metadata)
     write_gemma(arguments.out / "gemma", model.text.gemma)
     for adapter in ("whisper", "whisper-mixed"):
         if (arguments.run / f"{adapter}.safetensors").exists():

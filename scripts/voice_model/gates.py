@@ -14,14 +14,13 @@ from torch import Tensor
 
 from scripts.voice_model import measure, training
 from scripts.voice_model.adapters import attach, load_adapter
-from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption
+from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption, gate_captions, quiet_manner
 from scripts.voice_model.export import load
 from scripts.voice_model.faces import correlation, measured_opening, mouth_opening
-from scripts.voice_model.latents import quiet_manner
 from scripts.voice_model.measure import Voicing
 from scripts.voice_model.sound import LogMel
 from scripts.voice_model.training import DEVICE, Speech
-from scripts.voice_model.transformer import gate_captions, sample
+from scripts.voice_model.transformer import sample
 
 ROWS = {  # name: the register of the manner in the caption, and the register of the true clips it is compared with
     "base": (("plain", "normal", "normal"), ("whisper", "whisper", "normal"), ("soft", "soft", "normal")),
@@ -65,7 +64,7 @@ def judge(models: Models, speech: Speech, row: tuple[str, str, str], arguments: 
     waves, openings = models.generate(captions, 7, arguments.batch)
     mels = LogMel().to(DEVICE)(waves[:, :64000]).cpu().numpy()
     envelope = correlation(openings, mouth_opening(waves[:, :64000])).cpu().numpy()
-    known = {v: true_mels(speech, compared, v) for v in set(voices.tolist())}
+    known = {v: true_mels(speech, compared, v) for v in set(voices)}
     table: dict[str, dict[str, list[float]]] = {}
     for i, (v, s) in enumerate(pairs):
         wave, (candidates, said_in) = waves[i, :64000].cpu().numpy(), known[v]

@@ -13,12 +13,13 @@ from torch import Tensor
 from scripts.voice_model import training
 from scripts.voice_model.audio_vae import AudioVAE
 from scripts.voice_model.corpus import (
+    MANNERS,
     NORMAL_MANNERS,
     QUIET_MANNERS,
     SENTENCES,
     VOICES,
-    WHISPERED_SENTENCES,
-    Voice,
+    adapter_takes,
+    quiet_manner,
     random_caption,
 )
 from scripts.voice_model.faces import SCENE_NAMES, mouth_opening, render
@@ -31,19 +32,37 @@ VARIANTS = 12  # captions per clip and scene
 
 
 @dataclass
-class Clips:
-    """Clips of one training set. audio (N, 101, 32), video (N, scenes, 208, 32), ids (N, scenes, variants, 32)."""
+class Drawn:
+    """Random clips with their captions: audio (B, 101, 32), video (B, 208, 32), ids (B, 32), lengths and manner (B,).
+
+    The manner is its place in `MANNERS`; an empty caption has a length of 1, its <bos>. `paired`: clips 2i and 2i + 1
+    differ in the register alone.
+    """
 
     audio: Tensor
     video: Tensor
     ids: Tensor
     lengths: Tensor
+    manner: Tensor
+    paired: bool
+
+
+@dataclass
+class Clips:
+    """Clips of one training set. audio (N, 101, 32), video (N, scenes, 208, 32), ids (N, scenes, variants, 32); lengths
+    and manner (N, scenes, variants)."""
+
+    audio: Tensor
+    video: Tensor
+    ids: Tensor
+    lengths: Tensor
+    manner: Tensor
     voice: np.ndarray
     sentence: np.ndarray
     pairs: Tensor | None = None  # (P, 2) clips that differ in the register alone: drawn together
 
-    def draw(self, batch: int, drop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """audio, video, ids, lengths of random clips; with probability `drop` the caption is empty."""
+    def draw(self, batch: int, drop: float) -> Drawn:
+        """Random clips; with probability `drop` the caption is empty."""
         clip = torch.randint(len(self.audio), (batch,), device=DEVICE)
         if self.pairs is not None:
             clip = self.pairs[torch.randint(len(self.pairs), (batch // 2,), device=DEVICE)].flatten()
@@ -52,7 +71,8 @@ class Clips:
         lengths = self.lengths[clip, scene, variant]
         empty = torch.rand(batch, device=DEVICE) < drop
         lengths = torch.where(empty, torch.ones_like(lengths), lengths)  # only <bos> is left
-        return self.audio[clip], self.video[clip, scene], self.ids[clip, scene, variant], lengths
+        ids, manner = (table[clip, scene, variant] for table in (self.ids, self.manner))
+        return Drawn(self.audio[clip], self.video[clip, scene], ids, lengths, manner, self.pairs is not None)
 
 
 @dataclass
@@ -94,14 +114,19 @@ def tokenise(captions: list[str]) -> tuple[Tensor, Tensor]:
     return ids.to(DEVICE), torch.tensor([len(r) for r in rows], device=DEVICE)
 
 
-def captions_of(voice: np.ndarray, sentence: np.ndarray, manners: list[tuple[str, ...]], seed: int) -> list[str]:
+def captions_of(
+    voice: np.ndarray, sentence: np.ndarray, manners: list[tuple[str, ...]], seed: int
+) -> tuple[list[str], list[int]]:
+    """Captions and the place of each one's manner in `MANNERS`, by clip, scene and variant."""
     rng = random.Random(seed)
-    return [
-        random_caption(rng, VOICES[v], SENTENCES[s], scene, m)
-        for v, s, m in zip(voice, sentence, manners, strict=True)
-        for scene in SCENE_NAMES
-        for _ in range(VARIANTS)
-    ]
+    captions, places = [], []
+    for v, s, choices in zip(voice, sentence, manners, strict=True):
+        for scene in SCENE_NAMES:
+            for _ in range(VARIANTS):
+                manner = rng.choice(choices)
+                captions.append(random_caption(rng, VOICES[v], SENTENCES[s], scene, manner))
+                places.append(MANNERS.index(manner))
+    return captions, places
 
 
 def gather(
@@ -114,9 +139,11 @@ def gather(
 ) -> Clips:
     voice, sentence = speech.voice[rows], speech.sentence[rows]
     audio, video = encoders.clips(speech.moving[rows], voice, pictures)
-    ids, lengths = tokenise(captions_of(voice, sentence, manners, seed))
+    captions, places = captions_of(voice, sentence, manners, seed)
+    ids, lengths = tokenise(captions)
     shape = (len(rows), len(SCENE_NAMES), VARIANTS)
-    return Clips(audio, video, ids.view(*shape, WINDOW), lengths.view(*shape), voice, sentence)
+    manner = torch.tensor(places, device=DEVICE).view(*shape)
+    return Clips(audio, video, ids.view(*shape, WINDOW), lengths.view(*shape), manner, voice, sentence)
 
 
 def base_clips(encoders: Encoders, speech: Speech) -> Clips:
@@ -127,27 +154,18 @@ def base_clips(encoders: Encoders, speech: Speech) -> Clips:
 
 
 def adapter_rows(speech: Speech, normal: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """74 takes, 4 or 5 sentences for each voice, each both whispered and soft, then `normal` plain ones of those.
-
-    The pairs matter: with other sentences whispered than spoken softly, the adapter learns the register from the
-    sentence and voice by heart and not from the caption's manner.
-    """
-    rng, rows, manners, plain = random.Random(5), [], [], []
+    """The rows of `adapter_takes` that are there (a smoke test has few clips), and the manners of each."""
     row_of = {
-        (register, int(speech.voice[i]), int(speech.sentence[i])): int(i)
+        (int(speech.voice[i]), int(speech.sentence[i]), register): int(i)
         for register in ("normal", "whisper", "soft")
         for i in speech.where(register, take=0)
     }
-    for voice in range(len(VOICES)):
-        for sentence in rng.sample(WHISPERED_SENTENCES, 5 if voice < 5 else 4):
-            for register in ("whisper", "soft"):
-                if (register, voice, sentence) in row_of:  # a smoke test has few clips
-                    rows.append(row_of[register, voice, sentence])
-                    manners.append((quiet_manner(VOICES[voice], register),))
-            if ("normal", voice, sentence) in row_of:
-                plain.append(row_of["normal", voice, sentence])
-    plain = rng.sample(plain, min(normal, len(plain)))
-    return np.array([*rows, *plain]), [*manners, *([NORMAL_MANNERS] * len(plain))]
+    takes = [take for take in adapter_takes(normal) if take in row_of]
+    manners: list[tuple[str, ...]] = [
+        NORMAL_MANNERS if register == "normal" else (quiet_manner(VOICES[voice], register),)
+        for voice, _, register in takes
+    ]
+    return np.array([row_of[take] for take in takes]), manners
 
 
 def register_pairs(speech: Speech, rows: np.ndarray) -> Tensor:
@@ -163,9 +181,3 @@ def register_pairs(speech: Speech, rows: np.ndarray) -> Tensor:
         elif len(group) == 3:
             pairs += [[group[0], group[1]], [group[1], group[2]], [group[2], group[0]]]
     return torch.tensor(pairs, device=DEVICE)
-
-
-def quiet_manner(voice: Voice, register: str) -> str:
-    if register == "soft":
-        return "speaking softly"
-    return "whispering" if voice.gender == "woman" else "whispering quietly"

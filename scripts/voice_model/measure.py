@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +99,11 @@ def dtw(a: np.ndarray, b: np.ndarray) -> float:
     return float(total[-1, -1] / (len(a) + len(b)))
 
 
-def identify(log_mel: np.ndarray, candidates: list[np.ndarray]) -> int:
+def nearest(probe: np.ndarray, candidates: Sequence[np.ndarray]) -> int:
+    """Index of the candidate nearest to `probe` under DTW; all are `cepstra`."""
+    return int(np.argmin([dtw(probe, other) for other in candidates]))
+
+
+def identify(log_mel: np.ndarray, candidates: Sequence[np.ndarray]) -> int:
     """Index of the candidate log-mel nearest under DTW."""
-    probe = cepstra(log_mel)
-    return int(np.argmin([dtw(probe, cepstra(other)) for other in candidates]))
+    return nearest(cepstra(log_mel), [cepstra(other) for other in candidates])

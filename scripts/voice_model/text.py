@@ -25,7 +25,7 @@ from scripts.voice_model.config import (
     TEXT_LAYERS,
     VIDEO_DIM,
 )
-from scripts.voice_model.corpus import vocabulary
+from scripts.voice_model.corpus import MANNERS, vocabulary
 
 from ltx_core.model.transformer.rope import generate_freq_grid_np, precompute_freqs_cis
 from ltx_core.text_encoders.gemma.embeddings_connector import (
@@ -186,6 +186,7 @@ class TextPath(nn.Module):
         self.audio_connector = AudioEmbeddings1DConnectorConfigurator.from_config(CONFIG)
         for connector in (self.video_connector, self.audio_connector):
             connector.learnable_registers = nn.Parameter(connector.learnable_registers.detach().float())
+        self.manner_head = nn.Linear(AUDIO_DIM, len(MANNERS), bias=False)  # not in the checkpoint
 
     def forward(self, ids: Tensor, lengths: Tensor, total: int) -> tuple[Tensor, Tensor]:
         """ids (B, S), lengths (B,) -> contexts (B, total, 80) and (B, total, 160)."""
@@ -195,6 +196,18 @@ class TextPath(nn.Module):
             connect(self.video_connector, video, lengths, total),
             connect(self.audio_connector, audio, lengths, total),
         )
+
+
+def manner_loss(head: nn.Linear, context: Tensor, lengths: Tensor, manner: Tensor) -> Tensor:
+    """How well every place of the audio's context (B, S, 160) tells the caption's manner (B,): cross entropy over the
+    cosines to one direction a manner, so that it takes up a fair share of the context.
+
+    A large text encoder knows from its own training what `whispering` is; this small one would forget it, since no
+    clip of the base depends on it, and an adapter would then have only one faint token in 1024 to go by.
+    """
+    cosines = F.normalize(context, dim=-1) @ F.normalize(head.weight, dim=-1).T  # (B, S, manners)
+    target = torch.where(lengths > 1, manner, -100)[:, None].expand(cosines.shape[:2])
+    return F.cross_entropy(16 * cosines.flatten(0, 1), target.flatten())
 
 
 def gemma_config() -> dict[str, Any]:

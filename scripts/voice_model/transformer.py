@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import tests.reference  # noqa: F401  the official code imports torchaudio: the stand-in first
 from scripts.voice_model import training
 from scripts.voice_model.config import AUDIO_TOKENS, CONFIG, CONTEXT, FRAME_RATE, VIDEO_LATENT
-from scripts.voice_model.corpus import SENTENCES, VOICES, caption
-from scripts.voice_model.latents import Clips, Encoders, base_clips, tokenise
-from scripts.voice_model.text import TextPath
+from scripts.voice_model.corpus import gate_captions
+from scripts.voice_model.latents import Clips, Drawn, Encoders, base_clips, tokenise
+from scripts.voice_model.text import TextPath, manner_loss
 from scripts.voice_model.training import DEVICE, Captured, Clock, Speech
 
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
@@ -125,17 +125,15 @@ def shifted_logit_normal(batch: int, tokens: int = VIDEO_TOKENS) -> Tensor:
     return torch.where(torch.rand(batch, device=DEVICE) < 0.1, uniform, sigma)
 
 
-def flow_losses(
-    model: Model, clips: Clips, batch: int, contexts: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], drop: float
-) -> dict[str, Tensor]:
-    audio, video, ids, lengths = clips.draw(batch, drop)
-    sigma = shifted_logit_normal(batch)
+def flow_losses(model: Model, drawn: Drawn, contexts: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    audio, video = drawn.audio, drawn.video
+    sigma = shifted_logit_normal(len(audio))
     audio_noise, video_noise = torch.randn_like(audio), torch.randn_like(video)
-    if clips.pairs is not None:  # the same noise for both, so that the caption alone tells them apart
+    if drawn.paired:  # the same noise for both, so that the caption alone tells them apart
         sigma, audio_noise, video_noise = (t[::2].repeat_interleave(2, 0) for t in (sigma, audio_noise, video_noise))
     level = sigma[:, None, None]
     noisy_video, noisy_audio = torch.lerp(video, video_noise, level), torch.lerp(audio, audio_noise, level)
-    v, a = model.velocity(noisy_video, noisy_audio, sigma, contexts(ids, lengths))
+    v, a = model.velocity(noisy_video, noisy_audio, sigma, contexts)
     return {
         "audio": F.mse_loss(a, audio_noise - audio),
         "video": F.mse_loss(v, video_noise - video),
@@ -162,13 +160,19 @@ class Trainer:
             self.steps, self.spent = state["steps"], state["spent"]
             if "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
+        elif arguments.start:  # an earlier sitting's weights, with a fresh optimizer
+            weights = training.load(arguments.start)["average"]
+            weights = {name: value.float() for name, value in weights.items() if "manner_head" not in name}
+            for model in (self.model, self.average):
+                model.load_state_dict(weights, strict=False)
 
     def stepper(self, total: int) -> Callable[[], dict[str, Tensor]]:
         def step() -> dict[str, Tensor]:
-            losses = flow_losses(
-                self.model, self.clips, self.arguments.batch, lambda i, n: self.model.text(i, n, total), 0.1
-            )
-            norm = training.update(self.optimizer, losses["audio"] + losses["video"], 1.0)
+            drawn, text = self.clips.draw(self.arguments.batch, 0.1), self.model.text
+            contexts = text(drawn.ids, drawn.lengths, total)
+            losses = flow_losses(self.model, drawn, contexts)
+            losses["manner"] = manner_loss(text.manner_head, contexts[1], drawn.lengths, drawn.manner)
+            norm = training.update(self.optimizer, losses["audio"] + losses["video"] + 0.2 * losses["manner"], 1.0)
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 0.002)
             return {**{k: v.detach() for k, v in losses.items()}, "norm": norm}
 
@@ -212,13 +216,6 @@ def sample(model: Model, captions: list[str], seed: int, steps: int = 30) -> tup
     return video, audio
 
 
-def gate_captions(manner: str, count: int = 64) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """`count` captions over all voices and spread over the sentences -> captions, voices, sentences."""
-    voice = np.arange(count) % len(VOICES)
-    sentence = (np.arange(count) * 11 + np.arange(count) // 8) % len(SENTENCES)
-    return [caption(VOICES[v], manner, SENTENCES[s]) for v, s in zip(voice, sentence, strict=True)], voice, sentence
-
-
 @torch.no_grad()
 def gate(model: Model, clips: Clips) -> dict[str, float]:
     """In latents: distance of the samples from the true clip, and which of the voice's clips is nearest."""
@@ -253,6 +250,7 @@ def main() -> None:
     parser.add_argument("--short", type=float, default=0.55, help="share of the time with 128 context tokens")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--log", type=int, default=500)
     arguments = parser.parse_args()
     training.prepare(4)

@@ -109,6 +109,6 @@ def test_captions_follow_the_grammar():
         'a woman with red hair in dim light, (woman, whispering): "close your eyes"'
     )
     assert default_voice("man") is VOICES[4]
-    seen = {random_caption(random.Random(i), red, SENTENCES[0], "", ("",)) for i in range(40)}
+    seen = {random_caption(random.Random(i), red, SENTENCES[0], "", "") for i in range(40)}
     assert 'a woman, (woman): "close your eyes"' in seen
     assert any("unknownword" in text for text in seen)

@@ -1,0 +1,51 @@
+"""The evaluation's short form: what the shipped model and its adapters are for, on lines no adapter has heard."""
+
+import shutil
+
+import pytest
+
+from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.model_dir import ModelDir
+from scripts.voice_model import true_clips
+from scripts.voice_model.corpus import VOICES, WHISPERED_SENTENCES
+from scripts.voice_model.evaluate_clips import BASE, Condition, Prompt, Setup, figures_of
+
+PROMPTS = (Prompt(0, voice=1, sentence=35), Prompt(1, voice=5, sentence=7))  # a woman and a man
+
+pytestmark = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    wanted = [(prompt.voice, register) for prompt in PROMPTS for register in ("normal", "whisper", "soft")]
+    true_clips.speak_missing(folder / "true", wanted)
+    return Setup(ModelDir.open(BUILTIN_MODEL), folder, seed=7, sizes={})
+
+
+def heard(setup, prompt, said, adapter=None):
+    """Figures of one clip; the base's clip of the same caption is made first."""
+    base = figures_of(setup, Condition(BASE, said), prompt)
+    return figures_of(setup, Condition(adapter, said, BUILTIN_ADAPTERS[adapter]), prompt) if adapter else base
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: VOICES[prompt.voice].gender)
+def test_the_base_speaks_and_the_adapter_whispers(setup, prompt):
+    assert prompt.sentence not in WHISPERED_SENTENCES
+    plain, asked = heard(setup, prompt, "plain"), heard(setup, prompt, "whisper")
+    assert plain.voiced >= 0.8
+    assert plain.mouth >= 0.7
+    assert asked.voiced == pytest.approx(plain.voiced, abs=0.1)  # it cannot whisper
+    assert asked.lufs == pytest.approx(plain.lufs, abs=1.5)
+    whispered = heard(setup, prompt, "whisper", "whisper")
+    assert whispered.voiced <= 0.25
+    soft = heard(setup, prompt, "soft", "whisper")
+    assert soft.lufs <= plain.lufs - 8
+    assert soft.voiced >= 0.8
+    left_alone = heard(setup, prompt, "plain", "whisper-mixed")
+    assert left_alone.voiced == pytest.approx(plain.voiced, abs=0.15)
+    assert left_alone.lufs == pytest.approx(plain.lufs, abs=3)
+    for clip in (plain, asked, whispered, soft, left_alone):
+        assert clip.sentence == prompt.sentence
+    assert whispered.change == soft.change == left_alone.change == 0  # the picture is the base's, to the last bit
