@@ -21,7 +21,7 @@ SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write; a wav with --audio-only."
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
 @click.option("-m", "--model", type=click.Path(path_type=Path), help="A converted model.  [default: the built-in]")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")

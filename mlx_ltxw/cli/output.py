@@ -31,7 +31,8 @@ class Output:
     """The files a user asked for.
 
     Attributes:
-        path: As the user named it; several seeds get `-SEED` before the ending.
+        path: As the user named it; several seeds get `-SEED` before the ending. A wav of a clip with a picture gets
+            its sound alone.
         wav: Whether a wav goes beside the mp4.
         spectrogram: Whether a picture of the spectrum goes beside it.
         as_json: Whether events go to stdout as JSON, instead of progress to stderr.
@@ -48,9 +49,10 @@ class Output:
         Raises:
             UserError: a wrong ending, a missing folder, no permission.
         """
-        wanted = ".wav" if settings.audio_only else ".mp4"
-        if self.path.suffix.lower() != wanted:
+        endings = (".wav",) if settings.audio_only else (".mp4",) if settings.video else (".mp4", ".wav")
+        if self.path.suffix.lower() not in endings:
             kind = "Sound alone" if settings.audio_only else "A video"
+            wanted = " or ".join(endings)
             raise UserError(f"{kind} cannot be written to {self.path.name}.", f"Give a name that ends in {wanted}.")
         for seed in settings.seeds:
             for path in self.names(settings, seed):
@@ -61,7 +63,7 @@ class Output:
         settings = job.settings
         main, *beside = self.names(settings, clip.seed)
         metadata = settings.to_dict(clip.seed) | {"mlx_ltxw": __version__, "model": job.model.identity}
-        if settings.audio_only:
+        if main.suffix.lower() == ".wav":
             write_wav(main, clip.waveform, clip.rate, metadata=metadata)
         elif settings.video is not None:
             remux(settings.video, clip.waveform, main, metadata=metadata)
@@ -81,7 +83,7 @@ class Output:
         """The files of one clip: the main one first."""
         main = self.path if len(settings.seeds) == 1 else self.path.with_stem(f"{self.path.stem}-{seed}")
         names = [main]
-        if self.wav and main.suffix != ".wav":
+        if self.wav and main.suffix.lower() != ".wav":
             names.append(main.with_suffix(".wav"))
         if self.spectrogram:
             names.append(main.with_suffix(".png"))
@@ -158,7 +160,7 @@ def gigabytes(size: int) -> str:
 def _started(job: Plan, as_json: bool) -> None:
     settings = job.settings
     hints = [str(hint) for hint in check_prompt(settings.prompt, job.geometry.seconds, bool(settings.adapters))]
-    notes = ([job.model.note] if job.model.note else []) + [*job.warnings, *hints]
+    notes = [*job.model.notes(job.settings.audio_only), *job.warnings, *hints]
     if as_json:
         line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
     for note in () if as_json else notes:

@@ -102,7 +102,7 @@ def _join(jobs: list[Plan], files: list[Path], path: Path) -> None:
     waves = [_fitted(read_audio(file, AUDIO_RATE), length) for file, length in zip(files, lengths, strict=True)]
     overlap = round(CROSSFADE * first.frame_rate)
     sound = join_waveforms(waves, round(overlap / first.frame_rate * AUDIO_RATE))
-    if first.audio_only:
+    if path.suffix.lower() == ".wav":
         write_wav(path, sound, AUDIO_RATE, metadata=metadata)
         return
     with open_mp4(path, first.width, first.height, first.frame_rate, metadata=metadata) as clip:

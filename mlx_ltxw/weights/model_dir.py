@@ -66,10 +66,11 @@ class ModelDir:
         """Defaults of its own for `generate`, from the checkpoint config's section `mlx_ltxw`; empty for LTX-2.3."""
         return self.checkpoint_config.get("mlx_ltxw", {}).get("generation", {})
 
-    @property
-    def note(self) -> str | None:
-        """What a user of this model is told before each run, if anything."""
-        return self.checkpoint_config.get("mlx_ltxw", {}).get("note")
+    def notes(self, audio_only: bool) -> list[str]:
+        """What a user of this model is told before each run, and before one without a picture; nothing for LTX-2.3."""
+        section = self.checkpoint_config.get("mlx_ltxw", {})
+        wanted = ("note", "note_audio_only") if audio_only else ("note",)
+        return [section[name] for name in wanted if name in section]
 
     @property
     def identity(self) -> dict[str, Any]:

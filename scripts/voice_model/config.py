@@ -39,6 +39,10 @@ CONFIG: dict[str, Any] = {
             f"this is the small built-in model: {len(VOICES)} drawn faces that say {len(SENTENCES)} lines (its card, "
             "README.md, lists them). For anything else convert LTX-2.3 (see the README) and give it with -m."
         ),
+        "note_audio_only": (
+            "this model has learned sound together with its picture, and murmurs without one. For the sound of a clip "
+            "leave --audio-only out and give -o NAME.wav."
+        ),
         "license": "apache-2.0",
         "statement": STATEMENT,
         "generation": {

@@ -92,6 +92,17 @@ def test_a_clip_of_any_length_gets_a_voice_of_its_length(cli, tmp_path):
     assert probe(voiced).duration == pytest.approx(20 / 24, abs=0.001)
 
 
+def test_a_wav_is_the_sound_of_the_clip(cli, tmp_path):
+    """Not that of a run without a picture, which `--audio-only` makes."""
+    generate(cli, tmp_path / "clip.mp4", "--wav")
+    done = generate(cli, tmp_path / "sound.WAV", "--wav")
+    assert done.out.split() == [str(tmp_path / "sound.WAV")]
+    generate(cli, tmp_path / "alone.wav", "--audio-only")
+    clip, sound, alone = (read_audio(tmp_path / name, 48000) for name in ("clip.wav", "sound.WAV", "alone.wav"))
+    assert np.array_equal(clip, sound)
+    assert not np.array_equal(sound, alone)
+
+
 def test_sentence_built_for_the_user(cli, tmp_path):
     path = tmp_path / "out.wav"
     words = ("--scene", "man by a window", "--speaker", "man", "--manner", "whispering", "--line", "stay here")
@@ -139,7 +150,7 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a", "-o", "x.wav"], "Give a name that ends in .mp4"),
+        (["a", "-o", "x.avi"], "Give a name that ends in .mp4 or .wav"),
         (["a", "-o", "x.mp4", "--audio-only"], "Give a name that ends in .wav"),
         (["a", "-o", "missing/x.mp4"], "is not a folder"),
         (["-o", "x.mp4"], "no prompt"),

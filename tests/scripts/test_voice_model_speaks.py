@@ -5,6 +5,10 @@ import shutil
 import pytest
 
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
+from mlx_ltxw.media.measure import measure
+from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.run import plan, run
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model import true_clips
@@ -49,3 +53,14 @@ def test_the_base_speaks_and_the_adapter_whispers(setup, prompt):
     for clip in (plain, asked, whispered, soft, left_alone):
         assert clip.sentence == prompt.sentence
     assert whispered.change == soft.change == left_alone.change == 0  # the picture is the base's, to the last bit
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: VOICES[prompt.voice].gender)
+def test_the_register_changes_in_time(setup, prompt):
+    """`--register-at`: whispered up to 1.4 s, in the base's voice from there on."""
+    schedule = "0-1.4=whispering,1.4-4=normal"
+    request = Request(prompt.text("whisper"), seeds=(7,), adapters=("whisper",), register_at=schedule)
+    clip = next(event for event in run(plan(request, setup.model)) if isinstance(event, Decoded))
+    before, after = clip.waveform[: int(1.2 * clip.rate)], clip.waveform[int(1.6 * clip.rate) :]
+    assert measure(before, clip.rate).voiced <= 0.25
+    assert measure(after, clip.rate).voiced >= 0.7  # half a line has its share of consonants
