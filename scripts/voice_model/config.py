@@ -51,6 +51,7 @@ CONFIG: dict[str, Any] = {
             "frames": FRAMES,
             "frame_rate": FRAME_RATE,
             "steps": 20,
+            "negative_prompt": "",  # what captions are dropped to in training
             "video_guidance": {},
             "audio_guidance": {},
         },
