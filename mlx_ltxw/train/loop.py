@@ -29,6 +29,7 @@ from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.optimizer import State
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
+from mlx_ltxw.train.recompute import expand
 from mlx_ltxw.train.step import Objective
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -119,6 +120,8 @@ class Trainer:
         config = job.config
         clips = [load_clip(file) for file in job.clips]
         self.base = job.model.load("transformer", default_dtype(), audio_only=all(clip.video is None for clip in clips))
+        if mx.default_device() == mx.Device(mx.cpu):
+            expand(self.base, default_dtype())
         mx.eval(self.base.parameters())
         adapter = fresh_adapter(self.base, config)
         self.layout, parameters = Layout.of(adapter)

@@ -10,12 +10,13 @@ import torch
 from mlx.utils import tree_flatten, tree_map
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import attach
+from mlx_ltxw.adapter.apply import attach, share
+from mlx_ltxw.adapter.placing import size_of
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.recompute import CastLinear
+from mlx_ltxw.train.recompute import CastLinear, expand
 from tests.train.clips import build_model, factors, gradient, objective, small
 
 TOLERANCE = 1e-4
@@ -201,6 +202,22 @@ def test_quantised_base_is_its_dequantised_self(pair, options):
     plain = gradient(small(model, config, seed=4))
     assert relative(got[0], want[0]) < TOLERANCE
     assert relative(plain[0], want[0]) > 1e-3
+
+
+def test_expanded_layers_are_what_the_packed_ones_stand_for(pair):
+    """And none is left packed: training over them on a CPU takes as long as over plain ones."""
+    model, _ = pair
+    packed = share(model)
+    nn.quantize(packed, 32, 8, class_predicate=lambda _, module: is_even(module))
+    before = {path: module for path, module in packed.named_modules() if isinstance(module, nn.QuantizedLinear)}
+    assert before
+    x = mx.random.normal((5, 1024), key=mx.random.key(0))
+    products = {path: module(x[:, : size_of(module)[1]]) for path, module in before.items()}
+    expand(packed, mx.float32)
+    after = dict(packed.named_modules())
+    for path, product in products.items():
+        assert type(after[path]) is nn.Linear
+        assert relative(after[path](x[:, : after[path].weight.shape[1]]), np.asarray(product)) < 1e-5
 
 
 def is_even(module):
