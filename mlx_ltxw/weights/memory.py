@@ -56,7 +56,8 @@ class Machine:
     def cache_limit(self) -> int:
         """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size.
 
-        On CUDA freeing a buffer stops the card: there the limit leaves room for all activations of a forward.
+        On CUDA the limit leaves room for all activations of a forward (6.5 GB at 704x480x97), which would otherwise be
+        freed and allocated again in each.
         """
         if self.backend == "cuda":
             return self.total // 4

@@ -160,7 +160,7 @@ class Trainer:
             self.steps, self.spent = state["steps"], state["spent"]
             if "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
-        elif arguments.start:  # an earlier sitting's weights, with a fresh optimizer
+        elif arguments.start:  # an earlier run's weights, with a fresh optimizer
             weights = training.load(arguments.start)["average"]
             weights = {name: value.float() for name, value in weights.items() if "manner_head" not in name}
             for model in (self.model, self.average):

@@ -63,7 +63,7 @@ def train(arguments: argparse.Namespace) -> tuple[VideoVAE, Speech]:
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         clock, done = Clock(arguments.seconds, state["spent"]), state["step"]
-    elif arguments.start:  # an earlier sitting's weights, with a fresh optimizer
+    elif arguments.start:  # an earlier run's weights, with a fresh optimizer
         state = training.load(arguments.start)
         vae.load_state_dict(state["model"])
         done = state["step"]

@@ -204,7 +204,7 @@ class Trainer:
         clock = Clock(seconds, self.spent)
         plain, gan, gan_from = None, None, GAN_FROM
         if self.arguments.start:
-            gan_from = -GAN_RAMP  # an earlier sitting's discriminators
+            gan_from = -GAN_RAMP  # an earlier run's discriminators
         elif clock.progress < gan_from:
             plain = Captured(self.step_plain)
         checked, began, first = self.fallen_back, time.monotonic(), self.steps

@@ -59,7 +59,7 @@ def test_cache_limit(total, limit):
 
 
 def test_cache_limit_on_cuda():
-    """All activations of a full-size forward (6 GB at 704x480x97) stay: freeing a buffer there stops the card."""
+    """All activations of a full-size forward (6.5 GB at 704x480x97) stay."""
     assert Machine("cuda", 80 * GB, 70 * GB).cache_limit == 20 * GB
 
 
