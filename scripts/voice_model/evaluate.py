@@ -2,7 +2,9 @@
 
 `python -m scripts.voice_model.evaluate --out DIR` makes clips, measures them, prints the table and the gates, and
 writes `DIR/index.html` with every clip, `DIR/table.json` and the clips. A second run goes on from the clips that are
-there. Needs espeak-ng, for the true clips that sentences are told apart by; no PyTorch and no GPU.
+there, and must have as many BLAS threads (`OPENBLAS_NUM_THREADS`): other numbers round otherwise, and the pictures
+under the lock would differ in their last bits. Needs espeak-ng, for the true clips that sentences are told apart by;
+no PyTorch and no GPU.
 Exit status: 1 if a gate fails.
 """
 
