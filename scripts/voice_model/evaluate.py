@@ -1,4 +1,4 @@
-"""Stage 8: the released model and adapters as users have them, through MLX and the project's own pipeline.
+"""Stage 9: the released model and adapters as users have them, through MLX and the project's own pipeline.
 
 `python -m scripts.voice_model.evaluate --out DIR` makes clips, measures them, prints the table and the gates, and
 writes `DIR/index.html` with every clip, `DIR/table.json` and the clips. A second run goes on from the clips that are

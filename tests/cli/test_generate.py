@@ -96,11 +96,20 @@ def test_a_wav_is_the_sound_of_the_clip(cli, tmp_path):
     """Not that of a run without a picture, which `--audio-only` makes."""
     generate(cli, tmp_path / "clip.mp4", "--wav")
     done = generate(cli, tmp_path / "sound.WAV", "--wav")
+    assert "murmurs" not in done.err
     assert done.out.split() == [str(tmp_path / "sound.WAV")]
-    generate(cli, tmp_path / "alone.wav", "--audio-only")
+    assert "murmurs without one" in generate(cli, tmp_path / "alone.wav", "--audio-only").err
     clip, sound, alone = (read_audio(tmp_path / name, 48000) for name in ("clip.wav", "sound.WAV", "alone.wav"))
     assert np.array_equal(clip, sound)
     assert not np.array_equal(sound, alone)
+
+
+def test_a_script_too_makes_a_wav(cli, tmp_path):
+    script, path = tmp_path / "script.txt", tmp_path / "talk.wav"
+    script.write_text('a woman, (woman): "close your eyes"\na man, (man): "close your eyes"\n')
+    done = cli("generate", "--script", script, "-o", path, *SMALL)
+    assert done.code == 0, done.err
+    assert len(read_audio(path, 48000)) / 48000 == pytest.approx((17 + 17 - 2) / 24, abs=0.001)
 
 
 def test_sentence_built_for_the_user(cli, tmp_path):
