@@ -7,8 +7,9 @@ and decoder:
     MLX_MAX_OPS_PER_BUFFER=200 python -m scripts.lock_cost --layers 8 --runs 5
 
 Prints one JSON object a line. Three kinds of run are measured in turn, so that drift meets all alike: `plain` (no
-adapter), `fused` (a rank-32 adapter in the weights, without the lock) and `locked` (the base beside the fused clone).
-Peaks are MLX's own, with base and fused clone in memory; `beyond` is a peak less what was allocated when it began.
+adapter), `fused` (a rank-32 adapter in the weights, without the lock) and `locked` (base and adapted audio side by
+side). Peaks are MLX's own, with the base and both clones in memory; `beyond` is a peak less what was allocated when it
+began.
 
 To try it out on a CPU: --layers 2 --scale 8 --width 128 --height 128 --frames 25 --text-tokens 64 --runs 2 --whole-run
 """
@@ -30,10 +31,12 @@ import click
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.adapter.apply import round_factors
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
+from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.conditioning import Contexts
 from mlx_ltxw.pipeline.denoise import Denoiser, Latents, denoise, noise, rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -66,14 +69,15 @@ SEED = 10
 
 @dataclass(frozen=True)
 class Models:
-    """The base transformer, and its clone with the adapter in the weights."""
+    """The base transformer, and its clones with the adapter: in all weights, and as the lock has it."""
 
     base: Transformer
     fused: Transformer
+    adapted: Transformer
 
     def of(self, kind: str) -> tuple[Transformer, Transformer | None]:
         """What a `Denoiser` takes: its model, and the adapted one under the lock."""
-        return (self.fused if kind == "fused" else self.base), (self.fused if kind == "locked" else None)
+        return (self.fused if kind == "fused" else self.base), (self.adapted if kind == "locked" else None)
 
 
 @dataclass(frozen=True)
@@ -87,20 +91,24 @@ class Schedule:
 
 
 def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
-    """Both models; reports their sizes and how long the making took."""
+    """All three, set up as the pipeline does; reports their sizes and how long the making took."""
     clock = time.perf_counter()
     base = Transformer(config)
+    base.submit_every = this_machine().blocks_per_submission
     fill_randomly(base, dtype)
     drawn = time.perf_counter()
-    fused = fuse(base, [(random_adapter(base), Strength())])
-    mx.eval(fused.model.parameters())
+    adapters = [(random_adapter(base), Strength())]
+    fused = fuse(base, adapters)
+    locked = fuse(base, adapters, keep_beside=reads_video)
+    round_factors(locked.model, dtype)
+    mx.eval(fused.model.parameters(), locked.model.parameters())
     mx.clear_cache()
     report(
         what="models", dtype=str(dtype), layers=config.layers, base_bytes=weight_bytes(base),
-        active_bytes=mx.get_active_memory(), summary=fused.summary, seconds_to_draw=round(drawn - clock, 2),
-        seconds_to_fuse=round(time.perf_counter() - drawn, 2),
+        active_bytes=mx.get_active_memory(), summary=[fused.summary, locked.summary],
+        seconds_to_draw=round(drawn - clock, 2), seconds_to_fuse=round(time.perf_counter() - drawn, 2),
     )  # fmt: skip
-    return Models(base, fused.model)
+    return Models(base, fused.model, locked.model)
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def measure_forwards(models: Models, streams: Sequence[Any], runs: int, warmup: 
     calls = {
         "plain": evaluated(models.base, video, audio),
         "fused": evaluated(models.fused, video, audio),
-        "locked": evaluated(models.base.locked, models.fused, video, audio, audio),
+        "locked": evaluated(models.base.locked, models.adapted, video, audio, audio),
     }
     for _ in range(warmup):
         for call in calls.values():

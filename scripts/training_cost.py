@@ -48,6 +48,7 @@ from mlx_ltxw.train.fresh import fresh_adapter
 from mlx_ltxw.train.layout import Layout
 from mlx_ltxw.train.optimizer import State
 from mlx_ltxw.train.step import DTYPES, Group, Objective
+from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
     GRID,
     environment,
@@ -61,9 +62,9 @@ from scripts.random_model import (
 
 
 def build(config: TransformerConfig, bits: int) -> Transformer:
-    """The base: bf16, the linears of its blocks quantised as `convert -q` does if `bits` is not 0."""
+    """The base as training has it, the linears of its blocks quantised as `convert -q` does if `bits` is not 0."""
     base = Transformer(config)
-    fill_randomly(base, mx.bfloat16)
+    fill_randomly(base, default_dtype())
     if bits:
         how = Quantization.parse(str(bits))
 
@@ -108,7 +109,7 @@ def steps(base: Transformer, group: Group, config: TrainConfig) -> Iterator[dict
     adapter = layout.adapter(parameters, "new")
     objective = Objective(base, attach(base, [(adapter, Strength())]), layout, config)
     update: Any = functools.partial(optimizer.update, max_norm=config.max_grad_norm)
-    update = mx.compile(update) if config.compile else update
+    update = mx.compile(update)
     state, weight = State.fresh(parameters), mx.array(1 / config.clips_per_step)
     mx.eval(state.parameters, state.first, state.second)
     yield {"kept": mx.get_active_memory()}
@@ -184,13 +185,13 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
 @click.option("--checkpointing", type=click.Choice(["on", "off", "both"]), default="both")
 @click.option(
     "--compile/--no-compile", "compiled", default=TrainConfig.compile,
-    help="The step as one compiled function; on CUDA its kernels take minutes to build.",
+    help="The step as one compiled function; left out, as in training.",
 )  # fmt: skip
 @click.option("--runs", default=5, help="Timed steps of each setting.")
 @click.option("--warmup", default=2, help="Steps of each setting that are not counted.")
 def main(
     width: int, height: int, frames: int, frame_rate: float, text_tokens: int, layers: int | None, scale: int,
-    config: Path, batch: int, draws: int, activations: Any, quantize: str, checkpointing: str, compiled: bool,
+    config: Path, batch: int, draws: int, activations: Any, quantize: str, checkpointing: str, compiled: bool | None,
     runs: int, warmup: int,
 ) -> None:  # fmt: skip
     """Measures the time and memory of a training step, decoupled and coupled."""
@@ -199,7 +200,8 @@ def main(
     geometry.check()
     report(**environment(geometry, text_tokens=text_tokens, scale=scale, batch=batch, draws=draws))
     base = build(TransformerConfig.read(sections["transformer"]), int(quantize))
-    report(what="base", layers=base.config.layers, bits=int(quantize) or 16, weights=weight_bytes(base),
+    bits = int(quantize) or 8 * default_dtype().size
+    report(what="base", layers=base.config.layers, bits=bits, weights=weight_bytes(base),
            active=mx.get_active_memory())  # fmt: skip
     common = TrainConfig(batch_size=batch, activations=activations, compile=compiled)
     group = make_group(base, geometry, common, text_tokens)

@@ -23,7 +23,19 @@ Adapters = Sequence[tuple[Adapter, Strength]]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class LowRankBranch(nn.Module):
+class Branch(nn.Module):
+    """What an adapter adds to a linear's output."""
+
+    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
+        """The addition (..., out) for an input (..., in) whose base gave `y` (..., out)."""
+        raise NotImplementedError
+
+    def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
+        """`out` (..., out) and the addition; of the dtype of `out`."""
+        return out + self(x, y, base).astype(out.dtype)
+
+
+class LowRankBranch(Branch):
     """`scale * B A x`; the factors can be trained.
 
     Attributes:
@@ -39,12 +51,17 @@ class LowRankBranch(nn.Module):
         self.scale = scale
 
     def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        """The addition (..., out) for an input (..., in) whose base gave `y` (..., out)."""
-        hidden = x @ self.lora_A.T.astype(x.dtype)  # (..., rank)
-        return self.scale * (hidden @ self.lora_B.T.astype(x.dtype))
+        return self.scale * (self._hidden(x) @ self.lora_B.T.astype(x.dtype))
+
+    def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
+        """As for any branch, in one kernel with the product."""
+        return mx.addmm(out, self._hidden(x), self.lora_B.T.astype(x.dtype), alpha=self.scale).astype(out.dtype)
+
+    def _hidden(self, x: mx.array) -> mx.array:
+        return x @ self.lora_A.T.astype(x.dtype)  # (..., rank)
 
 
-class KroneckerBranch(nn.Module):
+class KroneckerBranch(Branch):
     """`scale * kron(w1, w2) x`, by two small products instead of the big one."""
 
     def __init__(self, delta: LoKr, scale: float) -> None:
@@ -63,7 +80,7 @@ class KroneckerBranch(nn.Module):
         return self.scale * grid.swapaxes(-1, -2).reshape(y.shape)
 
 
-class HadamardBranch(nn.Module):
+class HadamardBranch(Branch):
     """`scale * ((w1_a w1_b) * (w2_a w2_b)) x`; the product of products is formed at each call and not kept."""
 
     def __init__(self, delta: LoHa, scale: float) -> None:
@@ -77,7 +94,7 @@ class HadamardBranch(nn.Module):
         return self.scale * (x @ (first * second).T)
 
 
-class FullBranch(nn.Module):
+class FullBranch(Branch):
     """`scale * D x`, and an addition to the bias; either may be missing."""
 
     def __init__(self, diff: mx.array | None, bias: mx.array | None, scale: float) -> None:
@@ -95,7 +112,7 @@ class FullBranch(nn.Module):
         return self.scale * update
 
 
-class DoRABranch(nn.Module):
+class DoRABranch(Branch):
     """`scale * (W' - W) x` for rows, or columns, brought to a learned length.
 
     The lengths are measured once, on the base weight (dequantised if need be); the base's own output is used again.
@@ -127,7 +144,7 @@ class AdaptedLinear(nn.Module):
 
     """
 
-    def __init__(self, base: Linear, branches: Sequence[nn.Module]) -> None:
+    def __init__(self, base: Linear, branches: Sequence[Branch]) -> None:
         super().__init__()
         self.base = base
         self.branches = list(branches)
@@ -139,13 +156,19 @@ class AdaptedLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out), in the base's output dtype."""
-        y = self.base(x)
+        return self.beside(x, self.base(x))
+
+    def beside(self, x: mx.array, y: mx.array) -> mx.array:
+        """As the call, for an input (..., in) whose base gave `y` (..., out)."""
+        if self._gate is None:
+            out = y
+            for branch in self.branches:
+                out = branch.added(out, x, y, self.base)
+            return out
         update = self.branches[0](x, y, self.base)
         for branch in self.branches[1:]:
             update = update + branch(x, y, self.base)
-        if self._gate is not None:
-            update = update * self._gate.astype(update.dtype)
-        return y + update.astype(y.dtype)
+        return y + (update * self._gate.astype(update.dtype)).astype(y.dtype)
 
 
 def adapt(model: Model, adapters: Adapters, allow_partial: bool = False) -> Model:
@@ -220,6 +243,15 @@ def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
     return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
+def round_factors(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Rounds the factors of an adapted model's LoRAs to the dtype of its activations: once, not at every call."""
+    for linear in adapted_linears(model).values():
+        for branch in linear.branches:
+            if isinstance(branch, LowRankBranch):
+                branch.lora_A, branch.lora_B = branch.lora_A.astype(dtype), branch.lora_B.astype(dtype)
+                mx.eval(branch.lora_A, branch.lora_B)
+
+
 def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array | None = None) -> None:
     """Scales the adapter token by token, so that its strength can change within a clip.
 
@@ -276,8 +308,8 @@ def share(value: Any) -> Any:
     return tuple(share(item) for item in value) if type(value) is tuple else value
 
 
-def _branches(parts: Sequence[Part], base: Linear) -> list[nn.Module]:
-    branches: list[nn.Module] = []
+def _branches(parts: Sequence[Part], base: Linear) -> list[Branch]:
+    branches: list[Branch] = []
     for delta, bias, strength in parts:
         if delta is not None:
             branches.append(_branch(delta, base, strength))
@@ -286,7 +318,7 @@ def _branches(parts: Sequence[Part], base: Linear) -> list[nn.Module]:
     return branches
 
 
-def _branch(delta: Delta, base: Linear, strength: float) -> nn.Module:
+def _branch(delta: Delta, base: Linear, strength: float) -> Branch:
     if isinstance(delta, LowRank):
         return LowRankBranch(delta.a, delta.b, delta.scale * strength)
     if isinstance(delta, LoKr):

@@ -11,7 +11,7 @@ round fp32 weights to bf16.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -30,7 +30,7 @@ class Fused(Generic[Model]):
     Attributes:
         model: A clone; shares every array the adapters leave alone.
         fused: Modules whose weights changed.
-        beside: Quantised modules, whose adapters stay beside the weights.
+        beside: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
         losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
             that the rounding is as large as the adapter itself.
     """
@@ -50,7 +50,7 @@ class Fused(Generic[Model]):
         """`fused into 576 weights; re-quantising cost 9.1 % of the adapter's change (worst 14 %: ...)`."""
         text = f"fused into {len(self.fused)} weights"
         if self.beside:
-            text += f", beside {len(self.beside)} quantised ones"
+            text += f", beside {len(self.beside)}"
         if self.losses:
             worst = max(self.losses, key=self.losses.__getitem__)
             text += f"; re-quantising cost {self.loss:.2%} of the adapter's change"
@@ -58,7 +58,13 @@ class Fused(Generic[Model]):
         return text
 
 
-def fuse(model: Model, adapters: Adapters, quantized: bool = False, allow_partial: bool = False) -> Fused[Model]:
+def fuse(
+    model: Model,
+    adapters: Adapters,
+    quantized: bool = False,
+    allow_partial: bool = False,
+    keep_beside: Callable[[str], bool] = lambda path: False,
+) -> Fused[Model]:
     """The model with adapters in its weights.
 
     Args:
@@ -67,6 +73,7 @@ def fuse(model: Model, adapters: Adapters, quantized: bool = False, allow_partia
         quantized: Fuse into quantised weights too, by dequantising and quantising again, which loses part of a small
             change; otherwise adapters stay beside them.
         allow_partial: Leave out what has no place.
+        keep_beside: Of a module's path: whether its adapters stay beside it all the same.
 
     Raises:
         UserError: an adapter that does not fit, or a strength for a module it does not change.
@@ -74,7 +81,8 @@ def fuse(model: Model, adapters: Adapters, quantized: bool = False, allow_partia
     placements = [place(adapter, model, allow_partial) for adapter, _ in adapters]
     modules = by_module(adapters, placements)
     here = linears(model)
-    beside = [path for path in modules if isinstance(here[path], nn.QuantizedLinear) and not quantized]
+    packed = {path for path in modules if isinstance(here[path], nn.QuantizedLinear)}
+    beside = [path for path in modules if keep_beside(path) or (path in packed and not quantized)]
     clone = attach(model, adapters, placements) if beside else share(model)
     losses: dict[str, float] = {}
     for path, parts in modules.items():

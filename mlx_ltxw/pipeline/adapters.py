@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_ltxw.adapter.apply import Adapters, adapt, set_gates
+from mlx_ltxw.adapter.apply import Adapters, adapt, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.intervals import gate, parse_intervals
+from mlx_ltxw.adapter.names import kind, tokens_of
 from mlx_ltxw.adapter.placing import linears, place
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.adapter.strength import parse_adapter
@@ -74,17 +75,20 @@ class Models:
     notes: tuple[str, ...]
 
 
-def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry) -> Models:
+def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry, dtype: mx.Dtype) -> Models:
     """Puts the adapters to work.
 
     Without the lock the adapted transformer takes the base's place. Plain weights are fused; quantised ones keep the
-    adapter beside them unless `settings.fuse`. An adapter whose strength changes in time always stays beside.
+    adapter beside them unless `settings.fuse`. So do, under the lock, the linears that read the video: both audio
+    streams read the same one, so the adapted stream adds to what the base made of it. An adapter whose strength changes
+    in time always stays beside.
 
     Args:
         transformer: The base; left as it is.
         chosen: From `choose`.
         settings: Of the run.
         geometry: Of the clip, for strengths in time.
+        dtype: Of the activations.
     """
     if not chosen.adapters:
         return Models(transformer, None, ())
@@ -94,14 +98,26 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
         _set_gates(adapted, settings.register_at, geometry)
         notes.append("the adapter's strength follows --register-at (experimental)")
     else:
-        fused = fuse(transformer, chosen.adapters, quantized=settings.fuse, allow_partial=settings.allow_partial)
+        fused = fuse(
+            transformer,
+            chosen.adapters,
+            quantized=settings.fuse,
+            allow_partial=settings.allow_partial,
+            keep_beside=lambda path: settings.locked and not settings.fuse and reads_video(path),
+        )
         adapted = fused.model
         notes.append(fused.summary)
+    round_factors(adapted, dtype)
     if settings.locked:
         return Models(
             transformer, adapted, (*notes, "the picture is locked: exactly that of a run without the adapter")
         )
     return Models(adapted, None, tuple(notes))
+
+
+def reads_video(path: str) -> bool:
+    """Whether a linear turns the video into keys or values for the audio."""
+    return kind(path) == "video_to_audio_attn" and tokens_of(path) == "video"
 
 
 def _set_gates(adapted: Transformer, text: str, geometry: Geometry) -> None:

@@ -115,8 +115,8 @@ def _denoise(
     settings = job.settings
     transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
     config = transformer.config
-    transformer.evaluate_every = job.machine.blocks_per_eval
-    models = apply(transformer, job.adapters, settings, job.geometry)
+    transformer.submit_every = job.machine.blocks_per_submission
+    models = apply(transformer, job.adapters, settings, job.geometry, job.dtype)
     if models.notes:
         yield Adapted(models.notes)
     rotary = rotaries(transformer, job.geometry, job.dtype)

@@ -217,7 +217,7 @@ def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
 def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
     """(Tv, C) fp32."""
     pixels = mx.array(read_picture(clip))[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
-    latent = vae.encode(pixels, evaluate_blocks=this_machine().blocks_per_eval > 0)
+    latent = vae.encode(pixels, evaluate_blocks=this_machine().short_jobs)
     return _finite(latent.astype(mx.float32).reshape(-1, latent.shape[-1]), clip)
 
 

@@ -46,7 +46,7 @@ class TrainConfig:
         activations: Dtype of what is differentiated. Under the lock the video runs forward only, in the dtype that
             pictures are generated in.
         gradient_checkpointing: Compute each block again in the backward pass instead of keeping its activations.
-        compile: Compile the step, where there is a GPU.
+        compile: Make the step one compiled function; None: on a Mac's GPU.
         seed: Drives the fresh adapter, the data's order, the noise and its levels.
         checkpoint_every: Steps between checkpoints; the last step makes one in any case.
         keep_checkpoints: How many are kept.
@@ -78,7 +78,7 @@ class TrainConfig:
     sigma: Literal["independent", "shared"] = "independent"
     activations: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    compile: bool = True
+    compile: bool | None = None
     seed: int = 42
     checkpoint_every: int = 250
     keep_checkpoints: int = 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -61,14 +62,16 @@ class Layout:
         parts = mx.split(flat, ends[:-1])
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def place(self, adapted: nn.Module, flat: mx.array) -> None:
-        """Puts the numbers into an adapted model's branches."""
+    def flat(self, factors: Factors) -> mx.array:
+        """The vector (N,) of such factors: the inverse of `factors`."""
+        return mx.concatenate([factor.reshape(-1) for factor in factors])
+
+    def branches(self, adapted: nn.Module) -> list[LowRankBranch]:
+        """An adapted model's branches, in the order of `paths`."""
         here = adapted_linears(adapted)
-        factors = self.factors(flat)
-        for path, a, b in zip(self.paths, factors[::2], factors[1::2], strict=True):
-            branch = here[path].branches[0]
-            assert isinstance(branch, LowRankBranch)
-            branch.lora_A, branch.lora_B = a, b
+        branches = [here[path].branches[0] for path in self.paths]
+        assert all(isinstance(branch, LowRankBranch) for branch in branches)
+        return branches
 
     def adapter(self, flat: mx.array, name: str) -> Adapter:
         """The vector as an adapter."""
@@ -86,3 +89,9 @@ class Layout:
             total = total + mx.sum((a @ a.T) * (b.T @ b))
             count += a.shape[1] * b.shape[0]
         return self.alpha / self.rank * mx.sqrt(mx.maximum(total, 0) / count)
+
+
+def place(factors: Factors, branches: Sequence[LowRankBranch]) -> None:
+    """Puts the numbers into an adapted model's branches, from `Layout.branches`."""
+    for a, b, branch in zip(factors[::2], factors[1::2], branches, strict=True):
+        branch.lora_A, branch.lora_B = a, b

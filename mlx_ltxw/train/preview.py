@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.adapter.apply import share
 from mlx_ltxw.adapter.registers import parse
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import write_bytes, write_errors
@@ -60,10 +61,10 @@ class ResidentModel(ModelDir):
     transformer: Transformer | None = None
 
     def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
-        """As `ModelDir.load`."""
+        """As `ModelDir.load`; of the transformer in memory a clone, so that the pipeline's settings stay with it."""
         kept = self.transformer
         if component == "transformer" and kept is not None and kept.with_video != audio_only:
-            return kept
+            return share(kept)
         return super().load(component, dtype, audio_only)
 
 

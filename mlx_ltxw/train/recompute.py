@@ -53,48 +53,48 @@ def _listed(values: Any) -> list[mx.array]:
 
 
 @mx.custom_function
-def _cast_product(x: mx.array, weight: mx.array) -> mx.array:
+def _cast_linear(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     # The cast weight depends on x, so that no two uses of the weight are seen as one and kept from one to the other.
     (weight,) = mx.depends([weight], [x])
-    return x @ weight.astype(x.dtype).T
+    return mx.addmm(bias, x, weight.astype(x.dtype).T)
 
 
-@_cast_product.vjp
-def _cast_product_vjp(
-    primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, mx.array]:
-    _, weight = primals
+@_cast_linear.vjp
+def _cast_linear_vjp(
+    primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    _, weight, bias = primals
     (again,) = mx.depends([weight], [cotangent])
-    return cotangent @ again.astype(cotangent.dtype), mx.zeros_like(weight)
+    return cotangent @ again.astype(cotangent.dtype), mx.zeros_like(weight), mx.zeros_like(bias)
 
 
 class CastLinear(nn.Module):
-    """A frozen linear whose weight is cast to the input's dtype at each use.
+    """A frozen linear for inputs of another dtype, whose weight is cast to that at each use.
 
     MLX would keep the weight, cast up to fp32, from the forward to the backward pass: twice the size of a bf16 model.
 
     Args:
         linear: Gives its arrays.
+        dtype: Of the inputs.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: mx.Dtype) -> None:
         super().__init__()
         self.weight = linear.weight
-        if "bias" in linear:
-            self.bias = linear.bias
+        self.bias = linear.bias.astype(dtype) if "bias" in linear else mx.zeros(len(linear.weight), dtype)
         self.freeze()
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(..., in) -> (..., out) in the input's dtype."""
-        y: Any = _cast_product(x, self.weight)
-        return y + self.bias.astype(x.dtype) if "bias" in self else y
+        """(..., in) -> (..., out)."""
+        y: Any = _cast_linear(x, self.weight, self.bias)
+        return y
 
 
 def cast_at_each_use(model: nn.Module, dtype: mx.Dtype) -> None:
     """Replaces every plain linear of another dtype; quantised ones never keep a dense copy."""
     for path, module in list(model.named_modules()):
         if type(module) is nn.Linear and module.weight.dtype != dtype:
-            replace(model, path, CastLinear(module))
+            replace(model, path, CastLinear(module, dtype))
 
 
 def expand(model: nn.Module, dtype: mx.Dtype) -> None:

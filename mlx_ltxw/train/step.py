@@ -16,10 +16,11 @@ import mlx.core as mx
 from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
 from mlx_ltxw.train import sigmas
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.layout import Layout
+from mlx_ltxw.train.layout import Factors, Layout, place
 from mlx_ltxw.train.loss import noised, velocity_loss
 from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.memory import this_machine
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -70,11 +71,20 @@ def draw(group: Group, config: TrainConfig) -> Draw:
     return Draw(mx.stack(audios), mx.stack(audio_sigmas), mx.stack(videos), mx.stack(video_sigmas))
 
 
+def compiles(config: TrainConfig) -> bool:
+    """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU.
+
+    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
+    CPU backend compiles nothing here (`mlx_ltxw/models/__init__.py`).
+    """
+    return this_machine().backend == "metal" if config.compile is None else config.compile
+
+
 class Objective:
     """Losses and gradients of the adapter's vector.
 
     Args:
-        base: The frozen transformer.
+        base: The frozen transformer; submits block by block from now on, unless the step is compiled.
         adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it.
         layout: Of the vector.
         config: Of the run.
@@ -83,12 +93,15 @@ class Objective:
     def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
         self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
         self.dtype = DTYPES[config.activations]
+        base.submit_every = 0 if compiles(config) else this_machine().blocks_per_submission
+        adapted.submit_every = 0  # it runs inside the gradient
         adapted.freeze()
         adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
         cast_at_each_use(adapted, self.dtype)
         if config.gradient_checkpointing:
             adapted.run_block = checkpointed
-        self._compiled = mx.compile(self._drawn_gradient) if config.compile else self._drawn_gradient
+        self._branches = layout.branches(adapted)
+        self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
         """Draws noise for a group, and differentiates.
@@ -101,24 +114,29 @@ class Objective:
         Returns:
             The gradient (N,), and (2,) the weighted sums of the audio and video losses.
         """
-        return self._compiled(parameters, group, weight)
+        return self._step(parameters, group, weight)
 
     def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
         return self.gradient(parameters, group, draw(group, self.config), weight)
 
     def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
-        """As `__call__`, for noise already drawn; not compiled."""
+        """As `__call__`, for noise already drawn; not compiled.
+
+        Each factor is differentiated for itself. The gradient of a vector of which every factor is a slice would be a
+        sum of as many vectors of full length.
+        """
         losses = self._losses(group, noise)
 
-        def total(parameters: mx.array) -> tuple[mx.array, mx.array]:
-            self.layout.place(self.adapted, parameters)
+        def total(factors: Factors) -> tuple[mx.array, mx.array]:
+            place(factors, self._branches)
             audio, video = losses()
             sums = weight * mx.stack([mx.sum(audio), mx.sum(video)])
             return sums[0] + self.config.video_loss * sums[1], sums
 
-        (_, sums), gradient = mx.value_and_grad(total)(parameters)
-        self.layout.place(self.adapted, parameters)  # in place of the gradient's tracers
-        return gradient, sums
+        factors = self.layout.factors(parameters)
+        (_, sums), gradients = mx.value_and_grad(total)(factors)
+        place(factors, self._branches)  # in place of the gradient's tracers
+        return self.layout.flat(gradients), sums
 
     def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:
         """What is differentiated: a function to the losses (B,) of audio and video. What is not has already run."""

@@ -43,13 +43,13 @@ class Machine:
         return self.backend == "metal"
 
     @property
-    def blocks_per_eval(self) -> int:
-        """For `Transformer.evaluate_every`, for the same reason; 0 for no evaluation between."""
-        return 4 if self.short_jobs else 0
+    def blocks_per_submission(self) -> int:
+        """For `Transformer.submit_every`: on a GPU each block is on its way while Python describes the next one."""
+        return 0 if self.backend == "cpu" else 1
 
     @property
     def text_layers_per_eval(self) -> int:
-        """For `TextEncoder.load`, for the same reason."""
+        """For `TextEncoder.load`: short jobs there too; 0 for the whole encoder in one."""
         return 1 if self.short_jobs else 0
 
     @property

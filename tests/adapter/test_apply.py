@@ -11,7 +11,16 @@ import torch
 from mlx.utils import tree_flatten
 from safetensors.torch import save_file as save_torch
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, adapt, adapted_linears, attach, set_gates, share
+from mlx_ltxw.adapter.apply import (
+    AdaptedLinear,
+    LowRankBranch,
+    adapt,
+    adapted_linears,
+    attach,
+    round_factors,
+    set_gates,
+    share,
+)
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import WHISPER_MODULES, kind
@@ -369,3 +378,17 @@ def test_share_copies_lists_and_tables():
     assert copy.stages is not root.stages
     assert copy.stages[0] is not inner
     assert copy.stages[1]["deep"][0].weight is inner.weight
+
+
+def test_rounded_factors_give_what_casting_at_every_call_gave():
+    draw = np.random.default_rng(0)
+    a, b, x = (mx.array(draw.standard_normal(shape).astype(np.float32)) for shape in ((4, 16), (8, 4), (3, 16)))
+    base = nn.Linear(16, 8)
+    base.set_dtype(mx.bfloat16)
+    linear = AdaptedLinear(base, [LowRankBranch(a, b, 0.5)])
+    x = x.astype(mx.bfloat16)
+    want = linear(x)
+    round_factors(nn.Sequential(linear), mx.bfloat16)
+    assert linear.branches[0].lora_A.dtype == linear.branches[0].lora_B.dtype == mx.bfloat16
+    assert want.dtype == mx.bfloat16
+    assert mx.array_equal(linear(x), want)

@@ -166,8 +166,18 @@ def test_quantised_base_stays_unfused_unless_asked(world):
     assert set(result.beside) == set(packed) == set(adapted_linears(result.model))
     assert set(result.fused) == set(TARGETS) - set(packed)
     assert 0 < len(result.fused) < 24
-    assert result.summary == f"fused into {24 - len(packed)} weights, beside {len(packed)} quantised ones"
+    assert result.summary == f"fused into {24 - len(packed)} weights, beside {len(packed)}"
     got, want = forward(result.model, arrays), forward(adapt(model, adapters), arrays)
+    assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) < 1e-5
+
+
+def test_chosen_modules_keep_their_adapter_beside(world):
+    model, adapters, arrays = model_pair()[0], [(read(world[2][0]), Strength())], inputs()
+    result = fuse(model, adapters, keep_beside=lambda path: path.endswith("to_v"))
+    kept = [path for path in TARGETS if path.endswith("to_v")]
+    assert set(result.beside) == set(kept) == set(adapted_linears(result.model))
+    assert set(result.fused) == set(TARGETS) - set(kept)
+    got, want = forward(result.model, arrays), forward(fuse(model, adapters).model, arrays)
     assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) < 1e-5
 
 

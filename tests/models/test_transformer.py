@@ -214,16 +214,28 @@ def draws(audio, count):
     return [audio | {"latent": random.standard_normal(audio["latent"].shape, np.float32)} for _ in range(count)]
 
 
-def test_bounded_evaluation_changes_nothing(pair):
+def test_submitting_block_by_block_changes_nothing(pair):
     model, _ = pair
     video, audio = both(model, *streams(model.config))
     plain = model(video, audio)
-    model.evaluate_every = 1
+    locked = model.locked(model, video, audio, audio)
+    model.submit_every = 1
     try:
-        bounded = model(video, audio)
+        pieces = model(video, audio)
+        locked_pieces = model.locked(model, video, audio, audio)
     finally:
-        model.evaluate_every = 0
-    assert all(mx.array_equal(a, b) for a, b in zip(plain, bounded, strict=True))
+        model.submit_every = 0
+    assert all(mx.array_equal(a, b) for a, b in zip(plain, pieces, strict=True))
+    assert all(mx.array_equal(a, b) for a, b in zip(locked, locked_pieces, strict=True))
+
+
+def test_modulation_rows_are_views(pair, tmp_path):
+    """An index alone would be a gather: 32 kernels a block that do nothing but copy a row."""
+    model, _ = pair
+    mx.export_to_dot(str(tmp_path / "graph"), *model(*both(model, *streams(model.config))))
+    graph = (tmp_path / "graph").read_text()
+    assert "Matmul" in graph
+    assert "Gather" not in graph
 
 
 def test_bf16_stays_bf16(pair):

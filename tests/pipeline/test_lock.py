@@ -10,10 +10,11 @@ import torch
 from safetensors.numpy import save_file
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import adapt
+from mlx_ltxw.adapter.apply import AdaptedLinear, adapt, adapted_linears
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.events import Adapted, Decoded, Step
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO
 from mlx_ltxw.pipeline.request import Request
@@ -69,6 +70,25 @@ def test_locked_forward_equals_official_blocks_in_fp64(tmp_path):
     assert relative_error(got[2], want[1]) > 1e-2  # the adapter does something
 
 
+def test_both_audio_streams_share_one_reading_of_the_video(tmp_path, monkeypatch):
+    """Keys and values of the video are the base's, and the adapter's part added: the large product is made once."""
+    model, reference = model_pair()
+    path = official_file(tmp_path / "a.safetensors", factors(shapes(reference)))
+    adapted = adapt(model, [(read(path), Strength())])
+    video, audio = inputs()
+    streams = [ours(model.config, model.config.video, video)] + [ours(model.config, model.config.audio, audio)] * 2
+    want = model.locked(adapted, *streams)
+    readers = {id(linear): name for name, linear in adapted_linears(adapted).items() if reads_video(name)}
+    assert len(readers) == 2 * len(model.transformer_blocks)
+    called = set()
+    whole = AdaptedLinear.__call__
+    monkeypatch.setattr(AdaptedLinear, "__call__", lambda self, x: called.add(id(self)) or whole(self, x))
+    got = model.locked(adapted, *streams)
+    assert all(mx.array_equal(g, w) for g, w in zip(got, want, strict=True))
+    assert called
+    assert not called & set(readers)
+
+
 @pytest.fixture(scope="module")
 def whisper(made_checkpoint, tmp_path_factory):
     """A rank-4 adapter of the public whisper adapter's kind, for the made model."""
@@ -109,6 +129,7 @@ def test_picture_is_that_of_a_run_without_the_adapter(variant, request, whisper)
     _, base, frames, wave = made(model, job)
     notes, locked, locked_frames, locked_wave = made(model, dataclasses.replace(job, adapters=(str(path),)))
     assert f"placed {count} of {count}" in notes[0]
+    assert f"fused into {count * 5 // 6} weights, beside {count // 6}" in notes  # keys and values of the video
     assert mx.array_equal(base.video, locked.video)
     assert mx.array_equal(base.audio, locked.audio)
     assert np.array_equal(frames, locked_frames)

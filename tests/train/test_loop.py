@@ -17,6 +17,7 @@ from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started
 from mlx_ltxw.train.fresh import fresh_adapter
 from mlx_ltxw.train.layout import Layout
 from mlx_ltxw.train.step import Objective, draw
+from mlx_ltxw.weights.memory import Machine
 from tests.train.clips import metrics
 from tests.train.driver import CAPTIONS, job
 from tests.train.made import tiny_model  # noqa: F401
@@ -133,6 +134,16 @@ def test_samples_come_from_the_pipeline_of_generate(done):
     assert np.abs(heard - np.clip(clip.waveform, -1, 1)).max() < 1e-4
     base = read_audio(task.run / "samples/step-000000/1.wav", clip.rate)
     assert np.abs(heard - base).max() > 1e-3
+
+
+def test_samples_leave_the_trained_base_as_it_was(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+    """On a GPU the pipeline has its transformer submit block by block, which a compiled step forbids."""
+    task = job(tiny_model, tmp_path / "run", ["steps=2", "preview_every=1", "preview_steps=1"])
+    monkeypatch.setattr(Machine, "blocks_per_submission", 1)
+    task = dataclasses.replace(task, config=dataclasses.replace(task.config, compile=True))
+    trainer = loop.Trainer(task)
+    assert [type(event) for event in trainer.samples()] == [Sampled]
+    assert trainer.base.submit_every == 0
 
 
 def test_sound_alone_and_pictures_together(tiny_model, tmp_path):  # noqa: F811

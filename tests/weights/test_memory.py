@@ -49,7 +49,7 @@ def test_this_machine():
     machine = this_machine()
     assert machine.backend == "cpu"
     assert machine.total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert machine.blocks_per_eval == machine.text_layers_per_eval == 0
+    assert machine.blocks_per_submission == machine.text_layers_per_eval == 0
 
 
 @pytest.mark.parametrize(("total", "limit"), [(8 * GB, 500_000_000), (2 * GB, 256 << 20), (512 * GB, 4 << 30)])
@@ -65,5 +65,5 @@ def test_cache_limit_on_cuda():
 
 def test_metal_is_kept_responsive():
     machine = Machine("metal", 64 * GB, 48 * GB)
-    assert machine.blocks_per_eval > 0
+    assert machine.short_jobs
     assert machine.text_layers_per_eval > 0

@@ -85,15 +85,18 @@ class AdaLayerNormSingle(nn.Module):
 
 
 Row = tuple[mx.array, mx.array]
-"""One modulation vector as its two summands: a learned table's row (dim,) and the network's (B, T, dim).
+"""One modulation vector as its two summands: a learned table's row (1, dim) and the network's (B, T, dim).
 
 They are added inside the kernel that uses them: summed ahead, they would be a dozen tiny kernels a block.
 """
 
 
 def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[Row]:
-    """Rows [start, stop) of a block's table (rows, dim) with those of the modulation (B, T, rows, dim); views only."""
-    return [(table[row], modulation[:, :, row]) for row in range(start, stop)]
+    """Rows [start, stop) of a table (rows, dim) with those of the modulation (B, T, rows, dim).
+
+    Views only: a table is sliced, because an index alone would be a gather, a kernel of its own.
+    """
+    return [(table[row : row + 1], modulation[:, :, row]) for row in range(start, stop)]
 
 
 @mx.compile

@@ -5,6 +5,8 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -17,6 +19,13 @@ def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
     gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))
     return (out.astype(mx.float32) * gates[..., None]).astype(out.dtype)
+
+
+class Read(NamedTuple):
+    """What an attention read of its context: keys before their norm and rotation, and values; (B, S, heads * D)."""
+
+    keys: mx.array
+    values: mx.array
 
 
 class Attention(nn.Module):
@@ -48,7 +57,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        context: mx.array | None = None,
+        context: mx.array | Read | None = None,
         rope: Rope | None = None,
         key_rope: Rope | None = None,
         values_only: bool = False,
@@ -57,7 +66,8 @@ class Attention(nn.Module):
 
         Args:
             x: (B, T, query_dim).
-            context: (B, S, context_dim), or (B / n, S, context_dim) where n in a row share one; `x` itself when None.
+            context: (B, S, context_dim), or (B / n, S, context_dim) where n in a row share one; or what `read` gave for
+                it; `x` itself when None.
             rope: Rotation of the queries, and of the keys unless `key_rope` is given. None: no rotation.
             key_rope: Rotation of the keys.
             values_only: The spatio-temporal-guidance perturbation: the values pass as they are, unattended.
@@ -65,18 +75,30 @@ class Attention(nn.Module):
         Returns:
             (B, T, query_dim).
         """
-        context = x if context is None else context
-        values = self._split(self.to_v(context))
-        out = values if values_only else self._attend(x, context, values, rope, key_rope)
+        keys, values = context if isinstance(context, Read) else self.read(x if context is None else context)
+        values = self._split(values)
+        out = values if values_only else self._attend(x, keys, values, rope, key_rope)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
         return self.to_out[0](out.reshape(*x.shape[:2], -1))
 
+    def read(self, context: mx.array, shared: Read | None = None) -> Read:
+        """Keys and values of a context.
+
+        Args:
+            context: (B, S, context_dim).
+            shared: What the attention that this one was adapted from read of the very same context. A linear with an
+                adapter beside it adds to that, and does not compute it again.
+        """
+        if shared is None:
+            return Read(self.to_k(context), self.to_v(context))
+        return Read(_beside(self.to_k, context, shared.keys), _beside(self.to_v, context, shared.values))
+
     def _attend(
-        self, x: mx.array, context: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None
+        self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None
     ) -> mx.array:
         queries = self._split(self.q_norm(self.to_q(x)))
-        keys = self._split(self.k_norm(self.to_k(context)))
+        keys = self._split(self.k_norm(keys))
         if rope is not None:
             queries = apply_split_rope(queries, *rope)
             keys = apply_split_rope(keys, *(key_rope or rope))
@@ -93,3 +115,9 @@ class Attention(nn.Module):
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
+
+
+def _beside(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    """What a linear makes of `x`, given what the linear without its adapter made of it."""
+    adapted = getattr(linear, "beside", None)
+    return linear(x) if adapted is None else adapted(x, y)

@@ -9,12 +9,13 @@ read (video from audio, audio from video); then each has its feed-forward networ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, rows
-from mlx_ltxw.models.transformer.attention import Attention
+from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import Rotary
@@ -46,6 +47,18 @@ class StreamState:
     rotary: Rotary
     cross_modulation: mx.array | None
     cross_gate: mx.array | None
+
+
+class Seen(NamedTuple):
+    """A block's video as the audio reads it.
+
+    Attributes:
+        video: (B, Tv, Dv), before its own reading, normed and modulated.
+        read: What the base's `video_to_audio_attn` read of it, for an adapted one to add to; None if it did not.
+    """
+
+    video: mx.array
+    read: Read | None = None
 
 
 class Block(nn.Module):
@@ -80,7 +93,7 @@ class Block(nn.Module):
     def __call__(
         self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
         skip_cross: bool,
-    ) -> tuple[mx.array, mx.array, mx.array]:  # fmt: skip
+    ) -> tuple[mx.array, mx.array]:  # fmt: skip
         """Both streams.
 
         Args:
@@ -88,39 +101,48 @@ class Block(nn.Module):
             video, audio: Shared state.
             skip_video, skip_audio: Pass self-attention values through.
             skip_cross: Leave the audio-video attentions out.
-
-        Returns:
-            Both streams, and the video as the audio reads it (before its own reading, normed and modulated):
-            (B, Tv, Dv).
         """
+        vx, ax, _ = self.shown(vx, ax, video, audio, skip_video, skip_audio, skip_cross)
+        return vx, ax
+
+    def shown(
+        self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
+        skip_cross: bool,
+    ) -> tuple[mx.array, mx.array, Seen]:  # fmt: skip
+        """As the call, and with both streams what the audio saw of the video, for a second audio stream."""
         vx = self.video_attend(vx, video, skip_video)
         ax = self.audio_attend(ax, audio, skip_audio)
-        seen = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
+        seen = Seen(self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2))
         if not skip_cross:
+            read = self.video_to_audio_attn.read(seen.video)
+            seen = Seen(seen.video, read)
             vx, ax = (
                 self.video_read_audio(vx, ax, video, audio),
-                self.audio_read_video(ax, seen, video.rotary.cross, audio),
+                self.audio_read_video(ax, read, video.rotary.cross, audio),
             )
         return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), seen
 
     def audio_stream(
-        self, ax: mx.array, seen: mx.array | None, seen_rope: Rope | None, audio: StreamState, skip_audio: bool
-    ) -> mx.array:
+        self, ax: mx.array, seen: mx.array | None, seen_rope: Rope | None, audio: StreamState, skip_audio: bool,
+        shared: Read | None = None,
+    ) -> mx.array:  # fmt: skip
         """The audio stream alone, reading a video that does not read it back (None: no video at all).
 
         Args:
             ax: (B, Ta, Da).
-            seen: (B, Tv, Dv) this block's video, as `__call__` returns it.
+            seen: (B, Tv, Dv) this block's video, from `shown`, in any dtype.
             seen_rope: The video's rotation in the audio-video attentions.
             audio: Shared state.
             skip_audio: Pass self-attention values through.
+            shared: What the base read of `seen`, for adapters beside the base's linears to add to.
 
         Returns:
             (B, Ta, Da).
         """
         ax = self.audio_attend(ax, audio, skip_audio)
         if seen is not None and seen_rope is not None:
-            ax = self.audio_read_video(ax, seen, seen_rope, audio)
+            read = self.video_to_audio_attn.read(seen.astype(ax.dtype), shared)
+            ax = self.audio_read_video(ax, read, seen_rope, audio)
         return self.audio_feed_forward(ax, audio)
 
     def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
@@ -148,10 +170,10 @@ class Block(nn.Module):
         update = self.audio_to_video_attn(queries, keys, video.rotary.cross, audio.rotary.cross)
         return add_gated(vx, update, _cross_gate(self.scale_shift_table_a2v_ca_video, video))
 
-    def audio_read_video(self, ax: mx.array, seen: mx.array, seen_rope: Rope, audio: StreamState) -> mx.array:
-        """The audio reads the video (`video_to_audio_attn`), which comes normed and modulated."""
+    def audio_read_video(self, ax: mx.array, read: Read, seen_rope: Rope, audio: StreamState) -> mx.array:
+        """The audio attends to what `video_to_audio_attn` read of the video."""
         queries = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 2)
-        update = self.video_to_audio_attn(queries, seen, audio.rotary.cross, seen_rope)
+        update = self.video_to_audio_attn(queries, read, audio.rotary.cross, seen_rope)
         return add_gated(ax, update, _cross_gate(self.scale_shift_table_a2v_ca_audio, audio))
 
     def video_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
@@ -187,4 +209,4 @@ class Block(nn.Module):
 
 def _cross_gate(table: mx.array, state: StreamState) -> Row:
     assert state.cross_gate is not None
-    return table[4], state.cross_gate[:, :, 0]
+    return table[4:], state.cross_gate[:, :, 0]

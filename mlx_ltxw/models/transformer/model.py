@@ -34,8 +34,9 @@ class Transformer(nn.Module):
         with_video: False builds the audio stream alone, for audio without a picture.
 
     Attributes:
-        evaluate_every: Blocks between evaluations, 0 for none. Bounds the work of one GPU submission, so that the
-            display's watchdog on a Mac does not end the process; leave at 0 inside a gradient.
+        submit_every: Blocks in one submission to the GPU, 0 for the whole forward in one. The GPU begins while Python
+            goes on describing the work, and a submission is short enough for the display's watchdog on a Mac. Leave at
+            0 inside a gradient or a compiled function.
         run_block: How blocks are called; training may put a way here that computes them again in the backward pass.
     """
 
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.with_video = with_video
-        self.evaluate_every = 0
+        self.submit_every = 0
         self.run_block: RunBlock = run_directly
         audio = config.audio
         self.audio_patchify_proj = nn.Linear(audio.in_channels, audio.dim)
@@ -78,8 +79,8 @@ class Transformer(nn.Module):
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
             skipped = (i in skips.video_self, i in skips.audio_self, skips.cross)
-            vx, ax, _ = self.run_block(block, Block.__call__, vx, ax, v, a, *skipped)
-            self._bound(i, vx, ax)
+            vx, ax = self.run_block(block, Block.__call__, vx, ax, v, a, *skipped)
+            self._submit(i, vx, ax)
         return self.video_head(vx, v), self.audio_head(ax, a)
 
     def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS) -> mx.array:
@@ -88,7 +89,7 @@ class Transformer(nn.Module):
         ax = self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
             ax = self.run_block(block, Block.audio_stream, ax, None, None, a, i in skips.audio_self)
-            self._bound(i, ax)
+            self._submit(i, ax)
         return self.audio_head(ax, a)
 
     def locked(
@@ -114,16 +115,16 @@ class Transformer(nn.Module):
         bx = adapted.audio_patchify_proj(adapted_audio.latent)
         blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
         for i, (block, adapted_block) in enumerate(blocks):
-            vx, ax, seen = block(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
-            heard = None if skips.cross else seen
-            bx = adapted_block.audio_stream(bx, heard, video.rotary.cross, b, i in skips.audio_self)
-            self._bound(i, vx, ax, bx)
+            vx, ax, seen = block.shown(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            heard = None if skips.cross else seen.video
+            bx = adapted_block.audio_stream(bx, heard, video.rotary.cross, b, i in skips.audio_self, seen.read)
+            self._submit(i, vx, ax, bx)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
     def watch(self, video: Modality, audio: Modality) -> list[mx.array]:
         """Runs the base streams for what an audio stream reads of the video: (B, Tv, Dv) of every block.
 
-        What `listen` reads. Together they are `locked` in two halves: the first has nothing to train, so it needs no
+        `listen` reads it. Together they are `locked` in two halves: the first has nothing to train, so it needs no
         gradient and stores no activations but these.
 
         Args:
@@ -133,9 +134,9 @@ class Transformer(nn.Module):
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
         seen = []
         for i, block in enumerate(self.transformer_blocks):
-            vx, ax, block_seen = block(vx, ax, v, a, False, False, False)
-            seen.append(block_seen)
-            self._bound(i, vx, ax, block_seen)
+            vx, ax, block_seen = block.shown(vx, ax, v, a, False, False, False)
+            seen.append(block_seen.video)
+            self._submit(i, vx, ax, block_seen.video)
         return seen
 
     def listen(self, audio: Modality, video: Modality, seen: list[mx.array]) -> mx.array:
@@ -152,7 +153,6 @@ class Transformer(nn.Module):
         a = self.audio_state(audio, video)
         ax = self.audio_patchify_proj(audio.latent)
         for block, block_seen in zip(self.transformer_blocks, seen, strict=True):
-            block_seen = block_seen.astype(ax.dtype)
             ax = self.run_block(block, Block.audio_stream, ax, block_seen, video.rotary.cross, a, False)
         return self.audio_head(ax, a)
 
@@ -207,8 +207,8 @@ class Transformer(nn.Module):
     def _modulated_norm(self, x: mx.array, table: mx.array, state: StreamState) -> mx.array:
         embedded = state.embedded  # the embedding without its SiLU
         normed = mx.fast.layer_norm(x, None, None, self.config.eps)
-        return modulate(normed, (table[1], embedded), (table[0], embedded))
+        return modulate(normed, (table[1:], embedded), (table[:1], embedded))
 
-    def _bound(self, index: int, *arrays: mx.array) -> None:
-        if self.evaluate_every and (index + 1) % self.evaluate_every == 0:
-            mx.eval(*arrays)
+    def _submit(self, index: int, *arrays: mx.array) -> None:
+        if self.submit_every and (index + 1) % self.submit_every == 0:
+            mx.async_eval(*arrays)
