@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.models.transformer.cpu_attention import attention, softmax
+from mlx_ltxw.models.transformer import cpu_attention
+from mlx_ltxw.models.transformer.cpu_attention import attention
 from tests.models.test_transformer import relative_error
 
 
+@pytest.mark.parametrize("heads_together", ["all", "some", "one"])
 @pytest.mark.parametrize("shapes", [((1, 4, 7, 8), (1, 4, 9, 8)), ((2, 3, 1, 5), (2, 3, 1, 5)), ((1, 2, 33, 16),) * 2])
-def test_output_and_gradients_equal_pytorch(shapes):
+def test_output_and_gradients_equal_pytorch(shapes, heads_together, monkeypatch):
+    if heads_together != "all":
+        one_head = 4 * shapes[0][0] * shapes[0][2] * shapes[1][2]
+        monkeypatch.setattr(cpu_attention, "_SCORES", 3 * one_head if heads_together == "some" else 1)
     draw = np.random.default_rng(0)
     queries, (keys, values) = draw.standard_normal(shapes[0]), draw.standard_normal((2, *shapes[1]))
     arrays = [x.astype(np.float32) for x in (queries, keys, values, draw.standard_normal(shapes[0]))]
@@ -24,12 +29,14 @@ def test_output_and_gradients_equal_pytorch(shapes):
         assert np.abs(np.asarray(got) - tensor.grad.numpy()).max() < 1e-5
 
 
-def test_softmax_of_large_scores():
+def test_large_scores():
     """Shifted by the greatest, so nothing overflows; what is far below it vanishes."""
-    got = np.asarray(softmax(mx.array([[1e4, 1e4 - 1, -1e4], [-1e30, -1e30, -1e30]])))
+    queries = mx.array([100.0, 1e20]).reshape(1, 2, 1, 1)
+    keys = mx.array([[1.0, 0.99, -1.0], [-1.0, -1.0, -1.0]]).reshape(1, 2, 3, 1)
+    got = np.asarray(attention(queries, keys, mx.broadcast_to(mx.eye(3), (1, 2, 3, 3)), 1.0))
     e = np.exp(-1)
-    assert got[0] == pytest.approx([1 / (1 + e), e / (1 + e), 0], abs=1e-6)
-    assert got[1] == pytest.approx([1 / 3] * 3)
+    assert got[0, 0, 0] == pytest.approx([1 / (1 + e), e / (1 + e), 0], abs=1e-5)
+    assert got[0, 1, 0] == pytest.approx([1 / 3] * 3)
 
 
 def test_half_precision_in_and_out():

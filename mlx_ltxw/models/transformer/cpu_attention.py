@@ -1,7 +1,9 @@
 """Scaled dot-product attention for MLX's CPU backend.
 
 There `mx.exp`, which the stock softmax uses, takes about 14 ns an element and `mx.power(2, x)` about 4 ns (Linux,
-x86-64, MLX 0.32); in a small model with 1024 text tokens the softmax is most of the time. A GPU takes the stock kernel.
+x86-64, MLX 0.32); in a small model with 1024 text tokens the softmax is most of the time. So scores come in powers of
+two, are touched as seldom as possible, and are made for a few heads at a time, which stay in the cache. A GPU takes the
+stock kernel.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 
+_SCORES = 2 << 20
+"""Bytes of scores made at a time, where one head's are not more."""
+
 
 def preferred() -> bool:
     """Whether the current device is a CPU on which the stock softmax is slow."""
@@ -19,21 +24,32 @@ def preferred() -> bool:
 
 
 @mx.custom_function
-def softmax(scores: mx.array) -> mx.array:
-    """Over the last axis; fp32 scores of any sign and size."""
-    shifted = scores - mx.max(scores, axis=-1, keepdims=True)
-    weights = mx.power(mx.array(2.0), shifted * math.log2(math.e))
-    return weights / mx.sum(weights, axis=-1, keepdims=True)
+def exp2(x: mx.array) -> mx.array:
+    """2 to the power of x, elementwise."""
+    return mx.power(mx.array(2.0), x)
 
 
-@softmax.vjp
-def _softmax_vjp(scores: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    product = cotangent * output
-    return product - output * mx.sum(product, axis=-1, keepdims=True)
+@exp2.vjp
+def _exp2_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    return cotangent * output * math.log(2)
 
 
 def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
     """As `mx.fast.scaled_dot_product_attention` without a mask: (B, H, T, D), (B, H, S, D) twice -> (B, H, T, D)."""
-    scores = (queries * scale).astype(mx.float32) @ keys.swapaxes(-1, -2).astype(mx.float32)
-    weights: Any = softmax(scores)
-    return (weights @ values.astype(mx.float32)).astype(queries.dtype)
+    batch, heads, tokens, _ = queries.shape
+    together = max(1, _SCORES // (4 * batch * tokens * keys.shape[2]))
+    in_powers_of_two = queries.astype(mx.float32) * (scale * math.log2(math.e))
+    keys, values = keys.astype(mx.float32), values.astype(mx.float32)
+    parts = [
+        _attend(*(x[:, start : start + together] for x in (in_powers_of_two, keys, values)))
+        for start in range(0, heads, together)
+    ]
+    return mx.concatenate(parts, axis=1).astype(queries.dtype)
+
+
+def _attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """Softmax of the scores, to the base of 2, times the values; the division comes last, on the smallest array."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    highest = mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True))
+    weights: Any = exp2(scores - highest)
+    return (weights @ values) / mx.sum(weights, axis=-1, keepdims=True)
