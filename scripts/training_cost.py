@@ -61,10 +61,10 @@ from scripts.random_model import (
 )
 
 
-def build(config: TransformerConfig, bits: int) -> Transformer:
-    """The base as training has it, the linears of its blocks quantised as `convert -q` does if `bits` is not 0."""
+def build(config: TransformerConfig, bits: int, dtype: mx.Dtype) -> Transformer:
+    """The base, the linears of its blocks quantised as `convert -q` does if `bits` is not 0."""
     base = Transformer(config)
-    fill_randomly(base, default_dtype())
+    fill_randomly(base, dtype)
     if bits:
         how = Quantization.parse(str(bits))
 
@@ -181,7 +181,8 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
 @click.option("--batch", default=1, help="Clips a step.")
 @click.option("--draws", default=1, help="Noise draws of the adapted audio; decoupled alone, coupled has one.")
 @click.option("--activations", type=click.Choice(list(DTYPES)), default=TrainConfig.activations)
-@click.option("--quantize", type=click.Choice(["0", "4", "8"]), default="0", help="Bits of the base; 0 for bf16.")
+@click.option("--weights", type=click.Choice(list(DTYPES)), help="Dtype of the base; left out, as in training.")
+@click.option("--quantize", type=click.Choice(["0", "4", "8"]), default="0", help="Bits of the base; 0 for none.")
 @click.option("--checkpointing", type=click.Choice(["on", "off", "both"]), default="both")
 @click.option(
     "--compile/--no-compile", "compiled", default=TrainConfig.compile,
@@ -191,16 +192,17 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
 @click.option("--warmup", default=2, help="Steps of each setting that are not counted.")
 def main(
     width: int, height: int, frames: int, frame_rate: float, text_tokens: int, layers: int | None, scale: int,
-    config: Path, batch: int, draws: int, activations: Any, quantize: str, checkpointing: str, compiled: bool | None,
-    runs: int, warmup: int,
+    config: Path, batch: int, draws: int, activations: Any, weights: str | None, quantize: str, checkpointing: str,
+    compiled: bool | None, runs: int, warmup: int,
 ) -> None:  # fmt: skip
     """Measures the time and memory of a training step, decoupled and coupled."""
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     geometry.check()
     report(**environment(geometry, text_tokens=text_tokens, scale=scale, batch=batch, draws=draws))
-    base = build(TransformerConfig.read(sections["transformer"]), int(quantize))
-    bits = int(quantize) or 8 * default_dtype().size
+    dtype = DTYPES[weights] if weights else default_dtype()
+    base = build(TransformerConfig.read(sections["transformer"]), int(quantize), dtype)
+    bits = int(quantize) or 8 * dtype.size
     report(what="base", layers=base.config.layers, bits=bits, weights=weight_bytes(base),
            active=mx.get_active_memory())  # fmt: skip
     common = TrainConfig(batch_size=batch, activations=activations, compile=compiled)
