@@ -232,10 +232,15 @@ class BlendedAttention(nn.Module):
         self._bare = _bare(adapted)  # its arrays are those of `adapted`
         self._gate = gate
 
-    def __call__(self, x: mx.array, *others: Any, **options: Any) -> mx.array:
-        """As the attention: (B, T, D) -> (B, T, D)."""
-        base, adapted = self._bare(x, *others, **options), self.adapted(x, *others, **options)
+    def __call__(self, x: mx.array, reads: tuple[Any, Any]) -> mx.array:
+        """As the attention: (B, T, D) -> (B, T, D), to the text as both have read it."""
+        base, adapted = self._bare(x, reads[0]), self.adapted(x, reads[1])
         return base + self._gate.astype(base.dtype) * (adapted - base)
+
+    def read(self, context: mx.array, shared: Any = None) -> tuple[Any, Any]:
+        """As the attention, without and with the adapter."""
+        bare = self._bare.read(context) if shared is None else shared
+        return bare, self.adapted.read(context, bare)
 
 
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:

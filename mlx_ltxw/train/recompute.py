@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_ltxw.adapter.apply import share
 from mlx_ltxw.adapter.placing import dense_weight, linears, replace
@@ -17,7 +17,8 @@ def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) 
     """Runs a block so that the backward pass computes it again instead of keeping its activations.
 
     What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
-    what it closes over. The other arguments (noise-level embeddings, rotations, text) are untrained and closed over.
+    what it closes over. So do the streams. The other arguments (noise-level embeddings, rotations, text) are untrained
+    and closed over.
 
     `mx.checkpoint` leaves open when the trained numbers' gradients are computed. Those that end beside the chain of
     blocks (keys and values of the text and of the video) would come last of all, and each block that was computed again
@@ -29,7 +30,7 @@ def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) 
         copy = share(block)
         copy.update(tree_unflatten(list(zip(names, given, strict=False))))
         feed = iter(given[len(names) :])
-        return method(copy, *(next(feed) if isinstance(item, mx.array) else item for item in arguments))
+        return method(copy, *_each_array(lambda _: next(feed), arguments))
 
     run: Any = mx.custom_function(forward)
 
@@ -45,7 +46,18 @@ def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) 
         return (*own, *(mx.depends([gradient], own)[0] for gradient in onwards))
 
     trained = [value for _, value in tree_flatten(block.trainable_parameters())]
-    return run(*trained, *(argument for argument in arguments if isinstance(argument, mx.array)))
+    streams: list[mx.array] = []
+    _each_array(streams.append, arguments)
+    return run(*trained, *streams)
+
+
+def _each_array(function: Callable[[mx.array], Any], arguments: tuple[Any, ...]) -> list[Any]:
+    """The arguments, with every array among them, or in a named tuple among them, replaced by what it gives."""
+    return tree_map(
+        lambda item: function(item) if isinstance(item, mx.array) else item,
+        list(arguments),
+        is_leaf=lambda item: type(item) is tuple,  # a rotation
+    )
 
 
 def _listed(values: Any) -> list[mx.array]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
+from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
 from mlx_ltxw.train import sigmas
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.layout import Factors, Layout, place
@@ -145,16 +145,18 @@ class Objective:
         video = self._video(group, noise)
         if self.config.coupled:
             return lambda: self._joint(video, group, noise)
-        seen = self._watch(group, noise)
-        return lambda: (self._locked(video, seen, group, noise), mx.zeros(1))
+        shared = self._watch(group, noise)
+        return lambda: (self._locked(video, shared, group, noise), mx.zeros(1))
 
-    def _watch(self, group: Group, noise: Draw) -> list[mx.array]:
-        """What the adapted audio sees of the video, of every block.
+    def _watch(self, group: Group, noise: Draw) -> list[Shared]:
+        """What the adapted audio shares with the base streams, of every block.
 
-        No gradient passes here, so it runs in the dtype that the picture is generated in.
+        No gradient passes here, so it runs in the dtype that the picture is generated in. The text is read anew if
+        there are several draws, which have noise levels of their own.
         """
         dtype = default_dtype()
-        return self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype))
+        shared = self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype))
+        return shared if noise.audio.shape[1] == 1 else [each._replace(text=None) for each in shared]
 
     def _video(self, group: Group, noise: Draw, dtype: mx.Dtype | None = None) -> Modality:
         assert noise.video is not None
@@ -175,12 +177,12 @@ class Objective:
             return audio, mx.zeros(1)
         return audio, velocity_loss(video_velocity, group["video"], noise.video)
 
-    def _locked(self, video: Modality, seen: list[mx.array], group: Group, noise: Draw) -> mx.array:
+    def _locked(self, video: Modality, shared: list[Shared], group: Group, noise: Draw) -> mx.array:
         draws = noise.audio.shape[1]
         heard = Modality(
             video.latent, mx.repeat(video.sigma, draws), video.timesteps, video.context, video.rotary
         )  # `listen` reads the gates' levels from sigma, one a draw
-        velocity = self.adapted.listen(self._audio(group, noise, draws), heard, seen)
+        velocity = self.adapted.listen(self._audio(group, noise, draws), heard, shared)
         return self._audio_loss(velocity, group, noise)
 
     def _audio(self, group: Group, noise: Draw, draws: int, dtype: mx.Dtype | None = None) -> Modality:

@@ -10,7 +10,7 @@ import torch
 from mlx.utils import tree_flatten, tree_map
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import attach, share
+from mlx_ltxw.adapter.apply import AdaptedLinear, adapted_linears, attach, share
 from mlx_ltxw.adapter.placing import size_of
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
@@ -266,6 +266,21 @@ def test_each_factor_is_differentiated_for_itself(pair, tmp_path):
     mx.export_to_dot(str(tmp_path / "graph"), flat)
     count = (tmp_path / "graph").read_text().count("SliceUpdate")
     assert count < len(case.layout.shapes) / 4, count  # those of the rotations remain
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_keys_and_values_are_those_of_the_base_with_the_adapter_added(pair, monkeypatch, draws):
+    """Of the video always; of the text where both audio streams have one noise level."""
+    case = small(pair[0], dataclasses.replace(SMALL, audio_draws=draws))
+    made = objective(case)
+    names = {id(linear): path for path, linear in adapted_linears(made.adapted).items()}
+    called = set()
+    whole = AdaptedLinear.__call__
+    monkeypatch.setattr(AdaptedLinear, "__call__", lambda self, x: called.add(names[id(self)]) or whole(self, x))
+    mx.eval(made.gradient(case.parameters, case.group, case.draw, mx.array(0.5)))
+    readers = {path for path in names.values() if path.endswith(("to_k", "to_v")) and "audio_attn1" not in path}
+    text = {path for path in readers if "audio_attn2" in path}
+    assert called == set(names.values()) - readers | (text if draws == 2 else set())
 
 
 def test_a_step_that_is_not_compiled_submits_the_video_alone(pair, monkeypatch):

@@ -87,12 +87,13 @@ class Attention(nn.Module):
 
         Args:
             context: (B, S, context_dim).
-            shared: What the attention that this one was adapted from read of the very same context. A linear with an
-                adapter beside it adds to that, and does not compute it again.
+            shared: What the attention that this one was adapted from read of the very same context, in any dtype. A
+                linear with an adapter beside it adds to that, and does not compute it again.
         """
         if shared is None:
             return Read(self.to_k(context), self.to_v(context))
-        return Read(_beside(self.to_k, context, shared.keys), _beside(self.to_v, context, shared.values))
+        keys, values = (x.astype(context.dtype) for x in shared)
+        return Read(_beside(self.to_k, context, keys), _beside(self.to_v, context, values))
 
     def _attend(
         self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None

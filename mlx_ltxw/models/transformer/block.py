@@ -49,16 +49,19 @@ class StreamState:
     cross_gate: mx.array | None
 
 
-class Seen(NamedTuple):
-    """A block's video as the audio reads it.
+class Shared(NamedTuple):
+    """What a block's base streams have made that a second audio stream has use for.
 
     Attributes:
-        video: (B, Tv, Dv), before its own reading, normed and modulated.
-        read: What the base's `video_to_audio_attn` read of it, for an adapted one to add to; None if it did not.
+        video: (B, Tv, Dv) as the audio reads it: before its own reading, normed and modulated. None: there is none to
+            read.
+        read: What `video_to_audio_attn` read of it, for an adapted one to add to; None to read it anew.
+        text: The same of `audio_attn2` and the text, at the same noise level.
     """
 
-    video: mx.array
+    video: mx.array | None = None
     read: Read | None = None
+    text: Read | None = None
 
 
 class Block(nn.Module):
@@ -108,60 +111,55 @@ class Block(nn.Module):
     def shown(
         self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
         skip_cross: bool,
-    ) -> tuple[mx.array, mx.array, Seen]:  # fmt: skip
-        """As the call, and with both streams what the audio saw of the video, for a second audio stream."""
+    ) -> tuple[mx.array, mx.array, Shared]:  # fmt: skip
+        """As the call, and with both streams what a second audio stream shares with them."""
+        text = self.audio_text(audio)
         vx = self.video_attend(vx, video, skip_video)
-        ax = self.audio_attend(ax, audio, skip_audio)
-        seen = Seen(self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2))
+        ax = self.audio_attend(ax, audio, skip_audio, text)
+        shared = Shared(text=text)
         if not skip_cross:
-            read = self.video_to_audio_attn.read(seen.video)
-            seen = Seen(seen.video, read)
+            seen = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
+            read = self.video_to_audio_attn.read(seen)
+            shared = Shared(seen, read, text)
             vx, ax = (
                 self.video_read_audio(vx, ax, video, audio),
                 self.audio_read_video(ax, read, video.rotary.cross, audio),
             )
-        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), seen
+        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), shared
 
     def audio_stream(
-        self, ax: mx.array, seen: mx.array | None, seen_rope: Rope | None, audio: StreamState, skip_audio: bool,
-        shared: Read | None = None,
-    ) -> mx.array:  # fmt: skip
-        """The audio stream alone, reading a video that does not read it back (None: no video at all).
+        self, ax: mx.array, shared: Shared, seen_rope: Rope | None, audio: StreamState, skip_audio: bool
+    ) -> mx.array:
+        """The audio stream alone, reading a video that does not read it back.
 
         Args:
             ax: (B, Ta, Da).
-            seen: (B, Tv, Dv) this block's video, from `shown`, in any dtype.
+            shared: From `shown`, in any dtype; `Shared()` for a stream on its own.
             seen_rope: The video's rotation in the audio-video attentions.
             audio: Shared state.
             skip_audio: Pass self-attention values through.
-            shared: What the base read of `seen`, for adapters beside the base's linears to add to.
 
         Returns:
             (B, Ta, Da).
         """
-        ax = self.audio_attend(ax, audio, skip_audio)
-        if seen is not None and seen_rope is not None:
-            read = self.video_to_audio_attn.read(seen.astype(ax.dtype), shared)
+        ax = self.audio_attend(ax, audio, skip_audio, self.audio_text(audio, shared.text))
+        if shared.video is not None and seen_rope is not None:
+            read = self.video_to_audio_attn.read(shared.video.astype(ax.dtype), shared.read)
             ax = self.audio_read_video(ax, read, seen_rope, audio)
         return self.audio_feed_forward(ax, audio)
 
     def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
         """The video attends to itself, then to the text."""
-        return self._attend(
-            x, state, skip, self.attn1, self.attn2, self.scale_shift_table, self.prompt_scale_shift_table
-        )
+        text = self.attn2.read(_modulated_text(self.prompt_scale_shift_table, state))
+        return self._attend(x, state, skip, self.attn1, self.attn2, self.scale_shift_table, text)
 
-    def audio_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
-        """The audio attends to itself, then to the text."""
-        return self._attend(
-            x,
-            state,
-            skip,
-            self.audio_attn1,
-            self.audio_attn2,
-            self.audio_scale_shift_table,
-            self.audio_prompt_scale_shift_table,
-        )
+    def audio_attend(self, x: mx.array, state: StreamState, skip: bool, text: Read) -> mx.array:
+        """The audio attends to itself, then to the text, of which `audio_text` has read."""
+        return self._attend(x, state, skip, self.audio_attn1, self.audio_attn2, self.audio_scale_shift_table, text)
+
+    def audio_text(self, state: StreamState, shared: Read | None = None) -> Read:
+        """What `audio_attn2` reads of the text; `shared` as for `Attention.read`."""
+        return self.audio_attn2.read(_modulated_text(self.audio_prompt_scale_shift_table, state), shared)
 
     def video_read_audio(self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState) -> mx.array:
         """The video reads the audio (`audio_to_video_attn`)."""
@@ -183,16 +181,13 @@ class Block(nn.Module):
         return self._feed_forward(x, state, self.audio_ff, self.audio_scale_shift_table)
 
     def _attend(
-        self, x: mx.array, state: StreamState, skip: bool, own: Attention, text: Attention, table: mx.array,
-        prompt_table: mx.array,
-    ) -> mx.array:  # fmt: skip
+        self, x: mx.array, state: StreamState, skip: bool, own: Attention, other: Attention, table: mx.array, text: Read
+    ) -> mx.array:
         shift, scale, gate = rows(table, state.modulation, 0, 3)
         update = own(modulate(self._norm(x), scale, shift), rope=state.rotary.own, values_only=skip)
         x = add_gated(x, update, gate)
         shift, scale, gate = rows(table, state.modulation, 6, 9)
-        prompt_shift, prompt_scale = rows(prompt_table, state.prompt_modulation, 0, 2)
-        update = text(modulate(self._norm(x), scale, shift), modulate(state.context, prompt_scale, prompt_shift))
-        return add_gated(x, update, gate)
+        return add_gated(x, other(modulate(self._norm(x), scale, shift), text), gate)
 
     def _feed_forward(self, x: mx.array, state: StreamState, network: FeedForward, table: mx.array) -> mx.array:
         shift, scale, gate = rows(table, state.modulation, 3, 6)
@@ -205,6 +200,11 @@ class Block(nn.Module):
 
     def _norm(self, x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, None, self.eps)
+
+
+def _modulated_text(table: mx.array, state: StreamState) -> mx.array:
+    shift, scale = rows(table, state.prompt_modulation, 0, 2)
+    return modulate(state.context, scale, shift)
 
 
 def _cross_gate(table: mx.array, state: StreamState) -> Row:

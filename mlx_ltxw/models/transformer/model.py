@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.transformer.adaln import AdaLayerNormSingle, modulate
-from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, StreamState
+from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, Shared, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
 
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
         a = self.audio_state(audio, None)
         ax = self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
-            ax = self.run_block(block, Block.audio_stream, ax, None, None, a, i in skips.audio_self)
+            ax = self.run_block(block, Block.audio_stream, ax, Shared(), None, a, i in skips.audio_self)
             self._submit(i, ax)
         return self.audio_head(ax, a)
 
@@ -115,16 +115,15 @@ class Transformer(nn.Module):
         bx = adapted.audio_patchify_proj(adapted_audio.latent)
         blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
         for i, (block, adapted_block) in enumerate(blocks):
-            vx, ax, seen = block.shown(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
-            heard = None if skips.cross else seen.video
-            bx = adapted_block.audio_stream(bx, heard, video.rotary.cross, b, i in skips.audio_self, seen.read)
+            vx, ax, shared = block.shown(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            bx = adapted_block.audio_stream(bx, shared, video.rotary.cross, b, i in skips.audio_self)
             self._submit(i, vx, ax, bx)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
-    def watch(self, video: Modality, audio: Modality) -> list[mx.array]:
-        """Runs the base streams for what an audio stream reads of the video: (B, Tv, Dv) of every block.
+    def watch(self, video: Modality, audio: Modality) -> list[Shared]:
+        """Runs the base streams for what a second audio stream shares with every block of them.
 
-        `listen` reads it. Together they are `locked` in two halves: the first has nothing to train, so it needs no
+        `listen` takes it. Together they are `locked` in two halves: the first has nothing to train, so it needs no
         gradient and stores no activations but these.
 
         Args:
@@ -132,28 +131,28 @@ class Transformer(nn.Module):
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        seen = []
+        result = []
         for i, block in enumerate(self.transformer_blocks):
-            vx, ax, block_seen = block.shown(vx, ax, v, a, False, False, False)
-            seen.append(block_seen.video)
-            self._submit(i, vx, ax, block_seen.video)
-        return seen
+            vx, ax, shared = block.shown(vx, ax, v, a, False, False, False)
+            result.append(shared)
+            self._submit(i, vx, ax, *shared)
+        return result
 
-    def listen(self, audio: Modality, video: Modality, seen: list[mx.array]) -> mx.array:
+    def listen(self, audio: Modality, video: Modality, shared: list[Shared]) -> mx.array:
         """The audio stream that reads a video it does not change, as the adapted one of `locked` does.
 
         Args:
             audio: The stream; several in a row may hear one video: a batch that is a multiple of the video's.
             video: The video that was watched. Its `sigma` sets this stream's gates: as many as the audio's, or one.
-            seen: From `watch`, in any dtype.
+            shared: From `watch`, in any dtype; without its text where the audio's noise level or batch is another one.
 
         Returns:
             Velocity (B, Ta, out_channels).
         """
         a = self.audio_state(audio, video)
         ax = self.audio_patchify_proj(audio.latent)
-        for block, block_seen in zip(self.transformer_blocks, seen, strict=True):
-            ax = self.run_block(block, Block.audio_stream, ax, block_seen, video.rotary.cross, a, False)
+        for block, block_shared in zip(self.transformer_blocks, shared, strict=True):
+            ax = self.run_block(block, Block.audio_stream, ax, block_shared, video.rotary.cross, a, False)
         return self.audio_head(ax, a)
 
     def video_state(self, video: Modality, audio: Modality) -> StreamState:
@@ -209,6 +208,6 @@ class Transformer(nn.Module):
         normed = mx.fast.layer_norm(x, None, None, self.config.eps)
         return modulate(normed, (table[1:], embedded), (table[:1], embedded))
 
-    def _submit(self, index: int, *arrays: mx.array) -> None:
+    def _submit(self, index: int, *arrays: Any) -> None:
         if self.submit_every and (index + 1) % self.submit_every == 0:
             mx.async_eval(*arrays)
