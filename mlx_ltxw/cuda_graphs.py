@@ -1,7 +1,7 @@
 """Keeps MLX's CUDA backend from gathering kernels into CUDA graphs, where that costs more than it saves.
 
-With graphs, a forward of the 19B transformer at 704x480x97 scattered between 0.33 and 0.57 s on an H200; without them
-it takes 0.29 s (`docs/log.md`). The variable is read when the first kernel runs, and by no other backend.
+With graphs, a forward of the 19B transformer at 704x480x97 took 0.33 to 0.51 s on an H200, from one run to the next;
+without them it takes 0.29 s (`docs/log.md`). The variable is read when the first kernel runs, and by no other backend.
 """
 
 from __future__ import annotations
