@@ -103,7 +103,7 @@ class Transformer(nn.Module):
         Args:
             adapted: This model with adapted audio modules; it shares all other arrays.
             video, audio: The base streams.
-            adapted_audio: The second audio stream.
+            adapted_audio: The second audio stream, at the base's noise level and with its text.
             skips: What this guidance pass leaves out.
 
         Returns:
