@@ -129,7 +129,7 @@ class Trainer:
         share = (job.world.rank, job.world.size)
         self.batches = Batches(job.clips, self.base, latent_grid(job.model), config, share)
         update = functools.partial(optimizer.update, max_norm=config.max_grad_norm)
-        self.update = mx.compile(update)  # two kernels, wherever MLX compiles at all
+        self.update = mx.compile(update)  # elementwise for the most part: few kernels to build
         self.weight = mx.array(1 / config.clips_per_step)
         self.data = finish.Data.of(clips)
         self.prompts = choose_prompts([clip.caption for clip in clips], config)
