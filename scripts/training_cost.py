@@ -18,7 +18,6 @@ To try it out on a CPU: --layers 4 --scale 8 --runs 2
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import time
@@ -108,20 +107,19 @@ def steps(base: Transformer, group: Group, config: TrainConfig) -> Iterator[dict
     layout, parameters = Layout.of(fresh_adapter(base, config))
     adapter = layout.adapter(parameters, "new")
     objective = Objective(base, attach(base, [(adapter, Strength())]), layout, config)
-    update: Any = functools.partial(optimizer.update, max_norm=config.max_grad_norm)
-    update = mx.compile(update)
     state, weight = State.fresh(parameters), mx.array(1 / config.clips_per_step)
+    del adapter, parameters
     mx.eval(state.parameters, state.first, state.second)
     yield {"kept": mx.get_active_memory()}
     while True:
         clock = time.perf_counter()
         keys = mx.array(noise_keys(config.seed, state.step, config.batch_size))
         gradient, losses = objective(state.parameters, {**group, "keys": keys}, weight)
-        sizes = optimizer.step_sizes(config, state.step)
-        *arrays, norm = update(state.parameters, state.first, state.second, gradient, sizes)
-        mx.eval(*arrays, norm, losses)
-        state = State(state.step + 1, *arrays)
+        norm = optimizer.norm(gradient)
+        mx.eval(gradient, losses, norm)
+        state.advance(gradient, float(norm), config)
         yield {"seconds": time.perf_counter() - clock, "loss": float(losses[0]), "norm": float(norm)}
+        del gradient
 
 
 def measure(base: Transformer, group: Group, config: TrainConfig, runs: int, warmup: int) -> dict[str, Any]:

@@ -55,10 +55,45 @@ class LowRankBranch(Branch):
 
     def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
         """As for any branch, in one kernel with the product."""
-        return mx.addmm(out, self._hidden(x), self.lora_B.T.astype(x.dtype), alpha=self.scale).astype(out.dtype)
+        sum_: Any = _add_product(out, self._hidden(x), self.lora_B.astype(x.dtype), self.scale)
+        return sum_.astype(out.dtype)
 
     def _hidden(self, x: mx.array) -> mx.array:
-        return x @ self.lora_A.T.astype(x.dtype)  # (..., rank)
+        hidden: Any = _product(x, self.lora_A.astype(x.dtype))  # (..., rank)
+        return hidden
+
+
+@mx.custom_function
+def _product(x: mx.array, factor: mx.array) -> mx.array:
+    """`x F^T`: (..., in) by (out, in). By itself, MLX would make the factor's gradient transposed, clip by clip."""
+    return x @ factor.T
+
+
+@_product.vjp
+def _product_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array]:
+    x, factor = primals
+    return cotangent @ factor, _rows(cotangent).T @ _rows(x)
+
+
+@mx.custom_function
+def _add_product(out: mx.array, x: mx.array, factor: mx.array, scale: float) -> mx.array:
+    """`out + scale x F^T`."""
+    return mx.addmm(out, x, factor.T, alpha=scale)
+
+
+@_add_product.vjp
+def _add_product_vjp(
+    primals: tuple[mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    _, x, factor, scale = primals
+    scaled = cotangent if scale == 1 else scale * cotangent
+    return cotangent, scaled @ factor, _rows(scaled).T @ _rows(x)
+
+
+def _rows(x: mx.array) -> mx.array:
+    return x.reshape(-1, x.shape[-1])
 
 
 class KroneckerBranch(Branch):

@@ -95,3 +95,9 @@ def place(factors: Factors, branches: Sequence[LowRankBranch]) -> None:
     """Puts the numbers into an adapted model's branches, from `Layout.branches`."""
     for a, b, branch in zip(factors[::2], factors[1::2], branches, strict=True):
         branch.lora_A, branch.lora_B = a, b
+
+
+def release(branches: Sequence[LowRankBranch]) -> None:
+    """Takes the numbers out again, so that nothing holds on to them."""
+    nothing = mx.zeros((0, 0))
+    place([nothing] * (2 * len(branches)), branches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import time
@@ -128,8 +127,6 @@ class Trainer:
         self.objective = Objective(self.base, attach(self.base, [(adapter, Strength())]), self.layout, config)
         share = (job.world.rank, job.world.size)
         self.batches = Batches(job.clips, self.base, latent_grid(job.model), config, share)
-        update = functools.partial(optimizer.update, max_norm=config.max_grad_norm)
-        self.update = mx.compile(update)  # elementwise for the most part: few kernels to build
         self.weight = mx.array(1 / config.clips_per_step)
         self.data = finish.Data.of(clips)
         self.prompts = choose_prompts([clip.caption for clip in clips], config)
@@ -156,28 +153,25 @@ class Trainer:
         clock = time.perf_counter()
         state, config = self.state, self.job.config
         try:
-            gradient, tail = self._gradient(state, stop)
-            sizes = optimizer.step_sizes(config, state.step)
-            *arrays, norm = self.update(state.parameters, state.first, state.second, gradient, sizes)
-            mx.eval(*arrays, norm, tail)
+            gradient, tail = self._gradient(stop)
         except RuntimeError as error:
             self._lost(error)
             raise
-        audio, video, stops, length = (float(x) for x in (*tail, norm))
+        audio, video, stops, length = (float(x) for x in tail)
         if not math.isfinite(audio + video + length):
             raise UserError(
                 f"The loss or its gradient is no number any more at step {state.step + 1}.",
                 "Lower learning_rate and start again, or --resume from the last checkpoint if it was a fault.",
             )
-        self.state = State(state.step + 1, *arrays)
-        logged = self.state.step % config.log_every == 0 or self.state.step in (1, config.steps)
-        delta = float(self.layout.delta_rms(self.state.parameters)) if logged else None
+        rate = optimizer.learning_rate(config, state.step)
+        state.advance(gradient, length, config)
+        logged = state.step % config.log_every == 0 or state.step in (1, config.steps)
+        delta = float(self.layout.delta_rms(state.parameters)) if logged else None
         seconds = time.perf_counter() - clock
         self.pace = seconds if not self.pace else 0.9 * self.pace + 0.1 * seconds
-        rate = optimizer.learning_rate(config, state.step)
         progress = Progress(
-            self.state.step, config.steps, audio, video if config.video_loss else None, rate, length, delta,
-            seconds, self.pace * (config.steps - self.state.step), peak_memory(),
+            state.step, config.steps, audio, video if config.video_loss else None, rate, length, delta,
+            seconds, self.pace * (config.steps - state.step), peak_memory(),
         )  # fmt: skip
         if self.metrics is not None:
             self.metrics.add(progress.to_dict())
@@ -228,17 +222,18 @@ class Trainer:
         mx.eval(step, *arrays)
         return State(int(float(step)), *arrays)
 
-    def _gradient(self, state: State, stop: bool) -> tuple[mx.array, mx.array]:
-        """The gradient of all machines, and (3,) the losses of audio and video, and how many want to stop."""
-        groups = self.batches.step(state.step)
-        total = mx.zeros(self.layout.size + 2)
-        for group in groups:
-            gradient, losses = self.objective(state.parameters, group, self.weight)
-            total = total + mx.concatenate([gradient, losses])
-            if len(groups) > 1:
-                mx.eval(total)  # one group's activations in memory at a time
-        summed = self.job.world.sum(mx.concatenate([total, mx.array([float(stop)])]))
-        gradient, tail = mx.split(summed, [self.layout.size])
+    def _gradient(self, stop: bool) -> tuple[mx.array, mx.array]:
+        """The gradient of all machines; and (4,) the losses of audio and video, how many want to stop, its norm."""
+        first, *others = self.batches.step(self.state.step)
+        gradient, losses = self.objective(self.state.parameters, first, self.weight)
+        for group in others:
+            mx.eval(gradient, losses)  # one group's activations in memory at a time
+            more, further = self.objective(self.state.parameters, group, self.weight)
+            gradient, losses = gradient + more, losses + further
+        gradient = self.job.world.sum(gradient)
+        told = self.job.world.sum(mx.concatenate([losses, mx.array([float(stop)])]))
+        tail = mx.concatenate([told, optimizer.norm(gradient)[None]])
+        mx.eval(gradient, tail)
         return gradient, tail
 
     def _lost(self, error: RuntimeError) -> None:

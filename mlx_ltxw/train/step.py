@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
 from mlx_ltxw.train import sigmas
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.layout import Factors, Layout, place
+from mlx_ltxw.train.layout import Factors, Layout, place, release
 from mlx_ltxw.train.loss import noised, velocity_loss
 from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
@@ -85,7 +85,8 @@ class Objective:
 
     Args:
         base: The frozen transformer; submits block by block from now on, unless the step is compiled.
-        adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it.
+        adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it, and without
+            numbers except while a gradient is computed.
         layout: Of the vector.
         config: Of the run.
     """
@@ -101,6 +102,7 @@ class Objective:
         if config.gradient_checkpointing:
             adapted.run_block = checkpointed
         self._branches = layout.branches(adapted)
+        release(self._branches)
         self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -135,7 +137,7 @@ class Objective:
 
         factors = self.layout.factors(parameters)
         (_, sums), gradients = mx.value_and_grad(total)(factors)
-        place(factors, self._branches)  # in place of the gradient's tracers
+        release(self._branches)
         return self.layout.flat(gradients), sums
 
     def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:

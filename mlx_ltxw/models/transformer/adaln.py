@@ -84,32 +84,39 @@ class AdaLayerNormSingle(nn.Module):
         return modulation.reshape(batch, tokens, self.rows, -1), embedded.reshape(batch, tokens, -1)
 
 
-Row = tuple[mx.array, mx.array]
-"""One modulation vector as its two summands: a learned table's row (1, dim) and the network's (B, T, dim).
-
-They are added inside the kernel that uses them: summed ahead, they would be a dozen tiny kernels a block.
+Row = mx.array | tuple[mx.array, mx.array]
+"""One modulation vector (B, 1, dim); or, where every token has its own, its two summands: a learned table's row (1, dim)
+and the network's (B, T, dim), which are added inside the kernel that uses them, so that no sum is stored for them all.
 """
 
 
 def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[Row]:
     """Rows [start, stop) of a table (rows, dim) with those of the modulation (B, T, rows, dim).
 
-    Views only: a table is sliced, because an index alone would be a gather, a kernel of its own.
+    A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own.
     """
+    if modulation.shape[1] == 1:
+        summed = _summed(table[start:stop], modulation[:, :, start:stop])
+        return [summed[:, :, row] for row in range(stop - start)]
     return [(table[row : row + 1], modulation[:, :, row]) for row in range(start, stop)]
 
 
 @mx.compile
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
-    return (x.astype(mx.float32) * (1 + _sum(scale)) + _sum(shift)).astype(x.dtype)
+    return (x.astype(mx.float32) * (1 + _whole(scale)) + _whole(shift)).astype(x.dtype)
 
 
 @mx.compile
 def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
     """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
-    return (x.astype(mx.float32) + update.astype(mx.float32) * _sum(gate)).astype(x.dtype)
+    return (x.astype(mx.float32) + update.astype(mx.float32) * _whole(gate)).astype(x.dtype)
 
 
-def _sum(row: Row) -> mx.array:
-    return row[0].astype(mx.float32) + row[1].astype(mx.float32)
+@mx.compile
+def _summed(table: mx.array, modulation: mx.array) -> mx.array:
+    return table.astype(mx.float32) + modulation.astype(mx.float32)
+
+
+def _whole(row: Row) -> mx.array:
+    return row if isinstance(row, mx.array) else row[0].astype(mx.float32) + row[1].astype(mx.float32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.transformer import cpu_attention
+from mlx_ltxw.models.transformer import cpu_ops
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
 
 
@@ -105,7 +105,7 @@ class Attention(nn.Module):
             keys = apply_split_rope(keys, *(key_rope or rope))
         if len(keys) != len(queries):  # several queries in a row share a context
             keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
-        attention = cpu_attention.attention if cpu_attention.preferred() else mx.fast.scaled_dot_product_attention
+        attention = cpu_ops.attention if cpu_ops.preferred() else mx.fast.scaled_dot_product_attention
         out = attention(
             queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
             keys.transpose(0, 2, 1, 3),

@@ -209,4 +209,5 @@ def _modulated_text(table: mx.array, state: StreamState) -> mx.array:
 
 def _cross_gate(table: mx.array, state: StreamState) -> Row:
     assert state.cross_gate is not None
-    return table[4:], state.cross_gate[:, :, 0]
+    (gate,) = rows(table[4:], state.cross_gate, 0, 1)
+    return gate

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.models.transformer import cpu_ops
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """The tanh approximation of gelu, computed in fp32 and rounded once, as PyTorch does for bf16; elementwise."""
+    return _by_sigmoid(x) if cpu_ops.preferred() else _by_tanh(x)
+
 
 @mx.compile
-def gelu_tanh(x: mx.array) -> mx.array:
-    """The tanh approximation of gelu, computed in fp32 and rounded once, as PyTorch does for bf16."""
+def _by_tanh(x: mx.array) -> mx.array:
     y = x.astype(mx.float32)
-    y = 0.5 * y * (1 + mx.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)))
-    return y.astype(x.dtype)
+    return (0.5 * y * (1 + mx.tanh(_inner(y)))).astype(x.dtype)
+
+
+def _by_sigmoid(x: mx.array) -> mx.array:
+    """The same number: `1 + tanh(z) = 2 sigmoid(2 z)`."""
+    y = x.astype(mx.float32)
+    gate: Any = cpu_ops.sigmoid(2 * _inner(y))
+    return (y * gate).astype(x.dtype)
+
+
+def _inner(y: mx.array) -> mx.array:
+    return math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)
 
 
 class GELUProjection(nn.Module):

@@ -135,7 +135,7 @@ class Transformer(nn.Module):
         for i, block in enumerate(self.transformer_blocks):
             vx, ax, shared = block.shown(vx, ax, v, a, False, False, False)
             result.append(shared)
-            self._submit(i, vx, ax, *shared)
+            self._submit(i, *shared)  # the last block's own output is never computed
         return result
 
     def listen(self, audio: Modality, video: Modality, shared: list[Shared]) -> mx.array:

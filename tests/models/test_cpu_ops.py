@@ -1,12 +1,13 @@
-"""The CPU's attention against PyTorch's, forward and backward."""
+"""The CPU's own operations against PyTorch's, forward and backward."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.models.transformer import cpu_attention
-from mlx_ltxw.models.transformer.cpu_attention import attention
+from mlx_ltxw.models.transformer import cpu_ops
+from mlx_ltxw.models.transformer.cpu_ops import attention
+from mlx_ltxw.models.transformer.feed_forward import gelu_tanh
 from tests.models.test_transformer import relative_error
 
 
@@ -15,7 +16,7 @@ from tests.models.test_transformer import relative_error
 def test_output_and_gradients_equal_pytorch(shapes, heads_together, monkeypatch):
     if heads_together != "all":
         one_head = 4 * shapes[0][0] * shapes[0][2] * shapes[1][2]
-        monkeypatch.setattr(cpu_attention, "_SCORES", 3 * one_head if heads_together == "some" else 1)
+        monkeypatch.setattr(cpu_ops, "_SCORES", 3 * one_head if heads_together == "some" else 1)
     draw = np.random.default_rng(0)
     queries, (keys, values) = draw.standard_normal(shapes[0]), draw.standard_normal((2, *shapes[1]))
     arrays = [x.astype(np.float32) for x in (queries, keys, values, draw.standard_normal(shapes[0]))]
@@ -42,3 +43,18 @@ def test_large_scores():
 def test_half_precision_in_and_out():
     x = mx.random.normal((1, 2, 5, 8)).astype(mx.bfloat16)
     assert attention(x, x, x, 0.3).dtype == mx.bfloat16
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_gelu_equals_pytorch(on_cpu, monkeypatch):
+    """Far out too, where a power of two is infinite."""
+    monkeypatch.setattr(cpu_ops, "preferred", lambda: on_cpu)
+    values = np.concatenate([np.linspace(-8, 8, 999), [-1e4, -300, -30, 30, 300, 1e4]]).astype(np.float32)
+    tensor = torch.from_numpy(values).double().requires_grad_()
+    want = torch.nn.functional.gelu(tensor, approximate="tanh")
+    want.sum().backward()
+    x = mx.array(values)
+    assert np.asarray(gelu_tanh(x)) == pytest.approx(want.detach().numpy(), abs=2e-6, rel=1e-6)
+    gradient = mx.grad(lambda x: mx.sum(gelu_tanh(x)))(x)
+    assert np.asarray(gradient) == pytest.approx(tensor.grad.numpy(), abs=2e-6)
+    assert gelu_tanh(x.astype(mx.bfloat16)).dtype == mx.bfloat16
