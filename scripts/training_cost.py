@@ -5,10 +5,11 @@ Needs a GPU with 80 GB and no PyTorch. The 19B base in bf16, activations in fp32
     python -m scripts.training_cost
 
 Prints one JSON object a line: for every setting (decoupled, coupled; with and without gradient checkpointing) the
-seconds of each timed step and their median, and MLX's peak over the timed steps. `beyond_weights` is that peak less the
-bytes of the base's parameters, and less nothing else: it holds the adapter, AdamW's moments and the clip too (`kept`:
-what is allocated before the first step, less the base). A setting that runs out of memory is reported as that. The
-last lines give decoupled over coupled.
+seconds of each timed step, their median and the least of them, and MLX's peak over the timed steps. `beyond_weights` is
+that peak less the bytes of the base's parameters, and less nothing else: it holds the adapter, AdamW's moments and the
+clip too (`kept`: what is allocated before the first step, less the base). A setting that runs out of memory is reported
+as that. The last lines give decoupled over coupled, of the medians and of the least: a step of few clips waits for the
+host, and on a host that others share the least is the steadier figure.
 
 A step is the loop's own on a GPU: draw noise, loss and gradient, AdamW. Both modes draw the same numbers and the fresh
 adapter changes nothing, so their first losses must agree.
@@ -135,6 +136,7 @@ def measure(base: Transformer, group: Group, config: TrainConfig, runs: int, war
     return {
         "seconds": seconds,
         "median": median(seconds),
+        "least": min(seconds),
         "warmup_seconds": [round(step["seconds"], 2) for step in before],
         "weights": weights,
         "peak": peak,
@@ -168,6 +170,7 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
     time_ratio = decoupled["median"] / coupled["median"]
     return {
         "time": round(time_ratio, 4),
+        "time_of_least": round(decoupled["least"] / coupled["least"], 4),
         "time_a_draw": round(time_ratio / draws, 4),
         "memory_beyond_weights": round(decoupled["beyond_weights"] / coupled["beyond_weights"], 4),
         "first_losses_differ_by": abs(decoupled["first_loss"] / coupled["first_loss"] - 1) if draws == 1 else None,

@@ -264,8 +264,9 @@ def test_each_factor_is_differentiated_for_itself(pair, tmp_path):
     case = small(pair[0], SMALL)
     flat, _ = objective(case).gradient(case.parameters, case.group, case.draw, mx.array(1.0))
     mx.export_to_dot(str(tmp_path / "graph"), flat)
-    count = (tmp_path / "graph").read_text().count("SliceUpdate")
-    assert count < len(case.layout.shapes) / 4, count  # those of the rotations remain
+    graph = (tmp_path / "graph").read_text()
+    assert "Matmul" in graph
+    assert "SliceUpdate" not in graph
 
 
 @pytest.mark.parametrize("draws", [1, 2])
