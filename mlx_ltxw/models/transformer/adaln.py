@@ -86,7 +86,7 @@ class AdaLayerNormSingle(nn.Module):
 
 Row = mx.array | tuple[mx.array, mx.array]
 """One modulation vector (B, 1, dim). Or, where every token has its own, its two summands: a learned table's row
-(1, dim) and the network's (B, T, dim). They are added inside the kernel that uses them; no sum is stored for all tokens.
+(1, dim) and the network's (B, T, dim), added inside the kernel that uses them so that no sum is stored for all tokens.
 """
 
 
