@@ -13,7 +13,7 @@ import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, adapted_linears, attach, share
 from mlx_ltxw.adapter.placing import size_of
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
+from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
 from mlx_ltxw.train import step
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.fresh import fresh_adapter
@@ -285,7 +285,10 @@ def test_keys_and_values_are_those_of_the_base_with_the_adapter_added(pair, monk
 
 
 def test_a_step_that_is_not_compiled_submits_the_video_alone(pair, monkeypatch):
-    """Block by block, as `generate` does; what is differentiated must not be evaluated on the way."""
+    """Block by block, as `generate` does, and no more of a block than the adapted sound has use for; what is
+    differentiated must not be evaluated on the way."""
+    submitted, submit = [], mx.async_eval
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: submitted.append(arrays) or submit(*arrays))
     model = share(pair[0])
     model.submit_every = 4
     monkeypatch.setattr(step, "this_machine", lambda: Machine("cuda", 1, 1))
@@ -295,6 +298,7 @@ def test_a_step_that_is_not_compiled_submits_the_video_alone(pair, monkeypatch):
     assert (made.base.submit_every, made.adapted.submit_every) == (1, 0)
     got = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
     assert mx.array_equal(got[0], mx.array(want[0]))
+    assert [len(arrays) for arrays in submitted] == [len(Shared._fields)] * len(model.transformer_blocks)
     assert not step.compiles(SMALL)
     monkeypatch.setattr(step, "this_machine", lambda: Machine("metal", 1, 1))
     assert step.compiles(SMALL)
