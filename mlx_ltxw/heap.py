@@ -2,7 +2,7 @@
 
 glibc gives blocks of some megabytes back to the system when they are freed, and the system clears their pages when they
 are asked for again: as MLX's CPU backend keeps nothing, each large result of an operation is paid for twice. Encoding
-the clips of a training run took 73 s that way and takes 57 s without (`docs/log.md`), for a third more memory.
+the clips of a training run takes 79 s that way and 60 s without (`docs/log.md`), for four tenths more memory.
 """
 
 from __future__ import annotations
