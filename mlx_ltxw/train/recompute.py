@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ltxw.adapter.apply import share
 from mlx_ltxw.adapter.placing import dense_weight, linears, replace
 
 
-def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) -> Any:
+def checkpointed(block: nn.Module, *arguments: Any) -> Any:
     """Runs a block so that the backward pass computes it again instead of keeping its activations.
 
     What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
@@ -21,16 +20,16 @@ def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) 
     and closed over.
 
     `mx.checkpoint` leaves open when the trained numbers' gradients are computed. Those that end beside the chain of
-    blocks (keys and values of the text and of the video) would come last of all, and each block that was computed again
-    would be kept for them. Here a block's own gradients come before the chain goes on.
+    blocks (keys and values of the text) would come last of all, and each block that was computed again would be kept
+    for them. Here a block's own gradients come before the chain goes on.
     """
     names = [name for name, _ in tree_flatten(block.trainable_parameters())]
 
     def forward(*given: mx.array) -> Any:
-        copy = share(block)
+        copy: Any = share(block)
         copy.update(tree_unflatten(list(zip(names, given, strict=False))))
         feed = iter(given[len(names) :])
-        return method(copy, *_each_array(lambda _: next(feed), arguments))
+        return copy(*(next(feed) if isinstance(item, mx.array) else item for item in arguments))
 
     run: Any = mx.custom_function(forward)
 
@@ -46,18 +45,7 @@ def checkpointed(block: nn.Module, method: Callable[..., Any], *arguments: Any) 
         return (*own, *(mx.depends([gradient], own)[0] for gradient in onwards))
 
     trained = [value for _, value in tree_flatten(block.trainable_parameters())]
-    streams: list[mx.array] = []
-    _each_array(streams.append, arguments)
-    return run(*trained, *streams)
-
-
-def _each_array(function: Callable[[mx.array], Any], arguments: tuple[Any, ...]) -> list[Any]:
-    """The arguments, with every array among them, or in a named tuple among them, replaced by what it gives."""
-    return tree_map(
-        lambda item: function(item) if isinstance(item, mx.array) else item,
-        list(arguments),
-        is_leaf=lambda item: type(item) is tuple,  # a rotation
-    )
+    return run(*trained, *(item for item in arguments if isinstance(item, mx.array)))
 
 
 def _listed(values: Any) -> list[mx.array]:
@@ -88,12 +76,14 @@ class CastLinear(nn.Module):
     Args:
         linear: Gives its arrays.
         dtype: Of the inputs.
+        compiled: Whether it runs in a compiled function, where two casts would be seen as one and kept.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: mx.Dtype) -> None:
+    def __init__(self, linear: nn.Linear, dtype: mx.Dtype, compiled: bool) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias.astype(dtype) if "bias" in linear else mx.zeros(len(linear.weight), dtype)
+        self._compiled = compiled
         self.freeze()
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -101,12 +91,18 @@ class CastLinear(nn.Module):
         y: Any = _cast_linear(x, self.weight, self.bias)
         return y
 
+    def cast(self, x: mx.array) -> mx.array:
+        """The weight in the dtype of `x`, which it is about to be multiplied with; by itself in any case."""
+        return (mx.depends([self.weight], [x])[0] if self._compiled else self.weight).astype(x.dtype)
 
-def cast_at_each_use(model: nn.Module, dtype: mx.Dtype) -> None:
-    """Replaces every plain linear of another dtype; quantised ones never keep a dense copy."""
+
+def cast_at_each_use(model: nn.Module, dtype: mx.Dtype, compiled: bool) -> None:
+    """Replaces every plain linear of another dtype; quantised ones never keep a dense copy. Norms are cast for good."""
     for path, module in list(model.named_modules()):
         if type(module) is nn.Linear and module.weight.dtype != dtype:
-            replace(model, path, CastLinear(module, dtype))
+            replace(model, path, CastLinear(module, dtype, compiled))
+        if isinstance(module, nn.RMSNorm):
+            module.weight = module.weight.astype(dtype)
 
 
 def expand(model: nn.Module, dtype: mx.Dtype) -> None:

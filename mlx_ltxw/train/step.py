@@ -7,14 +7,15 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
-from mlx_ltxw.train import sigmas
+from mlx_ltxw.train import audio_stream, sigmas
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.layout import Factors, Layout, place, release
 from mlx_ltxw.train.loss import noised, velocity_loss
@@ -80,11 +81,21 @@ def compiles(config: TrainConfig) -> bool:
     return this_machine().backend == "metal" if config.compile is None else config.compile
 
 
+def submission(config: TrainConfig) -> Callable[..., None]:
+    """What the blocks of a decoupled step are handed to (`audio_stream.gradient`).
+
+    A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
+    """
+    if compiles(config):
+        return lambda *_: None
+    return mx.async_eval if this_machine().blocks_per_submission else mx.eval
+
+
 class Objective:
     """Losses and gradients of the adapter's vector.
 
     Args:
-        base: The frozen transformer; submits block by block from now on, unless the step is compiled.
+        base: The frozen transformer.
         adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it, and without
             numbers except while a gradient is computed.
         layout: Of the vector.
@@ -94,15 +105,15 @@ class Objective:
     def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
         self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
         self.dtype = DTYPES[config.activations]
-        base.submit_every = 0 if compiles(config) else this_machine().blocks_per_submission
-        adapted.submit_every = 0  # it runs inside the gradient
+        adapted.submit_every = 0  # when coupled, it runs inside a gradient
         adapted.freeze()
         adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
-        cast_at_each_use(adapted, self.dtype)
+        cast_at_each_use(adapted, self.dtype, compiles(config))
         if config.gradient_checkpointing:
             adapted.run_block = checkpointed
         self._branches = layout.branches(adapted)
         release(self._branches)
+        self._submit = submission(config)
         self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -127,65 +138,68 @@ class Objective:
         Each factor is differentiated for itself. The gradient of a vector of which every factor is a slice would be a
         sum of as many vectors of full length.
         """
-        losses = self._losses(group, noise)
-
-        def total(factors: Factors) -> tuple[mx.array, mx.array]:
-            place(factors, self._branches)
-            audio, video = losses()
-            sums = weight * mx.stack([mx.sum(audio), mx.sum(video)])
-            return sums[0] + self.config.video_loss * sums[1], sums
-
         factors = self.layout.factors(parameters)
-        (_, sums), gradients = mx.value_and_grad(total)(factors)
+        find = self._coupled if self.config.coupled and noise.video is not None else self._decoupled
+        gradients, sums = find(factors, group, noise, weight)
         release(self._branches)
         return self.layout.flat(gradients), sums
 
-    def _losses(self, group: Group, noise: Draw) -> Callable[[], tuple[mx.array, mx.array]]:
-        """What is differentiated: a function to the losses (B,) of audio and video. What is not has already run."""
-        if noise.video is None:
-            return lambda: (self._alone(group, noise), mx.zeros(1))
-        video = self._video(group, noise)
-        if self.config.coupled:
-            return lambda: self._joint(video, group, noise)
-        shared = self._watch(group, noise)
-        return lambda: (self._locked(video, shared, group, noise), mx.zeros(1))
+    def _coupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
+        video, audio = self._video(group, noise), self._audio(group, noise, 1)
 
-    def _watch(self, group: Group, noise: Draw) -> list[Shared]:
-        """What the adapted audio shares with the base streams, of every block.
+        def total(factors: Factors) -> tuple[mx.array, mx.array]:
+            place(factors, self._branches)
+            video_velocity, audio_velocity = self.adapted(video, audio)
+            heard = mx.sum(self._audio_loss(audio_velocity, group, noise))
+            seen = mx.zeros(())
+            if self.config.video_loss:
+                assert noise.video is not None
+                seen = mx.sum(velocity_loss(video_velocity, group["video"], noise.video))
+            sums = weight * mx.stack([heard, seen])
+            return sums[0] + self.config.video_loss * sums[1], sums
+
+        (_, sums), gradients = mx.value_and_grad(total)(factors)
+        return gradients, sums
+
+    def _decoupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
+        """The audio stream's, beside a video that it does not change or without one."""
+        place(factors, self._branches)
+        loss, found = audio_stream.gradient(
+            self.adapted,
+            self._audio(group, noise, noise.audio.shape[1]),
+            None if noise.video is None else self._heard(group, noise),
+            repeat(Shared(), len(self.adapted.transformer_blocks))
+            if noise.video is None
+            else self._watch(group, noise),
+            lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
+            again=self.config.gradient_checkpointing,
+            submit=self._submit,
+        )
+        gradients: Factors = []
+        for a, b, branch in zip(factors[::2], factors[1::2], self._branches, strict=True):
+            gradients += found.get(id(branch)) or (mx.zeros_like(a), mx.zeros_like(b))  # sound alone reads no video
+        return gradients, mx.stack([loss, mx.zeros(())])
+
+    def _watch(self, group: Group, noise: Draw) -> Iterator[Shared]:
+        """What the adapted audio shares with the base streams, block by block.
 
         No gradient passes here, so it runs in the dtype that the picture is generated in. The text is read anew if
         there are several draws, which have noise levels of their own.
         """
         dtype = default_dtype()
-        shared = self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype))
-        return shared if noise.audio.shape[1] == 1 else [each._replace(text=None) for each in shared]
+        for shared in self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)):
+            yield shared if noise.audio.shape[1] == 1 else shared._replace(text=None)
+
+    def _heard(self, group: Group, noise: Draw) -> Modality:
+        """The video as the adapted audio's states need it: they read the gates' levels from sigma, one a draw."""
+        video = self._video(group, noise)
+        return replace(video, sigma=mx.repeat(video.sigma, noise.audio.shape[1]))
 
     def _video(self, group: Group, noise: Draw, dtype: mx.Dtype | None = None) -> Modality:
         assert noise.video is not None
         assert noise.video_sigma is not None
         latent = noised(group["video"], noise.video, noise.video_sigma)
         return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"], dtype)
-
-    def _alone(self, group: Group, noise: Draw) -> mx.array:
-        draws = noise.audio.shape[1]
-        velocity = self.adapted.audio_alone(self._audio(group, noise, draws))
-        return self._audio_loss(velocity, group, noise)
-
-    def _joint(self, video: Modality, group: Group, noise: Draw) -> tuple[mx.array, mx.array]:
-        video_velocity, audio_velocity = self.adapted(video, self._audio(group, noise, 1))
-        assert noise.video is not None
-        audio = self._audio_loss(audio_velocity, group, noise)
-        if not self.config.video_loss:
-            return audio, mx.zeros(1)
-        return audio, velocity_loss(video_velocity, group["video"], noise.video)
-
-    def _locked(self, video: Modality, shared: list[Shared], group: Group, noise: Draw) -> mx.array:
-        draws = noise.audio.shape[1]
-        heard = Modality(
-            video.latent, mx.repeat(video.sigma, draws), video.timesteps, video.context, video.rotary
-        )  # `listen` reads the gates' levels from sigma, one a draw
-        velocity = self.adapted.listen(self._audio(group, noise, draws), heard, shared)
-        return self._audio_loss(velocity, group, noise)
 
     def _audio(self, group: Group, noise: Draw, draws: int, dtype: mx.Dtype | None = None) -> Modality:
         """The first draws of each clip, those of one clip in a row."""

@@ -40,6 +40,14 @@ def test_large_scores():
     assert got[0, 1, 0] == pytest.approx([1 / 3] * 3)
 
 
+def test_powers_of_two():
+    """From one down to the smallest normal number, and no further."""
+    x = np.concatenate([np.linspace(-126, 0, 100_001), [-1e20, -np.inf]]).astype(np.float32)
+    got = np.asarray(cpu_ops.exp2(mx.array(x)), np.float64)
+    want = np.exp2(np.maximum(x.astype(np.float64), -126))
+    assert np.abs(got / want - 1).max() < 3e-7
+
+
 def test_half_precision_in_and_out():
     x = mx.random.normal((1, 2, 5, 8)).astype(mx.bfloat16)
     assert attention(x, x, x, 0.3).dtype == mx.bfloat16

@@ -195,23 +195,19 @@ def test_lock_without_a_change_gives_the_base_audio(pair):
     assert mx.array_equal(base, adapted)
 
 
-def test_watch_and_listen_are_the_lock_in_two_halves(pair):
+def test_watching_is_the_first_half_of_the_lock(pair):
+    """The blocks' audio streams are the other."""
     model, _ = pair
     adapted = Transformer(model.config)
     adapted.update(model.parameters())
     adapted.transformer_blocks[1].audio_attn2.to_k.weight = model.transformer_blocks[1].audio_attn2.to_k.weight * 2
-    video, audio = streams(model.config, sigmas=(0.9, 0.6))
-    base = both(model, video, audio)
-    want = [model.locked(adapted, *base, ours(model.config, model.config.audio, draw))[2] for draw in draws(audio, 2)]
-    pair_of_draws = {name: np.concatenate([draw[name] for draw in draws(audio, 2)]) for name in audio}
-    got = adapted.listen(ours(model.config, model.config.audio, pair_of_draws), base[0], model.watch(*base))
-    assert relative_error(got, mx.concatenate(want)) < TOLERANCE
-
-
-def draws(audio, count):
-    """The same audio with fresh noise."""
-    random = np.random.default_rng(9)
-    return [audio | {"latent": random.standard_normal(audio["latent"].shape, np.float32)} for _ in range(count)]
+    video, audio = both(model, *streams(model.config, sigmas=(0.9, 0.6)))
+    state, x = adapted.audio_state(audio, video), adapted.audio_patchify_proj(audio.latent)
+    for block, shared in zip(adapted.transformer_blocks, model.watch(video, audio), strict=True):
+        x = block.audio_stream(x, shared, video.rotary.cross, state, False)
+    want = model.locked(adapted, video, audio, audio)[2]
+    assert relative_error(adapted.audio_head(x, state), want) < TOLERANCE
+    assert relative_error(want, model.locked(model, video, audio, audio)[2]) > 10 * TOLERANCE
 
 
 def test_submitting_block_by_block_changes_nothing(pair):

@@ -1,6 +1,8 @@
 """Losses and gradients against the official classes with PEFT-style LoRA, fp32, for the same noise."""
 
 import dataclasses
+import shutil
+from collections import Counter
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,11 +12,11 @@ import torch
 from mlx.utils import tree_flatten, tree_map
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import AdaptedLinear, adapted_linears, attach, share
+from mlx_ltxw.adapter.apply import adapted_linears, attach, share
 from mlx_ltxw.adapter.placing import size_of
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
-from mlx_ltxw.train import step
+from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
+from mlx_ltxw.train import pullbacks, step
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.fresh import fresh_adapter
 from mlx_ltxw.train.layout import place
@@ -258,13 +260,20 @@ def test_nothing_but_the_adapter_is_trained(pair):
     assert losses[0] == gradient(zero)[1][0]
 
 
+@pytest.mark.parametrize("coupled", [False, True])
+def test_numbers_are_let_go_of(pair, coupled):
+    """AdamW then writes the new ones in their place."""
+    case = small(pair[0], dataclasses.replace(SMALL, coupled=coupled))
+    made = objective(case)
+    made.gradient(case.parameters, case.group, case.draw, mx.array(1.0))
+    assert all(linear.branches[0].lora_A.size == 0 for linear in adapted_linears(made.adapted).values())
+
+
 def test_each_factor_is_differentiated_for_itself(pair, tmp_path):
     """As a slice of one vector, each would have a gradient of the vector's whole length, a slice of zeros updated: at
     full size 1152 vectors of 327 MB."""
-    case = small(pair[0], SMALL)
-    made = objective(case)
-    flat, _ = made.gradient(case.parameters, case.group, case.draw, mx.array(1.0))
-    assert all(linear.branches[0].lora_A.size == 0 for linear in adapted_linears(made.adapted).values())  # let go of
+    case = small(pair[0], dataclasses.replace(SMALL, coupled=True))
+    flat, _ = objective(case).gradient(case.parameters, case.group, case.draw, mx.array(1.0))
     mx.export_to_dot(str(tmp_path / "graph"), flat)
     graph = (tmp_path / "graph").read_text()
     assert "Matmul" in graph
@@ -272,23 +281,28 @@ def test_each_factor_is_differentiated_for_itself(pair, tmp_path):
 
 
 @pytest.mark.parametrize("draws", [1, 2])
-def test_keys_and_values_are_those_of_the_base_with_the_adapter_added(pair, monkeypatch, draws):
-    """Of the video always; of the text where both audio streams have one noise level."""
-    case = small(pair[0], dataclasses.replace(SMALL, audio_draws=draws))
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_keys_and_values_are_those_of_the_base_with_the_adapter_added(pair, monkeypatch, draws, checkpointing):
+    """Of the video always; of the text where both audio streams have one noise level. Computed again, they are not."""
+    case = small(pair[0], dataclasses.replace(SMALL, audio_draws=draws, gradient_checkpointing=checkpointing))
     made = objective(case)
-    names = {id(linear): path for path, linear in adapted_linears(made.adapted).items()}
-    called = set()
-    whole = AdaptedLinear.__call__
-    monkeypatch.setattr(AdaptedLinear, "__call__", lambda self, x: called.add(names[id(self)]) or whole(self, x))
+    names = {id(linear.base): path for path, linear in adapted_linears(made.adapted).items()}
+    called, frozen = Counter(), pullbacks._frozen
+    monkeypatch.setattr(
+        pullbacks, "_frozen", lambda layer, x: called.update([names.get(id(layer))]) or frozen(layer, x)
+    )
     mx.eval(made.gradient(case.parameters, case.group, case.draw, mx.array(0.5)))
     readers = {path for path in names.values() if path.endswith(("to_k", "to_v")) and "audio_attn1" not in path}
     text = {path for path in readers if "audio_attn2" in path}
-    assert called == set(names.values()) - readers | (text if draws == 2 else set())
+    shared = readers - text if draws == 2 else readers
+    assert readers
+    for path in names.values():
+        assert called[path] == checkpointing + (path not in shared), path
 
 
-def test_a_step_that_is_not_compiled_submits_the_video_alone(pair, monkeypatch):
-    """Block by block, as `generate` does, and no more of a block than the adapted sound has use for; what is
-    differentiated must not be evaluated on the way."""
+def test_a_step_that_is_not_compiled_submits_block_by_block(pair, monkeypatch):
+    """The adapted sound, with as much of the base as it has use for; on the way back the gradient of a block's input
+    with those of its factors, of the first block those alone."""
     submitted, submit = [], mx.async_eval
     monkeypatch.setattr(mx, "async_eval", lambda *arrays: submitted.append(arrays) or submit(*arrays))
     model = share(pair[0])
@@ -297,22 +311,58 @@ def test_a_step_that_is_not_compiled_submits_the_video_alone(pair, monkeypatch):
     case = small(model, SMALL)
     want = gradient(small(pair[0], SMALL))
     made = objective(case)
-    assert (made.base.submit_every, made.adapted.submit_every) == (1, 0)
     submitted.clear()
     got = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
     assert mx.array_equal(got[0], mx.array(want[0]))
-    assert [len(arrays) for arrays in submitted] == [len(Shared._fields)] * len(model.transformer_blocks)
+    blocks = len(model.transformer_blocks)
+    assert len(submitted) == 2 * blocks
+    assert [array.shape for (array,) in submitted[:-1]] == [(2, 7, model.config.audio.dim)] * (2 * blocks - 1)
+    assert len(submitted[-1][0]) == 24
     assert not step.compiles(SMALL)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for a CPU with the system's compiler")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_checkpointing": True}, {"gradient_checkpointing": True, "activations": "bfloat16"},
+     {"coupled": True, "gradient_checkpointing": True}],
+)  # fmt: skip
+def test_a_compiled_step_is_the_step(pair, options):
+    """As a Mac runs it, by MLX's compiler for CPUs: what that merges and fuses changes no bit."""
+    group = {"keys": mx.array(np.arange(4, dtype=np.uint32).reshape(2, 2))}
+    results = []
+    try:
+        for compiled in (False, True):
+            (mx.enable_compile if compiled else mx.disable_compile)()
+            case = small(pair[0], dataclasses.replace(SMALL, compile=compiled, **options))
+            flat, losses = objective(case)(case.parameters, case.group | group, mx.array(0.5))
+            results.append((np.asarray(flat), np.asarray(losses)))
+    finally:
+        mx.disable_compile()
+    (flat, losses), (compiled_flat, compiled_losses) = results
+    assert np.isfinite(flat).all()
+    assert flat.any()
+    assert relative(compiled_flat, flat) < 1e-6
+    assert compiled_losses == pytest.approx(losses, rel=1e-6)
+
+
+def test_a_mac_compiles_the_step_and_submits_nothing(pair, monkeypatch):
     monkeypatch.setattr(step, "this_machine", lambda: Machine("metal", 1, 1))
     assert step.compiles(SMALL)
-    assert objective(case).base.submit_every == 0
     assert not step.compiles(dataclasses.replace(SMALL, compile=False))
+    made = objective(small(pair[0], SMALL))
+    for name in ("eval", "async_eval"):
+        monkeypatch.setattr(mx, name, lambda *arrays: pytest.fail("evaluated inside a compiled function"))
+    case = small(pair[0], SMALL)
+    made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
 
 
-@pytest.mark.parametrize("coupled", [False, True])
-def test_checkpointing_keeps_one_block_at_a_time(coupled):
+@pytest.mark.parametrize("how", ["decoupled", "decoupled in one", "coupled"])
+def test_checkpointing_keeps_one_block_at_a_time(how):
     """The peak grows with the blocks without it, and hardly with it: a block's own gradients (the keys and values of
-    text and video among them) come before the next block is computed again."""
+    text and video among them) come before the next block is computed again. In one, as a compiled step runs: by the
+    graph's order alone."""
+    coupled = how == "coupled"
 
     def peak(checkpointing, layers):
         model, _ = build_model(official.small_config(layers=layers, video_head_dim=24))
@@ -320,6 +370,8 @@ def test_checkpointing_keeps_one_block_at_a_time(coupled):
         case = small(model, config, clips=1, audio_tokens=200, video_size=(5, 8, 8))
         mx.eval(model.parameters(), case.parameters, case.group)
         made = objective(case, config)
+        if how == "decoupled in one":
+            made._submit = lambda *_: None
         mx.eval(made.gradient(case.parameters, case.group, case.draw, mx.array(1.0)))
         mx.clear_cache()
         before = mx.get_active_memory()

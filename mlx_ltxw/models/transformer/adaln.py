@@ -96,21 +96,21 @@ def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[R
     A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own.
     """
     if modulation.shape[1] == 1:
-        summed = _summed(table[start:stop], modulation[:, :, start:stop])
-        return [summed[:, :, row] for row in range(stop - start)]
+        summed = _summed(table[start:stop], modulation[:, 0, start:stop])
+        return [summed[:, row : row + 1] for row in range(stop - start)]
     return [(table[row : row + 1], modulation[:, :, row]) for row in range(start, stop)]
 
 
 @mx.compile
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
-    return (x.astype(mx.float32) * (1 + _whole(scale)) + _whole(shift)).astype(x.dtype)
+    return (x.astype(mx.float32) * (1 + whole(scale)) + whole(shift)).astype(x.dtype)
 
 
 @mx.compile
 def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
     """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
-    return (x.astype(mx.float32) + update.astype(mx.float32) * _whole(gate)).astype(x.dtype)
+    return (x.astype(mx.float32) + update.astype(mx.float32) * whole(gate)).astype(x.dtype)
 
 
 @mx.compile
@@ -118,5 +118,6 @@ def _summed(table: mx.array, modulation: mx.array) -> mx.array:
     return table.astype(mx.float32) + modulation.astype(mx.float32)
 
 
-def _whole(row: Row) -> mx.array:
+def whole(row: Row) -> mx.array:
+    """The vector itself, fp32."""
     return row if isinstance(row, mx.array) else row[0].astype(mx.float32) + row[1].astype(mx.float32)

@@ -150,7 +150,7 @@ class Block(nn.Module):
 
     def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
         """The video attends to itself, then to the text."""
-        text = self.attn2.read(_modulated_text(self.prompt_scale_shift_table, state))
+        text = self.attn2.read(modulated_text(self.prompt_scale_shift_table, state))
         return self._attend(x, state, skip, self.attn1, self.attn2, self.scale_shift_table, text)
 
     def audio_attend(self, x: mx.array, state: StreamState, skip: bool, text: Read) -> mx.array:
@@ -159,7 +159,7 @@ class Block(nn.Module):
 
     def audio_text(self, state: StreamState, shared: Read | None = None) -> Read:
         """What `audio_attn2` reads of the text; `shared` as for `Attention.read`."""
-        return self.audio_attn2.read(_modulated_text(self.audio_prompt_scale_shift_table, state), shared)
+        return self.audio_attn2.read(modulated_text(self.audio_prompt_scale_shift_table, state), shared)
 
     def video_read_audio(self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState) -> mx.array:
         """The video reads the audio (`audio_to_video_attn`)."""
@@ -173,6 +173,13 @@ class Block(nn.Module):
         queries = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 2)
         update = self.video_to_audio_attn(queries, read, audio.rotary.cross, seen_rope)
         return add_gated(ax, update, _cross_gate(self.scale_shift_table_a2v_ca_audio, audio))
+
+    def reading_rows(self, audio: StreamState) -> tuple[Row, Row, Row]:
+        """Shift, scale and gate of `audio_read_video`."""
+        table = self.scale_shift_table_a2v_ca_audio
+        assert audio.cross_modulation is not None
+        scale, shift = rows(table, audio.cross_modulation, 2, 4)
+        return shift, scale, _cross_gate(table, audio)
 
     def video_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
         return self._feed_forward(x, state, self.ff, self.scale_shift_table)
@@ -202,7 +209,8 @@ class Block(nn.Module):
         return mx.fast.rms_norm(x, None, self.eps)
 
 
-def _modulated_text(table: mx.array, state: StreamState) -> mx.array:
+def modulated_text(table: mx.array, state: StreamState) -> mx.array:
+    """The text as a stream's attention to it reads it: (B, S, context_dim), at the stream's noise level."""
     shift, scale = rows(table, state.prompt_modulation, 0, 2)
     return modulate(state.context, scale, shift)
 

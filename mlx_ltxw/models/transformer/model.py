@@ -6,7 +6,7 @@ scale and shift follow a stream's own timesteps, the gates the other stream's si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -18,12 +18,12 @@ from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
 
 RunBlock = Callable[..., Any]
-"""Calls a method of a block: `(block, method, *arguments)`."""
+"""Calls a block: `(block, *arguments)`."""
 
 
-def run_directly(block: Block, method: Callable[..., Any], *arguments: Any) -> Any:
-    """As if the method had been called on the block."""
-    return method(block, *arguments)
+def run_directly(block: Block, *arguments: Any) -> Any:
+    """As if the block had been called."""
+    return block(*arguments)
 
 
 class Transformer(nn.Module):
@@ -37,7 +37,8 @@ class Transformer(nn.Module):
         submit_every: Blocks in one submission to the GPU, 0 for the whole forward in one. The GPU begins while Python
             goes on describing the work, and a submission is short enough for the display's watchdog on a Mac. Leave at
             0 inside a gradient or a compiled function.
-        run_block: How blocks are called; training may put a way here that computes them again in the backward pass.
+        run_block: How the blocks of a joint forward are called; training may put a way here that computes them again in
+            the backward pass.
     """
 
     def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
@@ -79,7 +80,7 @@ class Transformer(nn.Module):
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
             skipped = (i in skips.video_self, i in skips.audio_self, skips.cross)
-            vx, ax = self.run_block(block, Block.__call__, vx, ax, v, a, *skipped)
+            vx, ax = self.run_block(block, vx, ax, v, a, *skipped)
             self._submit(i, vx, ax)
         return self.video_head(vx, v), self.audio_head(ax, a)
 
@@ -88,7 +89,7 @@ class Transformer(nn.Module):
         a = self.audio_state(audio, None)
         ax = self.audio_patchify_proj(audio.latent)
         for i, block in enumerate(self.transformer_blocks):
-            ax = self.run_block(block, Block.audio_stream, ax, Shared(), None, a, i in skips.audio_self)
+            ax = block.audio_stream(ax, Shared(), None, a, i in skips.audio_self)
             self._submit(i, ax)
         return self.audio_head(ax, a)
 
@@ -120,40 +121,19 @@ class Transformer(nn.Module):
             self._submit(i, vx, ax, bx)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
-    def watch(self, video: Modality, audio: Modality) -> list[Shared]:
-        """Runs the base streams for what a second audio stream shares with every block of them.
+    def watch(self, video: Modality, audio: Modality) -> Iterator[Shared]:
+        """Runs the base streams for what a second audio stream shares with every block of them, block by block.
 
-        `listen` takes it. Together they are `locked` in two halves: the first has nothing to train, so it needs no
-        gradient and stores no activations but these.
+        With `Block.audio_stream` it is `locked` in two halves: the first has nothing to train, so it needs no gradient.
 
         Args:
             video, audio: The base streams.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        result = []
-        for i, block in enumerate(self.transformer_blocks):
+        for block in self.transformer_blocks:
             vx, ax, shared = block.shown(vx, ax, v, a, False, False, False)
-            result.append(shared)
-            self._submit(i, *shared)  # the last block's own output is never computed
-        return result
-
-    def listen(self, audio: Modality, video: Modality, shared: list[Shared]) -> mx.array:
-        """The audio stream that reads a video it does not change, as the adapted one of `locked` does.
-
-        Args:
-            audio: The stream; several in a row may hear one video: a batch that is a multiple of the video's.
-            video: The video that was watched. Its `sigma` sets this stream's gates: as many as the audio's, or one.
-            shared: From `watch`, in any dtype; without its text where the audio's noise level or batch is another one.
-
-        Returns:
-            Velocity (B, Ta, out_channels).
-        """
-        a = self.audio_state(audio, video)
-        ax = self.audio_patchify_proj(audio.latent)
-        for block, block_shared in zip(self.transformer_blocks, shared, strict=True):
-            ax = self.run_block(block, Block.audio_stream, ax, block_shared, video.rotary.cross, a, False)
-        return self.audio_head(ax, a)
+            yield shared  # the last block's own output is never computed
 
     def video_state(self, video: Modality, audio: Modality) -> StreamState:
         """Everything the blocks share of the video stream; its gate follows the audio's sigma."""

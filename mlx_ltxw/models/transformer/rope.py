@@ -92,9 +92,13 @@ def _rotated(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 def _rotated_vjp(
     primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """The gradient is turned back by the same angle."""
     _, cos, sin = primals
-    return _turned(cotangent, cos, sin, _BACKWARDS), mx.zeros_like(cos), mx.zeros_like(sin)
+    return turned_back(cotangent, cos, sin), mx.zeros_like(cos), mx.zeros_like(sin)
+
+
+def turned_back(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotates by the same angles the other way: undoes `apply_split_rope`, and is its gradient."""
+    return _turned(x, cos, sin, _BACKWARDS)
 
 
 _FORWARDS = mx.array([[-1.0], [1.0]])
