@@ -146,30 +146,60 @@ def read_audio(
     wave = resample(wave if seconds is None else wave[: math.ceil(seconds * source)], source, rate)
     if seconds is not None:
         wave = wave[: round(seconds * rate)]
-    if wave.shape[1] != channels:
-        wave = np.repeat(wave, 2, axis=1) if channels == 2 else wave.mean(axis=1, keepdims=True)
-    return wave
+    return _in_channels(wave, channels)
+
+
+def _in_channels(wave: np.ndarray, channels: int) -> np.ndarray:
+    """(N, 1 or 2) as (N, channels): mono at its own level on both sides, stereo as its mean."""
+    if wave.shape[1] == channels:
+        return wave
+    return np.repeat(wave, 2, axis=1) if channels == 2 else wave.mean(axis=1, keepdims=True)
 
 
 def _decode(container: Any, stream: Any, origin: float, stop: float) -> tuple[np.ndarray, float]:
     """Decodes to `stop` or a little beyond -> ((N, 1 or 2) fp32, the second on the container's clock of its start)."""
-    import av
-
     channels = min(stream.channels, 2)
-    convert = av.AudioResampler(format="fltp", layout=LAYOUTS[channels], rate=stream.rate)
+    converter = _Converter(channels, stream.rate)
     parts: list[np.ndarray] = []
     first, count = None, 0
     for frame in container.decode(stream):
         if first is None:
             first = origin if frame.pts is None else float(frame.pts * frame.time_base)
-        frame.pts = None  # only the order counts from here on
-        parts += [part.to_ndarray() for part in convert.resample(frame)]
         count += frame.samples
+        parts += converter.convert(frame)
         if first + count / stream.rate > stop:
             break
-    parts += [part.to_ndarray() for part in convert.resample(None)]
-    wave = np.concatenate(parts, axis=1).T if parts else np.zeros((0, channels), np.float32)
+    parts += converter.rest()
+    wave = np.concatenate(parts) if parts else np.zeros((0, channels), np.float32)
     return wave, origin if first is None else first
+
+
+class _Converter:
+    """Frames to (N, channels) fp32 at one rate, also where a damaged or joined file changes either on its way."""
+
+    def __init__(self, channels: int, rate: int) -> None:
+        self.channels, self.rate = channels, rate
+        self.source: tuple[str, str, int] | None = None
+        self.resampler: Any = None
+
+    def convert(self, frame: Any) -> list[np.ndarray]:
+        import av
+
+        source = (frame.format.name, frame.layout.name, frame.sample_rate)
+        done = [] if source == self.source else self.rest()
+        if source != self.source:
+            self.source = source
+            layout = LAYOUTS[min(len(frame.layout.channels), 2)]
+            self.resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+        frame.pts = None  # only the order counts from here on
+        return done + self._arrays(frame)
+
+    def rest(self) -> list[np.ndarray]:
+        """What the resampler still holds."""
+        return [] if self.resampler is None else self._arrays(None)
+
+    def _arrays(self, frame: Any) -> list[np.ndarray]:
+        return [_in_channels(part.to_ndarray().T, self.channels) for part in self.resampler.resample(frame)]
 
 
 def _to_declared_end(path: Path | str, container: Any, stream: Any, wave: np.ndarray, first: float) -> np.ndarray:

@@ -50,16 +50,16 @@ def gradient(
         blocks.append((_from_input(block, given, shared, rope, state, own) if again else back, own))
         del back, shared  # and with them all that they keep
         submit(x)
-    value, slope = mx.value_and_grad(lambda x: loss(model.audio_head(x, state)))(x)
+    value, cotangent = mx.value_and_grad(lambda x: loss(model.audio_head(x, state)))(x)
     found = Gradients()
     while blocks:
         back, own = blocks.pop()
-        slope = back(slope)
+        cotangent = back(cotangent)
         found |= own
         factors = [factor for pair in own.values() for factor in pair]
         # A block's own gradients before the chain goes on: left for later, each would keep the block in memory.
-        slope = mx.depends([slope], factors)[0] if factors else slope
-        submit(slope if blocks else factors)
+        cotangent = mx.depends([cotangent], factors)[0] if factors else cotangent
+        submit(cotangent if blocks else factors)
     return value, found
 
 
@@ -91,11 +91,11 @@ def audio_block(
         backs.append((norm_back, change_back, gate_back))
         del h, update
 
-    def back(slope: mx.array) -> mx.array:
+    def back(cotangent: mx.array) -> mx.array:
         while backs:
             norm_back, change_back, gate_back = backs.pop()
-            slope = slope + norm_back(change_back(gate_back(slope)))
-        return slope
+            cotangent = cotangent + norm_back(change_back(gate_back(cotangent)))
+        return cotangent
 
     return x, back
 
@@ -106,10 +106,10 @@ def _from_input(
     """The pullback of a block that is computed again when its turn comes, and not before."""
     kept = [x, state.context] if shared.video is None else [x, state.context, shared.video]
 
-    def back(slope: mx.array) -> mx.array:
-        x, context, *video = mx.depends(kept, [slope])
+    def back(cotangent: mx.array) -> mx.array:
+        x, context, *video = mx.depends(kept, [cotangent])
         again = dataclasses.replace(state, context=context)
         _, pullback = audio_block(block, x, Shared(*video), seen_rope, again, found)
-        return pullback(slope)
+        return pullback(cotangent)
 
     return back

@@ -1,8 +1,9 @@
 """The parts of an audio block, each with its gradient by hand.
 
-Every function gives what the part makes, and a pullback: from the gradient of that to the gradient of what went in.
-Nothing is traced, so each elementwise piece is one fused kernel forwards and backwards, and a pullback keeps what it
-needs and no more: of a frozen linear nothing, of an attention its weights. Letting go of a pullback frees all that.
+Every function gives what the part makes, and a pullback: from the cotangent of that (the loss's gradient with respect
+to it) to the cotangent of what went in. Nothing is traced, so each elementwise piece is one fused kernel forwards and
+backwards, and a pullback keeps what it needs and no more: of a frozen linear nothing, of an attention its weights.
+Letting go of a pullback frees all that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope, turned_back
 from mlx_ltxw.train.recompute import CastLinear
 
 Pullback = Callable[[mx.array], mx.array]
-"""Gradient of a result to the gradient of the input, both of its shape and dtype."""
+"""Cotangent of a result to the cotangent of the input."""
 
 Gradients = dict[int, tuple[mx.array, mx.array]]
 """By the identity of a `LowRankBranch`: the gradients of its A and B, fp32. Pullbacks write into it."""
@@ -34,7 +35,7 @@ class Projected(NamedTuple):
 
     Attributes:
         value: (N, out).
-        back: Takes the gradient (N, out) and, optionally, another gradient (N, in) of the same input to add to.
+        back: Takes the cotangent (N, out) and, optionally, another cotangent (N, in) of the same input to add to.
     """
 
     value: mx.array
@@ -51,7 +52,7 @@ def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | No
         made: What the frozen linear makes of `x`, if that is known.
     """
     if not isinstance(layer, AdaptedLinear):
-        return Projected(_frozen(layer, x), lambda slope, onto=None: _frozen_back(layer, slope, onto))
+        return Projected(_frozen(layer, x), lambda cotangent, onto=None: _frozen_back(layer, cotangent, onto))
     frozen: Any = layer.base
     branch = layer.branches[0]
     assert isinstance(branch, LowRankBranch)
@@ -59,11 +60,11 @@ def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | No
     hidden = x @ a.T
     value = mx.addmm(_frozen(frozen, x) if made is None else made, hidden, b.T, alpha=branch.scale)
 
-    def back(slope: mx.array, onto: mx.array | None = None) -> mx.array:
-        scaled = slope if branch.scale == 1 else branch.scale * slope
+    def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
+        scaled = cotangent if branch.scale == 1 else branch.scale * cotangent
         narrow = scaled @ b
         found[id(branch)] = ((narrow.T @ x).astype(mx.float32), (scaled.T @ hidden).astype(mx.float32))
-        return mx.addmm(_frozen_back(frozen, slope, onto), narrow, a)
+        return mx.addmm(_frozen_back(frozen, cotangent, onto), narrow, a)
 
     return Projected(value, back)
 
@@ -71,15 +72,15 @@ def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | No
 def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> tuple[mx.array, Pullback]:
     """RMS norm and modulation of (B, T, dim), as every part of a block begins."""
 
-    def back(slope: mx.array) -> mx.array:
-        return _unnormed(x, _stretched(slope, scale), eps)
+    def back(cotangent: mx.array) -> mx.array:
+        return _unnormed(x, _stretched(cotangent, scale), eps)
 
     return modulate(mx.fast.rms_norm(x, None, eps), scale, shift), back
 
 
 def gated_sum(x: mx.array, update: mx.array, gate: Row) -> tuple[mx.array, Pullback]:
-    """`x + update * gate`, as every part ends; the pullback gives the gradient of `update`, that of `x` is the same."""
-    return add_gated(x, update, gate), lambda slope: _gated(slope, gate)
+    """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
+    return add_gated(x, update, gate), lambda cotangent: _gated(cotangent, gate)
 
 
 def feed_forward(network: FeedForward, x: mx.array, found: Gradients) -> tuple[mx.array, Pullback]:
@@ -87,8 +88,8 @@ def feed_forward(network: FeedForward, x: mx.array, found: Gradients) -> tuple[m
     inner = project(network.net[0].proj, rows(x), found)
     outer = project(network.net[2], gelu_tanh(inner.value), found)
 
-    def back(slope: mx.array) -> mx.array:
-        return inner.back(_gelu_back(inner.value, outer.back(rows(slope)))).reshape(x.shape)
+    def back(cotangent: mx.array) -> mx.array:
+        return inner.back(_gelu_back(inner.value, outer.back(rows(cotangent)))).reshape(x.shape)
 
     return outer.value.reshape(x.shape), back
 
@@ -97,7 +98,7 @@ def attend(
     attention: Attention, x: mx.array, found: Gradients, rope: Rope | None = None, context: mx.array | None = None,
     shared: Read | None = None, key_rope: Rope | None = None,
 ) -> tuple[mx.array, Pullback]:  # fmt: skip
-    """Attention from `x` to itself or to a context that has no gradient.
+    """Attention from `x` to itself or to a context that is not trained through.
 
     Args:
         attention: Gated, its linears frozen or adapted.
@@ -118,15 +119,15 @@ def attend(
     mixed = _Mix(queries, keys, v.value.reshape(heads), logits, attention.head_dim**-0.5)
     out = project(attention.to_out[0], mixed.value, found)
 
-    def back(slope: mx.array) -> mx.array:
-        to_queries, to_keys, to_values, to_gates = mixed.back(out.back(rows(slope)))
-        to_keys, to_values = keys_back(to_keys), to_values.reshape(v.value.shape)
-        to_own = q.back(queries_back(to_queries), gates.back(rows(to_gates)))
+    def back(cotangent: mx.array) -> mx.array:
+        d_queries, d_keys, d_values, d_gates = mixed.back(out.back(rows(cotangent)))
+        d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
+        d_x = q.back(queries_back(d_queries), gates.back(rows(d_gates)))
         if context is None:
-            to_own = v.back(to_values, k.back(to_keys, to_own))
+            d_x = v.back(d_values, k.back(d_keys, d_x))
         else:
-            k.back(to_keys), v.back(to_values)  # for their factors alone
-        return to_own.reshape(shape)
+            k.back(d_keys), v.back(d_values)  # for their factors alone
+        return d_x.reshape(shape)
 
     return out.value.reshape(shape), back
 
@@ -161,24 +162,24 @@ class _Mix:
         value = gate_heads(self.out, logits).astype(logits.dtype)
         self.value = value.reshape(-1, queries.shape[2] * queries.shape[3])
 
-    def back(self, slope: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        """Gradients of queries, keys, values and logits, given that of the value.
+    def back(self, cotangent: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Cotangents of queries, keys, values and logits, given that of the value.
 
         As in FlashAttention-2 (arXiv:2307.08691, section 3.1), but that the weights are kept.
         """
-        slope = slope.reshape(self.out.shape)
-        mean, to_logits = _gate_slopes(mx.sum(slope * self.out, axis=-1), self.logits)
+        cotangent = cotangent.reshape(self.out.shape)
+        mean, d_logits = _gate_gradients(mx.sum(cotangent * self.out, axis=-1), self.logits)
         means = mean.swapaxes(1, 2)[..., None]  # (B, H, T, 1), of the gradients of a token's weights
-        slopes = gate_heads(slope, self.logits).transpose(0, 2, 1, 3)
-        to_queries, to_keys, to_values = [], [], []
+        d_mixed = gate_heads(cotangent, self.logits).transpose(0, 2, 1, 3)
+        d_queries, d_keys, d_values = [], [], []
         for part, (weights, norm) in zip(self.parts, self.weights, strict=True):
-            normed = _times(slopes[:, part], norm)
-            to_weights = normed @ self.values[:, part].swapaxes(-1, -2)
-            to_scores = _score_slopes(weights, to_weights, _times(means[:, part], norm), self.scale)
-            to_queries.append(to_scores @ self.keys[:, part])
-            to_keys.append(to_scores.swapaxes(-1, -2) @ self.queries[:, part])
-            to_values.append(weights.swapaxes(-1, -2) @ normed)
-        results = _joined(to_queries), self._summed(_joined(to_keys)), self._summed(_joined(to_values)), to_logits
+            normed = _times(d_mixed[:, part], norm)
+            d_weights = normed @ self.values[:, part].swapaxes(-1, -2)
+            d_scores = _score_gradients(weights, d_weights, _times(means[:, part], norm), self.scale)
+            d_queries.append(d_scores @ self.keys[:, part])
+            d_keys.append(d_scores.swapaxes(-1, -2) @ self.queries[:, part])
+            d_values.append(weights.swapaxes(-1, -2) @ normed)
+        results = _joined(d_queries), self._summed(_joined(d_keys)), self._summed(_joined(d_values)), d_logits
         own, keys, values, gates = (result.astype(self.logits.dtype) for result in results)
         return own, keys, values, gates
 
@@ -189,9 +190,11 @@ class _Mix:
             return mx.softmax((queries * self.scale) @ keys, axis=-1, precise=True), None
         return cpu_ops.weights((queries * (self.scale * math.log2(math.e))) @ keys)
 
-    def _summed(self, slope: mx.array) -> mx.array:
+    def _summed(self, cotangent: mx.array) -> mx.array:
         """Over the queries in a row that share a context."""
-        return slope if self.sharing == 1 else mx.sum(slope.reshape(-1, self.sharing, *slope.shape[1:]), axis=1)
+        if self.sharing == 1:
+            return cotangent
+        return mx.sum(cotangent.reshape(-1, self.sharing, *cotangent.shape[1:]), axis=1)
 
 
 def _parts(queries: mx.array, keys: mx.array) -> list[slice]:
@@ -222,8 +225,8 @@ def _normed_heads(
     """Rows (B * T, H * D), normed, cut into heads and rotated: (B, T, H, D)."""
     value = mx.fast.rms_norm(x, norm.weight, norm.eps).reshape(shape)
 
-    def back(slope: mx.array) -> mx.array:
-        unturned = slope if rope is None else turned_back(slope, *rope)
+    def back(cotangent: mx.array) -> mx.array:
+        unturned = cotangent if rope is None else turned_back(cotangent, *rope)
         return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
 
     return value if rope is None else apply_split_rope(value, *rope), back
@@ -236,12 +239,12 @@ def _frozen(layer: Any, x: mx.array) -> mx.array:
     return mx.addmm(layer.bias, x, weight) if "bias" in layer else x @ weight
 
 
-def _frozen_back(layer: Any, slope: mx.array, onto: mx.array | None) -> mx.array:
+def _frozen_back(layer: Any, cotangent: mx.array, onto: mx.array | None) -> mx.array:
     if not isinstance(layer, nn.QuantizedLinear):
-        weight = _weight(layer, slope)
-        return slope @ weight if onto is None else mx.addmm(onto, slope, weight)
+        weight = _weight(layer, cotangent)
+        return cotangent @ weight if onto is None else mx.addmm(onto, cotangent, weight)
     back = mx.quantized_matmul(
-        slope, layer.weight, layer.scales, layer.get("biases"), transpose=False,
+        cotangent, layer.weight, layer.scales, layer.get("biases"), transpose=False,
         group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
     )  # fmt: skip
     return back if onto is None else onto + back
@@ -251,8 +254,8 @@ def _weight(layer: nn.Linear | CastLinear, x: mx.array) -> mx.array:
     return layer.cast(x) if isinstance(layer, CastLinear) else layer.weight
 
 
-def _unnormed(x: mx.array, slope: mx.array, eps: float) -> mx.array:
-    _, (back,) = mx.vjp(lambda y: mx.fast.rms_norm(y, None, eps), [x], [slope])
+def _unnormed(x: mx.array, cotangent: mx.array, eps: float) -> mx.array:
+    _, (back,) = mx.vjp(lambda y: mx.fast.rms_norm(y, None, eps), [x], [cotangent])
     return back
 
 
@@ -262,28 +265,28 @@ def rows(x: mx.array) -> mx.array:
 
 
 @mx.compile
-def _gelu_back(x: mx.array, slope: mx.array) -> mx.array:
-    return mx.vjp(gelu_tanh, [x], [slope])[1][0]
+def _gelu_back(x: mx.array, cotangent: mx.array) -> mx.array:
+    return mx.vjp(gelu_tanh, [x], [cotangent])[1][0]
 
 
 @mx.compile
-def _stretched(slope: mx.array, scale: Row) -> mx.array:
-    return (slope.astype(mx.float32) * (1 + whole(scale))).astype(slope.dtype)
+def _stretched(cotangent: mx.array, scale: Row) -> mx.array:
+    return (cotangent.astype(mx.float32) * (1 + whole(scale))).astype(cotangent.dtype)
 
 
 @mx.compile
-def _gated(slope: mx.array, gate: Row) -> mx.array:
-    return (slope.astype(mx.float32) * whole(gate)).astype(slope.dtype)
+def _gated(cotangent: mx.array, gate: Row) -> mx.array:
+    return (cotangent.astype(mx.float32) * whole(gate)).astype(cotangent.dtype)
 
 
 @mx.compile
-def _gate_slopes(slope: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
+def _gate_gradients(cotangent: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
     """From the gradient of a head's gate, twice the sigmoid of a logit: gate times gradient, and that of the logit."""
     gate = 2.0 * mx.sigmoid(logits.astype(mx.float32))
-    product = gate * slope.astype(mx.float32)
-    return product.astype(slope.dtype), (product * (1 - 0.5 * gate)).astype(slope.dtype)
+    product = gate * cotangent.astype(mx.float32)
+    return product.astype(cotangent.dtype), (product * (1 - 0.5 * gate)).astype(cotangent.dtype)
 
 
 @mx.compile
-def _score_slopes(weights: mx.array, slopes: mx.array, means: mx.array, scale: float) -> mx.array:
-    return weights * (slopes - means) * scale
+def _score_gradients(weights: mx.array, cotangents: mx.array, means: mx.array, scale: float) -> mx.array:
+    return weights * (cotangents - means) * scale

@@ -113,6 +113,20 @@ def test_what_is_wrong_with_a_file_is_said_and_the_file_named(tmp_path):
         assert str(tmp_path / name) in raised.value.message
 
 
+@pytest.mark.parametrize("channels", [(1, 2), (2, 1)])
+def test_channels_that_change_on_the_way(tmp_path, channels):
+    """As in joined recordings, and in damaged ones; the first frame decides what is given."""
+    for name, count in zip("ab", channels, strict=True):
+        soundfile.write(tmp_path / f"{name}.mp3", tone(440, channels=count), 48000)
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes((tmp_path / "a.mp3").read_bytes() + (tmp_path / "b.mp3").read_bytes())
+    wave = read_audio(joined, 48000, 2)
+    alone = [read_audio(tmp_path / f"{name}.mp3", 48000, 2) for name in "ab"]
+    assert len(wave) == pytest.approx(sum(len(x) for x in alone), rel=0.1)
+    for middle in (wave[len(alone[0]) // 2 :][:4800], wave[-len(alone[1]) // 2 :][:4800]):
+        assert middle.std(axis=0) == pytest.approx(alone[0].std(axis=0), rel=0.05)
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_a_truncated_mp4_is_refused(tmp_path, keep):
     write_mp4(
