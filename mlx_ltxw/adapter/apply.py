@@ -74,7 +74,7 @@ def _product_vjp(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
     x, factor = primals
-    return cotangent @ factor, _rows(cotangent).T @ _rows(x)
+    return cotangent @ factor, rows(cotangent).T @ rows(x)
 
 
 @mx.custom_function
@@ -89,10 +89,11 @@ def _add_product_vjp(
 ) -> tuple[mx.array, mx.array, mx.array]:
     _, x, factor, scale = primals
     scaled = cotangent if scale == 1 else scale * cotangent
-    return cotangent, scaled @ factor, _rows(scaled).T @ _rows(x)
+    return cotangent, scaled @ factor, rows(scaled).T @ rows(x)
 
 
-def _rows(x: mx.array) -> mx.array:
+def rows(x: mx.array) -> mx.array:
+    """(..., dim) -> (N, dim); MLX describes a product of matrices in a third of the steps of one of stacks of them."""
     return x.reshape(-1, x.shape[-1])
 
 

@@ -185,10 +185,10 @@ class _Converter:
     def convert(self, frame: Any) -> list[np.ndarray]:
         import av
 
+        done: list[np.ndarray] = []
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
-        done = [] if source == self.source else self.rest()
         if source != self.source:
-            self.source = source
+            done, self.source = self.rest(), source
             layout = LAYOUTS[min(len(frame.layout.channels), 2)]
             self.resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
         frame.pts = None  # only the order counts from here on

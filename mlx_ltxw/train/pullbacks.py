@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch
+from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, rows
 from mlx_ltxw.models.transformer import cpu_ops
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
 from mlx_ltxw.models.transformer.attention import Attention, Read, gate_heads
@@ -257,11 +257,6 @@ def _weight(layer: nn.Linear | CastLinear, x: mx.array) -> mx.array:
 def _unnormed(x: mx.array, cotangent: mx.array, eps: float) -> mx.array:
     _, (back,) = mx.vjp(lambda y: mx.fast.rms_norm(y, None, eps), [x], [cotangent])
     return back
-
-
-def rows(x: mx.array) -> mx.array:
-    """(..., dim) -> (N, dim); MLX describes a product of matrices in a third of the steps of one of stacks of them."""
-    return x.reshape(-1, x.shape[-1])
 
 
 @mx.compile

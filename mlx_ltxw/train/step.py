@@ -7,7 +7,7 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -164,13 +164,15 @@ class Objective:
     def _decoupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
         """The audio stream's, beside a video that it does not change or without one."""
         place(factors, self._branches)
+        heard: Modality | None = None
+        watched: Iterable[Shared] = repeat(Shared(), len(self.adapted.transformer_blocks))
+        if noise.video is not None:
+            heard, watched = self._heard(group, noise), self._watch(group, noise)
         loss, found = audio_stream.gradient(
             self.adapted,
             self._audio(group, noise, noise.audio.shape[1]),
-            None if noise.video is None else self._heard(group, noise),
-            repeat(Shared(), len(self.adapted.transformer_blocks))
-            if noise.video is None
-            else self._watch(group, noise),
+            heard,
+            watched,
             lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
             again=self.config.gradient_checkpointing,
             submit=self._submit,

@@ -127,6 +127,16 @@ def test_channels_that_change_on_the_way(tmp_path, channels):
         assert middle.std(axis=0) == pytest.approx(alone[0].std(axis=0), rel=0.05)
 
 
+def test_a_rate_that_changes_on_the_way(tmp_path):
+    for name, rate in (("a", 48000), ("b", 32000)):
+        soundfile.write(tmp_path / f"{name}.mp3", tone(440, channels=1, rate=rate), rate)
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes((tmp_path / "a.mp3").read_bytes() + (tmp_path / "b.mp3").read_bytes())
+    wave = read_audio(joined, 48000, 1)[:, 0]
+    for part in (wave[4800:28800], wave[-28800:-4800]):
+        assert np.abs(np.fft.rfft(part * np.hanning(len(part)))).argmax() * 2 == pytest.approx(440, abs=4)
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_a_truncated_mp4_is_refused(tmp_path, keep):
     write_mp4(

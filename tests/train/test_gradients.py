@@ -328,7 +328,7 @@ def test_a_step_that_is_not_compiled_submits_block_by_block(pair, monkeypatch):
      {"coupled": True, "gradient_checkpointing": True}],
 )  # fmt: skip
 def test_a_compiled_step_is_the_step(pair, options):
-    """As a Mac runs it, by MLX's compiler for CPUs: what that merges and fuses changes no bit."""
+    """As a Mac runs it, by MLX's compiler for CPUs: what that merges and fuses changes no more than rounding."""
     group = {"keys": mx.array(np.arange(4, dtype=np.uint32).reshape(2, 2))}
     results = []
     try:
