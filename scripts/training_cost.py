@@ -1,6 +1,7 @@
 """What a training step of the whisper adapter costs under the lock and coupled, with random weights on one GPU.
 
-Needs a GPU with 80 GB and no PyTorch. The 19B base in bf16, activations in fp32, one clip of 192x192 pixels, 97 frames:
+Needs a GPU with 110 GB (with --batch 1: 80 GB) and no PyTorch. The 19B base in bf16, activations in fp32, as many clips
+of 192x192 pixels, 97 frames, as training takes:
 
     python -m scripts.training_cost
 
@@ -179,7 +180,7 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
 
 @click.command()
 @model_options(192, 192)
-@click.option("--batch", default=1, help="Clips a step.")
+@click.option("--batch", default=TrainConfig.batch_size, help="Clips a step; left out, as in training.")
 @click.option("--draws", default=1, help="Noise draws of the adapted audio; decoupled alone, coupled has one.")
 @click.option("--activations", type=click.Choice(list(DTYPES)), default=TrainConfig.activations)
 @click.option("--weights", type=click.Choice(list(DTYPES)), help="Dtype of the base; left out, as in training.")

@@ -285,12 +285,11 @@ def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
 
 
 def round_factors(model: nn.Module, dtype: mx.Dtype) -> None:
-    """Rounds the factors of an adapted model's LoRAs to the dtype of its activations: once, not at every call."""
-    for linear in adapted_linears(model).values():
-        for branch in linear.branches:
-            if isinstance(branch, LowRankBranch):
-                branch.lora_A, branch.lora_B = branch.lora_A.astype(dtype), branch.lora_B.astype(dtype)
-                mx.eval(branch.lora_A, branch.lora_B)
+    """Rounds the factors of an adapted model's LoRAs, alone or in a DoRA, to its activations' dtype, for all calls."""
+    for branch in model.modules():
+        if isinstance(branch, LowRankBranch):
+            branch.lora_A, branch.lora_B = branch.lora_A.astype(dtype), branch.lora_B.astype(dtype)
+            mx.eval(branch.lora_A, branch.lora_B)
 
 
 def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,20 @@ class Output:
         wav: Whether a wav goes beside the mp4.
         spectrogram: Whether a picture of the spectrum goes beside it.
         as_json: Whether events go to stdout as JSON, instead of progress to stderr.
+        told: Notes that have been shown; each is shown once.
     """
 
     path: Path
     wav: bool
     spectrogram: bool
     as_json: bool
+    told: set[str] = field(default_factory=set, compare=False)
+
+    def tell(self, note: str) -> None:
+        """Shows a note on stderr, unless it has been shown."""
+        if note not in self.told:
+            self.told.add(note)
+            click.echo(note, err=True)
 
     def check(self, settings: Settings) -> None:
         """Refuses what cannot be written before any work is done.
@@ -96,7 +104,7 @@ def show(events: Iterator[Event], job: Plan, output: Output) -> dict[int, Latent
     Returns:
         The final latents by seed.
     """
-    _started(job, output.as_json)
+    _started(job, output)
     made: dict[int, Latents] = {}
     bar = Progress()
     for event in events:
@@ -111,7 +119,7 @@ def show(events: Iterator[Event], job: Plan, output: Output) -> dict[int, Latent
             bar.step(event)
         elif isinstance(event, Adapted):
             for note in event.notes:
-                click.echo(note, err=True)
+                output.tell(note)
         else:
             click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {gigabytes(event.peak_memory)}", err=True)
     return made
@@ -157,14 +165,14 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _started(job: Plan, as_json: bool) -> None:
+def _started(job: Plan, output: Output) -> None:
     settings = job.settings
     hints = [str(hint) for hint in check_prompt(settings.prompt, job.geometry.seconds, bool(settings.adapters))]
     notes = [*job.model.notes(job.settings.audio_only), *job.warnings, *hints]
-    if as_json:
+    if output.as_json:
         line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
-    for note in () if as_json else notes:
-        click.echo(f"Note: {note}", err=True)
+    for note in () if output.as_json else notes:
+        output.tell(f"Note: {note}")
 
 
 def _finished(clip: Decoded, files: list[Path], as_json: bool) -> None:

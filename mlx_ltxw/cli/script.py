@@ -74,7 +74,7 @@ def _make(job: Plan, number: int, total: int, folder: Path, output: Output) -> P
     if not output.as_json:
         click.echo(f"part {number} of {total}{' (kept)' if path.exists() else ''}: {job.settings.prompt}", err=True)
     if not path.exists():
-        show(run(job), job, PartOutput(path, False, False, output.as_json))
+        show(run(job), job, PartOutput(path, False, False, output.as_json, output.told))
     return path
 
 

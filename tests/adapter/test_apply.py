@@ -13,6 +13,7 @@ from safetensors.torch import save_file as save_torch
 
 from mlx_ltxw.adapter.apply import (
     AdaptedLinear,
+    DoRABranch,
     LowRankBranch,
     adapt,
     adapted_linears,
@@ -21,7 +22,7 @@ from mlx_ltxw.adapter.apply import (
     set_gates,
     share,
 )
-from mlx_ltxw.adapter.deltas import LowRank
+from mlx_ltxw.adapter.deltas import DoRA, LowRank
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import WHISPER_MODULES, kind
 from mlx_ltxw.adapter.placing import linears, match, place
@@ -380,15 +381,21 @@ def test_share_copies_lists_and_tables():
     assert copy.stages[1]["deep"][0].weight is inner.weight
 
 
-def test_rounded_factors_give_what_casting_at_every_call_gave():
+@pytest.mark.parametrize("lengths", [None, "rows", "columns"])
+def test_rounded_factors_give_what_casting_at_every_call_gave(lengths):
     draw = np.random.default_rng(0)
     a, b, x = (mx.array(draw.standard_normal(shape).astype(np.float32)) for shape in ((4, 16), (8, 4), (3, 16)))
     base = nn.Linear(16, 8)
     base.set_dtype(mx.bfloat16)
-    linear = AdaptedLinear(base, [LowRankBranch(a, b, 0.5)])
+    branch = inner = LowRankBranch(a, b, 0.5)
+    if lengths is not None:
+        magnitude = mx.array(draw.random(16 if lengths == "columns" else 8).astype(np.float32))
+        branch = DoRABranch(DoRA(LowRank(a, b, 0.5), magnitude, lengths), base, 1.0)
+        inner = branch.inner
+    linear = AdaptedLinear(base, [branch])
     x = x.astype(mx.bfloat16)
     want = linear(x)
     round_factors(nn.Sequential(linear), mx.bfloat16)
-    assert linear.branches[0].lora_A.dtype == linear.branches[0].lora_B.dtype == mx.bfloat16
+    assert inner.lora_A.dtype == inner.lora_B.dtype == mx.bfloat16
     assert want.dtype == mx.bfloat16
     assert mx.array_equal(linear(x), want)

@@ -110,6 +110,9 @@ def test_a_script_too_makes_a_wav(cli, tmp_path):
     done = cli("generate", "--script", script, "-o", path, *SMALL)
     assert done.code == 0, done.err
     assert len(read_audio(path, 48000)) / 48000 == pytest.approx((17 + 17 - 2) / 24, abs=0.001)
+    notes = [line for line in done.err.splitlines() if line.startswith("Note: ")]
+    assert notes
+    assert len(notes) == len(set(notes))  # none of them once more for the second part
 
 
 def test_sentence_built_for_the_user(cli, tmp_path):
