@@ -92,7 +92,7 @@ class PartOutput(Output):
                 for frames in clip.video:
                     file.frames(frames)
         write_wav(self.path, clip.waveform, clip.rate, subtype="FLOAT")
-        return [self.path]
+        return []  # nothing to tell of: a part's files go once the whole is there
 
 
 def _join(jobs: list[Plan], files: list[Path], path: Path) -> None:

@@ -155,6 +155,7 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
     assert done.code == 0, done.err
     clip = probe(path)
     assert clip.duration == pytest.approx((17 + 17 - 2) / 24, abs=0.001)
+    assert done.out.split() == [str(path)]
     assert not folder.exists()
     assert "part 2 of 2: a woman in dim light, (woman, speaking softly)" in done.err
 
