@@ -32,6 +32,7 @@ CONFIG = "config.yaml"
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One option, over the file; repeat for more."
 )
+@click.option("--coupled", is_flag=True, help="Train through the video too; short for --set coupled=true.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
 @click.option("--prepare-only", is_flag=True, help="Cut, check and encode the clips, and stop.")
 @click.option("--transcribe", is_flag=True, help="Let Whisper fill in what is said (extra `asr`).")
@@ -43,8 +44,8 @@ CONFIG = "config.yaml"
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
 @click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
 def train(
-    data: Path, run: Path, model: Path | None, file: Path | None, settings: tuple[str, ...], resume: bool,
-    prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
+    data: Path, run: Path, model: Path | None, file: Path | None, settings: tuple[str, ...], coupled: bool,
+    resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     from mlx_ltxw.train import loop
@@ -57,6 +58,7 @@ def train(
     model_dir = ModelDir.open(model or BUILTIN_MODEL)
     loop.check_base(model_dir, force)
     loop.check_folder(run, resume)
+    settings += ("coupled=true",) if coupled else ()
     config = _config(file, settings, run if resume else None, model_dir)
     world = World.join()
     clips = _in_turn(world, lambda: _prepare(data, run, cache or run / "cache", model_dir, config, told, world.leads))

@@ -53,6 +53,8 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):  # noqa: F811
         train(*common)
     with pytest.raises(UserError, match="rank 2 to 3"):
         train(*common, "--resume", rank=3)
+    with pytest.raises(UserError, match="coupled False to True"):
+        train(*common, "--resume", "--coupled")
     before = metrics(run)
     assert "from step 2" in train(*common, "--resume").output
     assert metrics(run) == before
@@ -62,6 +64,8 @@ def test_refusals_come_before_any_work(tiny_model, data, tmp_path):  # noqa: F81
     common = ("--data", data, "-o", tmp_path / "run", "-m", tiny_model)
     with pytest.raises(UserError, match="dropout"):
         train(*common, dropout=0.1)
+    with pytest.raises(UserError, match="audio_draws acts only under the video lock"):
+        train(*common, "--coupled", audio_draws=2)
     with pytest.raises(UserError, match="--prepare-only"):
         train(*common, "--prepare-only", "--upload", "me/quiet")
     with pytest.raises(UserError, match="no model directory"):
