@@ -29,7 +29,7 @@ from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.models.transformer import Modality, TransformerConfig, rotary
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
 
 GRID = LatentGrid(frames=8, height=32, width=32, mel_seconds=0.01, mel_frames=4)
 SIGMA = 0.725

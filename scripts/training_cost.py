@@ -37,18 +37,18 @@ import mlx.nn as nn
 
 from convert.quantize import Quantization, in_blocks
 from mlx_ltxw.adapter.apply import attach
-from mlx_ltxw.adapter.placing import size_of
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.denoise import rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.train import optimizer
-from mlx_ltxw.train.batches import noise_keys
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.layout import Layout
-from mlx_ltxw.train.optimizer import State
-from mlx_ltxw.train.step import DTYPES, Group, Objective
+from mlx_ltxw.train.gradient import optimizer
+from mlx_ltxw.train.gradient.batches import noise_keys
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.train.gradient.step import DTYPES, Group, Objective
+from mlx_ltxw.tree import size_of
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
     GRID,

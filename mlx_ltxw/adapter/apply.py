@@ -16,8 +16,9 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
-from mlx_ltxw.adapter.placing import Linear, Placement, dense_weight, linears, match, place, replace
+from mlx_ltxw.adapter.placing import Placement, match, place
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
 Model = TypeVar("Model", bound=nn.Module)
@@ -331,21 +332,6 @@ def _bare(value: Any) -> Any:
     for path, linear in adapted_linears(clone).items():
         replace(clone, path, linear.base)
     return clone
-
-
-def share(value: Any) -> Any:
-    """A copy of a module tree: new modules, lists and tables, the same arrays."""
-    if isinstance(value, nn.Module):
-        copy: Any = dict.__new__(type(value))
-        copy.__dict__.update(value.__dict__)
-        copy._no_grad = set(value._no_grad)
-        dict.update(copy, {name: share(item) for name, item in value.items()})
-        return copy
-    if isinstance(value, dict):
-        return {name: share(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [share(item) for item in value]
-    return tuple(share(item) for item in value) if type(value) is tuple else value
 
 
 def _branches(parts: Sequence[Part], base: Linear) -> list[Branch]:

@@ -18,9 +18,10 @@ from typing import Generic
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Adapters, Model, Part, attach, by_module, share
+from mlx_ltxw.adapter.apply import Adapters, Model, Part, attach, by_module
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
-from mlx_ltxw.adapter.placing import Linear, dense_weight, linears, place, replace
+from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.container import some
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import in_audio_stream, kind
 from mlx_ltxw.errors import UserError
-
-Linear: TypeAlias = "nn.Linear | nn.QuantizedLinear"
+from mlx_ltxw.tree import Linear, linears, size_of
 
 
 @dataclass(frozen=True)
@@ -100,41 +97,6 @@ def match(adapter: Adapter, model: nn.Module) -> Placement:
         else:
             placed.append(path)
     return Placement(adapter, tuple(placed), unplaced, tuple(left_out))
-
-
-def linears(model: nn.Module) -> dict[str, Linear]:
-    """Every linear of a model, by its official path."""
-    return {
-        path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)
-    }
-
-
-def size_of(linear: Linear) -> tuple[int, int]:
-    """(out, in) of a linear's weight, quantised or not."""
-    out, columns = linear.weight.shape
-    if isinstance(linear, nn.QuantizedLinear):
-        columns = columns * 32 // linear.bits
-    return out, columns
-
-
-def dense_weight(linear: Linear) -> mx.array:
-    """A linear's weight (out, in), dequantised to fp32 if need be, else as it is."""
-    if not isinstance(linear, nn.QuantizedLinear):
-        return linear.weight
-    weight = mx.dequantize(
-        linear.weight, linear.scales, linear.get("biases"), linear.group_size, linear.bits, mode=linear.mode
-    )
-    return weight.astype(mx.float32)
-
-
-def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts `module` at `path`, in place of what is there."""
-    *parents, last = path.split(".")
-    node = model
-    for part in parents:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    key = int(last) if isinstance(node, list) else last
-    node[key] = module
 
 
 def _misfit(adapter: Adapter, path: str, linear: Linear) -> str | None:

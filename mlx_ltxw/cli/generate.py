@@ -127,7 +127,7 @@ def _request(source: Path | None, flags: dict[str, Any], defaults: Defaults, nee
 
 def _prompt(prompt: str | None, sentence: dict[str, str | None]) -> str | None:
     """PROMPT, or the sentence built of `--scene --speaker --manner --line`."""
-    from mlx_ltxw.adapter.registers import build
+    from mlx_ltxw.prompts.registers import build
 
     if not any(sentence.values()):
         return prompt

@@ -12,7 +12,6 @@ import click
 from tqdm import tqdm
 
 from mlx_ltxw import __version__
-from mlx_ltxw.adapter.registers import check as check_prompt
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import check_writable
@@ -24,6 +23,7 @@ from mlx_ltxw.pipeline.drift import drift
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.pipeline.run import Plan
+from mlx_ltxw.prompts.registers import check as check_prompt
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import click
 import numpy as np
 
 from mlx_ltxw import __version__
-from mlx_ltxw.adapter.script import Part, read_script
 from mlx_ltxw.cli.output import Output, line, show
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio, write_wav
@@ -27,6 +26,7 @@ from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import Plan, latent_grid, plan, run
+from mlx_ltxw.prompts.script import Part, read_script
 from mlx_ltxw.weights.model_dir import ModelDir
 
 CROSSFADE = 0.1

@@ -15,9 +15,9 @@ from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
     from mlx_ltxw.train.config import TrainConfig
-    from mlx_ltxw.train.distributed import World
     from mlx_ltxw.train.events import Event
     from mlx_ltxw.weights.model_dir import ModelDir
+    from mlx_ltxw.world import World
 
 CONFIG = "config.yaml"
 
@@ -49,9 +49,9 @@ def train(
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     from mlx_ltxw.train import loop
-    from mlx_ltxw.train.distributed import World
     from mlx_ltxw.weights.builtin import BUILTIN_MODEL
     from mlx_ltxw.weights.model_dir import ModelDir
+    from mlx_ltxw.world import World
 
     if prepare_only and (upload or resume):
         raise UserError("--prepare-only trains nothing.", "Leave --upload and --resume out with it.")
@@ -96,11 +96,11 @@ def _prepare(
     from mlx_ltxw.media.files import write_bytes, write_errors
     from mlx_ltxw.pipeline.geometry import Geometry
     from mlx_ltxw.pipeline.run import latent_grid
-    from mlx_ltxw.train.cache import build_cache
-    from mlx_ltxw.train.captions import Labels
-    from mlx_ltxw.train.dataset import write_listing
-    from mlx_ltxw.train.findings import refuse_errors, table
-    from mlx_ltxw.train.prepare import DataOptions, prepare
+    from mlx_ltxw.train.data.cache import build_cache
+    from mlx_ltxw.train.data.captions import Labels
+    from mlx_ltxw.train.data.dataset import write_listing
+    from mlx_ltxw.train.data.findings import refuse_errors, table
+    from mlx_ltxw.train.data.prepare import DataOptions, prepare
 
     geometry = Geometry(*config.sizes, latent_grid(model))
     labels = Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"])

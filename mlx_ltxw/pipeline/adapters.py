@@ -10,15 +10,16 @@ from mlx_ltxw.adapter.apply import Adapters, adapt, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
-from mlx_ltxw.adapter.intervals import gate, parse_intervals
 from mlx_ltxw.adapter.names import kind, tokens_of
-from mlx_ltxw.adapter.placing import linears, place
+from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.prompts.intervals import gate, parse_intervals
+from mlx_ltxw.tree import linears
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.files import replacing, write_errors
 from mlx_ltxw.train.config import TrainConfig, changed, read_config
-from mlx_ltxw.train.layout import Layout
-from mlx_ltxw.train.optimizer import State
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.optimizer import State
 
 FORMAT = 1
 _FOLDER = re.compile(r"step-(\d{6,})")

@@ -16,22 +16,23 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.events import peak_memory
 from mlx_ltxw.pipeline.run import latent_grid
-from mlx_ltxw.train import checkpoint, finish, optimizer
-from mlx_ltxw.train.batches import Batches
-from mlx_ltxw.train.cache import CachedClip, load_clip
+from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.distributed import World
+from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Event, Finished, Progress, Sampled, Saved, Started, Stopped
-from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.layout import Layout
+from mlx_ltxw.train.gradient import optimizer
+from mlx_ltxw.train.gradient.batches import Batches
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.train.gradient.recompute import expand
+from mlx_ltxw.train.gradient.step import Objective
 from mlx_ltxw.train.metrics import Metrics
-from mlx_ltxw.train.optimizer import State
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
-from mlx_ltxw.train.recompute import expand
-from mlx_ltxw.train.step import Objective
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.world import World
 
 
 @dataclass(frozen=True)

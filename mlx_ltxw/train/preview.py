@@ -12,8 +12,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import share
-from mlx_ltxw.adapter.registers import parse
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import write_bytes, write_errors
 from mlx_ltxw.media.measure import measure
@@ -22,7 +20,9 @@ from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.tree import share
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"

@@ -20,15 +20,15 @@ from mlx_ltxw.adapter.apply import (
     attach,
     round_factors,
     set_gates,
-    share,
 )
 from mlx_ltxw.adapter.deltas import DoRA, LowRank
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import WHISPER_MODULES, kind
-from mlx_ltxw.adapter.placing import linears, match, place
+from mlx_ltxw.adapter.placing import match, place
 from mlx_ltxw.adapter.strength import Strength, parse_strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+from mlx_ltxw.tree import linears, share
 from tests.adapter.helpers import (
     TARGETS,
     factors,

@@ -13,8 +13,8 @@ from mlx_ltxw.adapter.apply import adapt, adapted_linears
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse, fused_weight
-from mlx_ltxw.adapter.placing import linears
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.tree import linears
 from tests.adapter.helpers import (
     TARGETS,
     factors,

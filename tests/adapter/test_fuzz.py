@@ -16,9 +16,10 @@ from mlx_ltxw.adapter.apply import adapt
 from mlx_ltxw.adapter.container import read_tensors
 from mlx_ltxw.adapter.deltas import change
 from mlx_ltxw.adapter.formats import read
-from mlx_ltxw.adapter.placing import linears, place
+from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.tree import linears
 
 SIZES = {
     "transformer_blocks.0.audio_attn1.to_q": (4, 6),

@@ -10,7 +10,7 @@ import torch
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ltx2_lora_to_diffusers
 
 from mlx_ltxw.adapter import names
-from mlx_ltxw.adapter.placing import linears
+from mlx_ltxw.tree import linears
 from tests.adapter.helpers import forward, inputs, model_pair
 
 KEYS = json.loads((Path(__file__).parents[1] / "data" / "ltx23_keys.json").read_text())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.models.transformer import cpu_ops
-from mlx_ltxw.models.transformer.cpu_ops import attention
+from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.models.ops.cpu import attention
 from mlx_ltxw.models.transformer.feed_forward import gelu_tanh
 from tests.models.test_transformer import relative_error
 

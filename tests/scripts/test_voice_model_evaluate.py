@@ -14,11 +14,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ltx_core")
 
-from mlx_ltxw.adapter.placing import linears, size_of
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.measure import measure as measure_file
 from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.tree import linears, size_of
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model import evaluate, evaluate_clips, faces, measure, mouth, true_clips

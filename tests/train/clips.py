@@ -10,9 +10,9 @@ from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig, rotary
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.layout import Layout
-from mlx_ltxw.train.step import Draw, Objective
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.step import Draw, Objective
 
 
 @dataclass

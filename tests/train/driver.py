@@ -33,7 +33,7 @@ def clip_loader(model):
     """In the place of `cache.load_clip`: makes the clip that a file's name stands for."""
     import mlx.core as mx
 
-    from mlx_ltxw.train.cache import CachedClip
+    from mlx_ltxw.train.data.cache import CachedClip
 
     config = model.network_config("transformer")
 
@@ -52,10 +52,11 @@ def clip_loader(model):
 
 def job(model_path, run, settings, sound_alone=(), world=None, count=5):
     """What `loop.train` takes; loads clips from their names from now on."""
-    from mlx_ltxw.train import batches, loop
+    from mlx_ltxw.train import loop
     from mlx_ltxw.train.config import read_config
-    from mlx_ltxw.train.distributed import World
+    from mlx_ltxw.train.gradient import batches
     from mlx_ltxw.weights.model_dir import ModelDir
+    from mlx_ltxw.world import World
 
     model = ModelDir.open(model_path)
     batches.load_clip = loop.load_clip = clip_loader(model)
@@ -68,8 +69,8 @@ def job(model_path, run, settings, sound_alone=(), world=None, count=5):
 def main(model_path, run, settings):
     from mlx_ltxw.cli.train import _asked_to_stop, _follow
     from mlx_ltxw.errors import UserError
-    from mlx_ltxw.train.distributed import World
     from mlx_ltxw.train.loop import train
+    from mlx_ltxw.world import World
 
     world = World.join()
     try:

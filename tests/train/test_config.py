@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.train import optimizer
-from mlx_ltxw.train.batches import clip_order, noise_keys
 from mlx_ltxw.train.config import TrainConfig, changed, read_config
+from mlx_ltxw.train.gradient import optimizer
+from mlx_ltxw.train.gradient.batches import clip_order, noise_keys
 
 
 def test_defaults_are_the_public_adapters():

@@ -12,8 +12,8 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.train import checkpoint, loop
-from mlx_ltxw.train.distributed import World
 from mlx_ltxw.train.events import Finished
+from mlx_ltxw.world import World
 from tests.train.clips import metrics
 from tests.train.driver import job
 from tests.train.made import ROOT, free_ports, start, tiny_model, wait_for_step  # noqa: F401

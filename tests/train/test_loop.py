@@ -14,9 +14,9 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.train import finish, loop
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started
-from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.layout import Layout
-from mlx_ltxw.train.step import Objective, draw
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.step import Objective, draw
 from mlx_ltxw.weights.memory import Machine
 from tests.train.clips import metrics
 from tests.train.driver import CAPTIONS, job

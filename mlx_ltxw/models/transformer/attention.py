@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.transformer import cpu_ops
+from mlx_ltxw.models.ops import cpu as cpu_ops
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.transformer import cpu_ops
+from mlx_ltxw.models.ops import cpu as cpu_ops
 
 
 def gelu_tanh(x: mx.array) -> mx.array:

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.train.captions import Labels
-from mlx_ltxw.train.clip import Clip, picture_seconds, read_picture, read_sound
-from mlx_ltxw.train.cutting import RATE, Word
-from mlx_ltxw.train.dataset import find_sources, write_listing
-from mlx_ltxw.train.prepare import DataOptions, clips_of, prepare
-from mlx_ltxw.train.transcribe import Remembered, Transcript, from_whisper, whisper
+from mlx_ltxw.train.data.captions import Labels
+from mlx_ltxw.train.data.clip import Clip, picture_seconds, read_picture, read_sound
+from mlx_ltxw.train.data.cutting import RATE, Word
+from mlx_ltxw.train.data.dataset import find_sources, write_listing
+from mlx_ltxw.train.data.prepare import DataOptions, clips_of, prepare
+from mlx_ltxw.train.data.transcribe import Remembered, Transcript, from_whisper, whisper
+from tests.train.data.test_cutting import bursts
 from tests.train.recordings import SIZE, pictures, spoken, write, write_mp4
-from tests.train.test_cutting import bursts
 
 WHOLE = '(woman, whispering): "close your eyes"'
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_ltxw.train import sigmas
+from mlx_ltxw.train.gradient import sigmas
 
 NORMAL = [-3.5, -2.6, -1.0, 0.0, 0.7, 2.0, 3.2, 4.0]
 UNIFORM = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]

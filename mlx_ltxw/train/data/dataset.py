@@ -29,10 +29,10 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.files import write_bytes
-from mlx_ltxw.train.captions import Labels, from_folders
-from mlx_ltxw.train.clip import Clip
-from mlx_ltxw.train.cutting import Word
-from mlx_ltxw.train.findings import Finding, error, warning
+from mlx_ltxw.train.data.captions import Labels, from_folders
+from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.cutting import Word
+from mlx_ltxw.train.data.findings import Finding, error, warning
 
 FIELDS = ("file", "caption", "speaker", "manner", "scene", "voice", "start", "end", "words")
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.files import replacing, write_errors
-from mlx_ltxw.train.clip import Clip, read_picture, read_sound
+from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
 from mlx_ltxw.weights.memory import this_machine

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mlx_ltxw.adapter.registers import Register, parse
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.measure import Measurement, measure
-from mlx_ltxw.train.captions import asked_register
-from mlx_ltxw.train.clip import Clip, read_sound
-from mlx_ltxw.train.findings import Finding, error, warning
+from mlx_ltxw.prompts.registers import Register, parse
+from mlx_ltxw.train.data.captions import asked_register
+from mlx_ltxw.train.data.clip import Clip, read_sound
+from mlx_ltxw.train.data.findings import Finding, error, warning
 
 FEW_CLIPS = 20
 FEW_VOICES = 2

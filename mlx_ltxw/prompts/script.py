@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.adapter.registers import build, parse
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.registers import build, parse
 
 _FIELDS = ("scene", "speaker", "manner", "line")
 

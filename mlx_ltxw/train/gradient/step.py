@@ -15,11 +15,11 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
-from mlx_ltxw.train import audio_stream, sigmas
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.layout import Factors, Layout, place, release
-from mlx_ltxw.train.loss import noised, velocity_loss
-from mlx_ltxw.train.recompute import cast_at_each_use, checkpointed
+from mlx_ltxw.train.gradient import audio_stream, sigmas
+from mlx_ltxw.train.gradient.layout import Factors, Layout, place, release
+from mlx_ltxw.train.gradient.loss import noised, velocity_loss
+from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import this_machine
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_ltxw.adapter.registers import parse
-from mlx_ltxw.train.captions import (
+from mlx_ltxw.prompts.registers import parse
+from mlx_ltxw.train.data.captions import (
     CaptionFault,
     Labels,
     asked_register,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlx_ltxw.adapter.registers import MANNERS, Register, Turn, parse
+from mlx_ltxw.prompts.registers import MANNERS, Register, Turn, parse
 
 LONGEST = 4000
 """Characters; the text encoder reads 1024 tokens, which no caption of a clip of seconds comes near."""

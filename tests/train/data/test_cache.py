@@ -17,10 +17,10 @@ from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.models.text import TextEncoder
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.run import latent_grid
-from mlx_ltxw.train import cache
-from mlx_ltxw.train.cache import build_cache, load_clip
-from mlx_ltxw.train.clip import read_picture
-from mlx_ltxw.train.prepare import prepare
+from mlx_ltxw.train.data import cache
+from mlx_ltxw.train.data.cache import build_cache, load_clip
+from mlx_ltxw.train.data.clip import read_picture
+from mlx_ltxw.train.data.prepare import prepare
 from mlx_ltxw.weights.model_dir import ModelDir
 from tests.reference import pipeline as reference
 from tests.reference.audio import official_log_mel

@@ -8,8 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_ltxw.adapter.apply import share
-from mlx_ltxw.adapter.placing import dense_weight, linears, replace
+from mlx_ltxw.tree import dense_weight, linears, replace, share
 
 
 def checkpointed(block: nn.Module, *arguments: Any) -> Any:

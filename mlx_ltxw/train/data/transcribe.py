@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.train.cutting import Word
+from mlx_ltxw.train.data.cutting import Word
 from mlx_ltxw.weights.manifest import replace_text
 
 WHISPER = "mlx-community/whisper-large-v3-turbo"

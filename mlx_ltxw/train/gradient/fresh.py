@@ -12,9 +12,9 @@ import numpy as np
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import kind
-from mlx_ltxw.adapter.placing import linears, size_of
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.tree import linears, size_of
 
 
 def targets(model: nn.Module, config: TrainConfig) -> list[str]:

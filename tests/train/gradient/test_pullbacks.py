@@ -9,14 +9,15 @@ from mlx.utils import tree_flatten, tree_unflatten
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, attach
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, TransformerConfig, cpu_ops
+from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, TransformerConfig
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
-from mlx_ltxw.train import pullbacks
-from mlx_ltxw.train.audio_stream import audio_block
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.fresh import fresh_adapter
-from mlx_ltxw.train.layout import Layout, place
+from mlx_ltxw.train.gradient import pullbacks
+from mlx_ltxw.train.gradient.audio_stream import audio_block
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout, place
 from tests.train.clips import objective, small
 
 TOLERANCE = 2e-5

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlx_ltxw.adapter.registers import build, check, parse
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.registers import build, check, parse
 
 CARD = 'a woman in dim light, (woman, whispering): "close your eyes"'
 

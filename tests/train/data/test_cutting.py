@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_ltxw.train.cutting import LEAD, RATE, Word, cut, read_mono, sounds
+from mlx_ltxw.train.data.cutting import LEAD, RATE, Word, cut, read_mono, sounds
 from tests.train.recordings import write
 
 WINDOW = 4.04
@@ -87,7 +87,7 @@ def test_no_cut_inside_a_word_and_no_word_twice(steps, window):
 
 
 def test_read_mono_in_chunks_equals_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_ltxw.train.cutting._CHUNK", 1.0)
+    monkeypatch.setattr("mlx_ltxw.train.data.cutting._CHUNK", 1.0)
     wave = np.sin(np.arange(3 * RATE + 500) * 0.05).astype(np.float32)
     write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
     assert np.array_equal(read_mono(tmp_path / "a.wav"), wave)

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.train.check import clipped_share
-from mlx_ltxw.train.clip import read_picture
-from mlx_ltxw.train.findings import Finding, refuse_errors, table
-from mlx_ltxw.train.prepare import DataOptions, prepare
+from mlx_ltxw.train.data.check import clipped_share
+from mlx_ltxw.train.data.clip import read_picture
+from mlx_ltxw.train.data.findings import Finding, refuse_errors, table
+from mlx_ltxw.train.data.prepare import DataOptions, prepare
 from tests.train.recordings import RATE, SIZE, clean_set, spoken, write, write_mp4
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import DAMAGED, probe
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.train.captions import CaptionFault, Labels, complete, compose, retell, spoken
-from mlx_ltxw.train.check import check
-from mlx_ltxw.train.clip import Clip, held_frames, picture_seconds
-from mlx_ltxw.train.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
-from mlx_ltxw.train.dataset import Source, find_sources
-from mlx_ltxw.train.findings import Finding, error, warning
-from mlx_ltxw.train.transcribe import Remembered, Transcriber, shifted, whisper
+from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
+from mlx_ltxw.train.data.check import check
+from mlx_ltxw.train.data.clip import Clip, held_frames, picture_seconds
+from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
+from mlx_ltxw.train.data.dataset import Source, find_sources
+from mlx_ltxw.train.data.findings import Finding, error, warning
+from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
 
 _SLACK = 0.05  # seconds that a file may be longer than a clip without being cut
 
@@ -68,7 +68,7 @@ def prepare(
     """Finds the clips of the data and checks them.
 
     Args:
-        data: A folder or JSONL; see `mlx_ltxw.train.dataset`.
+        data: A folder or JSONL; see `mlx_ltxw.train.data.dataset`.
         geometry: What every clip is conformed to.
         options: What the user says of all clips.
         folder: Where transcripts are kept, so that nothing is transcribed twice; None keeps none.

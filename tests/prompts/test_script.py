@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlx_ltxw.adapter.script import Part, read_script
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.script import Part, read_script
 
 YAML = """
 - {scene: dim room, speaker: woman, manner: whispering, line: close your eyes, seconds: 4}

@@ -12,9 +12,9 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Rotary, Transformer
 from mlx_ltxw.pipeline.denoise import rotaries
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
-from mlx_ltxw.train.cache import CachedClip, load_clip
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.step import DTYPES, Group
+from mlx_ltxw.train.data.cache import CachedClip, load_clip
+from mlx_ltxw.train.gradient.step import DTYPES, Group
 
 _ORDER, _NOISE = 0, 1  # what a stream of random numbers is for
 _KEPT_BYTES = 4 << 30

@@ -16,12 +16,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, rows
-from mlx_ltxw.models.transformer import cpu_ops
+from mlx_ltxw.models.ops import cpu as cpu_ops
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
 from mlx_ltxw.models.transformer.attention import Attention, Read, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward, gelu_tanh
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope, turned_back
-from mlx_ltxw.train.recompute import CastLinear
+from mlx_ltxw.train.gradient.recompute import CastLinear
 
 Pullback = Callable[[mx.array], mx.array]
 """Cotangent of a result to the cotangent of the input."""

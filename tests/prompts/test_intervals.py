@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlx_ltxw.adapter.intervals import Interval, gate, parse_intervals
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.intervals import Interval, gate, parse_intervals
 
 
 def test_parse():

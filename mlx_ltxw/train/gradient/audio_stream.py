@@ -17,7 +17,7 @@ from mlx_ltxw.models.transformer import Modality, Shared, Transformer
 from mlx_ltxw.models.transformer.adaln import Row, rows
 from mlx_ltxw.models.transformer.block import MAIN_ROWS, Block, StreamState, modulated_text
 from mlx_ltxw.models.transformer.rope import Rope
-from mlx_ltxw.train.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
+from mlx_ltxw.train.gradient.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
 
 
 def gradient(
