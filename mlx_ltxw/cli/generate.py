@@ -84,7 +84,9 @@ def generate(
 def _run(request: Request, defaults: Defaults, model: ModelDir, files: Any, show_drift: bool) -> None:
     from mlx_ltxw.cli.clip import fit_to_clip, read_picture
     from mlx_ltxw.cli.output import show, show_drifts
-    from mlx_ltxw.pipeline.run import latent_grid, plan, run
+    from mlx_ltxw.pipeline.networks import Networks
+    from mlx_ltxw.pipeline.plan import latent_grid, plan
+    from mlx_ltxw.pipeline.run import run
 
     if request.video is not None:
         request = fit_to_clip(request, defaults, latent_grid(model))
@@ -97,9 +99,10 @@ def _run(request: Request, defaults: Defaults, model: ModelDir, files: Any, show
         )
     files.check(settings)
     picture = read_picture(settings, job.geometry.grid) if settings.video else None
-    made = show(run(job, picture=picture), job, files)
+    networks = Networks(job.model, job.dtype)
+    made = show(run(job, networks, picture=picture), job, files)
     if show_drift:
-        show_drifts(job, made, files)
+        show_drifts(job, made, networks, files)
 
 
 def _request(source: Path | None, flags: dict[str, Any], defaults: Defaults, needs_prompt: bool) -> Request:

@@ -18,11 +18,12 @@ from mlx_ltxw.media.files import check_writable
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import open_mp4, remux
 from mlx_ltxw.media.spectrogram import write_spectrogram
-from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.drift import drift
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.pipeline.run import Plan
 from mlx_ltxw.prompts.registers import check as check_prompt
 
 
@@ -125,10 +126,10 @@ def show(events: Iterator[Event], job: Plan, output: Output) -> dict[int, Latent
     return made
 
 
-def show_drifts(job: Plan, made: dict[int, Latents], output: Output) -> None:
+def show_drifts(job: Plan, made: dict[int, Latents], networks: Networks, output: Output) -> None:
     """Runs without the adapters too, and says how far the picture and the sound moved."""
     bar = Progress("without adapters, seed")
-    for change in drift(job, made, (lambda _: None) if output.as_json else bar.step):
+    for change in drift(job, made, networks, (lambda _: None) if output.as_json else bar.step):
         if output.as_json:
             line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
         else:

@@ -24,8 +24,9 @@ from mlx_ltxw.media.files import check_writable
 from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.video import read_video
+from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import Plan, latent_grid, plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.prompts.script import Part, read_script
 from mlx_ltxw.weights.model_dir import ModelDir
 

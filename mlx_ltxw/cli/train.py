@@ -95,7 +95,7 @@ def _prepare(
 
     from mlx_ltxw.media.files import write_bytes, write_errors
     from mlx_ltxw.pipeline.geometry import Geometry
-    from mlx_ltxw.pipeline.run import latent_grid
+    from mlx_ltxw.pipeline.plan import latent_grid
     from mlx_ltxw.train.data.cache import build_cache
     from mlx_ltxw.train.data.captions import Labels
     from mlx_ltxw.train.data.dataset import write_listing

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.latents import Latents
 
 
 def peak_memory() -> int:

@@ -9,20 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import write_bytes, write_errors
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.tree import share
+from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"
@@ -48,24 +47,6 @@ class Sample:
     register: str | None
     lufs: float
     voiced: float
-
-
-@dataclass(frozen=True)
-class ResidentModel(ModelDir):
-    """The model on disk, but for the transformer, which is in memory already.
-
-    Attributes:
-        transformer: The base, in the dtype the pipeline uses.
-    """
-
-    transformer: Transformer | None = None
-
-    def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
-        """As `ModelDir.load`; of the transformer in memory a clone, so that the pipeline's settings stay with it."""
-        kept = self.transformer
-        if component == "transformer" and kept is not None and kept.with_video != audio_only:
-            return share(kept)
-        return super().load(component, dtype, audio_only)
 
 
 def choose_prompts(captions: Sequence[str], config: TrainConfig) -> list[str]:
@@ -109,7 +90,7 @@ def make_samples(
         return _samples(known)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    resident = ResidentModel(model.path, model.config, model.files, transformer)
+    networks = Networks(model, default_dtype(), transformer=transformer)
     samples = []
     for number, prompt in enumerate(prompts, start=1):
         request = Request(
@@ -119,7 +100,7 @@ def make_samples(
         )  # fmt: skip
         samples += [
             _keep(event, request, folder, step, number)
-            for event in run(plan(request, resident))
+            for event in run(plan(request, model), networks)
             if isinstance(event, Decoded)
         ]
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}

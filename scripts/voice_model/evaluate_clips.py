@@ -17,10 +17,13 @@ from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.files import replacing, write_bytes
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import write_mp4
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.decode import decode_video
 from mlx_ltxw.pipeline.events import Decoded, Step
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
-from mlx_ltxw.pipeline.run import Plan, decode_video, plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model.corpus import SENTENCES, VOICES, caption, gate_captions, quiet_manner
 from scripts.voice_model.measure import RATE, nearest
@@ -202,7 +205,7 @@ def _difference(job: Plan, video: np.ndarray, frames: np.ndarray, base: Path) ->
     with np.load(base.with_suffix(".npz")) as kept:
         theirs = kept["video"]
     change = float(np.linalg.norm(video - theirs) / np.linalg.norm(theirs))
-    plain = np.concatenate(list(decode_video(job, mx.array(theirs)[None])))
+    plain = np.concatenate(list(decode_video(Networks(job.model, job.dtype), mx.array(theirs)[None], job.geometry)))
     error = float(((frames.astype(np.float32) - plain) ** 2).mean(dtype=np.float64))
     return {"change": change, "psnr": float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))}
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.pipeline.conditioning import encode_prompts
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.contexts import encode_prompts
 from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
 from mlx_ltxw.pipeline.guidance import Guidance
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
 from tests.reference import pipeline as reference
 from tests.reference.official import Official
 
@@ -74,14 +75,14 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
     start = reference.noise(official, job, seed=7)
     expected = reference.run(official, gemma, job, start, decode)
 
-    def noise(geometry, video_channels, audio_channels, seed):
+    def noise(geometry, video_channels, audio_channels, seed, stage):
         assert seed == 7
         assert start[0].shape == (1, geometry.video_tokens, video_channels)
         assert start[1].shape == (1, geometry.audio_tokens, audio_channels)
         return Latents(mx.array(start[0]), mx.array(start[1]))
 
     job_plan = plan(request(job), model)
-    events = run(job_plan, noise, job.picture)
+    events = run(job_plan, noise_source=noise, picture=job.picture)
     assert isinstance(next(events), Conditioned)
     steps = list(itertools.islice(events, len(expected.latents)))
     for step, (video, audio) in zip(steps, expected.latents, strict=True):

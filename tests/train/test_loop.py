@@ -121,8 +121,9 @@ def test_samples_come_from_the_pipeline_of_generate(done):
     """Step 60's wav is what `generate --adapter` makes of the same request."""
     from mlx_ltxw.media.audio import read_audio
     from mlx_ltxw.pipeline.events import Decoded
+    from mlx_ltxw.pipeline.plan import plan
     from mlx_ltxw.pipeline.request import Request
-    from mlx_ltxw.pipeline.run import plan, run
+    from mlx_ltxw.pipeline.run import run
 
     task, _ = done
     request = Request(

@@ -16,7 +16,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.models.text import TextEncoder
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.run import latent_grid
+from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train.data import cache
 from mlx_ltxw.train.data.cache import build_cache, load_clip
 from mlx_ltxw.train.data.clip import read_picture
