@@ -1,6 +1,6 @@
 """Shared test settings: the device, and what a test may not leave behind.
 
-Importing `mlx_ltxw` first lets it load OpenBLAS before MLX. Tests run on the CPU in fp32 on every machine, and so do
+Importing `mlx_ltxw.blas` first loads OpenBLAS before MLX. Tests run on the CPU in fp32 on every machine, and so do
 the processes they start; `MLX_LTXW_TEST_DEVICE=gpu` leaves MLX's own choice.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-import mlx_ltxw  # noqa: F401
+import mlx_ltxw.blas  # noqa: F401
 
 # isort: split
 import mlx.core as mx
