@@ -1,0 +1,73 @@
+"""The model card: `README.md` of a model directory, in the Hub's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .quantize import Quantization
+
+_BASE = "Lightricks/LTX-2.3"
+_LICENCE = "https://github.com/Lightricks/LTX-2/blob/main/LICENSE"
+_LICENCE_FIELDS = f"license: other\nlicense_name: ltx-2.x-community-license-agreement\nlicense_link: {_LICENCE}"
+_STATEMENT = f"""The weights are Lightricks' and Google's, and stay under their licences: the LTX-2.x Community License
+Agreement ({_LICENCE}) and the Gemma terms of use (https://ai.google.dev/gemma/terms)."""
+
+
+def model_card(
+    name: str,
+    variant: str,
+    version: str,
+    source: str,
+    text_encoder: str,
+    quantization: Quantization | None,
+    own: Mapping[str, str],
+) -> str:
+    """The card's text.
+
+    Args:
+        name: Of the directory.
+        variant: `dev` or `distilled`.
+        version: The checkpoint's `model_version`.
+        source, text_encoder: What they were made from, with commits where known.
+        quantization: Or None.
+        own: The checkpoint config's section `mlx_ltxw`, of a model that is not Lightricks': its `license` and the
+            `statement` of what it is and was made from.
+    """
+    licence = f"license: {own['license']}" if own else _LICENCE_FIELDS
+    base = "" if own else f"base_model: {_BASE}\n"
+    kind = "A model of LTX-2.3's architecture" if own else "LTX-2.3"
+    weights = "as in the checkpoint" if quantization is None else _quantized(quantization)
+    return f"""---
+library_name: mlx
+{base}pipeline_tag: text-to-video
+tags:
+- mlx
+- ltx-2.3
+- text-to-video
+- text-to-audio
+{licence}
+---
+
+# {name}
+
+{kind} ({variant}, model_version {version or "unknown"}) for [MLX](https://github.com/ml-explore/mlx),
+written by `mlx-ltxw convert`.
+
+- checkpoint: {source}
+- text encoder: {text_encoder}
+- weights: {weights}
+
+```
+mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} -o out.mp4
+```
+
+{own["statement"] if own else _STATEMENT}
+`config.json` names the source files with their sha256; `manifest.json` lists this directory's.
+"""
+
+
+def _quantized(quantization: Quantization) -> str:
+    kind = f"{quantization.mode}, {quantization.bits} bits, groups of {quantization.group_size}"
+    return (
+        f"linears of the transformer's blocks and of the text encoder quantised ({kind}); all else as in the checkpoint"
+    )

@@ -1,0 +1,174 @@
+"""One LTX-2.3 checkpoint, whether it lies in one file or in several: its tensors, config and variant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.header import Header, Tensor
+from mlx_ltxw.weights.names import grouped
+
+from .layout import DIFFUSION, official_names, reason_to_set_aside
+
+_USE_23 = "mlx-ltxw runs LTX-2.3 (22B); use its dev or distilled checkpoint."
+_SCALE = re.compile(r"\.(weight_scale|scale_weight)$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint under their official names.
+
+    Attributes:
+        tensors: Those that carry weights.
+        scales: Per-tensor fp8 scale of a weight, by the weight's name.
+        set_aside: Names left out on purpose, by reason.
+        config: The checkpoint's own `config`.
+        model_version: Such as `2.3.0`.
+        license: The licence text that the file carries, or an empty string.
+    """
+
+    tensors: dict[str, Tensor]
+    scales: dict[str, Tensor]
+    set_aside: dict[str, list[str]]
+    config: dict[str, Any]
+    model_version: str
+    license: str
+
+
+def read_checkpoint(headers: Sequence[Header]) -> Checkpoint:
+    """Joins the headers of one checkpoint.
+
+    Raises:
+        UserError: another model or generation, no config, the same tensor in two files, or a quantisation that is not
+            per-tensor fp8.
+    """
+    names = _join(headers)
+    metadata = _merge_metadata(headers)
+    _refuse_other_models(names, metadata)
+    set_aside: dict[str, list[str]] = {}
+    tensors, scales = {}, {}
+    for name, tensor in names.items():
+        if reason := reason_to_set_aside(name):
+            set_aside.setdefault(reason, []).append(name)
+        elif _SCALE.search(name):
+            scales[_SCALE.sub(".weight", name)] = tensor
+        else:
+            tensors[name] = tensor
+    _check_quantisation(tensors, scales)
+    return Checkpoint(
+        tensors, scales, set_aside, metadata["config"], metadata.get("model_version", ""), metadata.get("license", "")
+    )
+
+
+def tell_variant(names: Sequence[str]) -> str | None:
+    """`dev` or `distilled`, where exactly one of the two words stands in the file names; else None."""
+    words = {word for name in names for word in re.findall(r"[a-z]+", name.lower())}
+    told = words & {"dev", "distilled"}
+    return told.pop() if len(told) == 1 else None
+
+
+def _join(headers: Sequence[Header]) -> dict[str, Tensor]:
+    names: dict[str, Tensor] = {}
+    twice: dict[str, list[str]] = {}
+    for header in headers:
+        for name, tensor in official_names(header.tensors.values()).items():
+            if name in names:
+                twice.setdefault(f"{names[name].path.name} and {tensor.path.name}", []).append(name)
+            names[name] = tensor
+    if twice:
+        pairs = "; ".join(f"{files} both hold {len(tensors)}, such as {tensors[0]}" for files, tensors in twice.items())
+        raise UserError(
+            f"Tensors appear more than once: {pairs}.", "Name the one file, or keep one checkpoint in the directory."
+        )
+    return names
+
+
+def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
+    """All files' metadata; `config` parsed and joined section by section."""
+    merged: dict[str, Any] = {"config": {}}
+    for header in headers:
+        values = dict(header.metadata)
+        try:
+            config = json.loads(values.pop("config", "{}"))
+        except ValueError as error:
+            raise UserError(
+                f"The config in {header.path} is not valid JSON ({error}).", "Download the checkpoint again."
+            ) from error
+        for section, content in config.items():
+            if merged["config"].setdefault(section, content) != content:
+                raise UserError(
+                    f"The files disagree about the config section '{section}'.", "Use files of one checkpoint only."
+                )
+        for key, value in values.items():
+            merged.setdefault(key, value)
+    return merged
+
+
+def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Says what a file is when it is not an LTX-2.3 checkpoint."""
+    config, version = metadata["config"], _version(metadata.get("model_version", ""))
+    transformer = config.get("transformer", {})
+    block = f"{DIFFUSION}transformer_blocks.0."
+    if any(re.search(r"\.(lora_[AB]|lora_(up|down)|lokr_w1|hada_w1_a)(\.|$)", name) for name in names):
+        raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with --adapter.")
+    if config.get("_class_name") == "LatentUpsampler":
+        raise UserError("This is a latent upscaler, not a checkpoint.", _USE_23)
+    if any(name.endswith(".weight_scale_2") for name in names):
+        raise UserError(
+            "This checkpoint is quantised to NVFP4 for CUDA, which cannot be read.",
+            "Use the bf16 or fp8 checkpoint, with -q nvfp4 if you want that size.",
+        )
+    if version >= (2, 4) or transformer.get("use_keyframes_abs_pos_embedding") or transformer.get("ff_bias") is False:
+        raise UserError(f"This is an LTX-2.5 checkpoint{_named(metadata)}.", _USE_23)
+    old = any("caption_projection." in name or name.endswith("projection.aggregate_embed.weight") for name in names)
+    if old or (2,) <= version < (2, 3):
+        raise UserError(f"This is an LTX-2 (19B) checkpoint{_named(metadata)}.", _USE_23)
+    known = any(name.startswith((DIFFUSION, "vae.", "audio_vae.", "vocoder.")) for name in names)
+    if not known or (block + "attn1.to_q.weight" in names and block + "audio_attn1.to_q.weight" not in names):
+        example = next(iter(names), "no tensor at all")
+        raise UserError(f"This is not an LTX-2.3 checkpoint: it holds {example}.", _USE_23)
+    if not config:
+        raise UserError(
+            "The checkpoint has no 'config' in its metadata.",
+            "Use a file that keeps the official metadata; architecture numbers are never guessed.",
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers: `2.3.0` and `2.3.rc1` both start with (2, 3); `constants.py:detect_model_version`."""
+    match = re.match(r"\d+([.-]\d+)*", text)
+    return tuple(int(n) for n in re.split(r"[.-]", match.group())) if match else ()
+
+
+def _named(metadata: dict[str, Any]) -> str:
+    version = metadata.get("model_version")
+    return f" (model_version {version})" if version else ""
+
+
+def _check_quantisation(tensors: dict[str, Tensor], scales: dict[str, Tensor]) -> None:
+    """Accepts fp8 e4m3 weights with one scale each, or with no scale in the whole file (plain casts)."""
+    faults = [f"{name} has dtype {t.dtype}" for name, t in tensors.items() if t.dtype in {"F8_E5M2", "F8_E8M0", "F4"}]
+    faults += [f"the scale of {name} belongs to no weight" for name in scales if name not in tensors]
+    for name, scale in scales.items():
+        if scale.elements != 1 or scale.dtype not in {"F32", "BF16", "F16"}:
+            faults.append(f"{name} has a scale {list(scale.shape)} {scale.dtype} instead of one number")
+    if scales:
+        faults += [
+            f"{n} is fp8 without a scale" for n, t in tensors.items() if t.dtype == "F8_E4M3" and n not in scales
+        ]
+        faults += [
+            f"{n} has a scale but is {tensors[n].dtype}" for n in scales if n in tensors and not _is_fp8(tensors[n])
+        ]
+    if faults:
+        raise UserError(
+            f"The checkpoint is quantised in a way that cannot be read: {'; '.join(grouped(faults))}.",
+            "Use the bf16 checkpoint, or the official fp8 one.",
+        )
+
+
+def _is_fp8(tensor: Tensor) -> bool:
+    return tensor.dtype == "F8_E4M3"

@@ -1,0 +1,134 @@
+"""A Gemma-3 folder in Hugging Face's layout, read as the language model alone in mlx-lm's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.components import text_network
+from mlx_ltxw.weights.header import Header, Tensor
+from mlx_ltxw.weights.loading import mismatches, parameter_shapes
+
+SUGGESTED = "google/gemma-3-12b-it-qat-q4_0-unquantized"
+"""The text encoder that LTX-2.3 was trained with."""
+
+WEIGHTS = "model*.safetensors"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_EXTRAS = (
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
+)  # fmt: skip
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+_NEEDED = f"Give a directory or repo with Gemma-3 12B, such as {SUGGESTED}, as --text-encoder."
+_DROPPED = ("vision_tower.", "multi_modal_projector.", "lm_head.")  # images, and a head that hidden states don't need
+_SPELLINGS = ("language_model.model.", "model.language_model.", "model.")
+
+
+@dataclass(frozen=True)
+class Gemma:
+    """A text encoder to convert.
+
+    Attributes:
+        folder: Where the tokenizer files are.
+        tensors: By mlx-lm's names (`model.layers.0.…`).
+        dropped: How many tensors of the vision tower and the language-model head are left out.
+        config: mlx-lm's `gemma3_text` config.
+        wanted: Every parameter's shape, by name.
+        linear_widths: Input width of every linear, by layer path.
+    """
+
+    folder: Path
+    tensors: dict[str, Tensor]
+    dropped: int
+    config: dict[str, Any]
+    wanted: dict[str, tuple[int, ...]]
+    linear_widths: dict[str, int]
+
+    def faults(self, checkpoint: Mapping[str, Any], projection: Mapping[str, Tensor]) -> list[str]:
+        """What does not fit: the folder to its own config, and this Gemma to the checkpoint's text projection.
+
+        Args:
+            checkpoint: The checkpoint's `config`.
+            projection: Tensors of the component `text_projection`.
+        """
+        lines = mismatches(self.wanted, {name: tensor.shape for name, tensor in self.tensors.items()})
+        states = self.config["hidden_size"] * (self.config["num_hidden_layers"] + 1)
+        embed = projection.get("video_aggregate_embed.weight")
+        if embed and embed.shape[1] != states:
+            lines.append(f"this Gemma gives {states} features a token, and the checkpoint expects {embed.shape[1]}")
+        return lines
+
+
+def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
+    """Reads a folder's config and maps its tensors.
+
+    Args:
+        folder: Holds `config.json` and the tokenizer.
+        headers: Of its weight files.
+
+    Raises:
+        UserError: files are missing, the model is no Gemma-3 or is quantised, or its rotary settings are lost.
+    """
+    settings = _read_config(folder)
+    if missing := [name for name in TOKENIZER if not (folder / name).is_file()]:
+        raise UserError(f"The text encoder {folder} has no {' and no '.join(missing)}.", _NEEDED)
+    network, config = text_network(settings)
+    tensors: dict[str, Tensor] = {}
+    dropped = 0
+    for header in headers:
+        for spelled, tensor in header.tensors.items():
+            name = _text_name(spelled)
+            if name is None:
+                dropped += 1
+            elif name in tensors:
+                raise UserError(f"The text encoder {folder} holds {name} twice.", "Download it again.")
+            else:
+                tensors[name] = tensor
+    odd = sorted({tensor.dtype for tensor in tensors.values()} - {"BF16", "F16", "F32"})
+    if odd or "quantization" in settings or "quantization_config" in settings:
+        raise UserError(f"The text encoder {folder} is quantised already.", f"Use {SUGGESTED}, with -q if you like.")
+    widths = {
+        name.removesuffix(".weight"): tensor.shape[1]
+        for name, tensor in tensors.items()
+        if name.endswith("_proj.weight")
+    }
+    wanted = {f"model.{name}": shape for name, shape in parameter_shapes(network).items()}
+    return Gemma(folder, tensors, dropped, {**config, "tie_word_embeddings": True}, wanted, widths)
+
+
+def missing_gemma() -> UserError:
+    """The error of a conversion without a text encoder."""
+    return UserError("The text encoder is not in the checkpoint, and --text-encoder is not given.", _NEEDED)
+
+
+def _text_name(spelled: str) -> str | None:
+    """mlx-lm's name of a language-model tensor; None for what is dropped."""
+    plain = spelled.removeprefix("model.").removeprefix("language_model.")
+    if plain.startswith(_DROPPED):
+        return None
+    for prefix in _SPELLINGS:
+        if spelled.startswith(prefix):
+            return f"model.{spelled.removeprefix(prefix)}"
+    return spelled
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no text encoder: it has no config.json.", _NEEDED) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Download the text encoder again.") from error
+    text = settings.get("text_config", settings) if isinstance(settings, dict) else None
+    if not isinstance(text, dict):
+        raise UserError(f"{path} holds no JSON object.", "Download the text encoder again.")
+    if "rope_scaling" not in text and "rope_parameters" not in text:
+        raise UserError(
+            f"{path} has no rotary settings ('rope_scaling' or 'rope_parameters').",
+            "Use the config.json that Google ships: Gemma-3 12B scales its positions by 8, and that is never guessed.",
+        )
+    return settings

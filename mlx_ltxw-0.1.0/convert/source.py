@@ -1,0 +1,141 @@
+"""Turns what the user names into files: a local file or directory, or a repo on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.header import Header, read_header
+
+from .checkpoint import tell_variant
+from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, WEIGHTS, Gemma, read_gemma
+from .hub import Repo, looks_like_repo, open_repo
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_OTHER_FILES = ("lora", "upscale", "duration")  # words in the names of the Hub's other files
+
+
+@dataclass(frozen=True)
+class Source:
+    """Resolved files.
+
+    Attributes:
+        label: As the user named it.
+        headers: Of its safetensors files.
+        repo, revision: Hub repo and commit, or None for local files.
+    """
+
+    label: str
+    headers: tuple[Header, ...]
+    repo: str | None
+    revision: str | None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [header.path for header in self.headers]
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text encoder's resolved files and what they hold."""
+
+    source: Source
+    gemma: Gemma
+
+
+def open_checkpoint(source: str, revision: str | None, variant: str | None, data: bool) -> Source:
+    """Finds a checkpoint's files and reads their headers.
+
+    Args:
+        source: A file, a directory of component files, `owner/name` or `owner/name/file`.
+        revision: Of a Hub repo.
+        variant: `dev` or `distilled`; chooses among several files.
+        data: Whether the tensors are needed; without, a Hub file's header alone is fetched, and a file may be cut
+            after its header.
+
+    Raises:
+        UserError: nothing found, several checkpoints found, or not safetensors, or cut.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and looks_like_repo(source):
+        repo, file = open_repo(source, revision)
+        file = file or _choose(repo, variant)
+        header = read_header(repo.download(file)) if data else repo.header(file)
+        found = Source(source, (header,), repo.name, repo.commit)
+    elif revision:
+        raise UserError(f"--revision belongs to a Hub repo, and {source} is local.", "Leave it out.")
+    else:
+        found = Source(source, tuple(read_header(file) for file in _local_files(path, variant)), None, None)
+    if data:
+        for header in found.headers:
+            header.check_complete()
+    return found
+
+
+def open_gemma(source: str, data: bool) -> TextSource:
+    """Finds a text encoder's files; arguments and errors as `open_checkpoint`'s, `@revision` at the end for a repo."""
+    folder = Path(source).expanduser()
+    if not folder.exists() and looks_like_repo(source):
+        repo, _ = open_repo(source)
+        small = repo.matching(("config.json", *TOKENIZER, *TOKENIZER_EXTRAS, *LICENCES))
+        weights = repo.matching([WEIGHTS])
+        if "config.json" not in small or not weights:
+            raise UserError(f"{repo.name} holds no text encoder in safetensors.", "Name a Gemma-3 repo.")
+        folder = [repo.download(file) for file in small][small.index("config.json")].parent
+        headers = tuple(read_header(repo.download(file)) if data else repo.header(file) for file in weights)
+        found = Source(source, headers, repo.name, repo.commit)
+    else:
+        if not folder.is_dir():
+            raise UserError(f"There is no text encoder directory {folder}.", "Check --text-encoder.")
+        files = sorted(folder.glob(WEIGHTS))
+        if not files:
+            raise UserError(f"{folder} has no {WEIGHTS}.", "Give the directory of a Gemma-3 in safetensors.")
+        found = Source(source, tuple(read_header(file) for file in files), None, None)
+    if data:
+        for header in found.headers:
+            header.check_complete()
+    return TextSource(found, read_gemma(folder, found.headers))
+
+
+def _local_files(path: Path, variant: str | None) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"There is no file {path}.", "Check the path, or name a Hub repo as owner/name.")
+    if not path.is_dir():
+        return [path]
+    if (path / "manifest.json").exists():
+        raise UserError(f"{path} is a converted model already.", "Use it with `mlx-ltxw generate -m`.")
+    if (path / "model_index.json").exists():
+        raise UserError(
+            f"{path} has diffusers' layout, which cannot be read.", "Use the official single-file checkpoint."
+        )
+    files = sorted(path.glob("*.safetensors"))
+    if variant:
+        files = [file for file in files if tell_variant([file.name]) in (None, variant)]
+    if not files:
+        pickles = [file.name for file in sorted(path.iterdir()) if file.suffix in _PICKLES]
+        why = f"; {pickles[0]} is a pickle, which can run code and is never opened" if pickles else ""
+        raise UserError(f"There is no .safetensors file in {path}{why}.", "Give the checkpoint's own file.")
+    return files
+
+
+def _choose(repo: Repo, variant: str | None) -> str:
+    """The one checkpoint in a repo's root."""
+    roots = [name for name in repo.matching(["*.safetensors"]) if "/" not in name]
+    files = [name for name in roots if not any(word in name.lower() for word in _OTHER_FILES)]
+    if variant:
+        files = [name for name in files if tell_variant([name]) in (None, variant)]
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise UserError(f"{repo.name} has no checkpoint in its root.", "Name a file as owner/name/path.safetensors.")
+    raise UserError(
+        f"{repo.name} has several checkpoints: {', '.join(files)}.", f"Name one, such as {repo.name}/{files[0]}."
+    )
+
+
+def variant_of(source: Source, asked: str | None) -> str | None:
+    """`--variant`, else what the file names tell, else what the source's own name tells; None if nothing does."""
+    names: Sequence[str] = [path.name for path in source.paths]
+    return asked or tell_variant(names) or tell_variant([Path(source.label).name])

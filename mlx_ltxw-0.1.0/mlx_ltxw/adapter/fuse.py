@@ -1,0 +1,152 @@
+"""Fuses adapters into the weights, by the official rule, bit for bit where two machines can agree.
+
+For bf16 weights (`ltx_core/loader/fuse_loras.py`, 1.2.0): A and B are rounded to bf16; the first adapter's product is
+`(B * strength) @ A` with B * strength rounded first; each further one adds `strength * (B @ A)`; each sum is rounded to
+bf16, then the weight is added and rounded. Products are accumulated in fp32. Two correct implementations still differ
+by one bf16 step where the order of summation tips a rounding (about one element in 10^5 at rank 32, measured).
+
+Any other weight, or any change that is no plain LoRA, is summed in fp32 and rounded once. (The official code would
+round fp32 weights to bf16.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.adapter.apply import Adapters, Model, Part, attach, by_module
+from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
+from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
+
+
+@dataclass(frozen=True)
+class Fused(Generic[Model]):
+    """A model with adapters in its weights.
+
+    Attributes:
+        model: A clone; shares every array the adapters leave alone.
+        fused: Modules whose weights changed.
+        beside: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
+        losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
+            that the rounding is as large as the adapter itself.
+    """
+
+    model: Model
+    fused: tuple[str, ...]
+    beside: tuple[str, ...]
+    losses: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """Root mean square of `losses`, 0 without any."""
+        return (sum(x * x for x in self.losses.values()) / max(1, len(self.losses))) ** 0.5
+
+    @property
+    def summary(self) -> str:
+        """`fused into 576 weights; re-quantising cost 9.1 % of the adapter's change (worst 14 %: ...)`."""
+        text = f"fused into {len(self.fused)} weights"
+        if self.beside:
+            text += f", beside {len(self.beside)}"
+        if self.losses:
+            worst = max(self.losses, key=self.losses.__getitem__)
+            text += f"; re-quantising cost {self.loss:.2%} of the adapter's change"
+            text += f" (worst {self.losses[worst]:.2%}: {worst})"
+        return text
+
+
+def fuse(
+    model: Model,
+    adapters: Adapters,
+    quantized: bool = False,
+    allow_partial: bool = False,
+    keep_beside: Callable[[str], bool] = lambda path: False,
+) -> Fused[Model]:
+    """The model with adapters in its weights.
+
+    Args:
+        model: Left as it is.
+        adapters: Each with its strength, in the order the official loader would apply them.
+        quantized: Fuse into quantised weights too, by dequantising and quantising again, which loses part of a small
+            change; otherwise adapters stay beside them.
+        allow_partial: Leave out what has no place.
+        keep_beside: Of a module's path: whether its adapters stay beside it all the same.
+
+    Raises:
+        UserError: an adapter that does not fit, or a strength for a module it does not change.
+    """
+    placements = [place(adapter, model, allow_partial) for adapter, _ in adapters]
+    modules = by_module(adapters, placements)
+    here = linears(model)
+    packed = {path for path in modules if isinstance(here[path], nn.QuantizedLinear)}
+    beside = [path for path in modules if keep_beside(path) or (path in packed and not quantized)]
+    clone = attach(model, adapters, placements) if beside else share(model)
+    losses: dict[str, float] = {}
+    for path, parts in modules.items():
+        if path in beside:
+            continue
+        linear, loss = _fused_linear(here[path], parts)
+        replace(clone, path, linear)
+        if loss is not None:
+            losses[path] = loss
+    return Fused(clone, tuple(path for path in modules if path not in beside), tuple(beside), losses)
+
+
+def fused_weight(weight: mx.array, parts: Sequence[tuple[Delta, float]]) -> mx.array:
+    """A weight (out, in) with changes at their strengths, evaluated, in its own dtype."""
+    if weight.dtype == mx.bfloat16 and all(isinstance(delta, LowRank) for delta, _ in parts):
+        fused = _official(parts) + weight  # both bf16: rounded once more
+    else:
+        total = weight.astype(mx.float32)
+        for delta, strength in parts:
+            total = total + strength * change(delta, weight)
+        fused = total.astype(weight.dtype)
+    mx.eval(fused)
+    return fused
+
+
+def _official(parts: Sequence[tuple[Delta, float]]) -> mx.array:
+    """The official sum of low-rank products, (out, in) bf16."""
+    total: mx.array | None = None
+    for delta, strength in parts:
+        assert isinstance(delta, LowRank)
+        a, b = (_widened(factor.astype(mx.bfloat16)) for factor in (delta.a, delta.b))
+        strength = strength * delta.scale
+        if total is None:
+            total = (_widened((b * strength).astype(mx.bfloat16)) @ a).astype(mx.bfloat16)
+        else:
+            total = (_widened(total) + strength * (b @ a)).astype(mx.bfloat16)
+    assert total is not None
+    return total
+
+
+def _fused_linear(linear: Linear, parts: Sequence[Part]) -> tuple[Linear, float | None]:
+    """A linear of its own with the changes in it; and for a quantised one the relative loss."""
+    changes = [(delta, strength) for delta, _, strength in parts if delta is not None]
+    fresh = share(linear)
+    for _, bias, strength in parts:
+        if bias is not None:
+            old = fresh.bias if "bias" in fresh else mx.zeros(bias.shape, bias.dtype)
+            fresh.bias = (_widened(old) + strength * _widened(bias)).astype(old.dtype)
+    if not changes:
+        return fresh, None
+    weight = dense_weight(linear)
+    meant = fused_weight(weight, changes)
+    if not isinstance(linear, nn.QuantizedLinear):
+        fresh.weight = meant
+        return fresh, None
+    packed = mx.quantize(meant.astype(linear.scales.dtype) if linear.mode == "affine" else meant.astype(mx.bfloat16),
+                         linear.group_size, linear.bits, mode=linear.mode)  # fmt: skip
+    fresh.weight, fresh.scales = packed[:2]
+    if len(packed) > 2:
+        fresh.biases = packed[2]
+    error, size = mx.linalg.norm(dense_weight(fresh) - meant), mx.linalg.norm(meant - weight)
+    return fresh, number(error) / max(number(size), 1e-30)
+
+
+def _widened(x: mx.array) -> mx.array:
+    return x.astype(mx.float32)

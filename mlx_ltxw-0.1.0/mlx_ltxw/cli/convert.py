@@ -1,0 +1,62 @@
+"""`mlx-ltxw convert`: an official checkpoint and a Gemma-3 become a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Make a model directory from an LTX-2.3 checkpoint.")
+@click.argument("source")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Model directory to write, or to continue.")
+@click.option(
+    "-q",
+    "--quantize",
+    type=click.Choice(["4", "8", "mxfp4", "mxfp8", "nvfp4"]),
+    help="Quantise the linears of the transformer's blocks and of the text encoder.",
+)
+@click.option("--group-size", type=int, help="Weights that share a scale, with -q 4 or 8: 32, 64 (default) or 128.")
+@click.option("--text-encoder", metavar="SOURCE", help="Gemma-3: a directory, or a Hub repo as owner/name[@revision].")
+@click.option("--revision", help="Branch, tag or commit of the checkpoint's Hub repo.")
+@click.option("--variant", type=click.Choice(["dev", "distilled"]), help="Where the file's name does not tell.")
+@click.option("--dry-run", is_flag=True, help="Print the plan from the files' headers, and write nothing.")
+@click.option("--verify", is_flag=True, help="Hash and load everything again at the end.")
+def convert(
+    source: str,
+    out: Path | None,
+    quantize: str | None,
+    group_size: int | None,
+    text_encoder: str | None,
+    revision: str | None,
+    variant: str | None,
+    dry_run: bool,
+    verify: bool,
+) -> None:
+    """Make a model directory from an LTX-2.3 checkpoint.
+
+    SOURCE is a .safetensors file, a directory of component files, or a Hub repo (owner/name or owner/name/file). A run
+    that was cut continues with the same command.
+    """
+    from mlx_ltxw.convert import run
+    from mlx_ltxw.convert.quantize import Quantization
+    from mlx_ltxw.errors import UserError
+
+    if group_size is not None and quantize is None:
+        raise UserError("--group-size needs -q.", "Add -q 4 or -q 8, or leave --group-size out.")
+    if out is None and not dry_run:
+        raise UserError("There is no output directory.", "Add -o DIR, or --dry-run to see the plan.")
+    conversion = run.prepare(
+        source,
+        text_encoder,
+        quantization=Quantization.parse(quantize, group_size) if quantize else None,
+        revision=revision,
+        variant=variant,
+        data=not dry_run,
+    )
+    if dry_run:
+        for line in run.dry_run(conversion):
+            click.echo(line)
+    elif out is not None:
+        model = run.convert(conversion, out, verify)
+        click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")

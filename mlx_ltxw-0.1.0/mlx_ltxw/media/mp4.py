@@ -1,0 +1,263 @@
+"""Mp4 files out: H.264 and AAC, frame by frame, in exact step; and a new voice for an existing clip."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.audio import as_stereo, to_frames
+from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
+from mlx_ltxw.media.files import replacing, write_errors
+from mlx_ltxw.media.metadata import KEY, to_text
+
+logger = logging.getLogger(__name__)
+
+AUDIO_RATE = 48000
+_AUDIO_BITS = 256_000  # a second; a whisper is noise, which takes AAC more bits than voiced speech
+_BT709, _LIMITED = 1, 1  # code points of ITU-T H.273, and of FFmpeg's ranges
+_CONTAINER = {
+    "movflags": "+faststart",  # the index in front, so that a browser plays at once
+    "max_interleave_delta": "0",  # the sound may come after the last frame and still lies between the pictures
+    "movie_timescale": "240000",  # a whole number of ticks per sample and per frame (24, 25, 30, x/1001)
+}
+
+
+def frame_rate(value: float | Fraction) -> Fraction:
+    """The exact rate meant by a rounded one: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 24 -> 24.
+
+    Raises:
+        UserError: not a positive finite number.
+    """
+    if not 0 < value < float("inf"):
+        raise UserError(f"{value} is not a frame rate.", "Give frames a second, for example 24 or 29.97.")
+    if isinstance(value, Fraction):
+        return value
+    ntsc = Fraction(round(value) * 1000, 1001)
+    if value != round(value) and abs(value - ntsc) < 0.005:
+        return ntsc
+    return Fraction(value).limit_denominator(1001)
+
+
+class Mp4Writer:
+    """What `open_mp4` gives: takes frames as they are made, and the sound once, in any order."""
+
+    def __init__(self, container: Any, video: Any, audio: Any, path: Path) -> None:
+        self.count = 0  # frames so far
+        self._step = 1 / Fraction(video.codec_context.framerate)  # seconds
+        self._container, self._video, self._audio, self._path = container, video, audio, path
+        self._waveform: np.ndarray | None = None
+
+    def frames(self, chunk: np.ndarray) -> None:
+        """Appends frames, (f, height, width, 3) uint8 RGB.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        import av
+
+        size = (self._video.height, self._video.width, 3)
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != size:
+            raise ValueError(f"frames are (f, {size[0]}, {size[1]}, 3) uint8, not {chunk.shape} {chunk.dtype}")
+        for picture in chunk:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            if self._video.pix_fmt == "yuv420p":
+                frame = _to_yuv(frame)
+            frame.time_base = self._step
+            frame.pts = self.count
+            self.count += 1
+            with write_errors(self._path):
+                self._container.mux(self._video.encode(frame))
+
+    def audio(self, waveform: np.ndarray) -> None:
+        """Sets the whole sound, (N, 2) fp32 in [-1, 1] at 48 kHz."""
+        if self._audio is None:
+            raise ValueError("this file was opened without sound")
+        self._waveform = as_stereo(waveform)
+
+    def finish(self) -> None:
+        """Writes what is left; `open_mp4` calls it."""
+        if not self.count or (self._audio is not None and self._waveform is None):
+            raise ValueError("an mp4 needs frames, and its sound when it was opened with sound")
+        with write_errors(self._path):
+            self._container.mux(self._video.encode(None))
+            if self._waveform is not None:
+                _mux_audio(self._container, self._audio, self._waveform, Fraction(0), self.count * self._step)
+            self._container.close()
+
+
+@contextmanager
+def open_mp4(
+    path: Path | str,
+    width: int,
+    height: int,
+    rate: float | Fraction,
+    *,
+    sound: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    crf: int = 18,
+    lossless: bool = False,
+) -> Iterator[Mp4Writer]:
+    """Opens an mp4 to be written while its frames are made; complete under `path` when the `with` block ends.
+
+    H.264 (libx264, yuv420p, BT.709 limited range) and AAC at 48 kHz. The sound is padded with silence, or cut, to the
+    picture's exact length. After an exception there is no file.
+
+    Args:
+        width, height: Even numbers of pixels.
+        rate: Frames a second (see `frame_rate`).
+        sound: Whether there is a sound track; if so `Mp4Writer.audio` must be called.
+        metadata: Stored as JSON in the comment (`metadata.read_metadata`).
+        crf: x264's constant quality; 18 is held to be visually lossless.
+        lossless: RGB without loss instead; few players show it.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    path = Path(path)
+    with replacing(path) as partial, _created(path, partial, metadata) as container:
+        codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
+        options = {"crf": "0" if lossless else str(crf)}
+        video = container.add_stream(codec, rate=frame_rate(rate), options=options)
+        video.width, video.height, video.pix_fmt = width, height, pixels
+        if not lossless:
+            context = video.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = _BT709
+            context.color_range = _LIMITED
+        writer = Mp4Writer(container, video, _add_audio(container) if sound else None, path)
+        yield writer
+        writer.finish()
+
+
+def write_mp4(
+    path: Path | str,
+    chunks: Iterable[np.ndarray],
+    rate: float | Fraction,
+    waveform: np.ndarray | None,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    lossless: bool = False,
+) -> None:
+    """`open_mp4` for frames and sound that are at hand; `waveform` None gives a file without sound."""
+    chunks = iter(chunks)
+    first = next(chunks)
+    height, width = first.shape[1:3]
+    sound = waveform is not None
+    with open_mp4(path, width, height, rate, sound=sound, metadata=metadata, lossless=lossless) as clip:
+        clip.frames(first)
+        for chunk in chunks:
+            clip.frames(chunk)
+        if waveform is not None:
+            clip.audio(waveform)
+
+
+def remux(
+    source: Path | str, waveform: np.ndarray, path: Path | str, *, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Gives a clip a new voice: its video packets are copied untouched, its sound is replaced.
+
+    Args:
+        source: Any clip whose video codec mp4 can hold.
+        waveform: (N, 2) fp32 in [-1, 1] at 48 kHz; padded or cut to the picture's length.
+        path: The mp4 to write; may be `source` itself.
+
+    Raises:
+        UserError: `source` cannot be read, has no picture, or a codec that mp4 cannot hold; `path` cannot be written.
+    """
+    path, waveform = Path(path), as_stereo(waveform)
+    with replacing(path) as partial, opened(source) as clip:
+        stream = video_stream(clip)
+        if stream is None:
+            raise UserError(f"{source} has no picture that can be decoded.", "Give a video file.")
+        with _created(path, partial, metadata) as container:
+            try:
+                video, audio = container.add_stream_from_template(stream), _add_audio(container)
+                container.start_encoding()
+            except ValueError as error:
+                raise UserError(
+                    f"{source} holds {stream.codec_context.name} video, which mp4 cannot hold.",
+                    "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4).",
+                ) from error
+            end = start = start_of(stream)
+            for packet in _timed_packets(source, clip, stream):
+                end = max(end, (packet.pts + packet.duration) * stream.time_base)
+                packet.stream = video
+                with write_errors(path):
+                    container.mux(packet)
+            with write_errors(path):
+                _mux_audio(container, audio, waveform, start, end - start)
+                container.close()
+
+
+def _timed_packets(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
+    """A stream's packets, each with its times; Matroska leaves out the first few decoding times."""
+    step = round(1 / (stream.average_rate or 25) / stream.time_base)
+    early: list[Any] = []
+    count = 0
+    for packet in clip.demux(stream):
+        if not packet.size:
+            continue  # the demuxer's end mark
+        count += 1
+        packet.duration = packet.duration or step
+        early.append(packet)
+        if packet.dts is not None:
+            for back, untimed in enumerate(reversed(early)):
+                untimed.dts = packet.dts - back * step
+            yield from early
+            early = []
+    if count < stream.frames:  # 0 where the header does not tell
+        raise UserError(f"{source} is damaged: it holds {count} of {stream.frames} frames.", DAMAGED)
+    if early:
+        raise UserError(f"{source} has no timestamps.", "Put it into an mp4 first (ffmpeg -i IN -c:v libx264 OUT.mp4).")
+
+
+@contextmanager
+def _created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> Iterator[Any]:
+    """A new mp4 container in `partial`; the block closes it itself when all went well."""
+    import av
+
+    with write_errors(path):
+        container = av.open(str(partial), "w", format="mp4", options=_CONTAINER)
+    if metadata is not None:
+        container.metadata[KEY] = to_text(metadata)
+    try:
+        yield container
+    except BaseException:
+        with suppress(Exception):  # its end cannot be written either; the first error is the one to tell
+            container.close()
+        raise
+
+
+def _add_audio(container: Any) -> Any:
+    audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
+    audio.bit_rate = _AUDIO_BITS
+    return audio
+
+
+def _mux_audio(container: Any, audio: Any, waveform: np.ndarray, start: Fraction, length: Fraction) -> None:
+    """Encodes (N, 2) from second `start` on, fitted to `length` seconds."""
+    samples = round(length * AUDIO_RATE)
+    if len(waveform) > samples:
+        logger.info("the sound is %.3f s longer than the picture and is cut", len(waveform) / AUDIO_RATE - length)
+    fitted = np.pad(waveform[:samples], ((0, max(0, samples - len(waveform))), (0, 0)))
+    for frame in (*to_frames(fitted, AUDIO_RATE, round(start * AUDIO_RATE)), None):
+        container.mux(audio.encode(frame))
+
+
+def _to_yuv(frame: Any) -> Any:
+    """RGB -> yuv420p by BT.709's matrix in limited range; FFmpeg alone would take BT.601's."""
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+    return frame.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+    )

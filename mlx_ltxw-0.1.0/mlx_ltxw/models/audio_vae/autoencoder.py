@@ -1,0 +1,188 @@
+"""The audio VAE: log-mel spectrograms to latent tokens and back, causal in time. Channels last: (B, time, bins, C)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.models.audio_vae.config import LEVELS, STEREO, AudioVAEConfig
+
+EPS = 1e-6
+
+
+def pixel_norm(x: mx.array) -> mx.array:
+    """Divides by the root mean square over the channels."""
+    return mx.fast.rms_norm(x, None, EPS)
+
+
+class CausalConv2d(nn.Module):
+    """A convolution that looks back in time and to both sides in frequency; same size out.
+
+    Source: official `audio_vae/causal_conv_2d.py:CausalConv2d`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(inputs, outputs, size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        side = self.size // 2
+        return self.conv(mx.pad(x, [(0, 0), (self.size - 1, 0), (side, side), (0, 0)]))
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions and a shortcut, 1x1 where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = CausalConv2d(inputs, outputs)
+        self.conv2 = CausalConv2d(outputs, outputs)
+        if inputs != outputs:
+            self.nin_shortcut = CausalConv2d(inputs, outputs, 1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        h = self.conv1(nn.silu(pixel_norm(x)))
+        h = self.conv2(nn.silu(pixel_norm(h)))
+        return h + (self.nin_shortcut(x) if "nin_shortcut" in self else x)
+
+
+class Downsample(nn.Module):
+    """Halves both axes: time (T to ceil(T / 2), looking back) and frequency."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(mx.pad(x, [(0, 0), (2, 0), (0, 1), (0, 0)]))
+
+
+class Upsample(nn.Module):
+    """Doubles both axes; time T becomes 2 T - 1, since the first frame sees nothing but itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = CausalConv2d(channels, channels)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2))[:, 1:]
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, and the step to the next."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        self.block = [ResnetBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for block in self.block:
+            x = block(x)
+        if "downsample" in self:
+            return self.downsample(x)
+        return self.upsample(x) if "upsample" in self else x
+
+
+class Mid(nn.Module):
+    """The two blocks at the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.block_2(self.block_1(x))
+
+
+class AudioEncoder(nn.Module):
+    """(B, T, mels, 2) to the latent's mean (B, ceil(ceil(T / 2) / 2), bins, C). Source: `audio_vae.py:AudioEncoder`."""
+
+    def __init__(self, config: AudioVAEConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        self.latent_channels = config.latent_channels
+        self.conv_in = CausalConv2d(STEREO, config.channels)
+        self.down = []
+        for index, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
+            level = Level(inputs, outputs, config.num_res_blocks)
+            if index < LEVELS - 1:
+                level.downsample = Downsample(outputs)
+            self.down.append(level)
+        self.mid = Mid(widths[-1])
+        self.conv_out = CausalConv2d(widths[-1], 2 * config.latent_channels)
+
+    def __call__(self, mel: mx.array) -> mx.array:
+        x = self.conv_in(mel)
+        for level in self.down:
+            x = level(x)
+        x = self.conv_out(nn.silu(pixel_norm(self.mid(x))))
+        return x[..., : self.latent_channels]  # the second half is the log-variance; nothing is sampled
+
+
+class AudioDecoder(nn.Module):
+    """(B, T, bins, C) to (B, 4 T - 3, mels, 2). Source: `audio_vae.py:AudioDecoder`."""
+
+    def __init__(self, config: AudioVAEConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        self.conv_in = CausalConv2d(config.latent_channels, widths[-1])
+        self.mid = Mid(widths[-1])
+        self.up = []
+        for index, (inputs, outputs) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True)):
+            level = Level(inputs, outputs, config.num_res_blocks + 1)
+            if index > 0:
+                level.upsample = Upsample(outputs)
+            self.up.append(level)
+        self.conv_out = CausalConv2d(widths[0], STEREO)
+
+    def __call__(self, latent: mx.array) -> mx.array:
+        x = self.mid(self.conv_in(latent))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(nn.silu(pixel_norm(x)))
+
+
+class PerChannelStatistics(nn.Module):
+    """Mean and deviation of each latent feature over the training data."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self["std-of-means"] = mx.ones(features)
+        self["mean-of-means"] = mx.zeros(features)
+
+    def normalize(self, tokens: mx.array) -> mx.array:
+        """(B, T, features) to zero mean and unit deviation."""
+        return (tokens - self["mean-of-means"].astype(tokens.dtype)) / self["std-of-means"].astype(tokens.dtype)
+
+    def un_normalize(self, tokens: mx.array) -> mx.array:
+        """The inverse of `normalize`."""
+        return tokens * self["std-of-means"].astype(tokens.dtype) + self["mean-of-means"].astype(tokens.dtype)
+
+
+class AudioVAE(nn.Module):
+    """Both halves with their shared statistics; computes in the weights' dtype."""
+
+    def __init__(self, config: AudioVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = AudioEncoder(config)
+        self.decoder = AudioDecoder(config)
+        self.per_channel_statistics = PerChannelStatistics(config.features)
+
+    def encode(self, mel: mx.array) -> mx.array:
+        """Log-mel (B, T, mels, 2) to normalised tokens (B, ceil(ceil(T / 2) / 2), C * bins), feature c * bins + bin.
+
+        The tokens are the posterior's mean, in the weights' dtype.
+        """
+        latent = self.encoder(mel.astype(self.encoder.conv_in.conv.weight.dtype))  # (B, T', bins, C)
+        tokens = latent.swapaxes(2, 3).reshape(*latent.shape[:2], -1)
+        return self.per_channel_statistics.normalize(tokens)
+
+    def decode(self, tokens: mx.array) -> mx.array:
+        """Normalised tokens (B, T, C * bins) to the log-mel (B, 4 T - 3, mels, 2), in the weights' dtype."""
+        batch, frames, _ = tokens.shape
+        tokens = self.per_channel_statistics.un_normalize(tokens.astype(self.decoder.conv_in.conv.weight.dtype))
+        latent = tokens.reshape(batch, frames, self.config.latent_channels, self.config.latent_bins)
+        return self.decoder(latent.swapaxes(2, 3))

@@ -1,0 +1,18 @@
+"""LTX-2.3's audio-video transformer."""
+
+from mlx_ltxw.models.transformer.block import Shared
+from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
+from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Rotary, Skips, rotary
+from mlx_ltxw.models.transformer.model import Transformer
+
+__all__ = [
+    "NO_SKIPS",
+    "Modality",
+    "Rotary",
+    "Shared",
+    "Skips",
+    "StreamConfig",
+    "Transformer",
+    "TransformerConfig",
+    "rotary",
+]

@@ -1,0 +1,123 @@
+"""Noise-level embeddings and the modulation they give.
+
+Source: `ltx_core/model/transformer/adaln.py`, `timestep_embedding.py`, `transformer.py:get_ada_values`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+SINUSOID_WIDTH = 256
+_HALF = SINUSOID_WIDTH // 2
+_EXPONENTS = np.float32(-math.log(10000.0)) * np.arange(_HALF, dtype=np.float32) / np.float32(_HALF)
+_FREQUENCIES = np.exp(_EXPONENTS)
+"""fp32, on the host: an error of one unit in the last place here is multiplied by up to 1000 in the angle."""
+
+
+def sinusoid(timesteps: mx.array) -> mx.array:
+    """Cosines, then sines, of 128 geometric frequencies from 1 down to almost 1/10000; fp32.
+
+    Args:
+        timesteps: (N,) sigma times its scale.
+
+    Returns:
+        (N, 256).
+    """
+    angles = timesteps.astype(mx.float32)[:, None] * mx.array(_FREQUENCIES)
+    return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
+
+
+class TimestepEmbedder(nn.Module):
+    """Two linears with a SiLU between (keys `linear_1`, `linear_2`)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(SINUSOID_WIDTH, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.linear_2(nn.silu(self.linear_1(x)))
+
+
+class TimestepEmbedding(nn.Module):
+    """Holds the embedder under the checkpoint's name `timestep_embedder`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(dim)
+
+    def __call__(self, timesteps: mx.array, dtype: mx.Dtype) -> mx.array:
+        return self.timestep_embedder(sinusoid(timesteps).astype(dtype))
+
+
+class AdaLayerNormSingle(nn.Module):
+    """PixArt-alpha's shared modulation network (https://arxiv.org/abs/2310.00426, section 2.3).
+
+    Args:
+        dim: Width of the stream.
+        rows: Modulation vectors for each noise level.
+    """
+
+    def __init__(self, dim: int, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.emb = TimestepEmbedding(dim)
+        self.linear = nn.Linear(dim, rows * dim)
+
+    def __call__(self, timesteps: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        """Embeds noise levels.
+
+        Args:
+            timesteps: (B, T) scaled sigmas, fp32; T is 1 or the token count.
+            dtype: Of the stream.
+
+        Returns:
+            The modulation (B, T, rows, dim) and the embedding before its last SiLU (B, T, dim).
+        """
+        batch, tokens = timesteps.shape
+        embedded = self.emb(timesteps.reshape(-1), dtype)
+        modulation = self.linear(nn.silu(embedded))
+        return modulation.reshape(batch, tokens, self.rows, -1), embedded.reshape(batch, tokens, -1)
+
+
+Row = mx.array | tuple[mx.array, mx.array]
+"""One modulation vector (B, 1, dim). Or, where every token has its own, its two summands: a learned table's row
+(1, dim) and the network's (B, T, dim), added inside the kernel that uses them so that no sum is stored for all tokens.
+"""
+
+
+def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[Row]:
+    """Rows [start, stop) of a table (rows, dim) with those of the modulation (B, T, rows, dim).
+
+    A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own.
+    """
+    if modulation.shape[1] == 1:
+        summed = _summed(table[start:stop], modulation[:, 0, start:stop])
+        return [summed[:, row : row + 1] for row in range(stop - start)]
+    return [(table[row : row + 1], modulation[:, :, row]) for row in range(start, stop)]
+
+
+@mx.compile
+def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
+    """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
+    return (x.astype(mx.float32) * (1 + whole(scale)) + whole(shift)).astype(x.dtype)
+
+
+@mx.compile
+def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
+    return (x.astype(mx.float32) + update.astype(mx.float32) * whole(gate)).astype(x.dtype)
+
+
+@mx.compile
+def _summed(table: mx.array, modulation: mx.array) -> mx.array:
+    return table.astype(mx.float32) + modulation.astype(mx.float32)
+
+
+def whole(row: Row) -> mx.array:
+    """The vector itself, fp32."""
+    return row if isinstance(row, mx.array) else row[0].astype(mx.float32) + row[1].astype(mx.float32)

@@ -1,0 +1,124 @@
+"""Multi-head attention with RMS-normed queries and keys, split RoPE and a gate per head.
+
+Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+
+
+@mx.compile
+def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
+    """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
+    gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))
+    return (out.astype(mx.float32) * gates[..., None]).astype(out.dtype)
+
+
+class Read(NamedTuple):
+    """What an attention read of its context: keys before their norm and rotation, and values; (B, S, heads * D)."""
+
+    keys: mx.array
+    values: mx.array
+
+
+class Attention(nn.Module):
+    """Self- or cross-attention.
+
+    Args:
+        query_dim: Width of the query stream (and of the output).
+        context_dim: Width of the key and value stream.
+        heads: Attention heads.
+        head_dim: Width of one head.
+        eps: Of the query and key norms, which span all heads together.
+        gated: Whether a gate per head, computed from the query input, scales the result.
+    """
+
+    def __init__(self, query_dim: int, context_dim: int, heads: int, head_dim: int, eps: float, gated: bool) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(query_dim, inner)
+        self.to_k = nn.Linear(context_dim, inner)
+        self.to_v = nn.Linear(context_dim, inner)
+        self.to_out = [nn.Linear(inner, query_dim)]
+        self.q_norm = nn.RMSNorm(inner, eps)
+        self.k_norm = nn.RMSNorm(inner, eps)
+        if gated:
+            self.to_gate_logits = nn.Linear(query_dim, heads)
+
+    def __call__(
+        self,
+        x: mx.array,
+        context: mx.array | Read | None = None,
+        rope: Rope | None = None,
+        key_rope: Rope | None = None,
+        values_only: bool = False,
+    ) -> mx.array:
+        """Attends from `x` to `context`.
+
+        Args:
+            x: (B, T, query_dim).
+            context: (B, S, context_dim), or (B / n, S, context_dim) where n in a row share one; or what `read` gave for
+                it; `x` itself when None.
+            rope: Rotation of the queries, and of the keys unless `key_rope` is given. None: no rotation.
+            key_rope: Rotation of the keys.
+            values_only: The spatio-temporal-guidance perturbation: the values pass as they are, unattended.
+
+        Returns:
+            (B, T, query_dim).
+        """
+        keys, values = context if isinstance(context, Read) else self.read(x if context is None else context)
+        values = self._split(values)
+        out = values if values_only else self._attend(x, keys, values, rope, key_rope)
+        if "to_gate_logits" in self:
+            out = gate_heads(out, self.to_gate_logits(x))
+        return self.to_out[0](out.reshape(*x.shape[:2], -1))
+
+    def read(self, context: mx.array, shared: Read | None = None) -> Read:
+        """Keys and values of a context.
+
+        Args:
+            context: (B, S, context_dim).
+            shared: What the attention that this one was adapted from read of the very same context, in any dtype. A
+                linear with an adapter beside it adds to that, and does not compute it again.
+        """
+        if shared is None:
+            return Read(self.to_k(context), self.to_v(context))
+        keys, values = (x.astype(context.dtype) for x in shared)
+        return Read(_beside(self.to_k, context, keys), _beside(self.to_v, context, values))
+
+    def _attend(
+        self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None
+    ) -> mx.array:
+        queries = self._split(self.q_norm(self.to_q(x)))
+        keys = self._split(self.k_norm(keys))
+        if rope is not None:
+            queries = apply_split_rope(queries, *rope)
+            keys = apply_split_rope(keys, *(key_rope or rope))
+        if len(keys) != len(queries):  # several queries in a row share a context
+            keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
+        attention = cpu_ops.attention if cpu_ops.preferred() else mx.fast.scaled_dot_product_attention
+        out = attention(
+            queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
+            keys.transpose(0, 2, 1, 3),
+            values.transpose(0, 2, 1, 3),
+            scale=self.head_dim**-0.5,
+        )
+        return out.transpose(0, 2, 1, 3)
+
+    def _split(self, x: mx.array) -> mx.array:
+        return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
+
+
+def _beside(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    """What a linear makes of `x`, given what the linear without its adapter made of it."""
+    adapted = getattr(linear, "beside", None)
+    return linear(x) if adapted is None else adapted(x, y)

@@ -1,0 +1,79 @@
+"""What goes into the transformer: one `Modality` a stream, and which attentions to leave out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
+from mlx_ltxw.models.transformer.rope import Rope, split_rope
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotation tables of one stream's tokens.
+
+    Attributes:
+        own: For its self-attention.
+        cross: For the audio-video attentions, over time alone.
+    """
+
+    own: Rope
+    cross: Rope
+
+
+def rotary(config: TransformerConfig, stream: StreamConfig, positions: np.ndarray, dtype: mx.Dtype) -> Rotary:
+    """Tables for tokens at `positions`; made once a run, since positions never change between steps.
+
+    Args:
+        config: The transformer's.
+        stream: `config.video` or `config.audio`.
+        positions: (B, axes, T) fp32 midpoints: seconds, then pixels (height, width) for video; seconds for audio.
+        dtype: Of the stream's activations.
+
+    Returns:
+        Tables in `dtype`; time comes first among the axes, so that both streams agree on absolute seconds.
+    """
+    time_scale = max(config.video.max_positions[0], config.audio.max_positions[0])
+    return Rotary(
+        own=split_rope(positions, stream.dim, stream.heads, config.theta, stream.max_positions, dtype),
+        cross=split_rope(positions[:, :1], config.cross_dim, stream.heads, config.theta, [time_scale], dtype),
+    )
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One stream at one noise level.
+
+    Attributes:
+        latent: (B, T, in_channels) noisy tokens.
+        sigma: (B,) the stream's noise level, fp32; 0 when the stream is frozen. The *other* stream's gate reads it.
+        timesteps: (B, 1) or (B, T) noise level of each token, fp32 (sigma times the denoising mask).
+        context: (B, S, context_dim) the text as this stream reads it.
+        rotary: Tables of its tokens.
+    """
+
+    latent: mx.array
+    sigma: mx.array
+    timesteps: mx.array
+    context: mx.array
+    rotary: Rotary
+
+
+@dataclass(frozen=True)
+class Skips:
+    """Attentions left out in one guidance pass (`ltx_core/guidance/perturbations.py`).
+
+    Attributes:
+        video_self, audio_self: Blocks whose self-attention passes its values through unattended.
+        cross: Whether audio and video stop reading each other, in every block.
+    """
+
+    video_self: frozenset[int] = frozenset()
+    audio_self: frozenset[int] = frozenset()
+    cross: bool = False
+
+
+NO_SKIPS = Skips()

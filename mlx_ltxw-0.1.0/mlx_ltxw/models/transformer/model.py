@@ -1,0 +1,193 @@
+"""The audio-video transformer: noisy tokens in, velocities out.
+
+Source: `ltx_core/model/transformer/model.py:LTXModel.forward`, `transformer_args.py` (version 1.2.0: the audio-video
+scale and shift follow a stream's own timesteps, the gates the other stream's sigma).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.models.transformer.adaln import AdaLayerNormSingle, modulate
+from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, Shared, StreamState
+from mlx_ltxw.models.transformer.config import TransformerConfig
+from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
+
+RunBlock = Callable[..., Any]
+"""Calls a block: `(block, *arguments)`."""
+
+
+def run_directly(block: Block, *arguments: Any) -> Any:
+    """As if the block had been called."""
+    return block(*arguments)
+
+
+class Transformer(nn.Module):
+    """LTX-2.3's denoiser.
+
+    Args:
+        config: Read from the checkpoint.
+        with_video: False builds the audio stream alone, for audio without a picture.
+
+    Attributes:
+        submit_every: Blocks in one submission to the GPU, 0 for the whole forward in one. The GPU begins while Python
+            goes on describing the work, and a submission is short enough for the display's watchdog on a Mac. Leave at
+            0 inside a gradient or a compiled function.
+        run_block: How the blocks of a joint forward are called; training may put a way here that computes them again in
+            the backward pass.
+    """
+
+    def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.with_video = with_video
+        self.submit_every = 0
+        self.run_block: RunBlock = run_directly
+        audio = config.audio
+        self.audio_patchify_proj = nn.Linear(audio.in_channels, audio.dim)
+        self.audio_adaln_single = AdaLayerNormSingle(audio.dim, MAIN_ROWS)
+        self.audio_prompt_adaln_single = AdaLayerNormSingle(audio.dim, PROMPT_ROWS)
+        self.audio_scale_shift_table = mx.zeros((2, audio.dim))
+        self.audio_proj_out = nn.Linear(audio.dim, audio.out_channels)
+        if with_video:
+            video = config.video
+            self.patchify_proj = nn.Linear(video.in_channels, video.dim)
+            self.adaln_single = AdaLayerNormSingle(video.dim, MAIN_ROWS)
+            self.prompt_adaln_single = AdaLayerNormSingle(video.dim, PROMPT_ROWS)
+            self.scale_shift_table = mx.zeros((2, video.dim))
+            self.proj_out = nn.Linear(video.dim, video.out_channels)
+            self.av_ca_video_scale_shift_adaln_single = AdaLayerNormSingle(video.dim, 4)
+            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNormSingle(audio.dim, 4)
+            self.av_ca_a2v_gate_adaln_single = AdaLayerNormSingle(video.dim, 1)
+            self.av_ca_v2a_gate_adaln_single = AdaLayerNormSingle(audio.dim, 1)
+        self.transformer_blocks = [Block(config, with_video) for _ in range(config.layers)]
+
+    def __call__(self, video: Modality, audio: Modality, skips: Skips = NO_SKIPS) -> tuple[mx.array, mx.array]:
+        """One joint forward.
+
+        Args:
+            video, audio: Noisy tokens (B, T, in_channels) with their noise levels and text.
+            skips: What this guidance pass leaves out.
+
+        Returns:
+            Velocities of video and audio, each (B, T, out_channels) in the latent's dtype.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        for i, block in enumerate(self.transformer_blocks):
+            skipped = (i in skips.video_self, i in skips.audio_self, skips.cross)
+            vx, ax = self.run_block(block, vx, ax, v, a, *skipped)
+            self._submit(i, vx, ax)
+        return self.video_head(vx, v), self.audio_head(ax, a)
+
+    def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS) -> mx.array:
+        """The audio stream without any video: velocity (B, Ta, out_channels)."""
+        a = self.audio_state(audio, None)
+        ax = self.audio_patchify_proj(audio.latent)
+        for i, block in enumerate(self.transformer_blocks):
+            ax = block.audio_stream(ax, Shared(), None, a, i in skips.audio_self)
+            self._submit(i, ax)
+        return self.audio_head(ax, a)
+
+    def locked(
+        self, adapted: Transformer, video: Modality, audio: Modality, adapted_audio: Modality, skips: Skips = NO_SKIPS
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """The exact video lock: the base streams, and a second audio stream that reads the video and is read by none.
+
+        The base streams are computed by the very operations of `__call__`, so video and base audio are bit-identical
+        to a run without the adapter.
+
+        Args:
+            adapted: This model with adapted audio modules; it shares all other arrays.
+            video, audio: The base streams.
+            adapted_audio: The second audio stream, at the base's noise level and with its text.
+            skips: What this guidance pass leaves out.
+
+        Returns:
+            Velocities of video, base audio and adapted audio.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        b = adapted.audio_state(adapted_audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        bx = adapted.audio_patchify_proj(adapted_audio.latent)
+        blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
+        for i, (block, adapted_block) in enumerate(blocks):
+            vx, ax, shared = block.shown(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
+            bx = adapted_block.audio_stream(bx, shared, video.rotary.cross, b, i in skips.audio_self)
+            self._submit(i, vx, ax, bx)
+        return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
+
+    def watch(self, video: Modality, audio: Modality) -> Iterator[Shared]:
+        """Runs the base streams for what a second audio stream shares with every block of them, block by block.
+
+        With `Block.audio_stream` it is `locked` in two halves: the first has nothing to train, so it needs no gradient.
+
+        Args:
+            video, audio: The base streams.
+        """
+        v, a = self.video_state(video, audio), self.audio_state(audio, video)
+        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        for block in self.transformer_blocks:
+            vx, ax, shared = block.shown(vx, ax, v, a, False, False, False)
+            yield shared  # the last block's own output is never computed
+
+    def video_state(self, video: Modality, audio: Modality) -> StreamState:
+        """Everything the blocks share of the video stream; its gate follows the audio's sigma."""
+        return self._state(
+            video,
+            self.adaln_single,
+            self.prompt_adaln_single,
+            self.av_ca_video_scale_shift_adaln_single,
+            self.av_ca_a2v_gate_adaln_single,
+            audio.sigma,
+        )
+
+    def audio_state(self, audio: Modality, video: Modality | None) -> StreamState:
+        """Everything the blocks share of the audio stream; its gate follows the video's sigma."""
+        if video is None:
+            return self._state(audio, self.audio_adaln_single, self.audio_prompt_adaln_single, None, None, None)
+        return self._state(
+            audio,
+            self.audio_adaln_single,
+            self.audio_prompt_adaln_single,
+            self.av_ca_audio_scale_shift_adaln_single,
+            self.av_ca_v2a_gate_adaln_single,
+            video.sigma,
+        )
+
+    def _state(
+        self, modality: Modality, adaln: AdaLayerNormSingle, prompt_adaln: AdaLayerNormSingle,
+        cross_adaln: AdaLayerNormSingle | None, gate_adaln: AdaLayerNormSingle | None, other_sigma: mx.array | None,
+    ) -> StreamState:  # fmt: skip
+        dtype = modality.latent.dtype
+        scale = self.config.timestep_scale
+        modulation, embedded = adaln(modality.timesteps * scale, dtype)
+        prompt_modulation, _ = prompt_adaln(modality.sigma[:, None] * scale, dtype)
+        cross_modulation = cross_gate = None
+        if cross_adaln is not None and gate_adaln is not None and other_sigma is not None:
+            cross_modulation, _ = cross_adaln(modality.timesteps * scale, dtype)
+            cross_gate, _ = gate_adaln(other_sigma[:, None] * self.config.gate_timestep_scale, dtype)
+        return StreamState(
+            modality.context, modulation, prompt_modulation, embedded, modality.rotary, cross_modulation, cross_gate
+        )
+
+    def video_head(self, x: mx.array, state: StreamState) -> mx.array:
+        """Tokens (B, T, Dv) to velocity (B, T, out_channels)."""
+        return self.proj_out(self._modulated_norm(x, self.scale_shift_table, state))
+
+    def audio_head(self, x: mx.array, state: StreamState) -> mx.array:
+        """Tokens (B, T, Da) to velocity (B, T, out_channels)."""
+        return self.audio_proj_out(self._modulated_norm(x, self.audio_scale_shift_table, state))
+
+    def _modulated_norm(self, x: mx.array, table: mx.array, state: StreamState) -> mx.array:
+        embedded = state.embedded  # the embedding without its SiLU
+        normed = mx.fast.layer_norm(x, None, None, self.config.eps)
+        return modulate(normed, (table[1:], embedded), (table[:1], embedded))
+
+    def _submit(self, index: int, *arrays: Any) -> None:
+        if self.submit_every and (index + 1) % self.submit_every == 0:
+            mx.async_eval(*arrays)

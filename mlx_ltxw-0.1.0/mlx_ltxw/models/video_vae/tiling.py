@@ -1,0 +1,194 @@
+"""Decoding in overlapping tiles, so that memory stays bounded whatever the clip's length and size.
+
+The official rules (`tiling.py`, `conv_video_decoder.py:tiled_decode`): tiles are cut on the latent grid, decoded one
+by one and blended with linear ramps. A temporal tile after the first starts one latent frame early, because the first
+latent frame of any tile decodes to a single frame; that frame gets weight zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.video_vae.model import VideoVAE
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile sizes, in frames and pixels. None leaves an axis whole.
+
+    Args:
+        frames: Frames per temporal tile.
+        frames_overlap: Frames that neighbours share.
+        pixels: Pixels per tile along the longer side; the shorter side's tile shrinks in proportion.
+        pixels_overlap: Pixels that neighbours share, on both sides.
+
+    The default is the official pipelines' (`utils/helpers.py:tiling_config_for_vae`).
+    """
+
+    frames: int | None = 80
+    frames_overlap: int = 24
+    pixels: int | None = 768
+    pixels_overlap: int = 64
+
+    def __post_init__(self) -> None:
+        for size, overlap, unit in (
+            (self.frames, self.frames_overlap, "frames"),
+            (self.pixels, self.pixels_overlap, "pixels"),
+        ):
+            if size is not None and not 0 <= overlap < size:
+                raise UserError(
+                    f"Tiles of {size} {unit} cannot overlap by {overlap}.",
+                    f"Choose an overlap of 0 to {size - 1} {unit}.",
+                )
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis.
+
+    Args:
+        start: First latent.
+        end: One past the last latent.
+        out: First output frame, row or column.
+        weights: Blend weight of each output element; over all spans of an axis they add up to one.
+    """
+
+    start: int
+    end: int
+    out: int
+    weights: list[float]
+
+    @property
+    def out_end(self) -> int:
+        """One past the last output element."""
+        return self.out + len(self.weights)
+
+
+def decode_tiled(
+    vae: VideoVAE, latent: mx.array, tiling: Tiling | None, evaluate_blocks: bool = False
+) -> Iterator[mx.array]:
+    """Decodes one clip tile by tile and yields its frames in order.
+
+    Args:
+        vae: Its decoder and statistics are used.
+        latent: Normalised (1, F', H', W', C).
+        tiling: None decodes the clip whole, in one chunk.
+        evaluate_blocks: As in `VideoVAE.decode`.
+
+    Yields:
+        Evaluated chunks (f, H, W, 3) of about [-1, 1] in the latent's dtype, all frames once. At most one temporal
+        tile and the overlap before it are held.
+
+    Raises:
+        UserError: if a tile is no multiple of the VAE's scale, or smaller than two latents.
+    """
+    if latent.shape[0] != 1:
+        raise ValueError(f"tiled decoding takes one clip at a time, got a batch of {latent.shape[0]}")
+    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
+    times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
+    shared = None  # blended frames of the last tile that the next one still adds to
+    for i, time in enumerate(times):
+        frames = _blend(vae, latent[:, time.start : time.end], rows, columns, evaluate_blocks)
+        frames = frames * mx.array(time.weights)[:, None, None, None]
+        if shared is not None:
+            frames[: shared.shape[0]] += shared
+        ready = (times[i + 1].out if i + 1 < len(times) else time.out_end) - time.out
+        chunk, shared = frames[:ready].astype(latent.dtype), frames[ready:]
+        mx.eval(chunk, shared)
+        del frames
+        if ready:  # an overlap of one latent less than the tile lets the second tile start with the first
+            yield chunk
+
+
+def _blend(vae: VideoVAE, latent: mx.array, rows: list[Span], columns: list[Span], evaluate_blocks: bool) -> mx.array:
+    """Decodes one temporal tile (1, f', H', W', C) -> (f, H, W, 3) in fp32, blended in height and width."""
+    frames = 1 + (latent.shape[1] - 1) * vae.config.scale[0]
+    out = mx.zeros((frames, rows[-1].out_end, columns[-1].out_end, 3))
+    for row in rows:
+        for column in columns:
+            tile = vae.decode(latent[:, :, row.start : row.end, column.start : column.end], evaluate_blocks)[0]
+            tile = tile * mx.array(row.weights)[:, None, None] * mx.array(column.weights)[:, None]
+            out[:, row.out : row.out_end, column.out : column.out_end] += tile
+            mx.eval(out)
+            del tile
+    return out
+
+
+def spans(
+    tiling: Tiling, grid: tuple[int, int, int], scale: tuple[int, int, int]
+) -> tuple[list[Span], list[Span], list[Span]]:
+    """Tiles along time, height and width for a latent grid (F', H', W')."""
+    frames, height, width = grid
+    times = _time_spans(frames, *_latents(tiling.frames, tiling.frames_overlap, scale[0], "frames"), scale[0])
+    sides = []
+    for length, factor in ((height, scale[1]), (width, scale[2])):
+        size, overlap = _latents(tiling.pixels, tiling.pixels_overlap, factor, "pixels")
+        if size is not None:
+            # Python's round to even, as in the official `TileSizeConfig.from_long_side`.
+            size = max(2, overlap + 1, round(size * length / max(height, width)))
+        sides.append(_side_spans(length, size, overlap, factor))
+    return times, sides[0], sides[1]
+
+
+def _latents(size: int | None, overlap: int, factor: int, unit: str) -> tuple[int | None, int]:
+    if size is None:
+        return None, 0
+    if size % factor or overlap % factor or size < 2 * factor:
+        raise UserError(
+            f"Tiles of {size} {unit} with an overlap of {overlap} do not fit the video VAE.",
+            f"Use multiples of {factor} {unit}, and tiles of at least {2 * factor}.",
+        )
+    return size // factor, overlap // factor
+
+
+def _cut(length: int, size: int | None, overlap: int) -> list[tuple[int, int]]:
+    """(start, end) of equal tiles, of which the last may be shorter."""
+    if size is None or length <= size:
+        return [(0, length)]
+    step = size - overlap
+    count = -(-(length - overlap) // step)
+    return [(i * step, min(i * step + size, length)) for i in range(count)]
+
+
+def _time_spans(length: int, size: int | None, overlap: int, factor: int) -> list[Span]:
+    cut = _cut(length, size, overlap)
+    ramp = factor * overlap
+    out = []
+    for start, end in cut:
+        first, last = start == 0, end == length
+        begin = start if first else start - 1
+        frames = 1 + factor * (end - 1 - begin)
+        # The early latent's one frame is the ramp's zero; the ramp then rises over the overlap.
+        rise = [1.0] * frames if first else [min(1.0, i / (ramp + 1)) for i in range(frames)]
+        fall = [1.0] * frames if last else [min(1.0, (frames - i) / (ramp + 1)) for i in range(frames)]
+        out.append(Span(begin, end, factor * begin, [a * b for a, b in zip(rise, fall, strict=True)]))
+    return _to_unit_sum(out)
+
+
+def _side_spans(length: int, size: int | None, overlap: int, factor: int) -> list[Span]:
+    ramp = factor * overlap
+    out = []
+    for start, end in _cut(length, size, overlap):
+        pixels = factor * (end - start)
+        rise = [1.0] * pixels if start == 0 else [min(1.0, (i + 1) / (ramp + 1)) for i in range(pixels)]
+        fall = [1.0] * pixels if end == length else [min(1.0, (pixels - i) / (ramp + 1)) for i in range(pixels)]
+        out.append(Span(start, end, factor * start, [a * b for a, b in zip(rise, fall, strict=True)]))
+    return _to_unit_sum(out)
+
+
+def _to_unit_sum(axis: list[Span]) -> list[Span]:
+    """Divides the weights by their sum at every output element.
+
+    Ramps of two neighbours already add up to one; three tiles meet where an overlap is more than half a tile.
+    """
+    total = [0.0] * axis[-1].out_end
+    for span in axis:
+        for i, weight in enumerate(span.weights):
+            total[span.out + i] += weight
+    return [
+        Span(s.start, s.end, s.out, [weight / total[s.out + i] for i, weight in enumerate(s.weights)]) for s in axis
+    ]

@@ -1,0 +1,128 @@
+"""Adapters in a run: read and placed before anything long begins, then fused, set beside, or kept under the lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_ltxw.adapter.apply import Adapters, adapt, round_factors, set_gates
+from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
+from mlx_ltxw.adapter.formats import read
+from mlx_ltxw.adapter.fuse import fuse
+from mlx_ltxw.adapter.names import kind, tokens_of
+from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.adapter.source import locate
+from mlx_ltxw.adapter.strength import parse_adapter
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.prompts.intervals import gate, parse_intervals
+from mlx_ltxw.tree import linears
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The adapters of a run, read and known to fit.
+
+    Attributes:
+        adapters: Each with its strength.
+        summaries: `NAME: placed n of N (...)` for each, and what had to be assumed about it.
+    """
+
+    adapters: Adapters
+    summaries: tuple[str, ...]
+
+
+def choose(settings: Settings, config: TransformerConfig) -> Chosen:
+    """Reads the adapters of a run and matches them with the transformer's modules; no weight of it is loaded.
+
+    Raises:
+        UserError: an adapter that cannot be read or does not fit, or that the video lock would make useless.
+    """
+    skeleton = Transformer(config, with_video=not settings.audio_only)
+    names = list(linears(Transformer(config))) if settings.adapters else []
+    adapters, summaries = [], []
+    for spec in settings.adapters:
+        source, strength = parse_adapter(spec)
+        located = locate(source, BUILTIN_ADAPTERS)
+        adapter = read(located.path, modules=names, config=located.config, name=located.name)
+        placement = place(adapter, skeleton, settings.allow_partial)
+        strength.check(adapter.targets, adapter.name)
+        if settings.locked and placement.outside_audio:
+            raise UserError(
+                f"The adapter '{adapter.name}' changes the picture's own modules ({placement.outside_audio[0]}, …), "
+                "which the video lock keeps as they are.",
+                "Add --no-lock-video to let it act on the picture.",
+            )
+        adapters.append((adapter, strength))
+        summaries += [f"{located.name}: {line}" for line in (placement.summary, *adapter.notes)]
+    return Chosen(adapters, tuple(summaries))
+
+
+@dataclass(frozen=True)
+class Models:
+    """The transformers of a run.
+
+    Attributes:
+        base: Makes the picture, and the sound it reads.
+        adapted: The second audio stream under the lock; None without one.
+        notes: What the user is told of the adapters.
+    """
+
+    base: Transformer
+    adapted: Transformer | None
+    notes: tuple[str, ...]
+
+
+def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry, dtype: mx.Dtype) -> Models:
+    """Puts the adapters to work.
+
+    Without the lock the adapted transformer takes the base's place. Plain weights are fused; quantised ones keep the
+    adapter beside them unless `settings.fuse`. So do, under the lock, the linears that read the video: both audio
+    streams read the same one, so the adapted stream adds to what the base made of it. An adapter whose strength changes
+    in time always stays beside.
+
+    Args:
+        transformer: The base; left as it is.
+        chosen: From `choose`.
+        settings: Of the run.
+        geometry: Of the clip, for strengths in time.
+        dtype: Of the activations.
+    """
+    if not chosen.adapters:
+        return Models(transformer, None, ())
+    notes = list(chosen.summaries)
+    if settings.register_at is not None:
+        adapted = adapt(transformer, chosen.adapters, settings.allow_partial)
+        _set_gates(adapted, settings.register_at, geometry)
+        notes.append("the adapter's strength follows --register-at (experimental)")
+    else:
+        fused = fuse(
+            transformer,
+            chosen.adapters,
+            quantized=settings.fuse,
+            allow_partial=settings.allow_partial,
+            keep_beside=lambda path: settings.locked and not settings.fuse and reads_video(path),
+        )
+        adapted = fused.model
+        notes.append(fused.summary)
+    round_factors(adapted, dtype)
+    if settings.locked:
+        return Models(
+            transformer, adapted, (*notes, "the picture is locked: exactly that of a run without the adapter")
+        )
+    return Models(adapted, None, tuple(notes))
+
+
+def reads_video(path: str) -> bool:
+    """Whether a linear turns the video into keys or values for the audio."""
+    return kind(path) == "video_to_audio_attn" and tokens_of(path) == "video"
+
+
+def _set_gates(adapted: Transformer, text: str, geometry: Geometry) -> None:
+    intervals = parse_intervals(text)
+    audio = gate(intervals, geometry.audio_positions()[0, 0])
+    video = gate(intervals, geometry.video_positions()[0, 0])
+    set_gates(adapted, mx.array(audio)[:, None], mx.array(video)[:, None])

@@ -1,0 +1,61 @@
+"""Prompts to text contexts: Gemma, then features, then connectors, each let go before the next stage loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_ltxw.weights.model_dir import ModelDir
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What the transformer reads of the prompts.
+
+    Attributes:
+        video_contexts, audio_contexts: (P, S, D) where row 0 is the prompt and row 1, if any, the negative prompt.
+    """
+
+    video_contexts: mx.array
+    audio_contexts: mx.array
+
+    def video(self, negative: bool) -> mx.array:
+        """(1, S, Dv)."""
+        return self.video_contexts[1:2] if negative else self.video_contexts[:1]
+
+    def audio(self, negative: bool) -> mx.array:
+        """(1, S, Da)."""
+        return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]
+
+
+def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, layers_per_eval: int = 0) -> Contexts:
+    """Encodes the prompts.
+
+    Args:
+        model_dir: Holds the text encoder, projection and connectors.
+        prompts: The prompt and, where guidance needs it, the negative prompt.
+        dtype: Of the contexts.
+        layers_per_eval: Text layers between evaluations, 0 for none (see `Machine.text_layers_per_eval`).
+
+    Raises:
+        UserError: a prompt is longer than the model reads.
+    """
+    encoder = model_dir.load_text_encoder(dtype, layers_per_eval=layers_per_eval)
+    ids, mask = encoder.tokenize(prompts)
+    hidden = encoder.hidden_states(ids, mask)
+    mx.eval(hidden, mask)
+    del encoder
+    mx.clear_cache()
+    projection = model_dir.load("text_projection", dtype)
+    features = projection(hidden, mask)
+    mx.eval(features)
+    del projection, hidden
+    mx.clear_cache()
+    connectors = model_dir.load("connectors", dtype)
+    video, audio = connectors(*features, mask)
+    contexts = Contexts(video.astype(dtype), audio.astype(dtype))
+    mx.eval(contexts.video_contexts, contexts.audio_contexts)
+    del connectors
+    mx.clear_cache()
+    return contexts

@@ -1,0 +1,94 @@
+"""What a run tells its caller, in order: Conditioned; Adapted; for each seed its Steps; then for each seed Decoded."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.pipeline.denoise import Latents
+
+
+def peak_memory() -> int:
+    """Bytes: the larger of MLX's own peak and the process's resident peak.
+
+    MLX counts no memory of other libraries nor of mapped files, the system no GPU memory; on unified memory the two
+    overlap.
+    """
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(mx.get_peak_memory(), resident)
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """The prompt is encoded; the text encoder is gone from memory.
+
+    Attributes:
+        seconds: Since the run began.
+        peak_memory: Bytes.
+    """
+
+    seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The adapters are in place.
+
+    Attributes:
+        notes: One line each: what was placed, and how it acts.
+    """
+
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step is done.
+
+    Attributes:
+        seed: Of the clip.
+        index, total: From 1.
+        sigma: Noise level it started from.
+        seconds: It took.
+        peak_memory: Bytes.
+        latents: The state after it, evaluated.
+    """
+
+    seed: int
+    index: int
+    total: int
+    sigma: float
+    seconds: float
+    peak_memory: int
+    latents: Latents
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One clip is ready.
+
+    Attributes:
+        seed: Of the clip.
+        video: Chunks of frames (f, H, W, 3) uint8, decoded as they are taken; take them before the next event. None
+            where none is made.
+        waveform: (N, 2) fp32 in [-1, 1].
+        rate: Samples a second.
+        seconds: Audio decoding took.
+        peak_memory: Bytes.
+    """
+
+    seed: int
+    video: Iterator[np.ndarray] | None
+    waveform: np.ndarray
+    rate: int
+    seconds: float
+    peak_memory: int
+
+
+Event = Conditioned | Adapted | Step | Decoded

@@ -1,0 +1,215 @@
+"""What one run makes: the Request, its defaults by model, and its JSON form in the output's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+
+DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run. A field left at None takes the model's default when the run is resolved.
+
+    Attributes:
+        prompt: What is seen and said.
+        negative_prompt: What guidance steers away from.
+        seeds: One clip each.
+        width, height: Pixels.
+        frames: Video frames; also sets the length of audio without a picture.
+        frame_rate: Frames a second.
+        steps: Denoising steps.
+        video_guidance, audio_guidance: Steering of each modality.
+        audio_only: Make sound alone; nothing of the video side is loaded.
+        adapters: `FILE|REPO|NAME[:STRENGTH]`, all at once.
+        lock_video: Keep the picture exactly that of a run without adapters.
+        fuse: Fuse adapters into quantised weights too.
+        allow_partial: Leave out what of an adapter has no place.
+        register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
+        video: A clip whose picture is kept and given a new voice.
+        soften_onset: Take down a click at the sound's very start, which the official decoder has too.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    seeds: tuple[int, ...] = (10,)
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    frame_rate: float | None = None
+    steps: int | None = None
+    video_guidance: Guidance | None = None
+    audio_guidance: Guidance | None = None
+    audio_only: bool = False
+    adapters: tuple[str, ...] = ()
+    lock_video: bool = True
+    fuse: bool = False
+    allow_partial: bool = False
+    register_at: str | None = None
+    video: str | None = None
+    soften_onset: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Request:
+        """The request that a file's metadata holds (`Settings.to_dict`, and what names its maker).
+
+        Raises:
+            UserError: it is no request, or has fields this version does not know.
+        """
+        makers = ("mlx_ltxw", "model")
+        return _build(cls, {name: value for name, value in values.items() if name not in makers})
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A model's own defaults; a model dir's `config.json` may set its own under `generation`.
+
+    Source of the values here: `ltx_pipelines/utils/constants.py:LTX_2_3_PARAMS`.
+    """
+
+    width: int = 768
+    height: int = 512
+    frames: int = 121
+    frame_rate: float = 24.0
+    steps: int = 30
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+    video_guidance: Guidance = DEV_VIDEO
+    audio_guidance: Guidance = DEV_AUDIO
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request with every field set; what the output's metadata keeps. Fields as in `Request`."""
+
+    prompt: str
+    negative_prompt: str
+    seeds: tuple[int, ...]
+    width: int
+    height: int
+    frames: int
+    frame_rate: float
+    steps: int
+    video_guidance: Guidance
+    audio_guidance: Guidance
+    audio_only: bool
+    adapters: tuple[str, ...]
+    lock_video: bool
+    fuse: bool
+    allow_partial: bool
+    register_at: str | None = None
+    video: str | None = None
+    soften_onset: bool = True
+
+    @property
+    def guidance(self) -> tuple[Guidance | None, Guidance]:
+        """Of the video, if one is made, and of the audio. A given picture is not steered."""
+        if self.audio_only:
+            return None, self.audio_guidance
+        return NO_GUIDANCE if self.video else self.video_guidance, self.audio_guidance
+
+    @property
+    def locked(self) -> bool:
+        """Whether adapters act in a second audio stream; a given picture, or none, needs no lock."""
+        return bool(self.adapters) and self.lock_video and not self.audio_only and self.video is None
+
+    def to_dict(self, seed: int | None = None) -> dict[str, Any]:
+        """As JSON takes it; with a seed, the settings that make that one clip again."""
+        one = self if seed is None else dataclasses.replace(self, seeds=(seed,))
+        return dataclasses.asdict(one)
+
+
+def defaults_for(variant: str, generation: dict[str, Any] | None) -> Defaults:
+    """The defaults of a dev or distilled model, overlaid with the model dir's `generation` section."""
+    defaults = _build(Defaults, generation or {})
+    if variant == "distilled":
+        return dataclasses.replace(
+            defaults, steps=DISTILLED_STEPS, video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE
+        )
+    return defaults
+
+
+def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
+    """The request with the model's defaults where it says nothing.
+
+    Raises:
+        UserError: the steps or guidance do not suit the model, or there is nothing to make.
+    """
+    if not request.prompt.strip():
+        raise UserError("The prompt is empty.", "Say what is seen and said.")
+    if not request.seeds:
+        raise UserError("There is no seed.", "Give at least one.")
+    values = {name: value for name, value in vars(request).items() if value is not None}
+    settings = Settings(**{**vars(defaults), **values})
+    if settings.steps < 1:
+        raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
+    if variant == "distilled":
+        _check_distilled(settings)
+    _check_adapters(settings)
+    return settings
+
+
+def _check_distilled(settings: Settings) -> None:
+    if settings.steps != DISTILLED_STEPS:
+        raise UserError(
+            f"A distilled model takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
+            "Leave --steps out, or use the dev model.",
+        )
+    if settings.video_guidance != NO_GUIDANCE or settings.audio_guidance != NO_GUIDANCE:
+        raise UserError("A distilled model takes no guidance.", "Leave the guidance options out, or use the dev model.")
+
+
+def _check_adapters(settings: Settings) -> None:
+    if settings.register_at is not None and not settings.adapters:
+        raise UserError("--register-at has no adapter to act on.", "Add --adapter.")
+    if settings.register_at is not None and settings.fuse:
+        raise UserError("A fused adapter cannot change its strength in time.", "Leave --fuse or --register-at out.")
+    if settings.video is not None and settings.audio_only:
+        raise UserError("--video and --audio-only exclude each other.", "Leave one of them out.")
+
+
+def _build(cls: type, values: Any) -> Any:
+    """Builds a dataclass from parsed JSON: tuples from lists, nested dataclasses from objects, nothing unknown."""
+    if not isinstance(values, dict):
+        raise UserError("The metadata is no request.", "Use a file that mlx-ltxw generate wrote.")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(
+            f"Unknown fields in {cls.__name__}: {', '.join(unknown)}.",
+            "Use the version of mlx-ltxw that wrote the file.",
+        )
+    try:
+        return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
+    except TypeError as error:
+        raise UserError(
+            f"The metadata is no {cls.__name__}: {error}.", "Use a file that mlx-ltxw generate wrote."
+        ) from error
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    target = options[0]  # `X | None` puts X first
+    if dataclasses.is_dataclass(target) and isinstance(target, type):
+        return _build(target, value)
+    if typing.get_origin(target) is tuple:
+        inner = typing.get_args(target)[0]
+        return tuple(_convert(inner, item) for item in value)
+    if target is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, target):
+        raise TypeError(f"{value!r} is no {target.__name__}")
+    return value
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

@@ -1,0 +1,99 @@
+"""Scripts: mixed-register dialogue as parts, each a clip of one register."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.registers import build, parse
+
+_FIELDS = ("scene", "speaker", "manner", "line")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One clip of a script.
+
+    Attributes:
+        prompt: In the adapter's grammar.
+        seconds: How long it shall be; None leaves it to the run's settings.
+    """
+
+    prompt: str
+    seconds: float | None
+
+
+def read_script(path: Path) -> list[Part]:
+    """Reads a script file.
+
+    A `.yaml` or `.yml` file is a list of tables with `scene`, `speaker`, `manner`, `line` and, if wanted, `seconds`;
+    `scene` may be left out after the first and then stays. Any other file holds one prompt of the grammar a line, blank
+    lines and lines that begin with `#` left out.
+
+    Raises:
+        UserError: naming the part or line that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The script '{path}' cannot be read.", "Give a UTF-8 text or YAML file.") from error
+    parts = _from_yaml(path, text) if path.suffix.lower() in (".yaml", ".yml") else _from_lines(path, text)
+    if not parts:
+        raise UserError(f"The script '{path}' is empty.", "Write one part a line, or a YAML list.")
+    return parts
+
+
+def _from_lines(path: Path, text: str) -> list[Part]:
+    parts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        prompt = line.strip()
+        if not prompt or prompt.startswith("#"):
+            continue
+        turns = parse(prompt).turns
+        if len(turns) != 1 or not turns[0].quoted:
+            raise UserError(
+                f"Line {number} of '{path}' is not one part of a script.",
+                'Write it as: a dim room, (woman, whispering): "close your eyes".',
+            )
+        parts.append(Part(prompt, None))
+    return parts
+
+
+def _from_yaml(path: Path, text: str) -> list[Part]:
+    import yaml
+
+    try:
+        items = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"The script '{path}' is no sound YAML: {error}.", "Mend it, or write lines.") from error
+    if not isinstance(items, list):
+        raise UserError(f"The script '{path}' is no list.", "Write a list of parts, each beginning with '- '.")
+    parts: list[Part] = []
+    scene: str | None = None
+    for number, item in enumerate(items, 1):
+        part, scene = _part(path, number, item, scene)
+        parts.append(part)
+    return parts
+
+
+def _part(path: Path, number: int, item: Any, scene: str | None) -> tuple[Part, str]:
+    where = f"Part {number} of '{path}'"
+    if not isinstance(item, dict):
+        raise UserError(f"{where} is no table.", f"Give it {', '.join(_FIELDS)}.")
+    unknown = sorted(str(key) for key in item.keys() - {*_FIELDS, "seconds"})
+    if unknown:
+        raise UserError(f"{where} has the unknown key {', '.join(unknown)}.", f"Known: {', '.join(_FIELDS)}, seconds.")
+    fields = ({"scene": scene} if scene is not None else {}) | item
+    missing = [key for key in _FIELDS if not isinstance(fields.get(key), str)]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)} (each a text).", "Add what is missing.")
+    seconds = item.get("seconds")
+    if seconds is not None and (not isinstance(seconds, int | float) or not 0 < seconds <= 600):
+        raise UserError(f"{where}: seconds is {seconds!r}.", "Give a number of seconds over 0.")
+    try:
+        prompt = build(*(fields[key] for key in _FIELDS))
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", error.hint) from error
+    return Part(prompt, None if seconds is None else float(seconds)), fields["scene"]

@@ -1,0 +1,297 @@
+"""Latents and text contexts of every clip, made once and kept as one safetensors file each.
+
+The order of the work: both VAEs over all clips, then Gemma and the projection over all captions, then the connectors,
+and each is gone from memory before the next is loaded. Latents are kept on their own as well (in `latents/`; small
+beside the contexts), so that a mended caption costs only its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.files import replacing, write_errors
+from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.manifest import sha256
+from mlx_ltxw.weights.memory import this_machine
+
+if TYPE_CHECKING:
+    from mlx_ltxw.models.audio_vae import AudioVAE
+    from mlx_ltxw.models.video_vae import VideoVAE
+    from mlx_ltxw.weights.model_dir import ModelDir
+
+FORMAT = "1"
+"""Raised when the same clip and model would give other arrays than before."""
+
+Progress = Callable[[str, int, int], object]
+"""Gets the stage (`latents`, `text`), what is done of it, and of how many."""
+
+_LATENTS = "latents"
+_VAES = ("video_vae", "audio_vae")
+_TEXT = ("text_encoder", "text_projection", "connectors")
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """One training example; its arrays are read from the file when they are first used.
+
+    Attributes:
+        key: Hash of the clip's content, its geometry, its caption and the model.
+        name: The file it came from, for messages.
+        caption: As the text encoder read it.
+        width, height, frames, frame_rate: Geometry of the clip.
+        video: (Tv, C) fp32 normalised clean video tokens; None for sound alone.
+        audio: (Ta, C) fp32 normalised clean audio tokens.
+        video_context: (S, Dv) after the connectors.
+        audio_context: (S, Da) after the connectors.
+    """
+
+    key: str
+    name: str
+    caption: str
+    width: int
+    height: int
+    frames: int
+    frame_rate: float
+    video: mx.array | None
+    audio: mx.array
+    video_context: mx.array
+    audio_context: mx.array
+
+
+def build_cache(
+    clips: Sequence[Clip], model: ModelDir, folder: Path, progress: Progress = lambda *_: None
+) -> list[Path]:
+    """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
+
+    One process at a time writes a folder.
+
+    Args:
+        clips: From `prepare`.
+        model: Its VAEs, text encoder, projection and connectors are used; the transformer is not opened.
+        folder: Made if need be.
+        progress: See `Progress`.
+
+    Returns:
+        The clips' files for `load_clip`, in the order of `clips`.
+
+    Raises:
+        UserError: a clip cannot be read, its caption has too many tokens, or the folder cannot be written.
+    """
+    with write_errors(folder):
+        (folder / _LATENTS).mkdir(parents=True, exist_ok=True)
+    jobs = [_job(clip, model, folder) for clip in clips]
+    missing = {job.path: job for job in jobs if not job.path.is_file()}.values()
+    if missing:
+        _check_captions(model, [job.clip for job in missing])
+        unseen = {job.latents: job for job in missing if not job.latents.is_file()}
+        _encode_clips(list(unseen.values()), model, progress)
+        _encode_captions(list(missing), model, progress)
+    return [job.path for job in jobs]
+
+
+def load_clip(path: Path) -> CachedClip:
+    """Opens one file of the cache.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    arrays, facts = _read(path)
+    try:
+        return CachedClip(
+            key=facts["key"],
+            name=facts["name"],
+            caption=facts["caption"],
+            width=int(facts["width"]),
+            height=int(facts["height"]),
+            frames=int(facts["frames"]),
+            frame_rate=float(facts["frame_rate"]),
+            video=arrays.get("video"),
+            audio=arrays["audio"],
+            video_context=arrays["video_context"],
+            audio_context=arrays["audio_context"],
+        )
+    except (KeyError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A clip and the files of the cache that it becomes."""
+
+    clip: Clip
+    key: str
+    latents: Path
+    path: Path
+
+
+def _job(clip: Clip, model: ModelDir, folder: Path) -> _Job:
+    content = _digest([_model_hash(model, _VAES), *_content(clip)])
+    key = _digest([content, _model_hash(model, _TEXT), clip.caption])
+    return _Job(clip, key, folder / _LATENTS / f"{content}.safetensors", folder / f"{key}.safetensors")
+
+
+def _content(clip: Clip) -> list[Any]:
+    """What a clip's latents depend on, beside the model."""
+    size = clip.geometry
+    try:
+        file = _file_hash(clip.path, clip.path.stat().st_mtime_ns)
+    except OSError as error:
+        raise UserError(
+            f"{clip.path} cannot be read: {error.strerror}.", "Put the clip back, or leave it out."
+        ) from error
+    stretch = [clip.window, clip.start, clip.end, clip.picture]
+    return [file, *stretch, size.width, size.height, size.frames, size.frame_rate]
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(path: Path, changed: int) -> str:
+    """sha256 of a file; `changed` is its time stamp, so that a new version is hashed anew."""
+    return sha256(path).sha256
+
+
+def _model_hash(model: ModelDir, components: Iterable[str]) -> str:
+    """Of the networks' files and the checkpoint's config; the dtype that they run in counts too."""
+    names = tuple(components)
+    files = {
+        name: record.sha256 for name, record in model.files.items() if name.startswith(names) and "README" not in name
+    }
+    return _digest([FORMAT, str(default_dtype()), model.checkpoint_config, files])
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _check_captions(model: ModelDir, clips: Sequence[Clip]) -> None:
+    """Refuses a caption that is too long before anything else is done."""
+    from mlx_ltxw.models.text.tokenizer import PromptTokenizer
+
+    tokenizer = PromptTokenizer(model.text_encoder)
+    for clip in clips:
+        try:
+            tokenizer([clip.caption])
+        except UserError as error:
+            raise UserError(f"{clip.name}: {error.message}", error.hint) from error
+
+
+def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> None:
+    """Sound through the audio VAE in fp32, as the official trainer has it; pictures through the video VAE."""
+    if not jobs:
+        return
+    audio_vae: Any = model.load("audio_vae", mx.float32)
+    video_vae: Any = model.load("video_vae", default_dtype()) if any(job.clip.picture for job in jobs) else None
+    for index, job in enumerate(jobs):
+        try:
+            arrays = {"audio": _sound_tokens(job.clip, audio_vae)}
+            if job.clip.picture:
+                arrays["video"] = _picture_tokens(job.clip, video_vae)
+        except UserError as error:
+            raise UserError(f"{job.clip.name}: {error.message}", error.hint) from error
+        _write(job.latents, arrays, {})
+        progress("latents", index + 1, len(jobs))
+    del audio_vae, video_vae
+    mx.clear_cache()
+
+
+def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
+    """(Ta, C) fp32, as many as the clip's seconds have in the transformer (official `helpers.py`: cropped)."""
+    from mlx_ltxw.models.audio_vae import log_mel
+
+    wave = mx.array(read_sound(clip, vae.config.sample_rate))[None]  # (1, N, 2)
+    tokens = vae.encode(log_mel(wave, vae.config))[0].astype(mx.float32)
+    wanted = clip.geometry.audio_tokens  # the sound's last spectrum frames may make one token more
+    return _finite(mx.pad(tokens[:wanted], [(0, max(0, wanted - len(tokens))), (0, 0)]), clip)
+
+
+def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
+    """(Tv, C) fp32."""
+    pixels = mx.array(read_picture(clip))[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
+    latent = vae.encode(pixels, evaluate_blocks=this_machine().short_jobs)
+    return _finite(latent.astype(mx.float32).reshape(-1, latent.shape[-1]), clip)
+
+
+def _finite(tokens: mx.array, clip: Clip) -> mx.array:
+    if not mx.isfinite(tokens).all().item():
+        raise UserError(
+            "The VAE's latents are not finite numbers.", f"Look at {clip.path}, or convert the model again."
+        )
+    return tokens
+
+
+def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> None:
+    """Each caption once; between the two passes only the features of its real tokens are held."""
+    captions = sorted({job.clip.caption for job in jobs})
+    features = _features(captions, model, progress)
+    connectors: Any = model.load("connectors", default_dtype())
+    for caption in captions:
+        video, audio, mask = features.pop(caption)
+        contexts = connectors(_padded(video, mask), _padded(audio, mask), mx.array(mask))
+        both = {"video_context": contexts[0][0], "audio_context": contexts[1][0]}
+        both = {name: context.astype(default_dtype()) for name, context in both.items()}
+        for job in jobs:
+            if job.clip.caption == caption:
+                _write(job.path, _read(job.latents)[0] | both, _facts(job))
+    del connectors
+    mx.clear_cache()
+
+
+def _features(captions: Sequence[str], model: ModelDir, progress: Progress) -> dict[str, tuple[Any, Any, np.ndarray]]:
+    """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
+    encoder = model.load_text_encoder(default_dtype(), layers_per_eval=this_machine().text_layers_per_eval)
+    projection: Any = model.load("text_projection", default_dtype())
+    features = {}
+    for index, caption in enumerate(captions):
+        ids, mask = encoder.tokenize([caption])
+        real = np.array(mask)
+        video, audio = projection(encoder.hidden_states(ids, mask), mask)
+        places = mx.array(np.flatnonzero(real[0]))
+        kept = video[0, places], audio[0, places]
+        mx.eval(kept)
+        features[caption] = (*kept, real)
+        progress("text", index + 1, len(captions))
+    del encoder, projection
+    mx.clear_cache()
+    return features
+
+
+def _padded(tokens: mx.array, mask: np.ndarray) -> mx.array:
+    """(tokens, D) -> (1, S, D): back in their places, which are the last; the connectors read no padding."""
+    return mx.pad(tokens, [(mask.shape[1] - len(tokens), 0), (0, 0)])[None]
+
+
+def _facts(job: _Job) -> dict[str, str]:
+    size = job.clip.geometry
+    facts = {"key": job.key, "name": job.clip.name, "caption": job.clip.caption, "width": size.width,
+             "height": size.height, "frames": size.frames, "frame_rate": size.frame_rate}  # fmt: skip
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _write(path: Path, arrays: dict[str, mx.array], facts: dict[str, str]) -> None:
+    mx.eval(arrays)
+    with replacing(path) as partial, write_errors(path), partial.open("wb") as file:
+        mx.save_safetensors(file, arrays, facts)
+
+
+def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    if not path.is_file():
+        raise UserError(f"There is no {path} in the cache.", "Build the cache again.")
+    try:
+        loaded: Any = mx.load(str(path), return_metadata=True)
+    except (RuntimeError, ValueError) as error:
+        raise _damaged(path) from error
+    return loaded
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged.", "Delete it; it is made again.")

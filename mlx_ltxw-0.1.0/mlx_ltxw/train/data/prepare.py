@@ -1,0 +1,212 @@
+"""From the user's data to clips: found, cut, transcribed, captioned and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.containers import DAMAGED, probe
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
+from mlx_ltxw.train.data.check import check
+from mlx_ltxw.train.data.clip import Clip, held_frames, picture_seconds
+from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
+from mlx_ltxw.train.data.dataset import Source, find_sources
+from mlx_ltxw.train.data.findings import Finding, error, warning
+from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
+
+_SLACK = 0.05  # seconds that a file may be longer than a clip without being cut
+
+Progress = Callable[[str, int, int], object]
+"""Gets the stage (`find`, `check`), what is done of it, and of how many."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the user says of all clips.
+
+    Attributes:
+        labels: Speaker, manner and scene of clips whose caption, folder or JSONL line does not tell.
+        transcribe: Fill missing captions with what Whisper hears, and cut long files between its words.
+        audio_only: Leave the pictures out.
+    """
+
+    labels: Labels = field(default_factory=Labels)
+    transcribe: bool = False
+    audio_only: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data, ready for the cache.
+
+    Attributes:
+        clips: Those without errors, in the order of their names.
+        findings: Errors and warnings; see `findings.table` and `findings.refuse_errors`.
+        statistics: Of `clips`, as JSON takes them.
+    """
+
+    clips: tuple[Clip, ...]
+    findings: tuple[Finding, ...]
+    statistics: dict[str, Any]
+
+
+def prepare(
+    data: Path,
+    geometry: Geometry,
+    options: DataOptions = DataOptions(),
+    folder: Path | None = None,
+    transcriber: Transcriber | None = None,
+    progress: Progress = lambda *_: None,
+) -> Prepared:
+    """Finds the clips of the data and checks them.
+
+    Args:
+        data: A folder or JSONL; see `mlx_ltxw.train.data.dataset`.
+        geometry: What every clip is conformed to.
+        options: What the user says of all clips.
+        folder: Where transcripts are kept, so that nothing is transcribed twice; None keeps none.
+        transcriber: In Whisper's place.
+        progress: See `Progress`.
+
+    Raises:
+        UserError: there is no data at all, or `--transcribe` lacks its package.
+    """
+    geometry.check()
+    hears: Transcriber | None = None
+    if options.transcribe:
+        hears = transcriber or whisper()
+        hears = hears if folder is None else Remembered(hears, folder / "transcripts.json")
+    sources, findings = find_sources(data, options.labels)
+    clips: list[Clip] = []
+    for index, source in enumerate(sources):
+        made, faults = clips_of(source, geometry, options.audio_only, hears)
+        clips += made
+        findings += faults
+        progress("find", index + 1, len(sources))
+    checked = check(clips, lambda done: progress("check", done, len(clips)))
+    findings += checked.findings
+    if not sources and not findings:
+        findings.append(error("", "no-clips", f"There are no sound or video files in {data}; give another folder."))
+    elif not checked.clips:
+        findings.append(error("", "no-clips", "No clip is left to train on; mend the others."))
+    return Prepared(checked.clips, tuple(findings), checked.statistics)
+
+
+def clips_of(
+    source: Source, geometry: Geometry, audio_only: bool = False, hears: Transcriber | None = None
+) -> tuple[list[Clip], list[Finding]]:
+    """The clips of one file, and why there are none or fewer.
+
+    A file that is no longer than a clip is one clip, with silence after it where it is shorter. A longer one is cut if
+    its words can be shared out: their times are known, or Whisper hears them. Without, it is one clip if all of its
+    speech fits into one.
+    """
+    try:
+        info = probe(source.path)
+        if not info.channels:
+            return [], [error(source.name, "no-sound", "The clip has no sound; give one with a voice.")]
+        if not info.rate:
+            return [], [error(source.name, "broken", f"The header of its sound is damaged. {DAMAGED}")]
+        picture = info.width is not None and not audio_only
+        length = picture_seconds(source.path) if picture else 0.0
+        if picture and length < (geometry.frames - held_frames(geometry)) / geometry.frame_rate:
+            text = f"The picture lasts {length:.2f} s, a clip {geometry.seconds:.2f} s; use a longer one."
+            return [], [error(source.name, "too-short", text)]
+        mono = read_mono(source.path, source.start, source.end)
+        told = _tell(source, mono, geometry.seconds, hears)
+    except UserError as problem:
+        return [], [error(source.name, "broken", str(problem))]
+    except CaptionFault as fault:
+        return [], [error(source.name, "caption", str(fault))]
+    except _Refused as refused:
+        return [], [refused.finding]
+    whole = len(told) == 1 and math.isinf(source.end) and not source.start
+    clips, findings = [], []
+    for piece, caption in told:
+        name = source.name if whole else f"{source.name} {piece.start:.2f}-{piece.end:.2f} s"
+        if len(told) > 1 and piece.speech < LEAST_SPEECH:
+            text = f"{piece.speech:.1f} s of speech are left over and become no clip."
+            findings.append(warning(name, "left-over", text))
+            continue
+        window = max(0.0, min(piece.start, length - geometry.seconds)) if picture else piece.start
+        voice = source.labels.voice
+        clips.append(Clip(source.path, name, caption, geometry, window, piece.start, piece.end, picture, voice))
+    return clips, findings
+
+
+class _Refused(Exception):
+    """A file that becomes no clip."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.text)
+        self.finding = finding
+
+
+def _tell(source: Source, mono: np.ndarray, window: float, hears: Transcriber | None) -> list[tuple[Piece, str]]:
+    """Pieces of the file with their captions.
+
+    Raises:
+        _Refused, CaptionFault: there is no caption, or none for its pieces.
+    """
+    end = _end(source, mono)
+    given = complete(source.text, source.labels) if source.text and source.text.strip() else None
+    if end - source.start <= window + _SLACK:
+        pieces = [Piece(source.start, end, source.words)]
+    else:
+        units = source.words or sounds(mono, window - LEAD, source.start)
+        # without any speech it is one clip still, for the check to refuse
+        pieces = cut(units, window, source.start, end) or [Piece(source.start, source.start + window, ())]
+    if given is not None and len(pieces) == 1:
+        return [(pieces[0], given)]
+    if source.words:
+        texts = [piece.text for piece in pieces]
+    elif hears is not None:
+        pieces, texts = _heard(pieces, source, mono, window, hears)
+    else:
+        raise _Refused(_no_words(source, end, given))
+    return [(piece, _caption(text, given, source)) for piece, text in zip(pieces, texts, strict=True)]
+
+
+def _end(source: Source, mono: np.ndarray) -> float:
+    """Where the stretch ends: as the user said, if the file is as long."""
+    there = source.start + len(mono) / RATE
+    return source.end if there > source.end - 1e-3 else there
+
+
+def _heard(
+    pieces: list[Piece], source: Source, mono: np.ndarray, window: float, hears: Transcriber
+) -> tuple[list[Piece], list[str]]:
+    """The pieces, cut between words if Whisper times them, and what is said in each."""
+    heard = hears(mono)
+    if len(pieces) == 1:
+        return pieces, [heard.text]
+    if heard.words:
+        pieces = cut(shifted(heard.words, source.start), window, source.start, _end(source, mono))
+        return pieces, [piece.text for piece in pieces]
+    spans = [(round((piece.start - source.start) * RATE), round((piece.end - source.start) * RATE)) for piece in pieces]
+    return pieces, [hears(mono[first:last]).text for first, last in spans]
+
+
+def _caption(text: str, given: str | None, source: Source) -> str:
+    line = spoken(text)
+    if not line:
+        raise _Refused(error(source.name, "no-words", "No words were understood; write the caption yourself."))
+    return compose(line, source.labels) if given is None else retell(given, line)
+
+
+def _no_words(source: Source, end: float, given: str | None) -> Finding:
+    if given is None:
+        text = "The clip has no caption; write one beside it (the same name with .txt), or add --transcribe."
+        return error(source.name, "no-caption", text)
+    text = (
+        f"The speech of these {end - source.start:.1f} s is longer than a clip, and when each word is said is not "
+        "known; add --transcribe, cut the file, or train longer clips (--set frames)."
+    )
+    return error(source.name, "too-long", text)

@@ -1,0 +1,184 @@
+"""The end of a run: the adapter in the official spelling, its model card, what it does to the voice, and its upload."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw import __version__
+from mlx_ltxw.adapter.export import export
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.prompts.registers import parse
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.data.cache import CachedClip
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.preview import Sample
+from mlx_ltxw.weights.model_dir import ModelDir
+
+ADAPTER = "adapter.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the clips are, in figures.
+
+    Attributes:
+        clips: How many.
+        seconds: Of all together.
+        with_picture: How many have one.
+        kinds: `speaker, manner` as captions write them -> clips; `no speaker` where a caption names none.
+        captions: Different ones.
+    """
+
+    clips: int
+    seconds: float
+    with_picture: int
+    kinds: dict[str, int]
+    captions: int
+
+    @classmethod
+    def of(cls, clips: Sequence[CachedClip]) -> Data:
+        kinds: Counter[str] = Counter()
+        for clip in clips:
+            turns = parse(clip.caption).turns
+            kinds[", ".join(filter(None, (turns[0].speaker, turns[0].manner))) if turns else "no speaker"] += 1
+        return cls(
+            len(clips), sum(clip.frames / clip.frame_rate for clip in clips),
+            sum(clip.video is not None for clip in clips), dict(sorted(kinds.items())),
+            len({clip.caption for clip in clips}),
+        )  # fmt: skip
+
+
+def base_sha256(model: ModelDir) -> str:
+    """Of the checkpoint the model was converted from; of several files, the hash of their hashes."""
+    files = (model.config.get("source") or {}).get("files") or {}
+    hashes = [str(files[name]["sha256"]) for name in sorted(files)]
+    if not hashes:
+        hashes = [model.files[name].sha256 for name in sorted(model.files) if name.startswith("transformer")]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def write_adapter(
+    run: Path, parameters: mx.array, layout: Layout, config: TrainConfig, model: ModelDir, data: Data
+) -> Path:
+    """Writes `adapter.safetensors`, alpha folded in.
+
+    Raises:
+        UserError: a number is not finite, or the file cannot be written.
+    """
+    metadata = {
+        "target_modules": json.dumps(sorted({".".join(path.split(".")[2:]) for path in layout.paths})),
+        "base_model": model.path.name,
+        "base_model_sha256": base_sha256(model),
+        "training_steps": str(config.steps),
+        "training_options": json.dumps(config.to_dict()),
+        "register_words": json.dumps(list(data.kinds)),
+        "software": f"mlx-ltxw {__version__}",
+    }
+    return export(layout.adapter(parameters, run.resolve().name), "comfyui", run / ADAPTER, metadata)
+
+
+def write_card(
+    run: Path, config: TrainConfig, model: ModelDir, data: Data, delta_rms: float, samples: Sequence[Sample]
+) -> Path:
+    """Writes the model card.
+
+    Args:
+        run: Folder of the run.
+        config: Its options.
+        model: The base.
+        data: Of the clips.
+        delta_rms: Of the adapter.
+        samples: Of the base model (step 0) and of the finished adapter.
+    """
+    source = model.config.get("source") or {}
+    front = ["---", "library_name: mlx", "tags: [lora, text-to-video, text-to-speech, ltx-2]"]
+    front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
+    kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
+    heard = "\n".join(_row(pair) for pair in _pairs(samples))
+    mode = "through the video too" if config.coupled else "under the exact video lock"
+    text = f"""{chr(10).join(front)}
+---
+# {run.resolve().name}
+
+A LoRA for LTX-2.3 ({model.path.name}, {model.variant}), trained with mlx-ltxw {__version__}.
+
+    mlx-ltxw generate PROMPT -o out.mp4 --adapter {ADAPTER}
+
+| | |
+|---|---|
+| rank, alpha | {config.rank}, {config.alpha:g} |
+| modules | {", ".join(config.modules)} ({", ".join(config.projections)}) |
+| steps | {config.steps}, {config.clips_per_step} clips each, learning rate {config.learning_rate:g}, {mode} |
+| base sha256 | `{base_sha256(model)}` |
+| root mean square of the change | {delta_rms:.3e} |
+
+## Data
+{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture; {data.captions} captions.
+
+| speaker and manner | clips |
+|---|---|
+{kinds}
+
+## What it does
+One sample each from the same noise, as measured.
+
+| prompt | without | with |
+|---|---|---|
+{heard}
+"""
+    path = run / CARD
+    write_bytes(path, text.encode())
+    return path
+
+
+def _pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Each prompt's sample of the base, and of the last step."""
+    first = {sample.prompt: sample for sample in samples if sample.step == 0}
+    last = max((sample.step for sample in samples), default=0)
+    return [(first[s.prompt], s) for s in samples if s.step == last and last > 0 and s.prompt in first]
+
+
+def _row(pair: tuple[Sample, Sample]) -> str:
+    prompt = pair[0].prompt.replace("|", "\\|").replace("\n", " ")
+    return f"| {prompt} | {heard(pair[0])} | {heard(pair[1])} |"
+
+
+def heard(sample: Sample) -> str:
+    """`whispering, -24.1 LUFS, 3% voiced`."""
+    return f"{sample.register or 'no speech'}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
+
+
+def upload(run: Path, repo: str) -> str:
+    """Pushes the adapter, its card and its samples to the Hub; makes the repository if it is new.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: what the Hub says.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api: Any = HfApi()
+    patterns = [ADAPTER, CARD, "index.html", "samples/**"]
+    try:
+        address = str(api.create_repo(repo, exist_ok=True))
+        api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=patterns, commit_message="Adapter")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The upload to {repo} failed: {reason}.",
+            f"The adapter is in {run}; log in with `hf auth login` and retry.",
+        ) from error
+    return address

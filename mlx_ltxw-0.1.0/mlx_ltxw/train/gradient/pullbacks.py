@@ -1,0 +1,287 @@
+"""The parts of an audio block, each with its gradient by hand.
+
+Every function gives what the part makes, and a pullback: from the cotangent of that (the loss's gradient with respect
+to it) to the cotangent of what went in. Nothing is traced, so each elementwise piece is one fused kernel forwards and
+backwards, and a pullback keeps what it needs and no more: of a frozen linear nothing, of an attention its weights.
+Letting go of a pullback frees all that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, rows
+from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
+from mlx_ltxw.models.transformer.attention import Attention, Read, gate_heads
+from mlx_ltxw.models.transformer.feed_forward import FeedForward, gelu_tanh
+from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope, turned_back
+from mlx_ltxw.train.gradient.recompute import CastLinear
+
+Pullback = Callable[[mx.array], mx.array]
+"""Cotangent of a result to the cotangent of the input."""
+
+Gradients = dict[int, tuple[mx.array, mx.array]]
+"""By the identity of a `LowRankBranch`: the gradients of its A and B, fp32. Pullbacks write into it."""
+
+
+class Projected(NamedTuple):
+    """What a linear made of rows.
+
+    Attributes:
+        value: (N, out).
+        back: Takes the cotangent (N, out) and, optionally, another cotangent (N, in) of the same input to add to.
+    """
+
+    value: mx.array
+    back: Callable[..., mx.array]
+
+
+def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | None = None) -> Projected:
+    """Through a frozen linear, plain or quantised, and the trained factors beside it if there are any.
+
+    Args:
+        layer: `nn.Linear`, `CastLinear`, `nn.QuantizedLinear`, or an `AdaptedLinear` of one of them with one LoRA.
+        x: (N, in).
+        found: Takes the factors' gradients.
+        made: What the frozen linear makes of `x`, if that is known.
+    """
+    if not isinstance(layer, AdaptedLinear):
+        return Projected(_frozen(layer, x), lambda cotangent, onto=None: _frozen_back(layer, cotangent, onto))
+    frozen: Any = layer.base
+    branch = layer.branches[0]
+    assert isinstance(branch, LowRankBranch)
+    a, b = branch.lora_A.astype(x.dtype), branch.lora_B.astype(x.dtype)
+    hidden = x @ a.T
+    value = mx.addmm(_frozen(frozen, x) if made is None else made, hidden, b.T, alpha=branch.scale)
+
+    def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
+        scaled = cotangent if branch.scale == 1 else branch.scale * cotangent
+        narrow = scaled @ b
+        found[id(branch)] = ((narrow.T @ x).astype(mx.float32), (scaled.T @ hidden).astype(mx.float32))
+        return mx.addmm(_frozen_back(frozen, cotangent, onto), narrow, a)
+
+    return Projected(value, back)
+
+
+def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> tuple[mx.array, Pullback]:
+    """RMS norm and modulation of (B, T, dim), as every part of a block begins."""
+
+    def back(cotangent: mx.array) -> mx.array:
+        return _unnormed(x, _stretched(cotangent, scale), eps)
+
+    return modulate(mx.fast.rms_norm(x, None, eps), scale, shift), back
+
+
+def gated_sum(x: mx.array, update: mx.array, gate: Row) -> tuple[mx.array, Pullback]:
+    """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
+    return add_gated(x, update, gate), lambda cotangent: _gated(cotangent, gate)
+
+
+def feed_forward(network: FeedForward, x: mx.array, found: Gradients) -> tuple[mx.array, Pullback]:
+    """The gelu network: (B, T, dim) -> (B, T, dim)."""
+    inner = project(network.net[0].proj, rows(x), found)
+    outer = project(network.net[2], gelu_tanh(inner.value), found)
+
+    def back(cotangent: mx.array) -> mx.array:
+        return inner.back(_gelu_back(inner.value, outer.back(rows(cotangent)))).reshape(x.shape)
+
+    return outer.value.reshape(x.shape), back
+
+
+def attend(
+    attention: Attention, x: mx.array, found: Gradients, rope: Rope | None = None, context: mx.array | None = None,
+    shared: Read | None = None, key_rope: Rope | None = None,
+) -> tuple[mx.array, Pullback]:  # fmt: skip
+    """Attention from `x` to itself or to a context that is not trained through.
+
+    Args:
+        attention: Gated, its linears frozen or adapted.
+        x: (B, T, dim).
+        found: Takes the factors' gradients.
+        rope, key_rope, context: As for `Attention`; several in a row of the batch may share a context.
+        shared: What the unadapted attention read of the context, as for `Attention.read`.
+    """
+    shape, own = x.shape, rows(x)
+    read = own if context is None else rows(context)
+    made = [None, None] if shared is None else [rows(part).astype(x.dtype) for part in shared]
+    heads = (-1, (x if context is None else context).shape[1], attention.heads, attention.head_dim)
+    q, gates = project(attention.to_q, own, found), project(attention.to_gate_logits, own, found)
+    k, v = project(attention.to_k, read, found, made[0]), project(attention.to_v, read, found, made[1])
+    queries, queries_back = _normed_heads(q.value, attention.q_norm, (*shape[:2], *heads[2:]), rope)
+    keys, keys_back = _normed_heads(k.value, attention.k_norm, heads, key_rope or rope)
+    logits = gates.value.reshape(*shape[:2], -1)
+    mixed = _Mix(queries, keys, v.value.reshape(heads), logits, attention.head_dim**-0.5)
+    out = project(attention.to_out[0], mixed.value, found)
+
+    def back(cotangent: mx.array) -> mx.array:
+        d_queries, d_keys, d_values, d_gates = mixed.back(out.back(rows(cotangent)))
+        d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
+        d_x = q.back(queries_back(d_queries), gates.back(rows(d_gates)))
+        if context is None:
+            d_x = v.back(d_values, k.back(d_keys, d_x))
+        else:
+            k.back(d_keys), v.back(d_values)  # for their factors alone
+        return d_x.reshape(shape)
+
+    return out.value.reshape(shape), back
+
+
+class _Mix:
+    """Softmax attention and the gates of its heads.
+
+    On MLX's CPU backend a few heads at a time and in fp32, with exponentials as powers of two (`cpu_ops`).
+
+    Args:
+        queries: (B, T, H, D).
+        keys, values: (B / n, S, H, D) each.
+        logits: (B, T, H) of the gates.
+        scale: Of the scores.
+
+    Attributes:
+        value: (B * T, H * D).
+    """
+
+    def __init__(self, queries: mx.array, keys: mx.array, values: mx.array, logits: mx.array, scale: float) -> None:
+        self.sharing, self.logits, self.scale = len(queries) // len(keys), logits, scale
+        if self.sharing > 1:
+            keys, values = (mx.repeat(x, self.sharing, axis=0) for x in (keys, values))
+        self.queries, self.keys, self.values = (_by_head(x) for x in (queries, keys, values))
+        self.parts = _parts(self.queries, self.keys)
+        self.weights = [self._weigh(self.queries[:, part], self.keys[:, part]) for part in self.parts]
+        mixed = [
+            _times(weights @ self.values[:, part], norm)
+            for part, (weights, norm) in zip(self.parts, self.weights, strict=True)
+        ]
+        self.out = _joined(mixed)  # (B, T, H, D)
+        value = gate_heads(self.out, logits).astype(logits.dtype)
+        self.value = value.reshape(-1, queries.shape[2] * queries.shape[3])
+
+    def back(self, cotangent: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Cotangents of queries, keys, values and logits, given that of the value.
+
+        As in FlashAttention-2 (arXiv:2307.08691, section 3.1), but that the weights are kept.
+        """
+        cotangent = cotangent.reshape(self.out.shape)
+        mean, d_logits = _gate_gradients(mx.sum(cotangent * self.out, axis=-1), self.logits)
+        means = mean.swapaxes(1, 2)[..., None]  # (B, H, T, 1), of the gradients of a token's weights
+        d_mixed = gate_heads(cotangent, self.logits).transpose(0, 2, 1, 3)
+        d_queries, d_keys, d_values = [], [], []
+        for part, (weights, norm) in zip(self.parts, self.weights, strict=True):
+            normed = _times(d_mixed[:, part], norm)
+            d_weights = normed @ self.values[:, part].swapaxes(-1, -2)
+            d_scores = _score_gradients(weights, d_weights, _times(means[:, part], norm), self.scale)
+            d_queries.append(d_scores @ self.keys[:, part])
+            d_keys.append(d_scores.swapaxes(-1, -2) @ self.queries[:, part])
+            d_values.append(weights.swapaxes(-1, -2) @ normed)
+        results = _joined(d_queries), self._summed(_joined(d_keys)), self._summed(_joined(d_values)), d_logits
+        own, keys, values, gates = (result.astype(self.logits.dtype) for result in results)
+        return own, keys, values, gates
+
+    def _weigh(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Weights (B, H, T, S), and what they are to be multiplied by so that they sum to one; None for nothing."""
+        keys = keys.swapaxes(-1, -2)
+        if not cpu_ops.preferred():
+            return mx.softmax((queries * self.scale) @ keys, axis=-1, precise=True), None
+        return cpu_ops.weights((queries * (self.scale * math.log2(math.e))) @ keys)
+
+    def _summed(self, cotangent: mx.array) -> mx.array:
+        """Over the queries in a row that share a context."""
+        if self.sharing == 1:
+            return cotangent
+        return mx.sum(cotangent.reshape(-1, self.sharing, *cotangent.shape[1:]), axis=1)
+
+
+def _parts(queries: mx.array, keys: mx.array) -> list[slice]:
+    heads = queries.shape[1]
+    together = cpu_ops.heads_together(queries, keys) if cpu_ops.preferred() else heads
+    return [slice(start, start + together) for start in range(0, heads, together)]
+
+
+def _by_head(x: mx.array) -> mx.array:
+    """(B, T, H, D) -> (B, H, T, D); on a CPU copied, where every product would copy it."""
+    x = x.transpose(0, 2, 1, 3)
+    return mx.contiguous(x.astype(mx.float32)) if cpu_ops.preferred() else x
+
+
+def _joined(parts: list[mx.array]) -> mx.array:
+    """(B, heads, T, D) each to (B, T, H, D)."""
+    turned = [part.transpose(0, 2, 1, 3) for part in parts]
+    return turned[0] if len(turned) == 1 else mx.concatenate(turned, axis=2)
+
+
+def _times(x: mx.array, factor: mx.array | None) -> mx.array:
+    return x if factor is None else x * factor
+
+
+def _normed_heads(
+    x: mx.array, norm: nn.RMSNorm, shape: tuple[int, ...], rope: Rope | None
+) -> tuple[mx.array, Pullback]:  # fmt: skip
+    """Rows (B * T, H * D), normed, cut into heads and rotated: (B, T, H, D)."""
+    value = mx.fast.rms_norm(x, norm.weight, norm.eps).reshape(shape)
+
+    def back(cotangent: mx.array) -> mx.array:
+        unturned = cotangent if rope is None else turned_back(cotangent, *rope)
+        return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
+
+    return value if rope is None else apply_split_rope(value, *rope), back
+
+
+def _frozen(layer: Any, x: mx.array) -> mx.array:
+    if isinstance(layer, nn.QuantizedLinear):
+        return layer(x)
+    weight = _weight(layer, x).T
+    return mx.addmm(layer.bias, x, weight) if "bias" in layer else x @ weight
+
+
+def _frozen_back(layer: Any, cotangent: mx.array, onto: mx.array | None) -> mx.array:
+    if not isinstance(layer, nn.QuantizedLinear):
+        weight = _weight(layer, cotangent)
+        return cotangent @ weight if onto is None else mx.addmm(onto, cotangent, weight)
+    back = mx.quantized_matmul(
+        cotangent, layer.weight, layer.scales, layer.get("biases"), transpose=False,
+        group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
+    )  # fmt: skip
+    return back if onto is None else onto + back
+
+
+def _weight(layer: nn.Linear | CastLinear, x: mx.array) -> mx.array:
+    return layer.cast(x) if isinstance(layer, CastLinear) else layer.weight
+
+
+def _unnormed(x: mx.array, cotangent: mx.array, eps: float) -> mx.array:
+    _, (back,) = mx.vjp(lambda y: mx.fast.rms_norm(y, None, eps), [x], [cotangent])
+    return back
+
+
+@mx.compile
+def _gelu_back(x: mx.array, cotangent: mx.array) -> mx.array:
+    return mx.vjp(gelu_tanh, [x], [cotangent])[1][0]
+
+
+@mx.compile
+def _stretched(cotangent: mx.array, scale: Row) -> mx.array:
+    return (cotangent.astype(mx.float32) * (1 + whole(scale))).astype(cotangent.dtype)
+
+
+@mx.compile
+def _gated(cotangent: mx.array, gate: Row) -> mx.array:
+    return (cotangent.astype(mx.float32) * whole(gate)).astype(cotangent.dtype)
+
+
+@mx.compile
+def _gate_gradients(cotangent: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
+    """From the gradient of a head's gate, twice the sigmoid of a logit: gate times gradient, and that of the logit."""
+    gate = 2.0 * mx.sigmoid(logits.astype(mx.float32))
+    product = gate * cotangent.astype(mx.float32)
+    return product.astype(cotangent.dtype), (product * (1 - 0.5 * gate)).astype(cotangent.dtype)
+
+
+@mx.compile
+def _score_gradients(weights: mx.array, cotangents: mx.array, means: mx.array, scale: float) -> mx.array:
+    return weights * (cotangents - means) * scale

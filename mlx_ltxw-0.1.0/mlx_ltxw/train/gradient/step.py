@@ -1,0 +1,225 @@
+"""Loss and gradient of one group of clips.
+
+Decoupled, the default: under the exact video lock nothing that is trained reaches the video, so the base streams run
+forward only and the adapted audio stream alone is differentiated. Coupled: one joint forward of the adapted model is
+differentiated through both streams, as the official trainer does (`ltx_trainer/trainer.py:_training_step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.gradient import audio_stream, sigmas
+from mlx_ltxw.train.gradient.layout import Factors, Layout, place, release
+from mlx_ltxw.train.gradient.loss import noised, velocity_loss
+from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.memory import this_machine
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+Group = dict[str, Any]
+"""Clips of one shape, as a compiled function takes them: `audio` (B, Ta, C), `audio_context` (B, S, Da),
+`audio_rotary`, `keys` (B, 2) of the random numbers; with a picture also `video` (B, Tv, C), `video_context` (B, S, Dv),
+`video_rotary`. Rotations are `((cos, sin), (cos, sin))`, a stream's own and those of the audio-video attentions."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Noise and its levels for a group of B clips with k draws each.
+
+    Attributes:
+        audio: (B, k, Ta, C) noise.
+        audio_sigma: (B, k).
+        video: (B, Tv, C) noise; None without a picture.
+        video_sigma: (B,).
+    """
+
+    audio: mx.array
+    audio_sigma: mx.array
+    video: mx.array | None = None
+    video_sigma: mx.array | None = None
+
+
+def draw(group: Group, config: TrainConfig) -> Draw:
+    """Draws for each clip from its own key, so that the numbers do not depend on what else is in the group.
+
+    With shared levels all draws of a clip have its video's, which is drawn for the video's token count.
+    """
+    count = config.audio_draws
+    audios, audio_sigmas, videos, video_sigmas = [], [], [], []
+    for i in range(len(group["keys"])):
+        video_key, audio_key, video_level, audio_level = mx.random.split(group["keys"][i], 4)
+        audio_shape = group["audio"].shape[1:]
+        audios.append(mx.random.normal((count, *audio_shape), key=audio_key))
+        own = sigmas.draw(audio_level, audio_shape[0], count)
+        if "video" in group:
+            video_shape = group["video"].shape[1:]
+            videos.append(mx.random.normal(video_shape, key=video_key))
+            level = sigmas.draw(video_level, video_shape[0])
+            video_sigmas.append(level[0])
+            own = mx.repeat(level, count) if config.sigma == "shared" else own
+        audio_sigmas.append(own)
+    if not videos:
+        return Draw(mx.stack(audios), mx.stack(audio_sigmas))
+    return Draw(mx.stack(audios), mx.stack(audio_sigmas), mx.stack(videos), mx.stack(video_sigmas))
+
+
+def compiles(config: TrainConfig) -> bool:
+    """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU.
+
+    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
+    CPU backend compiles nothing here (`mlx_ltxw/models/__init__.py`).
+    """
+    return this_machine().backend == "metal" if config.compile is None else config.compile
+
+
+def submission(config: TrainConfig) -> Callable[..., None]:
+    """What the blocks of a decoupled step are handed to (`audio_stream.gradient`).
+
+    A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
+    """
+    if compiles(config):
+        return lambda *_: None
+    return mx.async_eval if this_machine().blocks_per_submission else mx.eval
+
+
+class Objective:
+    """Losses and gradients of the adapter's vector.
+
+    Args:
+        base: The frozen transformer.
+        adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it, and without
+            numbers except while a gradient is computed.
+        layout: Of the vector.
+        config: Of the run.
+    """
+
+    def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
+        self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
+        self.dtype = DTYPES[config.activations]
+        adapted.submit_every = 0  # when coupled, it runs inside a gradient
+        adapted.freeze()
+        adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
+        cast_at_each_use(adapted, self.dtype, compiles(config))
+        if config.gradient_checkpointing:
+            adapted.run_block = checkpointed
+        self._branches = layout.branches(adapted)
+        release(self._branches)
+        self._submit = submission(config)
+        self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
+
+    def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
+        """Draws noise for a group, and differentiates.
+
+        Args:
+            parameters: (N,) fp32.
+            group: Clips.
+            weight: Scalar; of one clip: 1 over the clips of the step.
+
+        Returns:
+            The gradient (N,), and (2,) the weighted sums of the audio and video losses.
+        """
+        return self._step(parameters, group, weight)
+
+    def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
+        return self.gradient(parameters, group, draw(group, self.config), weight)
+
+    def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
+        """As `__call__`, for noise already drawn; not compiled.
+
+        Each factor is differentiated for itself. The gradient of a vector of which every factor is a slice would be a
+        sum of as many vectors of full length.
+        """
+        factors = self.layout.factors(parameters)
+        find = self._coupled if self.config.coupled and noise.video is not None else self._decoupled
+        gradients, sums = find(factors, group, noise, weight)
+        release(self._branches)
+        return self.layout.flat(gradients), sums
+
+    def _coupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
+        video, audio = self._video(group, noise), self._audio(group, noise, 1)
+
+        def total(factors: Factors) -> tuple[mx.array, mx.array]:
+            place(factors, self._branches)
+            video_velocity, audio_velocity = self.adapted(video, audio)
+            heard = mx.sum(self._audio_loss(audio_velocity, group, noise))
+            seen = mx.zeros(())
+            if self.config.video_loss:
+                assert noise.video is not None
+                seen = mx.sum(velocity_loss(video_velocity, group["video"], noise.video))
+            sums = weight * mx.stack([heard, seen])
+            return sums[0] + self.config.video_loss * sums[1], sums
+
+        (_, sums), gradients = mx.value_and_grad(total)(factors)
+        return gradients, sums
+
+    def _decoupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
+        """The audio stream's, beside a video that it does not change or without one."""
+        place(factors, self._branches)
+        heard: Modality | None = None
+        watched: Iterable[Shared] = repeat(Shared(), len(self.adapted.transformer_blocks))
+        if noise.video is not None:
+            heard, watched = self._heard(group, noise), self._watch(group, noise)
+        loss, found = audio_stream.gradient(
+            self.adapted,
+            self._audio(group, noise, noise.audio.shape[1]),
+            heard,
+            watched,
+            lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
+            again=self.config.gradient_checkpointing,
+            submit=self._submit,
+        )
+        gradients: Factors = []
+        for a, b, branch in zip(factors[::2], factors[1::2], self._branches, strict=True):
+            gradients += found.get(id(branch)) or (mx.zeros_like(a), mx.zeros_like(b))  # sound alone reads no video
+        return gradients, mx.stack([loss, mx.zeros(())])
+
+    def _watch(self, group: Group, noise: Draw) -> Iterator[Shared]:
+        """What the adapted audio shares with the base streams, block by block.
+
+        No gradient passes here, so it runs in the dtype that the picture is generated in. The text is read anew if
+        there are several draws, which have noise levels of their own.
+        """
+        dtype = default_dtype()
+        for shared in self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)):
+            yield shared if noise.audio.shape[1] == 1 else shared._replace(text=None)
+
+    def _heard(self, group: Group, noise: Draw) -> Modality:
+        """The video as the adapted audio's states need it: they read the gates' levels from sigma, one a draw."""
+        video = self._video(group, noise)
+        return replace(video, sigma=mx.repeat(video.sigma, noise.audio.shape[1]))
+
+    def _video(self, group: Group, noise: Draw, dtype: mx.Dtype | None = None) -> Modality:
+        assert noise.video is not None
+        assert noise.video_sigma is not None
+        latent = noised(group["video"], noise.video, noise.video_sigma)
+        return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"], dtype)
+
+    def _audio(self, group: Group, noise: Draw, draws: int, dtype: mx.Dtype | None = None) -> Modality:
+        """The first draws of each clip, those of one clip in a row."""
+        clean = mx.repeat(group["audio"], draws, axis=0)
+        sigma = noise.audio_sigma[:, :draws].reshape(-1)
+        latent = noised(clean, noise.audio[:, :draws].flatten(0, 1), sigma)
+        context = mx.repeat(group["audio_context"], draws, axis=0)
+        return self._modality(latent, sigma, context, group["audio_rotary"], dtype)
+
+    def _audio_loss(self, velocity: mx.array, group: Group, noise: Draw) -> mx.array:
+        """(B,) mean over the draws."""
+        clips, draws = noise.audio.shape[:2]
+        clean = mx.repeat(group["audio"], draws, axis=0)
+        return mx.mean(velocity_loss(velocity, clean, noise.audio.flatten(0, 1)).reshape(clips, draws), axis=1)
+
+    def _modality(
+        self, latent: mx.array, sigma: mx.array, context: mx.array, rotations: Any, dtype: mx.Dtype | None
+    ) -> Modality:
+        own, cross = rotations
+        dtype = dtype or self.dtype
+        return Modality(latent.astype(dtype), sigma, sigma[:, None], context.astype(dtype), Rotary(own, cross))

@@ -1,0 +1,270 @@
+"""The run: step after step, with progress, checkpoints and listening samples, to the finished adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_ltxw.adapter.apply import attach
+from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.events import peak_memory
+from mlx_ltxw.pipeline.run import latent_grid
+from mlx_ltxw.train import checkpoint, finish
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.data.cache import CachedClip, load_clip
+from mlx_ltxw.train.events import Event, Finished, Progress, Sampled, Saved, Started, Stopped
+from mlx_ltxw.train.gradient import optimizer
+from mlx_ltxw.train.gradient.batches import Batches
+from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from mlx_ltxw.train.gradient.layout import Layout
+from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.train.gradient.recompute import expand
+from mlx_ltxw.train.gradient.step import Objective
+from mlx_ltxw.train.metrics import Metrics
+from mlx_ltxw.train.page import write_page
+from mlx_ltxw.train.preview import choose_prompts, make_samples
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.world import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, its data prepared.
+
+    Attributes:
+        config: Options, sizes included.
+        model: The base.
+        clips: The cached clips, in the same order on every machine.
+        run: Folder of the run.
+        world: The machines.
+    """
+
+    config: TrainConfig
+    model: ModelDir
+    clips: Sequence[Path]
+    run: Path
+    world: World
+
+
+def check_base(model: ModelDir, force: bool) -> None:
+    """Refuses a distilled base: adapters trained on one end near zero and do nothing.
+
+    Raises:
+        UserError: it is distilled, and not forced.
+    """
+    if model.variant == "distilled" and not force:
+        raise UserError(
+            f"{model.path.name} is a distilled model; adapters trained on one learn almost nothing.",
+            "Train on the dev model, whose adapters work on both, or add --force.",
+        )
+
+
+def check_folder(run: Path, resume: bool) -> None:
+    """Refuses a folder that holds another run's work.
+
+    Raises:
+        UserError: there is a run, and it is not to be resumed.
+    """
+    if not resume and (checkpoint.saved_steps(run) or (run / finish.ADAPTER).exists()):
+        raise UserError(f"{run} holds a run already.", "Add --resume to continue it, or choose another folder.")
+
+
+def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Trains to the end, from the newest checkpoint if there is one.
+
+    Args:
+        job: What to do.
+        stop: Asked once a step; when it says yes on any machine, the step is finished and saved, and the run ends.
+
+    Yields:
+        Started, then Progress, Saved and Sampled as they come, and Finished or Stopped.
+
+    Raises:
+        UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.
+    """
+    trainer = Trainer(job)
+    yield trainer.started()
+    if job.world.leads:
+        yield from trainer.samples()
+    while trainer.state.step < job.config.steps:
+        progress, stopping = trainer.step(stop())
+        yield progress
+        stopping = stopping and trainer.state.step < job.config.steps
+        if job.world.leads:
+            yield from trainer.keep(always=stopping)
+        if stopping:
+            yield Stopped(trainer.state.step)
+            return
+    if job.world.leads:
+        yield from trainer.finish()
+    job.world.wait()
+
+
+class Trainer:
+    """Everything a run holds in memory.
+
+    Attributes:
+        state: What changes from step to step.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        config = job.config
+        clips = [load_clip(file) for file in job.clips]
+        self.base = job.model.load("transformer", default_dtype(), audio_only=all(clip.video is None for clip in clips))
+        if mx.default_device() == mx.Device(mx.cpu):
+            expand(self.base, default_dtype())
+        mx.eval(self.base.parameters())
+        adapter = fresh_adapter(self.base, config)
+        self.layout, parameters = Layout.of(adapter)
+        self.objective = Objective(self.base, attach(self.base, [(adapter, Strength())]), self.layout, config)
+        share = (job.world.rank, job.world.size)
+        self.batches = Batches(job.clips, self.base, latent_grid(job.model), config, share)
+        self.weight = mx.array(1 / config.clips_per_step)
+        self.data = finish.Data.of(clips)
+        self.prompts = choose_prompts([clip.caption for clip in clips], config)
+        self.origin = checkpoint.Origin(config, finish.base_sha256(job.model), _fingerprint(clips), self.layout.paths)
+        self.state = self._begin(State.fresh(parameters))
+        self.metrics = Metrics(job.run, config, self.state.step) if job.world.leads else None
+        self.pace = 0.0
+        mx.reset_peak_memory()
+
+    def started(self) -> Started:
+        """What is about to be trained."""
+        config, layout = self.job.config, self.layout
+        return Started(self.state.step, config.steps, len(layout.paths), layout.size, self.data, self.job.world.size)
+
+    def step(self, stop: bool) -> tuple[Progress, bool]:
+        """One optimizer step.
+
+        Args:
+            stop: Whether this machine wants to end the run.
+
+        Returns:
+            Figures of the step, and whether any machine wants to end.
+        """
+        clock = time.perf_counter()
+        state, config = self.state, self.job.config
+        try:
+            gradient, tail = self._gradient(stop)
+        except RuntimeError as error:
+            self._lost(error)
+            raise
+        audio, video, stops, length = (float(x) for x in tail)
+        if not math.isfinite(audio + video + length):
+            raise UserError(
+                f"The loss or its gradient is no number any more at step {state.step + 1}.",
+                "Lower learning_rate and start again, or --resume from the last checkpoint if it was a fault.",
+            )
+        rate = optimizer.learning_rate(config, state.step)
+        state.advance(gradient, length, config)
+        logged = state.step % config.log_every == 0 or state.step in (1, config.steps)
+        delta = float(self.layout.delta_rms(state.parameters)) if logged else None
+        seconds = time.perf_counter() - clock
+        self.pace = seconds if not self.pace else 0.9 * self.pace + 0.1 * seconds
+        progress = Progress(
+            state.step, config.steps, audio, video if config.video_loss else None, rate, length, delta,
+            seconds, self.pace * (config.steps - state.step), peak_memory(),
+        )  # fmt: skip
+        if self.metrics is not None:
+            self.metrics.add(progress.to_dict())
+        return progress, stops > 0
+
+    def keep(self, always: bool = False) -> Iterator[Event]:
+        """Saves and makes samples when it is time; the lead machine's work."""
+        config, step = self.job.config, self.state.step
+        if always or step % config.checkpoint_every == 0 or step == config.steps:
+            yield Saved(step, self._save())
+        if not always:
+            yield from self.samples()
+
+    def samples(self) -> Iterator[Event]:
+        """Listening samples of this step, if it is one that has some and they were not made yet."""
+        config, step = self.job.config, self.state.step
+        if step and (not config.preview_every or step % config.preview_every or step == config.steps):
+            return  # the last step's are made of the finished adapter
+        if step or config.preview_every:
+            yield self._sample(step, self._step_adapter() if step else None)
+
+    def finish(self) -> Iterator[Event]:
+        """The finished adapter, what it does, its card and the page."""
+        job, state = self.job, self.state
+        if state.step not in checkpoint.saved_steps(job.run):
+            yield Saved(state.step, self._save())
+        path = finish.write_adapter(job.run, state.parameters, self.layout, job.config, job.model, self.data)
+        without = self._sample(0, None)
+        with_it = self._sample(state.step, path)
+        yield with_it
+        samples = [*without.samples, *with_it.samples]
+        delta = float(self.layout.delta_rms(state.parameters))
+        finish.write_card(job.run, job.config, job.model, self.data, delta, samples)
+        if self.metrics is not None:
+            self.metrics.close()
+        yield Finished(path, delta, tuple(samples))
+
+    def _begin(self, fresh: State) -> State:
+        """The newest checkpoint's state, read by the lead machine and told to the others."""
+        world = self.job.world
+        found = checkpoint.restore(self.job.run, self.origin) if world.leads else None
+        state = found or fresh
+        if world.size == 1:
+            return state
+        own = mx.concatenate([mx.array([float(state.step)]), state.parameters, state.first, state.second])
+        told = world.sum(own if world.leads else mx.zeros_like(own))
+        step, *arrays = mx.split(told, [1, 1 + self.layout.size, 1 + 2 * self.layout.size])
+        mx.eval(step, *arrays)
+        return State(int(float(step)), *arrays)
+
+    def _gradient(self, stop: bool) -> tuple[mx.array, mx.array]:
+        """The gradient of all machines; and (4,) the losses of audio and video, how many want to stop, its norm."""
+        first, *others = self.batches.step(self.state.step)
+        gradient, losses = self.objective(self.state.parameters, first, self.weight)
+        for group in others:
+            mx.eval(gradient, losses)  # one group's activations in memory at a time
+            more, further = self.objective(self.state.parameters, group, self.weight)
+            gradient, losses = gradient + more, losses + further
+        gradient = self.job.world.sum(gradient)
+        told = self.job.world.sum(mx.concatenate([losses, mx.array([float(stop)])]))
+        tail = mx.concatenate([told, optimizer.norm(gradient)[None]])
+        mx.eval(gradient, tail)
+        return gradient, tail
+
+    def _lost(self, error: RuntimeError) -> None:
+        """Saves what there is when another machine is gone."""
+        if self.job.world.size == 1 or not any(word in str(error).lower() for word in ("[ring]", "peer", "connection")):
+            return
+        saved = f"; step {self.state.step} is saved" if self.job.world.leads else ""
+        if self.job.world.leads:
+            self._save()
+        raise UserError(
+            f"Another machine of the run was lost{saved}.", "Start the machines again with --resume."
+        ) from error
+
+    def _save(self) -> Path:
+        return checkpoint.save(self.job.run, self.state, self.layout, self.origin)
+
+    def _step_adapter(self) -> Path:
+        """The adapter of this step in a file of its own, for the pipeline to read."""
+        folder = checkpoint.folder_of(self.job.run, self.state.step)
+        if not (folder / "state.safetensors").is_file():
+            self._save()
+        return folder / "adapter.safetensors"
+
+    def _sample(self, step: int, adapter: Path | None) -> Sampled:
+        job = self.job
+        samples = make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
+        page = write_page(job.run, job.run.resolve().name, self.metrics.lines if self.metrics else [])
+        mx.clear_cache()
+        return Sampled(step, tuple(samples), page)
+
+
+def _fingerprint(clips: Sequence[CachedClip]) -> str:
+    return hashlib.sha256("\n".join(clip.key for clip in clips).encode()).hexdigest()

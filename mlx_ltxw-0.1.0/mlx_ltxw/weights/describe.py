@@ -1,0 +1,102 @@
+"""What a model directory or a safetensors file holds: `mlx-ltxw inspect`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
+from mlx_ltxw.weights.header import Header, Tensor
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.names import readable
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some tensors in figures: how many, their bytes on disk, and how many have each dtype."""
+
+    tensors: int
+    nbytes: int
+    dtypes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A directory or file in figures.
+
+    Attributes:
+        name: Its path.
+        facts: Label -> value.
+        parts: Component, or first part of the tensor names -> figures.
+    """
+
+    name: str
+    facts: dict[str, str]
+    parts: dict[str, Part]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [self.name, *(f"{label:<16}{value}" for label, value in self.facts.items())]
+        for name, part in self.parts.items():
+            dtypes = ", ".join(f"{dtype} x {count}" for dtype, count in part.dtypes.items())
+            lines.append(f"  {name:<24}{part.tensors:>6,} tensors {readable(part.nbytes):>10}  {dtypes}")
+        return "\n".join(lines)
+
+
+def describe_model(model: ModelDir) -> Description:
+    """A model directory: version, variant, origin, quantisation, and each network's size."""
+    config, source = model.config, model.config["source"]
+    facts = {
+        "model": f"LTX-2.3 {model.variant}, model_version {config['model_version'] or 'unknown'}",
+        "checkpoint": _origin(source),
+        "text encoder": _origin(config["text_encoder"]),
+        "quantisation": _quantisation(config.get("quantization", {}).get("transformer")),
+        "written by": f"mlx-ltxw {config['library_version']}",
+    }
+    parts = {name: _part(model.tensors(name)) for name in (*COMPONENTS, TEXT_ENCODER)}
+    return Description(str(model.path), facts, parts)
+
+
+def describe_header(header: Header) -> Description:
+    """A safetensors file, of whatever model: metadata and sizes, from its header alone."""
+    groups: dict[str, list[Tensor]] = defaultdict(list)
+    for tensor in header.tensors.values():
+        first, *rest = tensor.name.split(".")
+        groups[f"{first}.{rest[0]}" if first == "model" and len(rest) > 1 else first].append(tensor)
+    facts = {"tensors": f"{len(header.tensors):,}"}
+    if header.present < header.length:
+        facts["truncated"] = f"{header.present:,} of {header.length:,} bytes are there"
+    for key, value in header.metadata.items():
+        facts[key] = _sections(value) if key == "config" else value.splitlines()[0][:100] if value else ""
+    return Description(str(header.path), facts, {name: _part(group) for name, group in groups.items()})
+
+
+def _part(tensors: Iterable[Tensor]) -> Part:
+    listed = list(tensors)
+    counts = Counter(tensor.dtype for tensor in listed)
+    return Part(len(listed), sum(tensor.nbytes for tensor in listed), dict(counts.most_common()))
+
+
+def _origin(source: dict[str, Any]) -> str:
+    files = ", ".join(source["files"])
+    return f"{files} of {source['repo']} at {source['revision']}" if source["repo"] else files
+
+
+def _quantisation(settings: dict[str, Any] | None) -> str:
+    if not settings:
+        return "none"
+    layers = sum(isinstance(value, dict) for value in settings.values())
+    return f"{settings['mode']}, {settings['bits']} bits, groups of {settings['group_size']}; {layers} layers"
+
+
+def _sections(text: str) -> str:
+    try:
+        return f"sections {', '.join(json.loads(text))}"
+    except (ValueError, TypeError):
+        return "not valid JSON"

@@ -1,0 +1,119 @@
+"""The list of a directory's files with their sizes and sha256, written last: what makes a directory a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ltxw.errors import UserError
+
+NAME = "manifest.json"
+FORMAT = 1
+CHUNK = 16 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and sha256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+def sha256(path: Path, progress: Callable[[int], object] = lambda _: None) -> FileRecord:
+    """Hashes a file of any size in constant memory; `progress` gets the bytes of each step."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            progress(len(chunk))
+    return FileRecord(size, digest.hexdigest())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file so that it is whole under its name or not there at all, also after a power cut."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    settle(part, path)
+
+
+def settle(part: Path, path: Path) -> None:
+    """Gives a file that is whole and on the disk its final name, and makes that last."""
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint: str) -> None:
+    """Writes `manifest.json`, atomically.
+
+    Args:
+        directory: The model directory.
+        files: Every file but the manifest, by its path relative to `directory` with forward slashes.
+        fingerprint: Of the sources and options that made the directory.
+    """
+    records = {name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(files.items())}
+    content = {"format": FORMAT, "fingerprint": fingerprint, "files": records}
+    replace_text(directory / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
+    """The files and the fingerprint that `write_manifest` wrote.
+
+    Raises:
+        UserError: no manifest, not readable, or of another format.
+    """
+    try:
+        content = json.loads((directory / NAME).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{directory} was written by another version of mlx-ltxw (format {content['format']}).",
+                "Update mlx-ltxw, or convert the checkpoint again.",
+            )
+        files = {name: FileRecord(int(r["size"]), str(r["sha256"])) for name, r in content["files"].items()}
+        return files, str(content["fingerprint"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} is not a finished model: it has no {NAME}.",
+            "Run `mlx-ltxw convert` with this directory as -o; a conversion that was cut continues.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{directory / NAME} cannot be read ({error}).", "Convert the checkpoint again into a new directory."
+        ) from error
+
+
+def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:
+    """Raises a UserError that lists every file that is missing or has another size than the manifest says."""
+    faults = []
+    for name, record in files.items():
+        path = directory / name
+        if not path.is_file():
+            faults.append(f"{name} is missing")
+        elif path.stat().st_size != record.size:
+            faults.append(f"{name} has {path.stat().st_size:,} bytes instead of {record.size:,}")
+    if faults:
+        raise UserError(
+            f"{directory} is damaged: {'; '.join(faults)}.", "Copy it again, or convert the checkpoint again."
+        )
+
+
+def check_hashes(directory: Path, files: Mapping[str, FileRecord], progress: Callable[[int], object]) -> None:
+    """Raises a UserError that lists every file whose content is not what the manifest says."""
+    faults = [name for name, record in files.items() if sha256(directory / name, progress) != record]
+    if faults:
+        raise UserError(
+            f"{directory} is damaged: the sha256 of {', '.join(faults)} differs from the manifest.",
+            "Copy it again, or delete it and convert the checkpoint again.",
+        )
