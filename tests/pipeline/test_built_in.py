@@ -15,7 +15,8 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
-from tests.pipeline.test_end_to_end import compare, error
+from tests.numbers import relative_error
+from tests.pipeline.test_end_to_end import compare
 from tests.reference import pipeline as reference
 from tests.reference.built_in import gemma, official_model
 
@@ -57,6 +58,6 @@ def test_the_adapter_without_the_lock(model):
     ]
     assert len(steps) == 6
     video, audio = expected.latents[-1]
-    assert error(steps[-1].latents.audio, audio) <= 1e-4
-    assert error(steps[-1].latents.video, video) <= 1e-4
-    assert error(base.latents[-1][1], audio) > 0.3  # it is another voice
+    assert relative_error(steps[-1].latents.audio, audio) <= 1e-4
+    assert relative_error(steps[-1].latents.video, video) <= 1e-4
+    assert relative_error(base.latents[-1][1], audio) > 0.3  # it is another voice

@@ -15,6 +15,7 @@ from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from tests.numbers import relative_error
 from tests.reference import pipeline as reference
 from tests.reference.official import Official
 
@@ -34,13 +35,6 @@ def official(made_checkpoint):
 @pytest.fixture(scope="module")
 def gemma(made_gemma):
     return reference.load_text_encoder(made_gemma)
-
-
-def error(ours, theirs):
-    """Relative error over the whole array."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
 def guidance(params: MultiModalGuiderParams) -> Guidance:
@@ -88,15 +82,15 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
     for step, (video, audio) in zip(steps, expected.latents, strict=True):
         assert isinstance(step, Step)
         assert step.total == len(steps)
-        assert error(step.latents.audio, audio) <= LATENTS, step.index
+        assert relative_error(step.latents.audio, audio) <= LATENTS, step.index
         assert (step.latents.video is None) == (video is None)
         if video is not None:
-            assert error(step.latents.video, video) <= LATENTS, step.index
+            assert relative_error(step.latents.video, video) <= LATENTS, step.index
     if not decode:
         return
     (decoded,) = _taken(events)
     assert decoded.rate == 48000
-    assert error(decoded.waveform, expected.waveform) <= WAVEFORM
+    assert relative_error(decoded.waveform, expected.waveform) <= WAVEFORM
     if job.video is None or job.picture is not None:
         assert decoded.video is None
         return
@@ -105,7 +99,7 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
     assert np.abs(frames - np.clip((expected.picture + 1) * 127.5, 0, 255)).max() < levels  # rounded, not cut off
     vae = model.load("video_vae", mx.float32)
     latent = steps[-1].latents.video.reshape(1, *job_plan.geometry.latent_shape, -1)
-    assert error(vae.decode(latent)[0], expected.picture) <= PICTURE
+    assert relative_error(vae.decode(latent)[0], expected.picture) <= PICTURE
 
 
 def _taken(events):
@@ -135,8 +129,8 @@ def test_contexts(official, gemma, dev, prompts):
     contexts = encode_prompts(dev, list(prompts), mx.float32)
     for index, prompt in enumerate(prompts):
         video, audio = reference.encode(official, gemma, prompt)
-        assert error(contexts.video(index == 1), video) <= 1e-5
-        assert error(contexts.audio(index == 1), audio) <= 1e-5
+        assert relative_error(contexts.video(index == 1), video) <= 1e-5
+        assert relative_error(contexts.audio(index == 1), audio) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run, steps, transformers
 from mlx_ltxw.weights.model_dir import ModelDir
-from tests.pipeline.test_end_to_end import PROMPT, SHORT, error, gemma, official, request  # noqa: F401
+from tests.numbers import relative_error as error
+from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, official, request  # noqa: F401
 from tests.reference import pipeline as reference
 
 SMALL = Request(PROMPT, seeds=(7,), width=96, height=64, frames=17, steps=4)
@@ -64,9 +65,8 @@ def test_a_second_stage_starts_from_the_first_with_noise_at_its_first_level(dev)
     first = made[3].latents
     fresh = noise(stage.geometry, first.video.shape[-1], first.audio.shape[-1], 7, stage=1)
     assert not mx.array_equal(fresh.audio, noise(stage.geometry, 32, 32, 7).audio)
-    noisy = Latents(
-        *(mx.array(np.asarray(x) + (np.asarray(n) - np.asarray(x)) * 0.5) for x, n in zip(first[:2], fresh))
-    )
+    clean, drawn = (tuple(np.asarray(stream) for stream in latents[:2]) for latents in (first, fresh))
+    noisy = Latents(*(mx.array(x + (n - x) * 0.5) for x, n in zip(clean, drawn, strict=True)))
     alone = dataclasses.replace(whole, stages=(dataclasses.replace(second, start="noise"),))
     *_, last = steps(alone, transformers(alone, networks), contexts, 7, noise_source=lambda *_: noisy)
     assert error(made[-1].latents.video, last.latents.video) < 1e-6
@@ -83,7 +83,7 @@ def test_each_clip_is_decoded_when_it_is_done(dev):
 
 @pytest.mark.parametrize("resident", [True, False])
 def test_networks_that_stay_change_nothing(dev, monkeypatch, resident):
-    """Three runs over the same networks, one with another prompt between, against one with its own; loads are counted."""
+    """Three runs over the same networks, one with another prompt between, against one with its own."""
     loaded = []
     load = ModelDir.load
     monkeypatch.setattr(ModelDir, "load", lambda self, name, *a, **k: loaded.append(name) or load(self, name, *a, **k))

@@ -187,7 +187,7 @@ def frozen(official: Official, tools: VideoLatentTools, state: LatentState, pict
 
 
 def conditioned(state: LatentState, clean: np.ndarray, mask: np.ndarray) -> LatentState:
-    """A noisy state with clean tokens in it, as far as the mask keeps them (`GaussianNoiser`: `lerp(clean, x, mask)`)."""
+    """A noisy state with clean tokens as far as the mask keeps them (`GaussianNoiser`: `lerp(clean, x, mask)`)."""
     tokens, share = torch.from_numpy(clean), torch.from_numpy(mask)[..., None]
     return replace(state, latent=torch.lerp(tokens, state.latent, share), clean_latent=tokens, denoise_mask=share)
 
