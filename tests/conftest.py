@@ -9,6 +9,9 @@ import hypothesis
 import pytest
 
 import mlx_ltxw  # noqa: F401
+from mlx_ltxw.models import ops
+
+ops.settle_compile()  # as every run does
 
 # Fresh random examples wherever a person runs the tests; the same ones each time in CI, so that it fails for a change.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -18,6 +18,8 @@ from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.models.transformer.attention import Attention, Read
+from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
@@ -75,7 +77,7 @@ def _product_vjp(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
     x, factor = primals
-    return cotangent @ factor, rows(cotangent).T @ rows(x)
+    return cotangent @ factor, as_matrix(cotangent).T @ as_matrix(x)
 
 
 @mx.custom_function
@@ -90,10 +92,10 @@ def _add_product_vjp(
 ) -> tuple[mx.array, mx.array, mx.array]:
     _, x, factor, scale = primals
     scaled = cotangent if scale == 1 else scale * cotangent
-    return cotangent, scaled @ factor, rows(scaled).T @ rows(x)
+    return cotangent, scaled @ factor, as_matrix(scaled).T @ as_matrix(x)
 
 
-def rows(x: mx.array) -> mx.array:
+def as_matrix(x: mx.array) -> mx.array:
     """(..., dim) -> (N, dim); MLX describes a product of matrices in a third of the steps of one of stacks of them."""
     return x.reshape(-1, x.shape[-1])
 
@@ -178,7 +180,6 @@ class AdaptedLinear(nn.Module):
     Args:
         base: The linear, plain or quantised; shared, never changed.
         branches: What the adapters add.
-
     """
 
     def __init__(self, base: Linear, branches: Sequence[Branch]) -> None:
@@ -193,9 +194,9 @@ class AdaptedLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out), in the base's output dtype."""
-        return self.beside(x, self.base(x))
+        return self.from_base(x, self.base(x))
 
-    def beside(self, x: mx.array, y: mx.array) -> mx.array:
+    def from_base(self, x: mx.array, y: mx.array) -> mx.array:
         """As the call, for an input (..., in) whose base gave `y` (..., out)."""
         if self._gate is None:
             out = y
@@ -227,22 +228,21 @@ def adapt(model: Model, adapters: Adapters, allow_partial: bool = False) -> Mode
 
 def attach(model: Model, adapters: Adapters, placements: Sequence[Placement] | None = None) -> Model:
     """As `adapt`, for placements already made; without them, a fresh adapter of zeros is welcome too."""
-    clone = share(model)
     if placements is None:
         placements = [match(adapter, model) for adapter, _ in adapters]
-    here = linears(clone)
-    for path, parts in by_module(adapters, placements).items():
-        replace(clone, path, AdaptedLinear(here[path], _branches(parts, here[path])))
-    return clone
+    return attach_parts(model, by_module(adapters, placements))
 
 
 Part = tuple[Delta | None, mx.array | None, float]
 """What one adapter does to one module: the change, the addition to the bias, the strength."""
 
+Parts = dict[str, list[Part]]
+"""By a linear's path, in a model or in one block of it: what every adapter does to it, in the order given."""
 
-def by_module(adapters: Adapters, placements: Sequence[Placement]) -> dict[str, list[Part]]:
-    """Module path -> the parts of every adapter, in the order given; strength 0 is left out."""
-    modules: dict[str, list[Part]] = {}
+
+def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Parts:
+    """By official path; modules of strength 0 are left out."""
+    modules: Parts = {}
     for (adapter, strength), placement in zip(adapters, placements, strict=True):
         strength.check(adapter.targets, adapter.name)
         for path in placement.placed:
@@ -252,32 +252,83 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> dict[str, 
     return modules
 
 
+def by_block(parts: Parts) -> dict[str, Parts]:
+    """`transformer_blocks.i` -> the parts of that block, by the path in it; "" -> those outside the blocks."""
+    blocks: dict[str, Parts] = {}
+    for path, each in parts.items():
+        stem, *rest = path.split(".", 2)
+        inside = stem == "transformer_blocks" and len(rest) == 2
+        block, name = (f"{stem}.{rest[0]}", rest[1]) if inside else ("", path)
+        blocks.setdefault(block, {})[name] = each
+    return blocks
+
+
+def attach_parts(module: Model, parts: Parts) -> Model:
+    """A clone of a block, or of a whole model, with adapters beside its linears; shares every array.
+
+    Args:
+        module: Left as it is.
+        parts: From `by_module` for a model, of one block from `by_block`.
+    """
+    clone = share(module)
+    here = linears(clone)
+    for path, each in parts.items():
+        replace(clone, path, AdaptedLinear(here[path], _branches(each, here[path])))
+    return clone
+
+
+class BlendedRead(Read):
+    """What the bare attention has read, and with it what the adapted one has.
+
+    Attributes:
+        adapted: The adapted attention's.
+    """
+
+    adapted: Read
+
+    @classmethod
+    def of(cls, base: Read, adapted: Read) -> BlendedRead:
+        """Both."""
+        both = cls(*base)
+        both.adapted = adapted
+        return both
+
+
 class BlendedAttention(nn.Module):
     """An adapted text attention whose strength differs from token to token: `base(x) + gate * (adapted(x) - base(x))`.
 
     The text's keys and values belong to no moment, so scaling them token by token is not possible; both attentions are
-    computed instead. At gate 0 a token hears exactly the base, at 1 exactly the adapter.
+    computed instead. At gate 0 a token reads exactly what the base reads, at 1 what the adapter does.
 
     Args:
         adapted: The attention with `AdaptedLinear`s; left as it is.
         gate: (T, 1).
     """
 
-    def __init__(self, adapted: nn.Module, gate: mx.array) -> None:
+    def __init__(self, adapted: Attention, gate: mx.array) -> None:
         super().__init__()
         self.adapted = adapted
         self._bare = _bare(adapted)  # its arrays are those of `adapted`
         self._gate = gate
 
-    def __call__(self, x: mx.array, reads: tuple[Any, Any]) -> mx.array:
-        """As the attention: (B, T, D) -> (B, T, D), to the text as both have read it."""
-        base, adapted = self._bare(x, reads[0]), self.adapted(x, reads[1])
+    def __call__(
+        self,
+        x: mx.array,
+        context: Read | None = None,
+        rope: Rope | None = None,
+        key_rope: Rope | None = None,
+        values_only: bool = False,
+    ) -> mx.array:
+        """As the attention, (B, T, D) -> (B, T, D), of what `read` gave."""
+        assert isinstance(context, BlendedRead)
+        base = self._bare(x, context, rope, key_rope, values_only)
+        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
-    def read(self, context: mx.array, shared: Any = None) -> tuple[Any, Any]:
+    def read(self, context: mx.array, shared: Read | None = None) -> BlendedRead:
         """As the attention, without and with the adapter."""
-        bare = self._bare.read(context) if shared is None else shared
-        return bare, self.adapted.read(context, bare)
+        base = self._bare.read(context) if shared is None else shared
+        return BlendedRead.of(base, self.adapted.read(context, base))
 
 
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.transformer import Modality, Rotary, Transformer, rotary
+from mlx_ltxw.models.transformer import DIRECT, Modality, Rotary, Transformer, Walk, rotary
 from mlx_ltxw.pipeline.conditioning import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
@@ -72,6 +72,7 @@ class Denoiser:
         video_rotary, audio_rotary: Rotation tables.
         dtype: Of the transformer's activations.
         frozen_video: Whether the video is given: never stepped, seen at noise level 0.
+        walk: How a forward goes over the blocks.
     """
 
     model: Transformer
@@ -83,6 +84,7 @@ class Denoiser:
     audio_rotary: Rotary
     dtype: mx.Dtype
     frozen_video: bool = False
+    walk: Walk = DIRECT
 
     def step(self, latents: Latents, sigma: float, next_sigma: float) -> Latents:
         """One Euler step of every stream from `sigma` to `next_sigma`."""
@@ -104,7 +106,7 @@ class Denoiser:
         video_level = mx.zeros_like(level) if self.frozen_video else level
         audio = self._audio(latents.audio, level, run.negative)
         if latents.video is None or self.video_rotary is None:
-            return {"audio": _clean(latents.audio, self.model.audio_alone(audio, run.skips), level)}
+            return {"audio": _clean(latents.audio, self.model.audio_alone(audio, run.skips, self.walk), level)}
         video = Modality(
             latents.video.astype(self.dtype),
             video_level,
@@ -113,10 +115,10 @@ class Denoiser:
             self.video_rotary,
         )
         if latents.adapted is None or self.adapted is None:
-            velocities = dict(zip(("video", "audio"), self.model(video, audio, run.skips), strict=True))
+            velocities = dict(zip(("video", "audio"), self.model(video, audio, run.skips, self.walk), strict=True))
         else:
             second = self._audio(latents.adapted, level, run.negative)
-            outputs = self.model.locked(self.adapted, video, audio, second, run.skips)
+            outputs = self.model.locked(self.adapted, video, audio, second, run.skips, self.walk)
             velocities = dict(zip(("video", "audio", "adapted"), outputs, strict=True))
         levels = {"video": video_level, "audio": level, "adapted": level}
         present = latents.present()

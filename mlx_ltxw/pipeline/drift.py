@@ -41,7 +41,7 @@ def drift(job: Plan, made: dict[int, Latents], follow: Callable[[Step], object] 
     plain = dataclasses.replace(
         job,
         settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
-        adapters=dataclasses.replace(job.adapters, adapters=[], summaries=()),
+        adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
     )
     base: dict[int, Latents] = {}
     for event in run(plain):

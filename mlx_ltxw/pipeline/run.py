@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import soften_onset
+from mlx_ltxw.models.transformer import Walk
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.adapters import Chosen, apply, choose
 from mlx_ltxw.pipeline.conditioning import Contexts, encode_prompts
@@ -90,6 +92,7 @@ def run(job: Plan, noise_source: NoiseSource = noise, picture: np.ndarray | None
         Conditioned; Adapted, if there are adapters; Step after Step of every seed; then Decoded for every seed.
     """
     began = time.perf_counter()
+    ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     contexts = encode_prompts(job.model, _prompts(job), job.dtype, job.machine.text_layers_per_eval)
     yield Conditioned(time.perf_counter() - began, peak_memory())
@@ -115,13 +118,19 @@ def _denoise(
     settings = job.settings
     transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
     config = transformer.config
-    transformer.submit_every = job.machine.blocks_per_submission
     models = apply(transformer, job.adapters, settings, job.geometry, job.dtype)
     if models.notes:
         yield Adapted(models.notes)
     rotary = rotaries(transformer, job.geometry, job.dtype)
     denoiser = Denoiser(
-        models.base, models.adapted, contexts, *settings.guidance, *rotary, job.dtype, frozen_video=given is not None
+        models.base,
+        models.adapted,
+        contexts,
+        *settings.guidance,
+        *rotary,
+        job.dtype,
+        frozen_video=given is not None,
+        walk=Walk(submit_every=job.machine.blocks_per_submission),
     )
     del transformer
     for seed in settings.seeds:

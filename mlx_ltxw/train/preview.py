@@ -61,7 +61,7 @@ class ResidentModel(ModelDir):
     transformer: Transformer | None = None
 
     def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
-        """As `ModelDir.load`; of the transformer in memory a clone, so that the pipeline's settings stay with it."""
+        """As `ModelDir.load`; of the transformer in memory a clone, which the pipeline may use up."""
         kept = self.transformer
         if component == "transformer" and kept is not None and kept.with_video != audio_only:
             return share(kept)

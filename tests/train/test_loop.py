@@ -183,7 +183,7 @@ def test_levels_shared_and_independent(done):
     assert apart.audio.shape == (3, 3, 18, 32)
     assert len(np.unique(np.asarray(apart.audio_sigma))) == 9
     assert mx.array_equal(shared.audio_sigma, mx.repeat(shared.video_sigma[:, None], 3, axis=1))
-    single = draw({name: v[1:2] if name in ("keys", "audio", "video") else v for name, v in group.items()}, config)
+    single = draw(group._replace(**{name: getattr(group, name)[1:2] for name in ("keys", "audio", "video")}), config)
     assert mx.array_equal(single.audio, apart.audio[1:2])  # whatever else is in the group
     assert mx.array_equal(single.video_sigma, apart.video_sigma[1:2])
 
