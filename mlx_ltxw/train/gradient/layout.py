@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import LowRankBranch, adapted_linears
+from mlx_ltxw.adapter.apply import adapted_linears
+from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter
 

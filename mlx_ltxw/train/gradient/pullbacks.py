@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, as_matrix
+from mlx_ltxw.adapter.apply import AdaptedLinear
+from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
 from mlx_ltxw.models.transformer.attention import Attention, gate_heads

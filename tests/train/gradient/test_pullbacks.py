@@ -7,7 +7,8 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, attach
+from mlx_ltxw.adapter.apply import AdaptedLinear, attach
+from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.ops import device, dot_product
 from mlx_ltxw.models.transformer import Modality, Shared, Transformer, TransformerConfig
