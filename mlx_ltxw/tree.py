@@ -50,11 +50,16 @@ def dense_weight(linear: Linear) -> mx.array:
     return weight.astype(mx.float32)
 
 
+def at(model: nn.Module, path: str) -> Any:
+    """The module at a path; the model itself at ""."""
+    node: Any = model
+    for part in path.split(".") if path else ():
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    return node
+
+
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
     """Puts `module` at `path`, in place of what is there."""
-    *parents, last = path.split(".")
-    node = model
-    for part in parents:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    key = int(last) if isinstance(node, list) else last
-    node[key] = module
+    parents, _, last = path.rpartition(".")
+    node = at(model, parents)
+    node[int(last) if isinstance(node, list) else last] = module

@@ -96,7 +96,6 @@ def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
     """All three, set up as the pipeline does; reports their sizes and how long the making took."""
     clock = time.perf_counter()
     base = Transformer(config)
-    base.submit_every = this_machine().blocks_per_submission
     fill_randomly(base, dtype)
     drawn = time.perf_counter()
     adapters = [(random_adapter(base), Strength())]

@@ -92,14 +92,14 @@ def make_group(base: Transformer, geometry: Geometry, config: TrainConfig, text_
         "video_context": (text_tokens, video.context_dim),
         "audio_context": (text_tokens, audio.context_dim),
     }
-    group: Group = {
+    arrays = {
         name: mx.random.normal((config.batch_size, *shape), key=mx.random.key(index)).astype(
             mx.bfloat16 if name.endswith("context") else mx.float32
         )
         for index, (name, shape) in enumerate(shapes.items())
     }
-    group["video_rotary"] = (video_rotary.own, video_rotary.cross)
-    group["audio_rotary"] = (audio_rotary.own, audio_rotary.cross)
+    keys = mx.array(noise_keys(config.seed, 0, config.batch_size))
+    group = Group(**arrays, keys=keys, video_rotary=video_rotary, audio_rotary=audio_rotary)
     mx.eval(group)
     return group
 
@@ -116,7 +116,7 @@ def steps(base: Transformer, group: Group, config: TrainConfig) -> Iterator[dict
     while True:
         clock = time.perf_counter()
         keys = mx.array(noise_keys(config.seed, state.step, config.batch_size))
-        gradient, losses = objective(state.parameters, {**group, "keys": keys}, weight)
+        gradient, losses = objective(state.parameters, group._replace(keys=keys), weight)
         norm = optimizer.norm(gradient)
         mx.eval(gradient, losses, norm)
         state.advance(gradient, float(norm), config)

@@ -13,163 +13,18 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank
+from mlx_ltxw.adapter.branches import Branch, FullBranch, LowRankBranch, branch_of
+from mlx_ltxw.adapter.deltas import Delta
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
+from mlx_ltxw.models.transformer.attention import Attention, Read
+from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class Branch(nn.Module):
-    """What an adapter adds to a linear's output."""
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        """The addition (..., out) for an input (..., in) whose base gave `y` (..., out)."""
-        raise NotImplementedError
-
-    def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        """`out` (..., out) and the addition; of the dtype of `out`."""
-        return out + self(x, y, base).astype(out.dtype)
-
-
-class LowRankBranch(Branch):
-    """`scale * B A x`; the factors can be trained.
-
-    Attributes:
-        lora_A: (rank, in).
-        lora_B: (out, rank).
-        scale: alpha / rank times the strength.
-    """
-
-    def __init__(self, a: mx.array, b: mx.array, scale: float) -> None:
-        super().__init__()
-        self.lora_A = a
-        self.lora_B = b
-        self.scale = scale
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        return self.scale * (self._hidden(x) @ self.lora_B.T.astype(x.dtype))
-
-    def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        """As for any branch, in one kernel with the product."""
-        sum_: Any = _add_product(out, self._hidden(x), self.lora_B.astype(x.dtype), self.scale)
-        return sum_.astype(out.dtype)
-
-    def _hidden(self, x: mx.array) -> mx.array:
-        hidden: Any = _product(x, self.lora_A.astype(x.dtype))  # (..., rank)
-        return hidden
-
-
-@mx.custom_function
-def _product(x: mx.array, factor: mx.array) -> mx.array:
-    """`x F^T`: (..., in) by (out, in). By itself, MLX would make the factor's gradient transposed, clip by clip."""
-    return x @ factor.T
-
-
-@_product.vjp
-def _product_vjp(
-    primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, mx.array]:
-    x, factor = primals
-    return cotangent @ factor, rows(cotangent).T @ rows(x)
-
-
-@mx.custom_function
-def _add_product(out: mx.array, x: mx.array, factor: mx.array, scale: float) -> mx.array:
-    """`out + scale x F^T`."""
-    return mx.addmm(out, x, factor.T, alpha=scale)
-
-
-@_add_product.vjp
-def _add_product_vjp(
-    primals: tuple[mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
-    _, x, factor, scale = primals
-    scaled = cotangent if scale == 1 else scale * cotangent
-    return cotangent, scaled @ factor, rows(scaled).T @ rows(x)
-
-
-def rows(x: mx.array) -> mx.array:
-    """(..., dim) -> (N, dim); MLX describes a product of matrices in a third of the steps of one of stacks of them."""
-    return x.reshape(-1, x.shape[-1])
-
-
-class KroneckerBranch(Branch):
-    """`scale * kron(w1, w2) x`, by two small products instead of the big one."""
-
-    def __init__(self, delta: LoKr, scale: float) -> None:
-        super().__init__()
-        self.w1 = list(delta.w1)
-        self.w2 = list(delta.w2)
-        self.scale = scale
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        grid = x.reshape(*x.shape[:-1], self.w1[-1].shape[1], self.w2[-1].shape[1])  # (..., in1, in2)
-        for factor in reversed(self.w2):
-            grid = grid @ factor.T.astype(x.dtype)  # (..., in1, out2)
-        grid = grid.swapaxes(-1, -2)
-        for factor in reversed(self.w1):
-            grid = grid @ factor.T.astype(x.dtype)  # (..., out2, out1)
-        return self.scale * grid.swapaxes(-1, -2).reshape(y.shape)
-
-
-class HadamardBranch(Branch):
-    """`scale * ((w1_a w1_b) * (w2_a w2_b)) x`; the product of products is formed at each call and not kept."""
-
-    def __init__(self, delta: LoHa, scale: float) -> None:
-        super().__init__()
-        self.w1 = list(delta.w1)
-        self.w2 = list(delta.w2)
-        self.scale = scale
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        first, second = ((a.astype(x.dtype) @ b.astype(x.dtype)) for a, b in (self.w1, self.w2))
-        return self.scale * (x @ (first * second).T)
-
-
-class FullBranch(Branch):
-    """`scale * D x`, and an addition to the bias; either may be missing."""
-
-    def __init__(self, diff: mx.array | None, bias: mx.array | None, scale: float) -> None:
-        super().__init__()
-        if diff is not None:
-            self.diff = diff
-        if bias is not None:
-            self.diff_b = bias
-        self.scale = scale
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        update = x @ self.diff.T.astype(x.dtype) if "diff" in self else mx.zeros_like(y)
-        if "diff_b" in self:
-            update = update + self.diff_b.astype(x.dtype)
-        return self.scale * update
-
-
-class DoRABranch(Branch):
-    """`scale * (W' - W) x` for rows, or columns, brought to a learned length.
-
-    The lengths are measured once, on the base weight (dequantised if need be); the base's own output is used again.
-    """
-
-    def __init__(self, delta: DoRA, base: Linear, scale: float) -> None:
-        super().__init__()
-        self.inner = _branch(delta.inner, base, 1.0)
-        self.factor = delta.factor(dense_weight(base)).reshape(-1)
-        self.columns = delta.length == "columns"
-        self.scale = scale
-        mx.eval(self.factor)
-
-    def __call__(self, x: mx.array, y: mx.array, base: Linear) -> mx.array:
-        factor = self.factor.astype(x.dtype)
-        if self.columns:
-            scaled = x * factor
-            out = base(scaled)
-            return self.scale * (_less_bias(out, base) - _less_bias(y, base) + self.inner(scaled, out, base))
-        return self.scale * ((factor - 1) * _less_bias(y, base) + factor * self.inner(x, y, base))
 
 
 class AdaptedLinear(nn.Module):
@@ -178,7 +33,6 @@ class AdaptedLinear(nn.Module):
     Args:
         base: The linear, plain or quantised; shared, never changed.
         branches: What the adapters add.
-
     """
 
     def __init__(self, base: Linear, branches: Sequence[Branch]) -> None:
@@ -193,9 +47,9 @@ class AdaptedLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out), in the base's output dtype."""
-        return self.beside(x, self.base(x))
+        return self.from_base(x, self.base(x))
 
-    def beside(self, x: mx.array, y: mx.array) -> mx.array:
+    def from_base(self, x: mx.array, y: mx.array) -> mx.array:
         """As the call, for an input (..., in) whose base gave `y` (..., out)."""
         if self._gate is None:
             out = y
@@ -227,22 +81,21 @@ def adapt(model: Model, adapters: Adapters, allow_partial: bool = False) -> Mode
 
 def attach(model: Model, adapters: Adapters, placements: Sequence[Placement] | None = None) -> Model:
     """As `adapt`, for placements already made; without them, a fresh adapter of zeros is welcome too."""
-    clone = share(model)
     if placements is None:
         placements = [match(adapter, model) for adapter, _ in adapters]
-    here = linears(clone)
-    for path, parts in by_module(adapters, placements).items():
-        replace(clone, path, AdaptedLinear(here[path], _branches(parts, here[path])))
-    return clone
+    return attach_parts(model, by_module(adapters, placements))
 
 
 Part = tuple[Delta | None, mx.array | None, float]
 """What one adapter does to one module: the change, the addition to the bias, the strength."""
 
+Parts = dict[str, list[Part]]
+"""By a linear's path, in a model or in one block of it: what every adapter does to it, in the order given."""
 
-def by_module(adapters: Adapters, placements: Sequence[Placement]) -> dict[str, list[Part]]:
-    """Module path -> the parts of every adapter, in the order given; strength 0 is left out."""
-    modules: dict[str, list[Part]] = {}
+
+def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Parts:
+    """By official path; modules of strength 0 are left out."""
+    modules: Parts = {}
     for (adapter, strength), placement in zip(adapters, placements, strict=True):
         strength.check(adapter.targets, adapter.name)
         for path in placement.placed:
@@ -252,32 +105,83 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> dict[str, 
     return modules
 
 
+def by_block(parts: Parts) -> dict[str, Parts]:
+    """`transformer_blocks.i` -> the parts of that block, by the path in it; "" -> those outside the blocks."""
+    blocks: dict[str, Parts] = {}
+    for path, each in parts.items():
+        stem, *rest = path.split(".", 2)
+        inside = stem == "transformer_blocks" and len(rest) == 2
+        block, name = (f"{stem}.{rest[0]}", rest[1]) if inside else ("", path)
+        blocks.setdefault(block, {})[name] = each
+    return blocks
+
+
+def attach_parts(module: Model, parts: Parts) -> Model:
+    """A clone of a block, or of a whole model, with adapters beside its linears; shares every array.
+
+    Args:
+        module: Left as it is.
+        parts: From `by_module` for a model, of one block from `by_block`.
+    """
+    clone = share(module)
+    here = linears(clone)
+    for path, each in parts.items():
+        replace(clone, path, AdaptedLinear(here[path], _branches(each, here[path])))
+    return clone
+
+
+class BlendedRead(Read):
+    """What the bare attention has read, and with it what the adapted one has.
+
+    Attributes:
+        adapted: The adapted attention's.
+    """
+
+    adapted: Read
+
+    @classmethod
+    def of(cls, base: Read, adapted: Read) -> BlendedRead:
+        """Both."""
+        both = cls(*base)
+        both.adapted = adapted
+        return both
+
+
 class BlendedAttention(nn.Module):
     """An adapted text attention whose strength differs from token to token: `base(x) + gate * (adapted(x) - base(x))`.
 
     The text's keys and values belong to no moment, so scaling them token by token is not possible; both attentions are
-    computed instead. At gate 0 a token hears exactly the base, at 1 exactly the adapter.
+    computed instead. At gate 0 a token reads exactly what the base reads, at 1 what the adapter does.
 
     Args:
         adapted: The attention with `AdaptedLinear`s; left as it is.
         gate: (T, 1).
     """
 
-    def __init__(self, adapted: nn.Module, gate: mx.array) -> None:
+    def __init__(self, adapted: Attention, gate: mx.array) -> None:
         super().__init__()
         self.adapted = adapted
         self._bare = _bare(adapted)  # its arrays are those of `adapted`
         self._gate = gate
 
-    def __call__(self, x: mx.array, reads: tuple[Any, Any]) -> mx.array:
-        """As the attention: (B, T, D) -> (B, T, D), to the text as both have read it."""
-        base, adapted = self._bare(x, reads[0]), self.adapted(x, reads[1])
+    def __call__(
+        self,
+        x: mx.array,
+        context: Read | None = None,
+        rope: Rope | None = None,
+        key_rope: Rope | None = None,
+        values_only: bool = False,
+    ) -> mx.array:
+        """As the attention, (B, T, D) -> (B, T, D), of what `read` gave."""
+        assert isinstance(context, BlendedRead)
+        base = self._bare(x, context, rope, key_rope, values_only)
+        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
-    def read(self, context: mx.array, shared: Any = None) -> tuple[Any, Any]:
+    def read(self, context: mx.array, shared: Read | None = None) -> BlendedRead:
         """As the attention, without and with the adapter."""
-        bare = self._bare.read(context) if shared is None else shared
-        return bare, self.adapted.read(context, bare)
+        base = self._bare.read(context) if shared is None else shared
+        return BlendedRead.of(base, self.adapted.read(context, base))
 
 
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
@@ -338,23 +242,7 @@ def _branches(parts: Sequence[Part], base: Linear) -> list[Branch]:
     branches: list[Branch] = []
     for delta, bias, strength in parts:
         if delta is not None:
-            branches.append(_branch(delta, base, strength))
+            branches.append(branch_of(delta, base, strength))
         if bias is not None:
             branches.append(FullBranch(None, bias, strength))
     return branches
-
-
-def _branch(delta: Delta, base: Linear, strength: float) -> Branch:
-    if isinstance(delta, LowRank):
-        return LowRankBranch(delta.a, delta.b, delta.scale * strength)
-    if isinstance(delta, LoKr):
-        return KroneckerBranch(delta, delta.scale * strength)
-    if isinstance(delta, LoHa):
-        return HadamardBranch(delta, delta.scale * strength)
-    if isinstance(delta, Full):
-        return FullBranch(delta.diff, None, strength)
-    return DoRABranch(delta, base, strength)
-
-
-def _less_bias(y: mx.array, base: Linear) -> mx.array:
-    return y - base.bias if "bias" in base else y

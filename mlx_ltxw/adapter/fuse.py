@@ -18,10 +18,10 @@ from typing import Generic
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Adapters, Model, Part, attach, by_module
+from mlx_ltxw.adapter.apply import Adapters, Model, Part, Parts, attach_parts, by_block, by_module
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
-from mlx_ltxw.adapter.placing import place
-from mlx_ltxw.tree import Linear, dense_weight, linears, replace, share
+from mlx_ltxw.adapter.placing import Placement, place
+from mlx_ltxw.tree import Linear, at, dense_weight, linears, replace, share
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Fused(Generic[Model]):
     """A model with adapters in its weights.
 
     Attributes:
-        model: A clone; shares every array the adapters leave alone.
+        model: Shares every array that the adapters leave alone.
         fused: Modules whose weights changed.
         beside: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
         losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
@@ -62,38 +62,68 @@ class Fused(Generic[Model]):
 def fuse(
     model: Model,
     adapters: Adapters,
+    placements: Sequence[Placement] | None = None,
     quantized: bool = False,
-    allow_partial: bool = False,
     keep_beside: Callable[[str], bool] = lambda path: False,
+    consume: bool = False,
 ) -> Fused[Model]:
     """The model with adapters in its weights.
 
     Args:
-        model: Left as it is.
+        model: Left as it is, unless consumed.
         adapters: Each with its strength, in the order the official loader would apply them.
+        placements: Of each adapter in this model, if they have been made already.
         quantized: Fuse into quantised weights too, by dequantising and quantising again, which loses part of a small
             change; otherwise adapters stay beside them.
-        allow_partial: Leave out what has no place.
         keep_beside: Of a module's path: whether its adapters stay beside it all the same.
+        consume: Change `model` itself, block by block, where its own weights are needed no more: those of a block go
+            as soon as it is fused, so that no more than one is in memory twice.
 
     Raises:
         UserError: an adapter that does not fit, or a strength for a module it does not change.
     """
-    placements = [place(adapter, model, allow_partial) for adapter, _ in adapters]
-    modules = by_module(adapters, placements)
-    here = linears(model)
-    packed = {path for path in modules if isinstance(here[path], nn.QuantizedLinear)}
-    beside = [path for path in modules if keep_beside(path) or (path in packed and not quantized)]
-    clone = attach(model, adapters, placements) if beside else share(model)
+    if placements is None:
+        placements = [place(adapter, model) for adapter, _ in adapters]
+    parts = by_module(adapters, placements)
+    result = model if consume else share(model)
+    fused: list[str] = []
     losses: dict[str, float] = {}
-    for path, parts in modules.items():
+    for prefix, own in by_block(parts).items():
+        start = f"{prefix}." if prefix else ""
+        kept = {path for path in own if keep_beside(start + path)}
+        block = fuse_parts(at(result, prefix), own, quantized, kept.__contains__)
+        for path in own:
+            replace(result, start + path, at(block.model, path))
+        fused += [start + path for path in block.fused]
+        losses |= {start + path: loss for path, loss in block.losses.items()}
+    beside = tuple(path for path in parts if path not in set(fused))
+    return Fused(result, tuple(path for path in parts if path not in beside), beside, losses)
+
+
+def fuse_parts(
+    module: Model, parts: Parts, quantized: bool = False, keep_beside: Callable[[str], bool] = lambda path: False
+) -> Fused[Model]:
+    """As `fuse`, for a block or a whole model; shares every array that the adapters leave alone.
+
+    Args:
+        module: Left as it is.
+        parts: From `by_module` for a model, of one block from `by_block`.
+        quantized: As for `fuse`.
+        keep_beside: Of a path in `module`.
+    """
+    here = linears(module)
+    packed = {path for path in parts if isinstance(here[path], nn.QuantizedLinear)}
+    beside = {path: each for path, each in parts.items() if keep_beside(path) or (path in packed and not quantized)}
+    clone = attach_parts(module, beside)
+    losses: dict[str, float] = {}
+    for path, each in parts.items():
         if path in beside:
             continue
-        linear, loss = _fused_linear(here[path], parts)
+        linear, loss = _fused_linear(here[path], each)
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
-    return Fused(clone, tuple(path for path in modules if path not in beside), tuple(beside), losses)
+    return Fused(clone, tuple(path for path in parts if path not in beside), tuple(beside), losses)
 
 
 def fused_weight(weight: mx.array, parts: Sequence[tuple[Delta, float]]) -> mx.array:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_ltxw.adapter.apply import Adapters, adapt, round_factors, set_gates
+from mlx_ltxw.adapter.apply import Adapters, attach, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.names import kind, tokens_of
-from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
@@ -28,10 +28,12 @@ class Chosen:
 
     Attributes:
         adapters: Each with its strength.
+        placements: Where each goes.
         summaries: `NAME: placed n of N (...)` for each, and what had to be assumed about it.
     """
 
     adapters: Adapters
+    placements: tuple[Placement, ...]
     summaries: tuple[str, ...]
 
 
@@ -43,7 +45,7 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
     """
     skeleton = Transformer(config, with_video=not settings.audio_only)
     names = list(linears(Transformer(config))) if settings.adapters else []
-    adapters, summaries = [], []
+    adapters, placements, summaries = [], [], []
     for spec in settings.adapters:
         source, strength = parse_adapter(spec)
         located = locate(source, BUILTIN_ADAPTERS)
@@ -57,8 +59,9 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
                 "Add --no-lock-video to let it act on the picture.",
             )
         adapters.append((adapter, strength))
+        placements.append(placement)
         summaries += [f"{located.name}: {line}" for line in (placement.summary, *adapter.notes)]
-    return Chosen(adapters, tuple(summaries))
+    return Chosen(adapters, tuple(placements), tuple(summaries))
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
     in time always stays beside.
 
     Args:
-        transformer: The base; left as it is.
+        transformer: The base; left as it is under the lock, and used up without it.
         chosen: From `choose`.
         settings: Of the run.
         geometry: Of the clip, for strengths in time.
@@ -95,16 +98,17 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
         return Models(transformer, None, ())
     notes = list(chosen.summaries)
     if settings.register_at is not None:
-        adapted = adapt(transformer, chosen.adapters, settings.allow_partial)
+        adapted = attach(transformer, chosen.adapters, chosen.placements)
         _set_gates(adapted, settings.register_at, geometry)
         notes.append("the adapter's strength follows --register-at (experimental)")
     else:
         fused = fuse(
             transformer,
             chosen.adapters,
+            chosen.placements,
             quantized=settings.fuse,
-            allow_partial=settings.allow_partial,
             keep_beside=lambda path: settings.locked and not settings.fuse and reads_video(path),
+            consume=not settings.locked,
         )
         adapted = fused.model
         notes.append(fused.summary)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer import Modality, Rotary, Transformer, rotary
+from mlx_ltxw.models.transformer import DIRECT, Modality, Rotary, Transformer, Walk, rotary
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
@@ -30,6 +30,7 @@ class Denoiser:
         video_rotary, audio_rotary: Rotation tables.
         dtype: Of the transformer's activations.
         given: What is not to be made.
+        walk: How a forward goes over the blocks.
     """
 
     model: Transformer
@@ -41,6 +42,7 @@ class Denoiser:
     audio_rotary: Rotary
     dtype: mx.Dtype
     given: Conditions = NOTHING_GIVEN
+    walk: Walk = DIRECT
 
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
@@ -63,13 +65,13 @@ class Denoiser:
         text = self.contexts
         audio = self._modality(latents.audio, sigma, self.given.audio, text.audio(one.negative), self.audio_rotary)
         if latents.video is None or self.video_rotary is None:
-            return Latents(None, _clean(latents.audio, self.model.audio_alone(audio, one.skips), audio))
+            return Latents(None, _clean(latents.audio, self.model.audio_alone(audio, one.skips, self.walk), audio))
         video = self._modality(latents.video, sigma, self.given.video, text.video(one.negative), self.video_rotary)
         if latents.adapted is None or self.adapted is None:
-            velocities = self.model(video, audio, one.skips)
+            velocities = self.model(video, audio, one.skips, self.walk)
             return Latents(_clean(latents.video, velocities[0], video), _clean(latents.audio, velocities[1], audio))
-        second = self._modality(latents.adapted, sigma, self.given.audio, audio.context, self.audio_rotary)
-        locked = self.model.locked(self.adapted, video, audio, second, one.skips)
+        second = audio._replace(latent=latents.adapted.astype(self.dtype))
+        locked = self.model.locked(self.adapted, video, audio, second, one.skips, self.walk)
         return Latents(
             _clean(latents.video, locked[0], video),
             _clean(latents.audio, locked[1], audio),

@@ -49,7 +49,7 @@ def drift(
     plain = dataclasses.replace(
         job,
         settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
-        adapters=dataclasses.replace(job.adapters, adapters=[], summaries=()),
+        adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
     )
     contexts = networks.contexts(job.prompts, job.machine.text_layers_per_eval)
     models, base = transformers(plain, networks), {}

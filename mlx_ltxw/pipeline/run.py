@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import soften_onset
+from mlx_ltxw.models.transformer import Walk
 from mlx_ltxw.pipeline.adapters import Models, apply
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
@@ -38,6 +40,7 @@ def run(
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded.
     """
     began = time.perf_counter()
+    ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts, job.machine.text_layers_per_eval)
@@ -66,7 +69,6 @@ def run(
 def transformers(job: Plan, networks: Networks) -> Models:
     """The transformers of a run, with its adapters in place."""
     transformer = networks.transformer(job.settings.audio_only)
-    transformer.submit_every = job.machine.blocks_per_submission
     return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
 
 
@@ -89,6 +91,7 @@ def steps(
         denoiser = Denoiser(
             models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
+            Walk(submit_every=job.machine.blocks_per_submission),
         )  # fmt: skip
         start = _start(stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.events import peak_memory
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
@@ -90,6 +91,7 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]
     Raises:
         UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.
     """
+    ops.settle_compile()
     trainer = Trainer(job)
     yield trainer.started()
     if job.world.leads:

@@ -9,13 +9,16 @@ from mlx.utils import tree_flatten, tree_map
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 
-from mlx_ltxw.adapter.apply import adapt, adapted_linears
+from mlx_ltxw.adapter.apply import adapt, adapted_linears, attach_parts, by_block, by_module
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import read
-from mlx_ltxw.adapter.fuse import fuse, fused_weight
+from mlx_ltxw.adapter.fuse import fuse, fuse_parts, fused_weight
+from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.tree import linears
+from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+from mlx_ltxw.tree import linears, size_of
 from tests.adapter.helpers import (
+    SECTION,
     TARGETS,
     factors,
     forward,
@@ -239,3 +242,61 @@ def test_alpha_and_folded_alpha_fuse_alike(tmp_path):
     half.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
     results = [linears(fuse(half, [(read(p), Strength(0.9))]).model) for p in (tmp_path / "alpha.safetensors", folded)]
     assert all(np.array_equal(bits(results[0][n].weight), bits(results[1][n].weight)) for n in TARGETS)
+
+
+def memory_of(action):
+    """Bytes that MLX holds at most during it, beyond what it holds before."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    result = action()
+    return mx.get_peak_memory() - before, result
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_fusing_a_model_that_is_used_up_holds_one_block_twice(world, tmp_path, outside):
+    """Every block's base weights go as soon as it is fused; a model that is kept needs room for all of them."""
+    layers = 6
+    section = dict(SECTION, num_layers=layers)
+    names = [f"transformer_blocks.{i}.{m}.to_q" for i in range(layers) for m in ("attn1", "attn2")]
+    names = ["patchify_proj", *names] if outside else names
+
+    def fresh():
+        model = Transformer(TransformerConfig.read(section))
+        mx.eval(model.parameters())
+        return model
+
+    sizes = {name: size_of(linear) for name, linear in linears(fresh()).items()}
+    adapter = read(official_file(tmp_path / "a.safetensors", factors(sizes, names, rank=1)))
+    adapters = [(adapter, Strength(0.7))]
+    changed = sum(4 * out * into for out, into in (sizes[name] for name in names))
+    model = fresh()
+    kept, want = memory_of(lambda: fuse(model, adapters))
+    assert kept > 0.9 * changed
+    consumed = fresh()
+    used_up, got = memory_of(lambda: fuse(consumed, adapters, consume=True))
+    assert used_up < 2 * changed / layers
+    assert got.model is consumed
+    assert got.fused == want.fused == tuple(sorted(names))
+    ours, theirs = dict(tree_flatten(consumed.parameters())), dict(tree_flatten(want.model.parameters()))
+    base = dict(tree_flatten(model.parameters()))
+    for name in names:
+        delta = theirs[f"{name}.weight"] - base[f"{name}.weight"]
+        assert float(mx.abs(delta).max()) > 0
+    assert ours.keys() == theirs.keys()
+
+
+def test_one_block_alone_is_fused_as_in_the_model(world):
+    half, _, paths = world
+    adapters = [(read(paths[0]), Strength(0.7))]
+    parts = by_block(by_module(adapters, [place(adapters[0][0], half)]))
+    assert set(parts) == {"transformer_blocks.0", "transformer_blocks.1"}
+    block = fuse_parts(half.transformer_blocks[1], parts["transformer_blocks.1"])
+    want = dict(tree_flatten(fuse(half, adapters).model.transformer_blocks[1].parameters()))
+    got = dict(tree_flatten(block.model.parameters()))
+    assert got.keys() == want.keys()
+    assert all(mx.array_equal(got[name], want[name]) for name in want)
+    assert sum(not mx.array_equal(got[n], v) for n, v in tree_flatten(half.transformer_blocks[1].parameters())) == 12
+    beside = attach_parts(half.transformer_blocks[1], parts["transformer_blocks.1"])
+    assert len(adapted_linears(beside)) == 12
+    assert not adapted_linears(half.transformer_blocks[1])

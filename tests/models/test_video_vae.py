@@ -12,8 +12,9 @@ import torch
 from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.ops import convolution
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
-from mlx_ltxw.models.video_vae.conv import CausalConv3d, conv3d_by_frames, conv3d_direct, reflect_edges
+from mlx_ltxw.models.video_vae.conv import CausalConv3d, reflect_edges
 from mlx_ltxw.models.video_vae.layers import AttnBlock3D, pixel_norm
 from mlx_ltxw.models.video_vae.model import patchify, unpatchify
 from tests.numbers import relative_error
@@ -128,11 +129,12 @@ def test_patches_put_columns_before_rows():
     assert np.array_equal(unpatchify(patches, 4), video)
 
 
-@pytest.mark.parametrize("convolve", [conv3d_direct, conv3d_by_frames])
+@pytest.mark.parametrize("by_frames", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 @pytest.mark.parametrize(("frames", "stride"), [(1, (1, 1, 1)), (2, (2, 2, 2)), (5, (2, 1, 1)), (4, (1, 2, 2))])
-def test_both_ways_to_convolve_equal_torch(convolve, causal, mode, frames, stride):
+def test_both_ways_to_convolve_equal_torch(by_frames, causal, mode, frames, stride, monkeypatch):
+    monkeypatch.setattr(convolution, "_by_frames_is_faster", lambda _: by_frames)
     x, weight = noise(2, frames, 6, 4, 3), noise(5, 3, 3, 3, 3)
     torch_x = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
     torch_x = torch.nn.functional.pad(torch_x, (0, 0, 0, 0, 2 if causal else 1, 0 if causal else 1), mode="replicate")
@@ -140,7 +142,7 @@ def test_both_ways_to_convolve_equal_torch(convolve, causal, mode, frames, strid
     conv.weight.data = torch.from_numpy(np.moveaxis(weight, -1, 1).copy())
     expected = np.moveaxis(conv(torch_x).detach().numpy(), 1, -1)
     x = reflect_edges(mx.array(x)) if mode == "reflect" else mx.array(x)
-    ours = convolve(x, mx.array(weight), stride, int(mode == "zeros"), 2 if causal else 1)
+    ours = convolution.conv3d(x, mx.array(weight), stride, int(mode == "zeros"), 2 if causal else 1)
     assert relative_error(ours, expected) < 1e-6
 
 

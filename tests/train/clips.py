@@ -12,7 +12,7 @@ from mlx_ltxw.models.transformer import Transformer, TransformerConfig, rotary
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import Layout
-from mlx_ltxw.train.gradient.step import Draw, Objective
+from mlx_ltxw.train.gradient.step import Draw, Group, Objective
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Small:
     config: TrainConfig
     layout: Layout
     parameters: mx.array
-    group: dict
+    group: Group
     draw: Draw
     arrays: dict
 
@@ -46,15 +46,16 @@ def small(model, config, clips=2, audio_tokens=7, video_size=(2, 3, 5), seed=0, 
     arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
     names = ["audio", "audio_context"] + (["video", "video_context"] if picture else [])
     group = {name: mx.array(arrays[name]) for name in names}
+    group["keys"] = mx.array(np.arange(2 * clips, dtype=np.uint32).reshape(clips, 2))
     for name, (stream, _) in streams.items():
         midpoints = arrays[f"{name}_positions"].mean(axis=-1)[None]
         tables = rotary(model.config, stream, midpoints, mx.float32)
-        group |= {f"{name}_rotary": (tables.own, tables.cross)} if picture or name == "audio" else {}
+        group |= {f"{name}_rotary": tables} if picture or name == "audio" else {}
     draw = Draw(mx.array(arrays["audio_noise"]), mx.array(arrays["audio_sigma"]))
     if picture:
         video = mx.array(arrays["video_noise"][:, 0]), mx.array(arrays["video_sigma"][:, 0])
         draw = Draw(draw.audio, draw.audio_sigma, *video)
-    return Small(model, config, layout, parameters, group, draw, arrays)
+    return Small(model, config, layout, parameters, Group(**group), draw, arrays)
 
 
 def intervals(start, length):
@@ -69,7 +70,7 @@ def objective(case, config=None):
 
 def gradient(case, config=None):
     """-> (gradient (N,), (2,) losses), as NumPy."""
-    count = case.group["audio"].shape[0]
+    count = case.group.audio.shape[0]
     results = objective(case, config).gradient(case.parameters, case.group, case.draw, mx.array(1 / count))
     return [np.asarray(result) for result in results]
 

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from math import pi
-
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae.resample import downsample, kaiser_sinc, upsample
 
 RATE, TAPS = 2, 12
 REACH = 6
 """Samples on either side that one activated sample depends on."""
-
-_SINE = (3.14159263, -5.16770949, 2.55007173, -0.59827557, 0.07765671)
-"""sin(pi z) / z as a polynomial in z^2 on |z| <= 1/2; largest error of the sine 1.4e-8 (Chebyshev fit)."""
-
-
-def on_cpu() -> bool:
-    """Whether arrays are computed on the CPU by default."""
-    return mx.default_device().type == mx.DeviceType.cpu
-
-
-@partial(mx.compile, shapeless=True)
-def _snake(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
-    return x + scale * mx.square(mx.sin(x * alpha))
-
-
-def _snake_by_polynomial(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
-    """As `_snake`. MLX's sine takes some 15 ns a sample on x86, more than all else; this takes a quarter of it."""
-    z = x * (alpha * (1 / pi))
-    z = z - mx.round(z)  # the squared sine has the period 1 in z
-    square = z * z
-    sine = mx.array(_SINE[-1], mx.float32)
-    for coefficient in reversed(_SINE[:-1]):
-        sine = sine * square + coefficient
-    return x + scale * mx.square(sine * z)
 
 
 class SnakeBeta(nn.Module):
@@ -50,7 +24,7 @@ class SnakeBeta(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         alpha = mx.exp(self.alpha.astype(mx.float32))
         scale = 1 / (mx.exp(self.beta.astype(mx.float32)) + 1e-9)
-        return (_snake_by_polynomial if on_cpu() else _snake)(x, alpha, scale)
+        return ops.snake(x, alpha, scale)
 
 
 class Filter(nn.Module):

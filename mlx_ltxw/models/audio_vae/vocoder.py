@@ -7,37 +7,17 @@ as small as it was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.audio_vae.activation import REACH, Activation1d, on_cpu
+from mlx_ltxw.models import ops
+from mlx_ltxw.models.audio_vae.activation import REACH, Activation1d
 from mlx_ltxw.models.audio_vae.config import STEREO, GeneratorConfig
 from mlx_ltxw.models.audio_vae.resample import polyphase
 
-CHUNK = 2**18
-"""Elements of a stage's input that the CPU works on at a time, so that intermediates stay near its cache."""
-SHORTEST_CHUNK = 2048
 END_KERNEL = 7
-
-
-def conv1d(x: mx.array, weight: mx.array, bias: mx.array | None, padding: int, dilation: int = 1) -> mx.array:
-    """Convolves `x` (B, L, I) with `weight` (O, K, I), zeros around: (B, L + 2 padding - (K - 1) dilation, O)."""
-    if not on_cpu():
-        y = mx.conv1d(x, weight, padding=padding, dilation=dilation)
-        return y if bias is None else y + bias
-    # MLX's own CPU convolution is a plain loop when dilated, and copies the input K times when not.
-    x = mx.pad(x, [(0, 0), (padding, padding), (0, 0)])
-    taps = mx.contiguous(weight.transpose(1, 2, 0))  # (K, I, O)
-    size = taps.shape[0]
-    length = x.shape[1] - (size - 1) * dilation
-    y = x[:, :length] @ taps[0] if bias is None else mx.addmm(bias, x[:, :length], taps[0])
-    for tap in range(1, size):
-        y = mx.addmm(y, x[:, tap * dilation : tap * dilation + length], taps[tap])
-    return y
 
 
 class Conv1d(nn.Module):
@@ -54,7 +34,7 @@ class Conv1d(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         weight = self.weight.astype(mx.float32)
         bias = self.bias.astype(mx.float32) if "bias" in self else None
-        return conv1d(x, weight, bias, (weight.shape[1] - 1) // 2 * self.dilation, self.dilation)
+        return ops.conv1d(x, weight, bias, (weight.shape[1] - 1) // 2 * self.dilation, self.dilation)
 
 
 class ConvTranspose1d(nn.Module):
@@ -77,7 +57,7 @@ class ConvTranspose1d(nn.Module):
         weight = mx.pad(self.weight.astype(mx.float32), [(0, 0), (0, 1), (0, 0)])
         weight = mx.take(weight, mx.array(index), axis=1)  # (O, rate, taps, I)
         weight = weight.swapaxes(0, 1).reshape(self.rate * outputs, index.shape[1], inputs)
-        y = conv1d(x, weight, None, before).reshape(batch, length * self.rate, outputs)
+        y = ops.conv1d(x, weight, None, before).reshape(batch, length * self.rate, outputs)
         return y + self.bias.astype(mx.float32)
 
 
@@ -103,33 +83,6 @@ def mean_of(blocks: list[AMPBlock1], x: mx.array) -> mx.array:
     for block in blocks[1:]:
         total = total + block(x)
     return total / len(blocks)
-
-
-@cache
-def _streams() -> tuple[Any, Any]:
-    return mx.new_thread_local_stream(mx.cpu), mx.new_thread_local_stream(mx.cpu)
-
-
-def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
-    """`function(x)`, on the CPU piece by piece along time, two pieces at once.
-
-    MLX computes an elementwise operation on one core; two streams keep two of them busy.
-
-    Args:
-        function: Keeps the length of its input (B, L, C).
-        reach: Samples on either side that an output sample may depend on; pieces overlap by so many, and what they
-            make of their artificial ends is thrown away. The result is the whole's.
-    """
-    batch, length, channels = x.shape
-    chunk = max(SHORTEST_CHUNK, min(CHUNK // (batch * channels), -(-length // 2)))
-    if not on_cpu() or length <= chunk + 2 * reach:
-        return function(x)
-    pieces = []
-    for number, start in enumerate(range(0, length, chunk)):
-        first, stop = max(0, start - reach), min(length, start + chunk + reach)
-        with mx.stream(_streams()[number % 2]):
-            pieces.append(function(x[:, first:stop])[:, start - first : start - first + chunk])
-    return mx.concatenate(pieces, axis=1)
 
 
 class Vocoder(nn.Module):
@@ -168,10 +121,10 @@ class Vocoder(nn.Module):
         blocks = len(self.config.block_kernels)
         for stage, up in enumerate(self.ups):
             group = self.resblocks[stage * blocks : (stage + 1) * blocks]
-            x = in_chunks(partial(mean_of, group), up(x), self._reach())
+            x = ops.in_pieces(partial(mean_of, group), up(x), self._reach())
             if evaluate_stages:
                 mx.eval(x)
-        x = in_chunks(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
+        x = ops.in_pieces(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
         if self.config.final == "tanh":
             return mx.tanh(x)
         return mx.clip(x, -1, 1) if self.config.final == "clip" else x

@@ -4,8 +4,10 @@ from mlx_ltxw.models.transformer.block import Shared
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Rotary, Skips, rotary
 from mlx_ltxw.models.transformer.model import Transformer
+from mlx_ltxw.models.transformer.walk import DIRECT, Walk
 
 __all__ = [
+    "DIRECT",
     "NO_SKIPS",
     "Modality",
     "Rotary",
@@ -14,5 +16,6 @@ __all__ = [
     "StreamConfig",
     "Transformer",
     "TransformerConfig",
+    "Walk",
     "rotary",
 ]

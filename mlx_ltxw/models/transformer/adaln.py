@@ -6,6 +6,7 @@ Source: `ltx_core/model/transformer/adaln.py`, `timestep_embedding.py`, `transfo
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -90,15 +91,65 @@ Row = mx.array | tuple[mx.array, mx.array]
 """
 
 
-def rows(table: mx.array, modulation: mx.array, start: int, stop: int) -> list[Row]:
-    """Rows [start, stop) of a table (rows, dim) with those of the modulation (B, T, rows, dim).
+MAIN_ROWS = 9
+"""Of a stream's main table: shift, scale and gate of its self-attention, of its feed-forward, of its attention to text.
+"""
+CROSS_ROWS = 5
+"""Of a stream's table of the audio-video attentions: scale and shift where the video reads the audio, scale and shift
+where the audio reads the video, and the gate of what this stream reads."""
+PROMPT_ROWS = 2
+"""Of a stream's table for its text: shift, scale."""
+
+
+class Modulation(NamedTuple):
+    """What one update of a stream is modulated by."""
+
+    shift: Row
+    scale: Row
+    gate: Row
+
+
+class StreamModulation(NamedTuple):
+    """The rows of a stream's main table, in the checkpoint's order."""
+
+    own: Modulation
+    feed_forward: Modulation
+    text: Modulation
+
+
+def stream_modulation(table: mx.array, modulation: mx.array) -> StreamModulation:
+    """The main table (9, dim) with the network's modulation (B, T, 9, dim)."""
+    rows = modulation_rows(table, modulation, slice(0, MAIN_ROWS))
+    return StreamModulation(Modulation(*rows[0:3]), Modulation(*rows[3:6]), Modulation(*rows[6:9]))
+
+
+def video_reads_audio(table: mx.array, modulation: mx.array) -> tuple[Row, Row]:
+    """Scale and shift of either stream where the video reads the audio; (5, dim) and (B, T, 4, dim)."""
+    scale, shift = modulation_rows(table, modulation, slice(0, 2))
+    return scale, shift
+
+
+def audio_reads_video(table: mx.array, modulation: mx.array) -> tuple[Row, Row]:
+    """Scale and shift of either stream where the audio reads the video."""
+    scale, shift = modulation_rows(table, modulation, slice(2, 4))
+    return scale, shift
+
+
+def reading_gate(table: mx.array, gate: mx.array) -> Row:
+    """The gate of what a stream reads of the other; (5, dim) and (B, 1, 1, dim)."""
+    (row,) = modulation_rows(table[4:], gate, slice(0, 1))
+    return row
+
+
+def modulation_rows(table: mx.array, modulation: mx.array, which: slice) -> list[Row]:
+    """Some rows of a table (rows, dim) with those of the modulation (B, T, rows, dim).
 
     A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own.
     """
     if modulation.shape[1] == 1:
-        summed = _summed(table[start:stop], modulation[:, 0, start:stop])
-        return [summed[:, row : row + 1] for row in range(stop - start)]
-    return [(table[row : row + 1], modulation[:, :, row]) for row in range(start, stop)]
+        summed = _summed(table[which], modulation[:, 0, which])
+        return [summed[:, row : row + 1] for row in range(which.stop - which.start)]
+    return [(table[row : row + 1], modulation[:, :, row]) for row in range(which.start, which.stop)]
 
 
 @mx.compile

@@ -5,12 +5,12 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
 
 
@@ -26,6 +26,17 @@ class Read(NamedTuple):
 
     keys: mx.array
     values: mx.array
+
+
+@runtime_checkable
+class AdaptedProjection(Protocol):
+    """A linear with adapters beside it, which can start from what the bare linear has made."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., in) -> (..., out)."""
+
+    def from_base(self, x: mx.array, y: mx.array) -> mx.array:
+        """As the call, for an input (..., in) of which the linear without its adapters made `y` (..., out)."""
 
 
 class Attention(nn.Module):
@@ -77,7 +88,7 @@ class Attention(nn.Module):
         """
         keys, values = context if isinstance(context, Read) else self.read(x if context is None else context)
         values = self._split(values)
-        out = values if values_only else self._attend(x, keys, values, rope, key_rope)
+        out = values if values_only else self._mix(x, keys, values, rope, key_rope)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
         return self.to_out[0](out.reshape(*x.shape[:2], -1))
@@ -93,11 +104,9 @@ class Attention(nn.Module):
         if shared is None:
             return Read(self.to_k(context), self.to_v(context))
         keys, values = (x.astype(context.dtype) for x in shared)
-        return Read(_beside(self.to_k, context, keys), _beside(self.to_v, context, values))
+        return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values))
 
-    def _attend(
-        self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None
-    ) -> mx.array:
+    def _mix(self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None) -> mx.array:
         queries = self._split(self.q_norm(self.to_q(x)))
         keys = self._split(self.k_norm(keys))
         if rope is not None:
@@ -105,8 +114,7 @@ class Attention(nn.Module):
             keys = apply_split_rope(keys, *(key_rope or rope))
         if len(keys) != len(queries):  # several queries in a row share a context
             keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
-        attention = cpu_ops.attention if cpu_ops.preferred() else mx.fast.scaled_dot_product_attention
-        out = attention(
+        out = ops.attention(
             queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
             keys.transpose(0, 2, 1, 3),
             values.transpose(0, 2, 1, 3),
@@ -118,7 +126,6 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
 
 
-def _beside(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:
-    """What a linear makes of `x`, given what the linear without its adapter made of it."""
-    adapted = getattr(linear, "beside", None)
-    return linear(x) if adapted is None else adapted(x, y)
+def _from_base(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    """What a linear makes of `x`, given what it makes of it without its adapters."""
+    return linear.from_base(x, y) if isinstance(linear, AdaptedProjection) else linear(x)

@@ -8,26 +8,33 @@ read (video from audio, audio from video); then each has its feed-forward networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, rows
+from mlx_ltxw.models.transformer.adaln import (
+    CROSS_ROWS,
+    MAIN_ROWS,
+    PROMPT_ROWS,
+    Modulation,
+    Row,
+    audio_reads_video,
+    modulate,
+    modulation_rows,
+    reading_gate,
+    stream_modulation,
+    video_reads_audio,
+)
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
-from mlx_ltxw.models.transformer.inputs import Rotary
+from mlx_ltxw.models.transformer.inputs import NO_BLOCK_SKIPS, BlockSkips, Rotary
 from mlx_ltxw.models.transformer.rope import Rope
-
-MAIN_ROWS = 9  # shift, scale, gate: self-attention; shift, scale, gate: feed-forward; shift, scale, gate: text
-CROSS_ROWS = 5  # scale, shift: video reads audio; scale, shift: audio reads video; gate
-PROMPT_ROWS = 2  # shift, scale
+from mlx_ltxw.models.transformer.update import Attending, Update
 
 
-@dataclass(frozen=True)
-class StreamState:
+class StreamState(NamedTuple):
     """What all blocks share of one stream in one forward.
 
     Attributes:
@@ -64,6 +71,17 @@ class Shared(NamedTuple):
     text: Read | None = None
 
 
+NOTHING_SHARED = Shared()
+
+
+class BlockOutput(NamedTuple):
+    """Both streams after a block, (B, T, dim) each, and what a second audio stream shares with them."""
+
+    video: mx.array
+    audio: mx.array
+    shared: Shared
+
+
 class Block(nn.Module):
     """A block of both streams, or of the audio stream alone.
 
@@ -94,128 +112,124 @@ class Block(nn.Module):
         self.scale_shift_table_a2v_ca_audio = mx.zeros((CROSS_ROWS, audio.dim))
 
     def __call__(
-        self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
-        skip_cross: bool,
-    ) -> tuple[mx.array, mx.array]:  # fmt: skip
+        self,
+        *,
+        video: mx.array,
+        audio: mx.array,
+        video_state: StreamState,
+        audio_state: StreamState,
+        skips: BlockSkips = NO_BLOCK_SKIPS,
+    ) -> BlockOutput:
         """Both streams.
 
         Args:
-            vx, ax: (B, Tv, Dv) and (B, Ta, Da).
-            video, audio: Shared state.
-            skip_video, skip_audio: Pass self-attention values through.
-            skip_cross: Leave the audio-video attentions out.
+            video, audio: Tokens, (B, Tv, Dv) and (B, Ta, Da).
+            video_state, audio_state: What all blocks share of them.
+            skips: What this block leaves out.
         """
-        vx, ax, _ = self.shown(vx, ax, video, audio, skip_video, skip_audio, skip_cross)
-        return vx, ax
+        v, a = video_state, audio_state
+        video_own, video_text, video_feed_forward = self.video_updates(v, skips.video_self)
+        audio_own, audio_text, audio_feed_forward = self.audio_updates(a, skip_self=skips.audio_self)
 
-    def shown(
-        self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState, skip_video: bool, skip_audio: bool,
-        skip_cross: bool,
-    ) -> tuple[mx.array, mx.array, Shared]:  # fmt: skip
-        """As the call, and with both streams what a second audio stream shares with them."""
-        text = self.audio_text(audio)
-        vx = self.video_attend(vx, video, skip_video)
-        ax = self.audio_attend(ax, audio, skip_audio, text)
+        text = audio_text.read(audio.dtype)
+        video = video_text(video_own(video))
+        audio = audio_text(audio_own(audio), text)
         shared = Shared(text=text)
-        if not skip_cross:
-            seen = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 2)
-            read = self.video_to_audio_attn.read(seen)
-            shared = Shared(seen, read, text)
-            vx, ax = (
-                self.video_read_audio(vx, ax, video, audio),
-                self.audio_read_video(ax, read, video.rotary.cross, audio),
-            )
-        return self.video_feed_forward(vx, video), self.audio_feed_forward(ax, audio), shared
+
+        if not skips.cross:
+            shared = Shared(self.video_as_read(video, v), text=text)
+            video_reading = self.video_reading(v, audio, a)
+            audio_reading = self.audio_reading(a, shared, v.rotary.cross)
+            shared = shared._replace(read=audio_reading.read(audio.dtype))
+            video, audio = video_reading(video), audio_reading(audio, shared.read)
+
+        return BlockOutput(video_feed_forward(video), audio_feed_forward(audio), shared)
 
     def audio_stream(
-        self, ax: mx.array, shared: Shared, seen_rope: Rope | None, audio: StreamState, skip_audio: bool
+        self,
+        audio: mx.array,
+        state: StreamState,
+        shared: Shared = NOTHING_SHARED,
+        video_rope: Rope | None = None,
+        skip_self: bool = False,
     ) -> mx.array:
-        """The audio stream alone, reading a video that does not read it back.
+        """The audio stream alone, reading a video that does not read it back: (B, Ta, Da); arguments as for
+        `audio_updates`."""
+        for update in self.audio_updates(state, shared, video_rope, skip_self):
+            audio = update(audio)
+        return audio
+
+    def audio_updates(
+        self,
+        state: StreamState,
+        shared: Shared = NOTHING_SHARED,
+        video_rope: Rope | None = None,
+        skip_self: bool = False,
+    ) -> list[Update]:
+        """What the block does to the audio stream, in order; the reading of the video only where `shared` has one.
 
         Args:
-            ax: (B, Ta, Da).
-            shared: From `shown`, in any dtype; `Shared()` for a stream on its own.
-            seen_rope: The video's rotation in the audio-video attentions.
-            audio: Shared state.
-            skip_audio: Pass self-attention values through.
-
-        Returns:
-            (B, Ta, Da).
+            state: What all blocks share of the stream.
+            shared: From a block's output, in any dtype; `Shared()` for a stream on its own.
+            video_rope: The video's rotation in the audio-video attentions.
+            skip_self: Pass self-attention values through.
         """
-        ax = self.audio_attend(ax, audio, skip_audio, self.audio_text(audio, shared.text))
-        if shared.video is not None and seen_rope is not None:
-            read = self.video_to_audio_attn.read(shared.video.astype(ax.dtype), shared.read)
-            ax = self.audio_read_video(ax, read, seen_rope, audio)
-        return self.audio_feed_forward(ax, audio)
+        own, feed_forward, text = stream_modulation(self.audio_scale_shift_table, state.modulation)
+        to_itself = Attending(rope=state.rotary.own, values_only=skip_self)
+        to_text = Attending(modulated_text(self.audio_prompt_scale_shift_table, state), shared.text)
+        updates = [
+            Update(self.audio_attn1, own, self.eps, to_itself),
+            Update(self.audio_attn2, text, self.eps, to_text),
+            Update(self.audio_ff, feed_forward, self.eps),
+        ]
+        if shared.video is not None and video_rope is not None:
+            updates.insert(2, self.audio_reading(state, shared, video_rope))
+        return updates
 
-    def video_attend(self, x: mx.array, state: StreamState, skip: bool) -> mx.array:
-        """The video attends to itself, then to the text."""
-        text = self.attn2.read(modulated_text(self.prompt_scale_shift_table, state))
-        return self._attend(x, state, skip, self.attn1, self.attn2, self.scale_shift_table, text)
+    def video_updates(self, state: StreamState, skip_self: bool = False) -> list[Update]:
+        """What the block does to the video stream, but for its reading of the audio."""
+        own, feed_forward, text = stream_modulation(self.scale_shift_table, state.modulation)
+        to_itself = Attending(rope=state.rotary.own, values_only=skip_self)
+        to_text = Attending(modulated_text(self.prompt_scale_shift_table, state))
+        return [
+            Update(self.attn1, own, self.eps, to_itself),
+            Update(self.attn2, text, self.eps, to_text),
+            Update(self.ff, feed_forward, self.eps),
+        ]
 
-    def audio_attend(self, x: mx.array, state: StreamState, skip: bool, text: Read) -> mx.array:
-        """The audio attends to itself, then to the text, of which `audio_text` has read."""
-        return self._attend(x, state, skip, self.audio_attn1, self.audio_attn2, self.audio_scale_shift_table, text)
-
-    def audio_text(self, state: StreamState, shared: Read | None = None) -> Read:
-        """What `audio_attn2` reads of the text; `shared` as for `Attention.read`."""
-        return self.audio_attn2.read(modulated_text(self.audio_prompt_scale_shift_table, state), shared)
-
-    def video_read_audio(self, vx: mx.array, ax: mx.array, video: StreamState, audio: StreamState) -> mx.array:
-        """The video reads the audio (`audio_to_video_attn`)."""
-        queries = self._cross_input(vx, self.scale_shift_table_a2v_ca_video, video, 0)
-        keys = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 0)
-        update = self.audio_to_video_attn(queries, keys, video.rotary.cross, audio.rotary.cross)
-        return add_gated(vx, update, _cross_gate(self.scale_shift_table_a2v_ca_video, video))
-
-    def audio_read_video(self, ax: mx.array, read: Read, seen_rope: Rope, audio: StreamState) -> mx.array:
-        """The audio attends to what `video_to_audio_attn` read of the video."""
-        queries = self._cross_input(ax, self.scale_shift_table_a2v_ca_audio, audio, 2)
-        update = self.video_to_audio_attn(queries, read, audio.rotary.cross, seen_rope)
-        return add_gated(ax, update, _cross_gate(self.scale_shift_table_a2v_ca_audio, audio))
-
-    def reading_rows(self, audio: StreamState) -> tuple[Row, Row, Row]:
-        """Shift, scale and gate of `audio_read_video`."""
+    def audio_reading(self, state: StreamState, shared: Shared, video_rope: Rope) -> Update:
+        """The audio reads the video (`video_to_audio_attn`)."""
         table = self.scale_shift_table_a2v_ca_audio
-        assert audio.cross_modulation is not None
-        scale, shift = rows(table, audio.cross_modulation, 2, 4)
-        return shift, scale, _cross_gate(table, audio)
-
-    def video_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
-        return self._feed_forward(x, state, self.ff, self.scale_shift_table)
-
-    def audio_feed_forward(self, x: mx.array, state: StreamState) -> mx.array:
-        return self._feed_forward(x, state, self.audio_ff, self.audio_scale_shift_table)
-
-    def _attend(
-        self, x: mx.array, state: StreamState, skip: bool, own: Attention, other: Attention, table: mx.array, text: Read
-    ) -> mx.array:
-        shift, scale, gate = rows(table, state.modulation, 0, 3)
-        update = own(modulate(self._norm(x), scale, shift), rope=state.rotary.own, values_only=skip)
-        x = add_gated(x, update, gate)
-        shift, scale, gate = rows(table, state.modulation, 6, 9)
-        return add_gated(x, other(modulate(self._norm(x), scale, shift), text), gate)
-
-    def _feed_forward(self, x: mx.array, state: StreamState, network: FeedForward, table: mx.array) -> mx.array:
-        shift, scale, gate = rows(table, state.modulation, 3, 6)
-        return add_gated(x, network(modulate(self._norm(x), scale, shift)), gate)
-
-    def _cross_input(self, x: mx.array, table: mx.array, state: StreamState, first_row: int) -> mx.array:
         assert state.cross_modulation is not None
-        scale, shift = rows(table, state.cross_modulation, first_row, first_row + 2)  # scale comes first here
-        return modulate(self._norm(x), scale, shift)
+        assert state.cross_gate is not None
+        scale, shift = audio_reads_video(table, state.cross_modulation)
+        modulation = Modulation(shift, scale, reading_gate(table, state.cross_gate))
+        attending = Attending(shared.video, shared.read, state.rotary.cross, video_rope)
+        return Update(self.video_to_audio_attn, modulation, self.eps, attending)
 
-    def _norm(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, None, self.eps)
+    def video_reading(self, state: StreamState, audio: mx.array, audio_state: StreamState) -> Update:
+        """The video reads the audio's tokens (B, Ta, Da) as they are (`audio_to_video_attn`)."""
+        table = self.scale_shift_table_a2v_ca_video
+        assert state.cross_modulation is not None
+        assert state.cross_gate is not None
+        assert audio_state.cross_modulation is not None
+        scale, shift = video_reads_audio(table, state.cross_modulation)
+        modulation = Modulation(shift, scale, reading_gate(table, state.cross_gate))
+        audio_table = self.scale_shift_table_a2v_ca_audio
+        context = self._normed(audio, *video_reads_audio(audio_table, audio_state.cross_modulation))
+        attending = Attending(context, None, state.rotary.cross, audio_state.rotary.cross)
+        return Update(self.audio_to_video_attn, modulation, self.eps, attending)
+
+    def video_as_read(self, video: mx.array, state: StreamState) -> mx.array:
+        """The video's tokens (B, Tv, Dv) as the audio reads them: normed and modulated."""
+        assert state.cross_modulation is not None
+        return self._normed(video, *audio_reads_video(self.scale_shift_table_a2v_ca_video, state.cross_modulation))
+
+    def _normed(self, x: mx.array, scale: Row, shift: Row) -> mx.array:
+        return modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
 
 
 def modulated_text(table: mx.array, state: StreamState) -> mx.array:
     """The text as a stream's attention to it reads it: (B, S, context_dim), at the stream's noise level."""
-    shift, scale = rows(table, state.prompt_modulation, 0, 2)
+    shift, scale = modulation_rows(table, state.prompt_modulation, slice(0, PROMPT_ROWS))
     return modulate(state.context, scale, shift)
-
-
-def _cross_gate(table: mx.array, state: StreamState) -> Row:
-    assert state.cross_gate is not None
-    (gate,) = rows(table[4:], state.cross_gate, 0, 1)
-    return gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -11,8 +12,7 @@ from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.rope import Rope, split_rope
 
 
-@dataclass(frozen=True)
-class Rotary:
+class Rotary(NamedTuple):
     """Rotation tables of one stream's tokens.
 
     Attributes:
@@ -43,8 +43,7 @@ def rotary(config: TransformerConfig, stream: StreamConfig, positions: np.ndarra
     )
 
 
-@dataclass(frozen=True)
-class Modality:
+class Modality(NamedTuple):
     """One stream at one noise level.
 
     Attributes:
@@ -62,6 +61,17 @@ class Modality:
     rotary: Rotary
 
 
+class BlockSkips(NamedTuple):
+    """What one block leaves out: either stream's self-attention, and both streams' reading of each other."""
+
+    video_self: bool = False
+    audio_self: bool = False
+    cross: bool = False
+
+
+NO_BLOCK_SKIPS = BlockSkips()
+
+
 @dataclass(frozen=True)
 class Skips:
     """Attentions left out in one guidance pass (`ltx_core/guidance/perturbations.py`).
@@ -74,6 +84,10 @@ class Skips:
     video_self: frozenset[int] = frozenset()
     audio_self: frozenset[int] = frozenset()
     cross: bool = False
+
+    def of(self, index: int) -> BlockSkips:
+        """What the block of that index leaves out."""
+        return BlockSkips(index in self.video_self, index in self.audio_self, self.cross)
 
 
 NO_SKIPS = Skips()

@@ -6,24 +6,16 @@ scale and shift follow a stream's own timesteps, the gates the other stream's si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.transformer.adaln import AdaLayerNormSingle, modulate
-from mlx_ltxw.models.transformer.block import MAIN_ROWS, PROMPT_ROWS, Block, Shared, StreamState
+from mlx_ltxw.models.transformer.adaln import MAIN_ROWS, PROMPT_ROWS, AdaLayerNormSingle, modulate
+from mlx_ltxw.models.transformer.block import Block, Shared, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
-from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Skips
-
-RunBlock = Callable[..., Any]
-"""Calls a block: `(block, *arguments)`."""
-
-
-def run_directly(block: Block, *arguments: Any) -> Any:
-    """As if the block had been called."""
-    return block(*arguments)
+from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Modality, Skips
+from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Paired, Streams, Walk
 
 
 class Transformer(nn.Module):
@@ -34,19 +26,13 @@ class Transformer(nn.Module):
         with_video: False builds the audio stream alone, for audio without a picture.
 
     Attributes:
-        submit_every: Blocks in one submission to the GPU, 0 for the whole forward in one. The GPU begins while Python
-            goes on describing the work, and a submission is short enough for the display's watchdog on a Mac. Leave at
-            0 inside a gradient or a compiled function.
-        run_block: How the blocks of a joint forward are called; training may put a way here that computes them again in
-            the backward pass.
+        transformer_blocks: A list of `Block`; any other `Blocks` may take its place.
     """
 
     def __init__(self, config: TransformerConfig, with_video: bool = True) -> None:
         super().__init__()
         self.config = config
         self.with_video = with_video
-        self.submit_every = 0
-        self.run_block: RunBlock = run_directly
         audio = config.audio
         self.audio_patchify_proj = nn.Linear(audio.in_channels, audio.dim)
         self.audio_adaln_single = AdaLayerNormSingle(audio.dim, MAIN_ROWS)
@@ -64,37 +50,51 @@ class Transformer(nn.Module):
             self.av_ca_audio_scale_shift_adaln_single = AdaLayerNormSingle(audio.dim, 4)
             self.av_ca_a2v_gate_adaln_single = AdaLayerNormSingle(video.dim, 1)
             self.av_ca_v2a_gate_adaln_single = AdaLayerNormSingle(audio.dim, 1)
-        self.transformer_blocks = [Block(config, with_video) for _ in range(config.layers)]
+        self.transformer_blocks: Blocks[Block] = [Block(config, with_video) for _ in range(config.layers)]
 
-    def __call__(self, video: Modality, audio: Modality, skips: Skips = NO_SKIPS) -> tuple[mx.array, mx.array]:
+    def __call__(
+        self, video: Modality, audio: Modality, skips: Skips = NO_SKIPS, walk: Walk = DIRECT
+    ) -> tuple[mx.array, mx.array]:
         """One joint forward.
 
         Args:
             video, audio: Noisy tokens (B, T, in_channels) with their noise levels and text.
             skips: What this guidance pass leaves out.
+            walk: How to go over the blocks.
 
         Returns:
             Velocities of video and audio, each (B, T, out_channels) in the latent's dtype.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
-        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        for i, block in enumerate(self.transformer_blocks):
-            skipped = (i in skips.video_self, i in skips.audio_self, skips.cross)
-            vx, ax = self.run_block(block, vx, ax, v, a, *skipped)
-            self._submit(i, vx, ax)
+
+        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+            vx, ax = streams
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            return out.video, out.audio
+
+        streams = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        vx, ax = walk.through(self.transformer_blocks, step, streams, skips)
         return self.video_head(vx, v), self.audio_head(ax, a)
 
-    def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS) -> mx.array:
+    def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS, walk: Walk = DIRECT) -> mx.array:
         """The audio stream without any video: velocity (B, Ta, out_channels)."""
         a = self.audio_state(audio, None)
-        ax = self.audio_patchify_proj(audio.latent)
-        for i, block in enumerate(self.transformer_blocks):
-            ax = block.audio_stream(ax, Shared(), None, a, i in skips.audio_self)
-            self._submit(i, ax)
+
+        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+            (ax,) = streams
+            return (block.audio_stream(ax, a, skip_self=skips.audio_self),)
+
+        (ax,) = walk.through(self.transformer_blocks, step, (self.audio_patchify_proj(audio.latent),), skips)
         return self.audio_head(ax, a)
 
     def locked(
-        self, adapted: Transformer, video: Modality, audio: Modality, adapted_audio: Modality, skips: Skips = NO_SKIPS
+        self,
+        adapted: Transformer,
+        video: Modality,
+        audio: Modality,
+        adapted_audio: Modality,
+        skips: Skips = NO_SKIPS,
+        walk: Walk = DIRECT,
     ) -> tuple[mx.array, mx.array, mx.array]:
         """The exact video lock: the base streams, and a second audio stream that reads the video and is read by none.
 
@@ -106,34 +106,51 @@ class Transformer(nn.Module):
             video, audio: The base streams.
             adapted_audio: The second audio stream, at the base's noise level and with its text.
             skips: What this guidance pass leaves out.
+            walk: How to go over the blocks.
 
         Returns:
             Velocities of video, base audio and adapted audio.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         b = adapted.audio_state(adapted_audio, video)
-        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        bx = adapted.audio_patchify_proj(adapted_audio.latent)
-        blocks = zip(self.transformer_blocks, adapted.transformer_blocks, strict=True)
-        for i, (block, adapted_block) in enumerate(blocks):
-            vx, ax, shared = block.shown(vx, ax, v, a, i in skips.video_self, i in skips.audio_self, skips.cross)
-            bx = adapted_block.audio_stream(bx, shared, video.rotary.cross, b, i in skips.audio_self)
-            self._submit(i, vx, ax, bx)
+
+        def step(blocks: tuple[Block, Block], streams: Streams, skips: BlockSkips) -> Streams:
+            block, adapted_block = blocks
+            vx, ax, bx = streams
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            bx = adapted_block.audio_stream(bx, b, out.shared, video.rotary.cross, skips.audio_self)
+            return out.video, out.audio, bx
+
+        streams = (
+            self.patchify_proj(video.latent),
+            self.audio_patchify_proj(audio.latent),
+            adapted.audio_patchify_proj(adapted_audio.latent),
+        )
+        pairs = Paired(self.transformer_blocks, adapted.transformer_blocks)
+        vx, ax, bx = walk.through(pairs, step, streams, skips)
         return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
 
-    def watch(self, video: Modality, audio: Modality) -> Iterator[Shared]:
+    def watch(self, video: Modality, audio: Modality, walk: Walk = DIRECT) -> Iterator[Shared]:
         """Runs the base streams for what a second audio stream shares with every block of them, block by block.
 
         With `Block.audio_stream` it is `locked` in two halves: the first has nothing to train, so it needs no gradient.
 
         Args:
             video, audio: The base streams.
+            walk: How to go over the blocks.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
-        vx, ax = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        for block in self.transformer_blocks:
-            vx, ax, shared = block.shown(vx, ax, v, a, False, False, False)
-            yield shared  # the last block's own output is never computed
+        latest: list[Shared] = []
+
+        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+            vx, ax = streams
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            latest.append(out.shared)
+            return out.video, out.audio
+
+        streams = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
+        for _ in walk.over(self.transformer_blocks, step, streams):
+            yield latest.pop()  # the last block's own output is never computed, unless it is submitted
 
     def video_state(self, video: Modality, audio: Modality) -> StreamState:
         """Everything the blocks share of the video stream; its gate follows the audio's sigma."""
@@ -160,9 +177,14 @@ class Transformer(nn.Module):
         )
 
     def _state(
-        self, modality: Modality, adaln: AdaLayerNormSingle, prompt_adaln: AdaLayerNormSingle,
-        cross_adaln: AdaLayerNormSingle | None, gate_adaln: AdaLayerNormSingle | None, other_sigma: mx.array | None,
-    ) -> StreamState:  # fmt: skip
+        self,
+        modality: Modality,
+        adaln: AdaLayerNormSingle,
+        prompt_adaln: AdaLayerNormSingle,
+        cross_adaln: AdaLayerNormSingle | None,
+        gate_adaln: AdaLayerNormSingle | None,
+        other_sigma: mx.array | None,
+    ) -> StreamState:
         dtype = modality.latent.dtype
         scale = self.config.timestep_scale
         modulation, embedded = adaln(modality.timesteps * scale, dtype)
@@ -187,7 +209,3 @@ class Transformer(nn.Module):
         embedded = state.embedded  # the embedding without its SiLU
         normed = mx.fast.layer_norm(x, None, None, self.config.eps)
         return modulate(normed, (table[1:], embedded), (table[:1], embedded))
-
-    def _submit(self, index: int, *arrays: Any) -> None:
-        if self.submit_every and (index + 1) % self.submit_every == 0:
-            mx.async_eval(*arrays)

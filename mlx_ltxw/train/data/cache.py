@@ -20,6 +20,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.files import replacing, write_errors
+from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.weights.dtype import default_dtype
@@ -94,6 +95,7 @@ def build_cache(
     jobs = [_job(clip, model, folder) for clip in clips]
     missing = {job.path: job for job in jobs if not job.path.is_file()}.values()
     if missing:
+        ops.settle_compile()
         _check_captions(model, [job.clip for job in missing])
         unseen = {job.latents: job for job in missing if not job.latents.is_file()}
         _encode_clips(list(unseen.values()), model, progress)

@@ -26,10 +26,10 @@ def clip_order(seed: int, clips: int, start: int, count: int) -> list[int]:
     """Clips `start` to `start + count` of an endless row in which every clip comes once in each round, shuffled."""
     order: list[int] = []
     for position in range(start, start + count):
-        turn, place = divmod(position, clips)
-        if not order or place == 0:
+        turn, position_in_turn = divmod(position, clips)
+        if not order or position_in_turn == 0:
             shuffled = np.random.Generator(np.random.PCG64([seed, _ORDER, turn])).permutation(clips)
-        order.append(int(shuffled[place]))
+        order.append(int(shuffled[position_in_turn]))
     return order
 
 
@@ -94,18 +94,19 @@ class Batches:
     def _group(self, shape: Shape, indices: list[int], keys: np.ndarray) -> Group:
         clips = [self._clip(index) for index in indices]
         video_rotary, audio_rotary = self._rotary(shape)
-        group: Group = {
-            "audio": mx.stack([clip.audio for clip in clips]),
-            "audio_context": mx.stack([clip.audio_context for clip in clips]),
-            "audio_rotary": (audio_rotary.own, audio_rotary.cross),
-            "keys": mx.array(keys),
-        }
-        if shape[-1]:
-            assert video_rotary is not None
-            group["video"] = mx.stack([clip.video for clip in clips if clip.video is not None])
-            group["video_context"] = mx.stack([clip.video_context for clip in clips])
-            group["video_rotary"] = (video_rotary.own, video_rotary.cross)
-        return group
+        group = Group(
+            audio=mx.stack([clip.audio for clip in clips]),
+            audio_context=mx.stack([clip.audio_context for clip in clips]),
+            audio_rotary=audio_rotary,
+            keys=mx.array(keys),
+        )
+        if not shape[-1]:
+            return group
+        return group._replace(
+            video=mx.stack([clip.video for clip in clips if clip.video is not None]),
+            video_context=mx.stack([clip.video_context for clip in clips]),
+            video_rotary=video_rotary,
+        )
 
     def _rotary(self, shape: Shape) -> tuple[Rotary | None, Rotary]:
         if shape not in self._rotations:

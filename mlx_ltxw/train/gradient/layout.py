@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import LowRankBranch, adapted_linears
+from mlx_ltxw.adapter.apply import adapted_linears
+from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter
 
@@ -28,8 +29,7 @@ class Layout:
     Attributes:
         paths: Official names of the adapted linears, sorted.
         shapes: Of A (rank, in) and B (out, rank) of each in turn.
-        alpha: Of all.
-        rank: Of all.
+        alpha, rank: The same in every module; `alpha / rank` scales `B A`.
     """
 
     paths: tuple[str, ...]
@@ -91,13 +91,13 @@ class Layout:
         return self.alpha / self.rank * mx.sqrt(mx.maximum(total, 0) / count)
 
 
-def place(factors: Factors, branches: Sequence[LowRankBranch]) -> None:
+def set_factors(factors: Factors, branches: Sequence[LowRankBranch]) -> None:
     """Puts the numbers into an adapted model's branches, from `Layout.branches`."""
     for a, b, branch in zip(factors[::2], factors[1::2], branches, strict=True):
         branch.lora_A, branch.lora_B = a, b
 
 
-def release(branches: Sequence[LowRankBranch]) -> None:
+def clear_factors(branches: Sequence[LowRankBranch]) -> None:
     """Takes the numbers out again, so that nothing holds on to them."""
     nothing = mx.zeros((0, 0))
-    place([nothing] * (2 * len(branches)), branches)
+    set_factors([nothing] * (2 * len(branches)), branches)

@@ -8,19 +8,20 @@ Letting go of a pullback frees all that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, rows
-from mlx_ltxw.models.ops import cpu as cpu_ops
+from mlx_ltxw.adapter.apply import AdaptedLinear
+from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
-from mlx_ltxw.models.transformer.attention import Attention, Read, gate_heads
-from mlx_ltxw.models.transformer.feed_forward import FeedForward, gelu_tanh
+from mlx_ltxw.models.transformer.attention import Attention, gate_heads
+from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope, turned_back
+from mlx_ltxw.models.transformer.update import Attending
 from mlx_ltxw.train.gradient.recompute import CastLinear
 
 Pullback = Callable[[mx.array], mx.array]
@@ -42,14 +43,14 @@ class Projected(NamedTuple):
     back: Callable[..., mx.array]
 
 
-def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | None = None) -> Projected:
+def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array | None = None) -> Projected:
     """Through a frozen linear, plain or quantised, and the trained factors beside it if there are any.
 
     Args:
         layer: `nn.Linear`, `CastLinear`, `nn.QuantizedLinear`, or an `AdaptedLinear` of one of them with one LoRA.
         x: (N, in).
-        found: Takes the factors' gradients.
-        made: What the frozen linear makes of `x`, if that is known.
+        gradients: Takes the factors' gradients.
+        base: What the frozen linear makes of `x`, if that is known.
     """
     if not isinstance(layer, AdaptedLinear):
         return Projected(_frozen(layer, x), lambda cotangent, onto=None: _frozen_back(layer, cotangent, onto))
@@ -58,12 +59,12 @@ def project(layer: nn.Module, x: mx.array, found: Gradients, made: mx.array | No
     assert isinstance(branch, LowRankBranch)
     a, b = branch.lora_A.astype(x.dtype), branch.lora_B.astype(x.dtype)
     hidden = x @ a.T
-    value = mx.addmm(_frozen(frozen, x) if made is None else made, hidden, b.T, alpha=branch.scale)
+    value = mx.addmm(_frozen(frozen, x) if base is None else base, hidden, b.T, alpha=branch.scale)
 
     def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
         scaled = cotangent if branch.scale == 1 else branch.scale * cotangent
         narrow = scaled @ b
-        found[id(branch)] = ((narrow.T @ x).astype(mx.float32), (scaled.T @ hidden).astype(mx.float32))
+        gradients[id(branch)] = ((narrow.T @ x).astype(mx.float32), (scaled.T @ hidden).astype(mx.float32))
         return mx.addmm(_frozen_back(frozen, cotangent, onto), narrow, a)
 
     return Projected(value, back)
@@ -83,50 +84,47 @@ def gated_sum(x: mx.array, update: mx.array, gate: Row) -> tuple[mx.array, Pullb
     return add_gated(x, update, gate), lambda cotangent: _gated(cotangent, gate)
 
 
-def feed_forward(network: FeedForward, x: mx.array, found: Gradients) -> tuple[mx.array, Pullback]:
+def feed_forward(network: FeedForward, x: mx.array, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """The gelu network: (B, T, dim) -> (B, T, dim)."""
-    inner = project(network.net[0].proj, rows(x), found)
-    outer = project(network.net[2], gelu_tanh(inner.value), found)
+    inner = project(network.net[0].proj, as_matrix(x), gradients)
+    outer = project(network.net[2], ops.gelu_tanh(inner.value), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
-        return inner.back(_gelu_back(inner.value, outer.back(rows(cotangent)))).reshape(x.shape)
+        return inner.back(_gelu_back(inner.value, outer.back(as_matrix(cotangent)))).reshape(x.shape)
 
     return outer.value.reshape(x.shape), back
 
 
-def attend(
-    attention: Attention, x: mx.array, found: Gradients, rope: Rope | None = None, context: mx.array | None = None,
-    shared: Read | None = None, key_rope: Rope | None = None,
-) -> tuple[mx.array, Pullback]:  # fmt: skip
+def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: Attending) -> tuple[mx.array, Pullback]:
     """Attention from `x` to itself or to a context that is not trained through.
 
     Args:
         attention: Gated, its linears frozen or adapted.
         x: (B, T, dim).
-        found: Takes the factors' gradients.
-        rope, key_rope, context: As for `Attention`; several in a row of the batch may share a context.
-        shared: What the unadapted attention read of the context, as for `Attention.read`.
+        gradients: Takes the factors' gradients.
+        attending: What it attends to; several in a row of the batch may share a context.
     """
-    shape, own = x.shape, rows(x)
-    read = own if context is None else rows(context)
-    made = [None, None] if shared is None else [rows(part).astype(x.dtype) for part in shared]
+    shape, own, context = x.shape, as_matrix(x), attending.context
+    read = own if context is None else as_matrix(context.astype(x.dtype))
+    base = attending.base_read or (None, None)
+    base_keys, base_values = (None if part is None else as_matrix(part).astype(x.dtype) for part in base)
     heads = (-1, (x if context is None else context).shape[1], attention.heads, attention.head_dim)
-    q, gates = project(attention.to_q, own, found), project(attention.to_gate_logits, own, found)
-    k, v = project(attention.to_k, read, found, made[0]), project(attention.to_v, read, found, made[1])
-    queries, queries_back = _normed_heads(q.value, attention.q_norm, (*shape[:2], *heads[2:]), rope)
-    keys, keys_back = _normed_heads(k.value, attention.k_norm, heads, key_rope or rope)
+    q, gates = project(attention.to_q, own, gradients), project(attention.to_gate_logits, own, gradients)
+    k, v = project(attention.to_k, read, gradients, base_keys), project(attention.to_v, read, gradients, base_values)
+    queries, queries_back = _normed_heads(q.value, attention.q_norm, (*shape[:2], *heads[2:]), attending.rope)
+    keys, keys_back = _normed_heads(k.value, attention.k_norm, heads, attending.key_rope or attending.rope)
     logits = gates.value.reshape(*shape[:2], -1)
     mixed = _Mix(queries, keys, v.value.reshape(heads), logits, attention.head_dim**-0.5)
-    out = project(attention.to_out[0], mixed.value, found)
+    out = project(attention.to_out[0], mixed.value, gradients)
 
     def back(cotangent: mx.array) -> mx.array:
-        d_queries, d_keys, d_values, d_gates = mixed.back(out.back(rows(cotangent)))
+        d_queries, d_keys, d_values, d_gates = mixed.back(out.back(as_matrix(cotangent)))
         d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
-        d_x = q.back(queries_back(d_queries), gates.back(rows(d_gates)))
+        d_x = q.back(queries_back(d_queries), gates.back(as_matrix(d_gates)))
         if context is None:
-            d_x = v.back(d_values, k.back(d_keys, d_x))
-        else:
-            k.back(d_keys), v.back(d_values)  # for their factors alone
+            return v.back(d_values, k.back(d_keys, d_x)).reshape(shape)
+        k.back(d_keys)  # for their factors alone
+        v.back(d_values)
         return d_x.reshape(shape)
 
     return out.value.reshape(shape), back
@@ -135,7 +133,7 @@ def attend(
 class _Mix:
     """Softmax attention and the gates of its heads.
 
-    On MLX's CPU backend a few heads at a time and in fp32, with exponentials as powers of two (`cpu_ops`).
+    For a few heads at a time where that is faster (`models/ops/dot_product.py`).
 
     Args:
         queries: (B, T, H, D).
@@ -151,9 +149,9 @@ class _Mix:
         self.sharing, self.logits, self.scale = len(queries) // len(keys), logits, scale
         if self.sharing > 1:
             keys, values = (mx.repeat(x, self.sharing, axis=0) for x in (keys, values))
-        self.queries, self.keys, self.values = (_by_head(x) for x in (queries, keys, values))
-        self.parts = _parts(self.queries, self.keys)
-        self.weights = [self._weigh(self.queries[:, part], self.keys[:, part]) for part in self.parts]
+        self.queries, self.keys, self.values = (ops.heads_first(x) for x in (queries, keys, values))
+        self.parts = ops.head_groups(self.queries, self.keys)
+        self.weights = [ops.attention_weights(self.queries[:, part], self.keys[:, part], scale) for part in self.parts]
         mixed = [
             _times(weights @ self.values[:, part], norm)
             for part, (weights, norm) in zip(self.parts, self.weights, strict=True)
@@ -183,30 +181,11 @@ class _Mix:
         own, keys, values, gates = (result.astype(self.logits.dtype) for result in results)
         return own, keys, values, gates
 
-    def _weigh(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array | None]:
-        """Weights (B, H, T, S), and what they are to be multiplied by so that they sum to one; None for nothing."""
-        keys = keys.swapaxes(-1, -2)
-        if not cpu_ops.preferred():
-            return mx.softmax((queries * self.scale) @ keys, axis=-1, precise=True), None
-        return cpu_ops.weights((queries * (self.scale * math.log2(math.e))) @ keys)
-
     def _summed(self, cotangent: mx.array) -> mx.array:
         """Over the queries in a row that share a context."""
         if self.sharing == 1:
             return cotangent
         return mx.sum(cotangent.reshape(-1, self.sharing, *cotangent.shape[1:]), axis=1)
-
-
-def _parts(queries: mx.array, keys: mx.array) -> list[slice]:
-    heads = queries.shape[1]
-    together = cpu_ops.heads_together(queries, keys) if cpu_ops.preferred() else heads
-    return [slice(start, start + together) for start in range(0, heads, together)]
-
-
-def _by_head(x: mx.array) -> mx.array:
-    """(B, T, H, D) -> (B, H, T, D); on a CPU copied, where every product would copy it."""
-    x = x.transpose(0, 2, 1, 3)
-    return mx.contiguous(x.astype(mx.float32)) if cpu_ops.preferred() else x
 
 
 def _joined(parts: list[mx.array]) -> mx.array:
@@ -221,7 +200,7 @@ def _times(x: mx.array, factor: mx.array | None) -> mx.array:
 
 def _normed_heads(
     x: mx.array, norm: nn.RMSNorm, shape: tuple[int, ...], rope: Rope | None
-) -> tuple[mx.array, Pullback]:  # fmt: skip
+) -> tuple[mx.array, Pullback]:
     """Rows (B * T, H * D), normed, cut into heads and rotated: (B, T, H, D)."""
     value = mx.fast.rms_norm(x, norm.weight, norm.eps).reshape(shape)
 
@@ -261,7 +240,7 @@ def _unnormed(x: mx.array, cotangent: mx.array, eps: float) -> mx.array:
 
 @mx.compile
 def _gelu_back(x: mx.array, cotangent: mx.array) -> mx.array:
-    return mx.vjp(gelu_tanh, [x], [cotangent])[1][0]
+    return mx.vjp(ops.gelu_tanh, [x], [cotangent])[1][0]
 
 
 @mx.compile

@@ -8,27 +8,31 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_ltxw.models.transformer.inputs import BlockSkips
+from mlx_ltxw.models.transformer.walk import Step, Streams
 from mlx_ltxw.tree import dense_weight, linears, replace, share
 
 
-def checkpointed(block: nn.Module, *arguments: Any) -> Any:
-    """Runs a block so that the backward pass computes it again instead of keeping its activations.
+def checkpointed(step: Step[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips) -> Streams:
+    """Runs a step of a walk (`Walk.run`) so that the backward pass computes it again instead of keeping activations.
 
     What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
-    what it closes over. So do the streams. The other arguments (noise-level embeddings, rotations, text) are untrained
-    and closed over.
+    what it closes over. So do the streams. Whatever else the step uses (noise-level embeddings, rotations, text) is
+    untrained and closed over.
 
     `mx.checkpoint` leaves open when the trained numbers' gradients are computed. Those that end beside the chain of
     blocks (keys and values of the text) would come last of all, and each block that was computed again would be kept
     for them. Here a block's own gradients come before the chain goes on.
     """
-    names = [name for name, _ in tree_flatten(block.trainable_parameters())]
+    names, trained = [], []
+    for name, value in tree_flatten(block.trainable_parameters()):
+        names.append(name)
+        trained.append(value)
 
-    def forward(*given: mx.array) -> Any:
+    def forward(*given: mx.array) -> Streams:
         copy: Any = share(block)
         copy.update(tree_unflatten(list(zip(names, given, strict=False))))
-        feed = iter(given[len(names) :])
-        return copy(*(next(feed) if isinstance(item, mx.array) else item for item in arguments))
+        return step(copy, given[len(names) :], skips)
 
     run: Any = mx.custom_function(forward)
 
@@ -43,8 +47,8 @@ def checkpointed(block: nn.Module, *arguments: Any) -> Any:
         # one by one: nobody asks for the gradient of an untrained input, and it must not be computed for another's sake
         return (*own, *(mx.depends([gradient], own)[0] for gradient in onwards))
 
-    trained = [value for _, value in tree_flatten(block.trainable_parameters())]
-    return run(*trained, *(item for item in arguments if isinstance(item, mx.array)))
+    after: Streams = run(*trained, *streams)
+    return after
 
 
 def _listed(values: Any) -> list[mx.array]:

@@ -7,17 +7,17 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
+from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, Walk
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
-from mlx_ltxw.train.gradient.layout import Factors, Layout, place, release
+from mlx_ltxw.train.gradient.layout import Factors, Layout, clear_factors, set_factors
 from mlx_ltxw.train.gradient.loss import noised, velocity_loss
 from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
@@ -25,10 +25,25 @@ from mlx_ltxw.weights.memory import this_machine
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
-Group = dict[str, Any]
-"""Clips of one shape, as a compiled function takes them: `audio` (B, Ta, C), `audio_context` (B, S, Da),
-`audio_rotary`, `keys` (B, 2) of the random numbers; with a picture also `video` (B, Tv, C), `video_context` (B, S, Dv),
-`video_rotary`. Rotations are `((cos, sin), (cos, sin))`, a stream's own and those of the audio-video attentions."""
+
+class Group(NamedTuple):
+    """Clips of one shape, as a compiled function takes them.
+
+    Attributes:
+        audio: (B, Ta, C) clean tokens.
+        audio_context: (B, S, Da) text.
+        audio_rotary: Rotations of the audio's tokens.
+        keys: (B, 2) of the random numbers, a clip's own each.
+        video, video_context, video_rotary: (B, Tv, C), (B, S, Dv) and rotations of the picture; None for sound alone.
+    """
+
+    audio: mx.array
+    audio_context: mx.array
+    audio_rotary: Rotary
+    keys: mx.array
+    video: mx.array | None = None
+    video_context: mx.array | None = None
+    video_rotary: Rotary | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +70,13 @@ def draw(group: Group, config: TrainConfig) -> Draw:
     """
     count = config.audio_draws
     audios, audio_sigmas, videos, video_sigmas = [], [], [], []
-    for i in range(len(group["keys"])):
-        video_key, audio_key, video_level, audio_level = mx.random.split(group["keys"][i], 4)
-        audio_shape = group["audio"].shape[1:]
+    for i in range(len(group.keys)):
+        video_key, audio_key, video_level, audio_level = mx.random.split(group.keys[i], 4)
+        audio_shape = group.audio.shape[1:]
         audios.append(mx.random.normal((count, *audio_shape), key=audio_key))
         own = sigmas.draw(audio_level, audio_shape[0], count)
-        if "video" in group:
-            video_shape = group["video"].shape[1:]
+        if group.video is not None:
+            video_shape = group.video.shape[1:]
             videos.append(mx.random.normal(video_shape, key=video_key))
             level = sigmas.draw(video_level, video_shape[0])
             video_sigmas.append(level[0])
@@ -76,19 +91,20 @@ def compiles(config: TrainConfig) -> bool:
     """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU.
 
     MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
-    CPU backend compiles nothing here (`mlx_ltxw/models/__init__.py`).
+    CPU backend compiles nothing here (`models/ops/device.py`).
     """
     return this_machine().backend == "metal" if config.compile is None else config.compile
 
 
-def submission(config: TrainConfig) -> Callable[..., None]:
-    """What the blocks of a decoupled step are handed to (`audio_stream.gradient`).
+def walking(config: TrainConfig) -> Walk:
+    """How a decoupled step goes over the blocks (`audio_stream.gradient`).
 
     A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
+    A compiled function may submit nothing.
     """
     if compiles(config):
-        return lambda *_: None
-    return mx.async_eval if this_machine().blocks_per_submission else mx.eval
+        return Walk()
+    return Walk(submit_every=1, window=None if this_machine().blocks_per_submission else 0)
 
 
 class Objective:
@@ -105,15 +121,13 @@ class Objective:
     def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
         self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
         self.dtype = DTYPES[config.activations]
-        adapted.submit_every = 0  # when coupled, it runs inside a gradient
         adapted.freeze()
         adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
         cast_at_each_use(adapted, self.dtype, compiles(config))
-        if config.gradient_checkpointing:
-            adapted.run_block = checkpointed
         self._branches = layout.branches(adapted)
-        release(self._branches)
-        self._submit = submission(config)
+        clear_factors(self._branches)
+        self._walk = walking(config)
+        self._coupled_walk = Walk(run=checkpointed) if config.gradient_checkpointing else Walk()  # inside a gradient
         self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -141,21 +155,21 @@ class Objective:
         factors = self.layout.factors(parameters)
         find = self._coupled if self.config.coupled and noise.video is not None else self._decoupled
         gradients, sums = find(factors, group, noise, weight)
-        release(self._branches)
+        clear_factors(self._branches)
         return self.layout.flat(gradients), sums
 
     def _coupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
         video, audio = self._video(group, noise), self._audio(group, noise, 1)
 
         def total(factors: Factors) -> tuple[mx.array, mx.array]:
-            place(factors, self._branches)
-            video_velocity, audio_velocity = self.adapted(video, audio)
-            heard = mx.sum(self._audio_loss(audio_velocity, group, noise))
-            seen = mx.zeros(())
+            set_factors(factors, self._branches)
+            video_velocity, audio_velocity = self.adapted(video, audio, walk=self._coupled_walk)
+            audio_loss, video_loss = mx.sum(self._audio_loss(audio_velocity, group, noise)), mx.zeros(())
             if self.config.video_loss:
+                assert group.video is not None
                 assert noise.video is not None
-                seen = mx.sum(velocity_loss(video_velocity, group["video"], noise.video))
-            sums = weight * mx.stack([heard, seen])
+                video_loss = mx.sum(velocity_loss(video_velocity, group.video, noise.video))
+            sums = weight * mx.stack([audio_loss, video_loss])
             return sums[0] + self.config.video_loss * sums[1], sums
 
         (_, sums), gradients = mx.value_and_grad(total)(factors)
@@ -163,23 +177,23 @@ class Objective:
 
     def _decoupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
         """The audio stream's, beside a video that it does not change or without one."""
-        place(factors, self._branches)
-        heard: Modality | None = None
+        set_factors(factors, self._branches)
+        video: Modality | None = None
         watched: Iterable[Shared] = repeat(Shared(), len(self.adapted.transformer_blocks))
         if noise.video is not None:
-            heard, watched = self._heard(group, noise), self._watch(group, noise)
-        loss, found = audio_stream.gradient(
+            video, watched = self._video_at_draws(group, noise), self._watch(group, noise)
+        loss, by_branch = audio_stream.gradient(
             self.adapted,
             self._audio(group, noise, noise.audio.shape[1]),
-            heard,
+            video,
             watched,
             lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
             again=self.config.gradient_checkpointing,
-            submit=self._submit,
+            walk=self._walk,
         )
         gradients: Factors = []
         for a, b, branch in zip(factors[::2], factors[1::2], self._branches, strict=True):
-            gradients += found.get(id(branch)) or (mx.zeros_like(a), mx.zeros_like(b))  # sound alone reads no video
+            gradients += by_branch.get(id(branch)) or (mx.zeros_like(a), mx.zeros_like(b))  # sound alone reads no video
         return gradients, mx.stack([loss, mx.zeros(())])
 
     def _watch(self, group: Group, noise: Draw) -> Iterator[Shared]:
@@ -192,34 +206,36 @@ class Objective:
         for shared in self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)):
             yield shared if noise.audio.shape[1] == 1 else shared._replace(text=None)
 
-    def _heard(self, group: Group, noise: Draw) -> Modality:
+    def _video_at_draws(self, group: Group, noise: Draw) -> Modality:
         """The video as the adapted audio's states need it: they read the gates' levels from sigma, one a draw."""
         video = self._video(group, noise)
-        return replace(video, sigma=mx.repeat(video.sigma, noise.audio.shape[1]))
+        return video._replace(sigma=mx.repeat(video.sigma, noise.audio.shape[1]))
 
     def _video(self, group: Group, noise: Draw, dtype: mx.Dtype | None = None) -> Modality:
+        assert group.video is not None
+        assert group.video_context is not None
+        assert group.video_rotary is not None
         assert noise.video is not None
         assert noise.video_sigma is not None
-        latent = noised(group["video"], noise.video, noise.video_sigma)
-        return self._modality(latent, noise.video_sigma, group["video_context"], group["video_rotary"], dtype)
+        latent = noised(group.video, noise.video, noise.video_sigma)
+        return self._modality(latent, noise.video_sigma, group.video_context, group.video_rotary, dtype)
 
     def _audio(self, group: Group, noise: Draw, draws: int, dtype: mx.Dtype | None = None) -> Modality:
         """The first draws of each clip, those of one clip in a row."""
-        clean = mx.repeat(group["audio"], draws, axis=0)
+        clean = mx.repeat(group.audio, draws, axis=0)
         sigma = noise.audio_sigma[:, :draws].reshape(-1)
         latent = noised(clean, noise.audio[:, :draws].flatten(0, 1), sigma)
-        context = mx.repeat(group["audio_context"], draws, axis=0)
-        return self._modality(latent, sigma, context, group["audio_rotary"], dtype)
+        context = mx.repeat(group.audio_context, draws, axis=0)
+        return self._modality(latent, sigma, context, group.audio_rotary, dtype)
 
     def _audio_loss(self, velocity: mx.array, group: Group, noise: Draw) -> mx.array:
         """(B,) mean over the draws."""
         clips, draws = noise.audio.shape[:2]
-        clean = mx.repeat(group["audio"], draws, axis=0)
+        clean = mx.repeat(group.audio, draws, axis=0)
         return mx.mean(velocity_loss(velocity, clean, noise.audio.flatten(0, 1)).reshape(clips, draws), axis=1)
 
     def _modality(
-        self, latent: mx.array, sigma: mx.array, context: mx.array, rotations: Any, dtype: mx.Dtype | None
+        self, latent: mx.array, sigma: mx.array, context: mx.array, rotary: Rotary, dtype: mx.Dtype | None
     ) -> Modality:
-        own, cross = rotations
         dtype = dtype or self.dtype
-        return Modality(latent.astype(dtype), sigma, sigma[:, None], context.astype(dtype), Rotary(own, cross))
+        return Modality(latent.astype(dtype), sigma, sigma[:, None], context.astype(dtype), rotary)

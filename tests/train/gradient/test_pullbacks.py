@@ -7,17 +7,19 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 import tests.reference.transformer as official
-from mlx_ltxw.adapter.apply import AdaptedLinear, LowRankBranch, attach
+from mlx_ltxw.adapter.apply import AdaptedLinear, attach
+from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.models.ops import cpu as cpu_ops
-from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, TransformerConfig
+from mlx_ltxw.models.ops import device, dot_product
+from mlx_ltxw.models.transformer import Modality, Shared, Transformer, TransformerConfig
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
+from mlx_ltxw.models.transformer.update import Attending
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import pullbacks
 from mlx_ltxw.train.gradient.audio_stream import audio_block
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
-from mlx_ltxw.train.gradient.layout import Layout, place
+from mlx_ltxw.train.gradient.layout import Layout, set_factors
 from tests.train.clips import objective, small
 
 TOLERANCE = 2e-5
@@ -26,8 +28,8 @@ HEADS, WIDTH = 4, 16
 
 @pytest.fixture(params=[True, False], ids=["cpu", "gpu"], autouse=True)
 def path(request, monkeypatch):
-    monkeypatch.setattr(cpu_ops, "preferred", lambda: request.param)
-    monkeypatch.setattr(cpu_ops, "_SCORES", 4 * 2 * 5 * 7 * 3)  # three heads of four at a time
+    monkeypatch.setattr(device, "slow_exponentials", lambda: request.param)
+    monkeypatch.setattr(dot_product, "_SCORES", 4 * 2 * 5 * 7 * 3)  # three heads of four at a time
     return request.param
 
 
@@ -92,7 +94,7 @@ def test_attention(case):
     shared = Read(*(linear(context) for linear in bare)) if case == "text shared" else None
     slope = random(5, 2, 5, 24)
     found = {}
-    got, back = pullbacks.attend(attention, x, found, context=context, shared=shared, **turns)
+    got, back = pullbacks.attend(attention, x, found, Attending(context, shared, **turns))
     to_x = back(slope)
     assert_close(got, attention(x, context, **turns))
     _, (want,) = mx.vjp(lambda x: attention(x, context, **turns), [x], [slope])
@@ -124,7 +126,7 @@ def test_bf16_activations():
     attention.set_dtype(mx.bfloat16)
     x, context = random(1, 2, 5, 24).astype(mx.bfloat16), random(2, 2, 7, 20).astype(mx.bfloat16)
     found = {}
-    value, back = pullbacks.attend(attention, x, found, context=context)
+    value, back = pullbacks.attend(attention, x, found, Attending(context))
     assert value.dtype == back(x).dtype == mx.bfloat16
     assert {gradient.dtype for pair in found.values() for gradient in pair} == {mx.float32}
 
@@ -137,14 +139,14 @@ def test_block(picture):
     config = TrainConfig(rank=3, alpha=6.0)
     case = small(model, config, seed=7)
     adapted = attach(model, [(fresh_adapter(model, config), Strength())])
-    place(case.layout.factors(case.parameters), case.layout.branches(adapted))
+    set_factors(case.layout.factors(case.parameters), case.layout.branches(adapted))
     adapted.freeze()
     adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
 
     def modality(name):
         sigma = mx.array([0.3, 0.8])
-        context, rotary = case.group[f"{name}_context"], Rotary(*case.group[f"{name}_rotary"])
-        return Modality(case.group[name], sigma, sigma[:, None], context, rotary)
+        tokens, context, rotary = (getattr(case.group, f"{name}{part}") for part in ("", "_context", "_rotary"))
+        return Modality(tokens, sigma, sigma[:, None], context, rotary)
 
     video, audio = modality("video"), modality("audio")
     shared = next(model.watch(video, audio)) if picture else Shared()
@@ -153,11 +155,11 @@ def test_block(picture):
     slope, turn = random(2, *x.shape), video.rotary.cross
     found = {}
     got, back = audio_block(block, x, shared, turn, state, found)
-    assert_close(got, block.audio_stream(x, shared, turn, state, False))
-    _, (want,) = mx.vjp(lambda x: block.audio_stream(x, shared, turn, state, False), [x], [slope])
+    assert_close(got, block.audio_stream(x, state, shared, turn))
+    _, (want,) = mx.vjp(lambda x: block.audio_stream(x, state, shared, turn), [x], [slope])
     assert_close(back(slope), want)
     factors = factor_gradients(adapted, lambda m: mx.sum(
-        slope * m.transformer_blocks[0].audio_stream(x, shared, turn, state, False)
+        slope * m.transformer_blocks[0].audio_stream(x, state, shared, turn)
     ))  # fmt: skip
     paths = Layout.of(fresh_adapter(model, config))[0].paths
     for path, branch in zip(paths, case.layout.branches(adapted), strict=True):
@@ -173,7 +175,7 @@ def test_a_step_is_the_same_on_both_paths(path):
     made = objective(case)
     flat, losses = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_ops, "preferred", lambda: not path)
+        patch.setattr(device, "slow_exponentials", lambda: not path)
         other, other_losses = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
         mx.eval(other, other_losses)
     assert_close(flat, other)

@@ -1,0 +1,72 @@
+"""One update of a stream: what a block is made of, four to a stream.
+
+Each adds to the stream what a network makes of it, normed and modulated: `x + gate * network(norm(x) (1 + scale) +
+shift)`. The block describes them; inference folds them forwards (`Update.__call__`), training backwards
+(`train/gradient/audio_stream.py`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulate
+from mlx_ltxw.models.transformer.attention import Attention, Read
+from mlx_ltxw.models.transformer.feed_forward import FeedForward
+from mlx_ltxw.models.transformer.rope import Rope
+
+
+class Attending(NamedTuple):
+    """What an attention is given besides its queries.
+
+    Attributes:
+        context: (B, S, context_dim); the stream itself when None.
+        base_read: What the attention that this one was adapted from has read of the context, if that is known.
+        rope, key_rope: As for `Attention`.
+        values_only: As for `Attention`.
+    """
+
+    context: mx.array | None = None
+    base_read: Read | None = None
+    rope: Rope | None = None
+    key_rope: Rope | None = None
+    values_only: bool = False
+
+
+class Update(NamedTuple):
+    """An update and everything it needs but the stream.
+
+    Attributes:
+        network: An attention, or the feed-forward network.
+        modulation: Shift, scale and gate.
+        eps: Of the RMS norm.
+        attending: For an attention; the feed-forward network has no use for it.
+    """
+
+    network: Attention | FeedForward
+    modulation: Modulation
+    eps: float
+    attending: Attending = Attending()
+
+    def read(self, dtype: mx.Dtype) -> Read:
+        """Keys and values of an attention's context, which is read in `dtype`, the stream's; adapters included."""
+        assert not isinstance(self.network, FeedForward)
+        assert self.attending.context is not None
+        return self.network.read(self.attending.context.astype(dtype), self.attending.base_read)
+
+    def __call__(self, x: mx.array, read: Read | None = None) -> mx.array:
+        """The stream (B, T, dim) after the update.
+
+        Args:
+            x: The stream before it.
+            read: What `read` gave, if that has been asked for already.
+        """
+        shift, scale, gate = self.modulation
+        queries = modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
+        if isinstance(self.network, FeedForward):
+            return add_gated(x, self.network(queries), gate)
+        context, _, rope, key_rope, values_only = self.attending
+        if context is not None and read is None:
+            read = self.read(x.dtype)
+        return add_gated(x, self.network(queries, read, rope, key_rope, values_only), gate)

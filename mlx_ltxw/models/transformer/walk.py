@@ -1,0 +1,129 @@
+"""The walk over a model's blocks: one way for every forward, in inference and in training.
+
+It fetches each block when its turn comes and lets it go after its step, tells it what it leaves out, and hands what it
+has made to the device, with no more than a window of that unfinished.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import mlx.core as mx
+
+from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Skips
+
+Item = TypeVar("Item")
+ItemOut = TypeVar("ItemOut", covariant=True)
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+Streams = tuple[mx.array, ...]
+"""The streams' tokens, (B, T, dim) each."""
+
+Step = Callable[[Item, Streams, BlockSkips], Streams]
+"""What is done with one block: `(block, streams before it, what it leaves out)` to the streams after it."""
+
+
+class Blocks(Protocol[ItemOut]):
+    """A model's blocks: a list, or whatever makes the block of an index when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ItemOut]: ...
+
+    def __getitem__(self, index: int, /) -> ItemOut: ...
+
+
+class Paired(Generic[First, Second]):
+    """The blocks of two models, of one length, side by side."""
+
+    def __init__(self, first: Blocks[First], second: Blocks[Second]) -> None:
+        if len(first) != len(second):
+            raise ValueError(f"models of {len(first)} and {len(second)} blocks")
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[tuple[First, Second]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int, /) -> tuple[First, Second]:
+        return self.first[index], self.second[index]
+
+
+def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips) -> Streams:
+    """A step as it is."""
+    return step(block, streams, skips)
+
+
+class Submissions:
+    """Hands work to the device in pieces.
+
+    Args:
+        every: Pieces that go together in one submission; 0: nothing is submitted.
+        window: How many submissions may be unfinished; None for any number.
+    """
+
+    def __init__(self, every: int, window: int | None) -> None:
+        self.every, self.window = every, window
+        self._pieces = 0
+        self._unfinished: deque[Any] = deque()
+
+    def add(self, piece: Any) -> None:
+        """Takes the arrays (a tree of them) that complete a piece of work."""
+        self._pieces += 1
+        if not self.every or self._pieces % self.every:
+            return
+        mx.async_eval(piece)
+        if self.window is None:
+            return
+        self._unfinished.append(piece)
+        while len(self._unfinished) > self.window:
+            mx.eval(self._unfinished.popleft())
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to go over the blocks.
+
+    Attributes:
+        submit_every: Blocks in one submission to the device, 0 for the whole forward in one. A GPU begins while Python
+            goes on describing the work, and a submission is short enough for the display's watchdog on a Mac. Leave at
+            0 inside a gradient or a compiled function.
+        window: Submissions that may be unfinished while the next one is described, None for any number: each holds
+            its activations in memory. 0 waits for each.
+        run: How a step is called; training may put a way here that computes it again in the backward pass.
+    """
+
+    submit_every: int = 0
+    window: int | None = None
+    run: Callable[[Step[Any], Any, Streams, BlockSkips], Streams] = call
+
+    def submissions(self) -> Submissions:
+        """Takes the work of one pass, forwards or backwards, block by block."""
+        return Submissions(self.submit_every, self.window)
+
+    def over(
+        self, blocks: Blocks[Item], step: Step[Item], streams: Streams, skips: Skips = NO_SKIPS
+    ) -> Iterator[Streams]:
+        """Yields the streams after each block, submitted; closing the iterator stops between two blocks."""
+        submissions = self.submissions()
+        for index in range(len(blocks)):
+            # The block has no name here, so that nothing holds it while the next one is fetched.
+            streams = self.run(step, blocks[index], streams, skips.of(index))
+            submissions.add(streams)
+            yield streams
+
+    def through(self, blocks: Blocks[Item], step: Step[Item], streams: Streams, skips: Skips = NO_SKIPS) -> Streams:
+        """The streams after the last block."""
+        for after in self.over(blocks, step, streams, skips):
+            streams = after
+        return streams
+
+
+DIRECT = Walk()
+"""The whole forward in one submission, whenever its result is evaluated."""
