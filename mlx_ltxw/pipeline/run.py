@@ -130,7 +130,7 @@ def _denoise(
         *rotary,
         job.dtype,
         frozen_video=given is not None,
-        walk=Walk(submit_every=job.machine.blocks_per_submission),
+        walk=Walk.bounded(job.machine.blocks_per_submission),
     )
     del transformer
     for seed in settings.seeds:
