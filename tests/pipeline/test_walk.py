@@ -17,17 +17,17 @@ def test_generation_submits_every_block_of_every_pass(distilled, monkeypatch):
     """One pass a step; the bits are those of a run that submits nothing."""
     request = Request('a woman, (woman): "hush"', width=64, height=64, frames=9)
     want = latents(distilled, request)
-    added, waits = [], []
+    added, submitted = [], []
     add = Submissions.add
     monkeypatch.setattr(Machine, "blocks_per_submission", 1)
     monkeypatch.setattr(
         Submissions, "add", lambda self, piece: (added.append((self.every, self.window)), add(self, piece))
     )
     submit = mx.async_eval
-    monkeypatch.setattr(mx, "async_eval", lambda *arrays: (waits.append(1), submit(*arrays)))
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: (submitted.append(arrays), submit(*arrays)))
     got = latents(distilled, request)
     blocks = len(distilled.load("transformer").transformer_blocks)
     assert added == [(1, 1)] * blocks
-    assert len(waits) == blocks
+    assert len(submitted) == blocks
     assert mx.array_equal(got.video, want.video)
     assert mx.array_equal(got.audio, want.audio)
