@@ -34,7 +34,7 @@ import numpy as np
 from mlx_ltxw.adapter.apply import round_factors
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+from mlx_ltxw.models.transformer import NO_SKIPS, Transformer, TransformerConfig, Walk
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
 from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.contexts import Contexts
@@ -134,10 +134,11 @@ def measured(call: Callable[[], Any]) -> Measured:
 def measure_forwards(models: Models, streams: Sequence[Any], runs: int, warmup: int) -> None:
     """Times the three kinds in turn, and compares their outputs in every round."""
     video, audio = streams
+    walk = Walk.bounded(this_machine().blocks_per_submission)
     calls = {
-        "plain": evaluated(models.base, video, audio),
-        "fused": evaluated(models.fused, video, audio),
-        "locked": evaluated(models.base.locked, models.adapted, video, audio, audio),
+        "plain": evaluated(models.base, video, audio, NO_SKIPS, walk),
+        "fused": evaluated(models.fused, video, audio, NO_SKIPS, walk),
+        "locked": evaluated(models.base.locked, models.adapted, video, audio, audio, NO_SKIPS, walk),
     }
     for _ in range(warmup):
         for call in calls.values():
@@ -210,8 +211,8 @@ def whole_run(
     """Denoises one clip after a step that is not counted; reports, and returns the last latents and each second."""
     (model, adapted), dtype = models.of(kind), default_dtype()
     config = model.config
-    rotary = rotaries(model, geometry, dtype)
-    denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype)
+    rotary, walk = rotaries(model, geometry, dtype), Walk.bounded(this_machine().blocks_per_submission)
+    denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype, walk=walk)
     start = noise(geometry, config.video.in_channels, config.audio.in_channels, SEED)
     start = start._replace(adapted=start.audio if adapted else None)
     next(euler(denoiser, start, schedule.sigmas[:2]))

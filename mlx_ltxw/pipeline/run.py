@@ -91,7 +91,7 @@ def steps(
         denoiser = Denoiser(
             models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
-            Walk(submit_every=job.machine.blocks_per_submission),
+            Walk.bounded(job.machine.blocks_per_submission),
         )  # fmt: skip
         start = _start(stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()

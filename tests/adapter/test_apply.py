@@ -13,14 +13,13 @@ from safetensors.torch import save_file as save_torch
 
 from mlx_ltxw.adapter.apply import (
     AdaptedLinear,
-    DoRABranch,
-    LowRankBranch,
     adapt,
     adapted_linears,
     attach,
     round_factors,
     set_gates,
 )
+from mlx_ltxw.adapter.branches import DoRABranch, LowRankBranch
 from mlx_ltxw.adapter.deltas import DoRA, LowRank
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import WHISPER_MODULES, kind

@@ -4,13 +4,15 @@ import gc
 import weakref
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import tests.reference.transformer as official
-from mlx_ltxw.models.transformer import Skips, Transformer, TransformerConfig, Walk
+from mlx_ltxw.models.transformer import Skips, Transformer, TransformerConfig, Walk, feed_forward
+from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.walk import Paired
-from tests.models.test_transformer import both, streams
+from tests.models.test_transformer import both, relative_error, streams
 
 LAYERS = 5
 
@@ -130,3 +132,43 @@ def test_a_walk_can_be_left_between_two_blocks():
 def test_models_of_two_lengths_are_no_pair():
     with pytest.raises(ValueError, match="2 and 3 blocks"):
         Paired("ab", "abc")
+
+
+@pytest.fixture
+def network():
+    made = FeedForward(256, 1024)
+    mx.eval(made.parameters())
+    return made
+
+
+def test_a_large_feed_forward_takes_its_tokens_in_parts(network, monkeypatch):
+    """Which changes rounding at most, and needs a fraction of the memory."""
+    x = mx.random.normal((1, 8000, 256), key=mx.random.key(0))
+    mx.eval(x)
+
+    def measured(tokens):
+        monkeypatch.setattr(feed_forward, "TOKENS", tokens)
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        y = network(x)
+        mx.eval(y)
+        return mx.get_peak_memory() - before, np.asarray(y)
+
+    whole, want = measured(8000)
+    parts, got = measured(1000)
+    assert relative_error(got, want) < 1e-6
+    hidden = 4 * 8000 * 1024
+    assert whole > 2 * hidden
+    assert parts < whole / 2
+
+
+@pytest.mark.parametrize("tokens", [1, 10, 11, 25])
+def test_parts_are_all_of_the_tokens(network, monkeypatch, tokens):
+    x = mx.random.normal((2, tokens, 256), key=mx.random.key(1))
+    want = np.asarray(network(x))
+    sizes, whole = [], FeedForward._whole
+    monkeypatch.setattr(feed_forward, "TOKENS", 10)
+    monkeypatch.setattr(FeedForward, "_whole", lambda self, x: sizes.append(x.shape[1]) or whole(self, x))
+    assert relative_error(np.asarray(network(x)), want) < 1e-6
+    assert sizes == {1: [1], 10: [10], 11: [6, 5], 25: [9, 9, 7]}[tokens]

@@ -104,7 +104,7 @@ def walking(config: TrainConfig) -> Walk:
     """
     if compiles(config):
         return Walk()
-    return Walk(submit_every=1, window=None if this_machine().blocks_per_submission else 0)
+    return Walk.bounded(1) if this_machine().blocks_per_submission else Walk(submit_every=1, window=0)
 
 
 class Objective:
