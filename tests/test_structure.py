@@ -13,8 +13,9 @@ PACKAGE = ROOT / "mlx_ltxw"
 
 OPEN_TO_ALL = {"errors", "tree", "world"}
 MAY_IMPORT = {
-    "cli": {"pipeline", "train", "convert", "media", "adapter", "weights", "prompts"},
-    "train": {"pipeline", "adapter", "models", "weights", "media", "prompts"},
+    "cli": {"takes", "pipeline", "train", "convert", "media", "adapter", "weights", "prompts"},
+    "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
+    "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},
     "convert": {"weights", "adapter", "models"},
     "weights": {"models"},

@@ -131,7 +131,7 @@ def test_onset_click_is_taken_down_unless_kept(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (click, 48000))
     peaks = []
     for flag in ("--soften-onset", "--keep-onset"):
-        generate(cli, tmp_path / "out.wav", "--audio-only", flag)
+        generate(cli, tmp_path / "out.wav", "--audio-only", flag, "--overwrite")
         peaks.append(np.abs(read_audio(tmp_path / "out.wav", 48000)).max())
     assert peaks == pytest.approx([0.01, 0.9], abs=0.002)
 
@@ -156,7 +156,7 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
     clip = probe(path)
     assert clip.duration == pytest.approx((17 + 17 - 2) / 24, abs=0.001)
     assert done.out.split() == [str(path)]
-    assert not folder.exists()
+    assert os.listdir(folder) == ["taken"]
     assert "part 2 of 2: a woman in dim light, (woman, speaking softly)" in done.err
 
 
@@ -207,12 +207,12 @@ def test_folder_without_permission(cli, tmp_path):
 
 
 def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
-    import mlx_ltxw.cli.output as output
+    import mlx_ltxw.cli.progress as progress
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.Progress, "step", interrupt)
+    monkeypatch.setattr(progress.Progress, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL)
     assert done.code == 130
     assert os.listdir(tmp_path) == []
