@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.files import write_bytes, write_errors
-from mlx_ltxw.media.measure import measure
-from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import Plan, plan
 from mlx_ltxw.prompts.registers import parse
+from mlx_ltxw.takes.events import Decoding, Written
+from mlx_ltxw.takes.make import written
+from mlx_ltxw.takes.record import sample_record
+from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -117,11 +118,7 @@ def make_samples(
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
         )  # fmt: skip
-        samples += [
-            _keep(event, request, folder, step, number)
-            for event in run(plan(request, resident))
-            if isinstance(event, Decoded)
-        ]
+        samples.append(_make(plan(request, resident), folder, step, number))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
@@ -134,13 +131,16 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
-def _keep(clip: Decoded, request: Request, folder: Path, step: int, number: int) -> Sample:
-    wav, picture = f"{number}.wav", f"{number}.png"
-    metadata: dict[str, Any] = {"prompt": request.prompt, "training_step": step}
-    write_wav(folder / wav, clip.waveform, clip.rate, metadata=metadata)
-    write_spectrogram(folder / picture, clip.waveform, clip.rate)
-    figures = measure(clip.waveform, clip.rate)
-    return Sample(step, request.prompt, wav, picture, figures.register, figures.lufs, figures.voiced)
+def _make(job: Plan, folder: Path, step: int, number: int) -> Sample:
+    names = f"{number}.wav", f"{number}.png"
+    paths = [folder / name for name in names]
+
+    def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
+        return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
+
+    (figures,) = (event.measurement for event in written(job, write) if isinstance(event, Written))
+    assert figures is not None
+    return Sample(step, job.settings.prompt, *names, figures.register, figures.lufs, figures.voiced)
 
 
 def all_samples(run_folder: Path) -> list[Sample]:
