@@ -39,21 +39,12 @@ def convert(
     that was cut continues with the same command.
     """
     from mlx_ltxw.convert import run
-    from mlx_ltxw.convert.quantize import Quantization
+    from mlx_ltxw.convert.face import prepare
     from mlx_ltxw.errors import UserError
 
-    if group_size is not None and quantize is None:
-        raise UserError("--group-size needs -q.", "Add -q 4 or -q 8, or leave --group-size out.")
     if out is None and not dry_run:
-        raise UserError("There is no output directory.", "Add -o DIR, or --dry-run to see the plan.")
-    conversion = run.prepare(
-        source,
-        text_encoder,
-        quantization=Quantization.parse(quantize, group_size) if quantize else None,
-        revision=revision,
-        variant=variant,
-        data=not dry_run,
-    )
+        raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
+    conversion = prepare(source, text_encoder, quantize, group_size, revision, variant, data=not dry_run)
     if dry_run:
         for line in run.dry_run(conversion):
             click.echo(line)

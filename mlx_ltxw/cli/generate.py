@@ -29,7 +29,7 @@ LONGEST_PROMPT = 1 << 20
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="A converted model.  [default: the built-in]")
+@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
@@ -76,7 +76,7 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, model: Path | None, script: Path | None, from_metadata: Path | None,
+    output: Path, overwrite: bool, model: str | None, script: Path | None, from_metadata: Path | None,
     parts: tuple[int, ...], keep_parts: bool, show_drift: bool, wav: bool, spectrogram: bool, as_json: bool,
     quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
@@ -85,11 +85,10 @@ def generate(
     Nothing is replaced without --overwrite.
     """
     from mlx_ltxw.cli.show import Show
+    from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
-    from mlx_ltxw.weights.builtin import BUILTIN_MODEL
-    from mlx_ltxw.weights.model_dir import ModelDir
 
-    model_dir = ModelDir.open(model or BUILTIN_MODEL)
+    model_dir = open_model(model)
     files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite)
     show = Show(as_json, quiet)
     given = _given(flags)
