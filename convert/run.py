@@ -113,7 +113,7 @@ def convert(conversion: Conversion, out: Path, verify: bool = False) -> ModelDir
     if variant is None:
         raise UserError(
             f"The name of {conversion.source.label} does not tell whether the checkpoint is dev or distilled.",
-            "Add --variant dev or --variant distilled.",
+            "Add {field:variant=dev} or {field:variant=distilled}.",
         )
     with explained_writes(out), closing(Journal.open(out)) as journal:
         hashes = _hash_sources(journal, {"checkpoint": conversion.source.paths, "text_encoder": text.source.paths})

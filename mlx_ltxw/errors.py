@@ -25,12 +25,12 @@ class UserError(Exception):
     def __init__(self, message: str, hint: str) -> None:
         self.message = spelled(message)
         self.hint = spelled(hint)
-        self._raw = f"{message} {hint}"
+        self._raw = message, hint
         super().__init__(f"{self.message} {self.hint}")
 
-    def told(self, spelling: Spelling) -> str:
-        """Both sentences with the fields as `spelling` has them."""
-        return spelled(self._raw, spelling)
+    def spelled(self, spelling: Spelling) -> UserError:
+        """The same error with the fields as `spelling` has them."""
+        return UserError(*(spelled(text, spelling) for text in self._raw))
 
 
 def as_argument(name: str, value: str | None) -> str:

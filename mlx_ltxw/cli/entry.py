@@ -34,13 +34,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            raise Refusal(error.told(spelling(command))) from error
-
-
-class Refusal(click.ClickException):
-    """A mistake the user can mend."""
-
-    exit_code = 2
+            raise error.spelled(spelling(command)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,6 +55,9 @@ def call() -> int:
     try:
         result = group.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code

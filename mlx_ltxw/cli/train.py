@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.errors import UserError
+from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.errors import UserError, spelled
 
 if TYPE_CHECKING:
     from mlx_ltxw.train.events import Event
@@ -60,6 +61,7 @@ def train(
     settings += ("coupled=true",) if coupled else ()
     config = run_config(file, settings, run if resume else None, model_dir)
     world = World.join()
+    tell = _teller()
     options = DataOptions(
         Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),
         told["transcribe"], told["audio_only"],
@@ -68,7 +70,7 @@ def train(
         world,
         lambda: prepare_clips(
             data, run, cache or run / "cache", model_dir, config, options, leads=world.leads,
-            progress=_Bars(world.leads), tell=lambda found: click.echo(table(found), err=True) if world.leads else None,
+            progress=_Bars(world.leads), tell=lambda found: tell(table(found)) if world.leads else None,
         ),
     )  # fmt: skip
     if prepare_only:
@@ -85,6 +87,12 @@ def train(
         from mlx_ltxw.train.finish import upload as push
 
         click.echo(push(run, upload))
+
+
+def _teller() -> Callable[[str], None]:
+    """Prints for people, with fields as this command's flags."""
+    spell = spelling(click.get_current_context().command)
+    return lambda text: click.echo(spelled(text, spell), err=True)
 
 
 def _in_turn(world: World, work: Callable[[], list[Path]]) -> list[Path]:

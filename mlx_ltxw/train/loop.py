@@ -63,7 +63,7 @@ def check_base(model: ModelDir, force: bool) -> None:
     if model.variant == "distilled" and not force:
         raise UserError(
             f"{model.path.name} is a distilled model; adapters trained on one learn almost nothing.",
-            "Train on the dev model, whose adapters work on both, or add --force.",
+            "Train on the dev model, whose adapters work on both, or add {field:force=True}.",
         )
 
 
@@ -74,7 +74,9 @@ def check_folder(run: Path, resume: bool) -> None:
         UserError: there is a run, and it is not to be resumed.
     """
     if not resume and (checkpoint.saved_steps(run) or (run / finish.ADAPTER).exists()):
-        raise UserError(f"{run} holds a run already.", "Add --resume to continue it, or choose another folder.")
+        raise UserError(
+            f"{run} holds a run already.", "Add {field:resume=True} to continue it, or choose another folder."
+        )
 
 
 def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -162,7 +164,7 @@ class Trainer:
         if not math.isfinite(audio + video + length):
             raise UserError(
                 f"The loss or its gradient is no number any more at step {state.step + 1}.",
-                "Lower learning_rate and start again, or --resume from the last checkpoint if it was a fault.",
+                "Lower learning_rate and start again, or, if it was a fault, go on with {field:resume=True}.",
             )
         rate = optimizer.learning_rate(config, state.step)
         state.advance(gradient, length, config)
@@ -245,7 +247,7 @@ class Trainer:
         if self.job.world.leads:
             self._save()
         raise UserError(
-            f"Another machine of the run was lost{saved}.", "Start the machines again with --resume."
+            f"Another machine of the run was lost{saved}.", "Start the machines again with {field:resume=True}."
         ) from error
 
     def _save(self) -> Path:

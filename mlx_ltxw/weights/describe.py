@@ -38,7 +38,7 @@ class Description:
     parts: dict[str, Part]
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """As JSON takes it."""
         return asdict(self)
 
     def __str__(self) -> str:

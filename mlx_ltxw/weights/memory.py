@@ -114,7 +114,7 @@ def check_fit(weights: Mapping[str, int], machine: Machine) -> list[str]:
         if size > machine.total:
             raise UserError(
                 f"The weights of the {name} take {readable(size)}, and this machine has {readable(machine.total)}.",
-                "Convert the checkpoint with -q 4, or make sound alone with --audio-only.",
+                "Convert the checkpoint with {field:quantize=4}, or make sound alone with {field:audio_only=True}.",
             )
         if size > _COMFORTABLE * machine.budget:
             warnings.append(

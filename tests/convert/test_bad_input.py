@@ -196,7 +196,7 @@ def test_missing_gemma(tmp_path):
 
 def test_variant_that_nothing_tells(tmp_path):
     path = checkpoint(tmp_path, name="model.safetensors")
-    with pytest.raises(UserError, match="Add --variant dev or --variant distilled"):
+    with pytest.raises(UserError, match="Add variant=dev or variant=distilled"):
         convert(path, tmp_path / "out")
     assert convert(path, tmp_path / "out", variant="distilled").variant == "distilled"
 

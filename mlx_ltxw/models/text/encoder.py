@@ -47,7 +47,7 @@ class TextEncoder:
             UserError: a file is missing or broken, or the model is no Gemma-3.
         """
         if not path.is_dir():
-            raise UserError(f"There is no text encoder in {path}.", "Convert one with --text-encoder.")
+            raise UserError(f"There is no text encoder in {path}.", "Convert one with {field:text_encoder}.")
         model = load_gemma(path, dtype)
         tokenizer = PromptTokenizer(path)
         if tokenizer.vocab_size > model.config.vocab_size:

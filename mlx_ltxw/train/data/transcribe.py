@@ -46,7 +46,7 @@ def whisper(model: str = WHISPER) -> Transcriber:
         import mlx_whisper
     except ImportError as error:
         raise UserError(
-            "--transcribe needs mlx-whisper, which is not installed.",
+            "{field:transcribe} needs mlx-whisper, which is not installed.",
             "Install it with `pip install 'mlx-ltxw[asr]'`, or write the captions yourself.",
         ) from error
 
