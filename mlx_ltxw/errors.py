@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from mlx_ltxw.printing import printable
+
 _FIELD = re.compile(r"\{field:(\w+)(?:=([^{}]*))?\}")
 
 Spelling = Callable[[str, str | None], str]
@@ -12,7 +14,7 @@ Spelling = Callable[[str, str | None], str]
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake the user can mend. Texts from files may stand in it: its control characters are made visible.
 
     Both sentences may name a field of the request, the training options or the conversion as `{field:NAME}` or
     `{field:NAME=VALUE}`; the command turns these into its flags. As text the error spells them as Python does.
@@ -23,8 +25,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str) -> None:
-        self.message = spelled(message)
-        self.hint = spelled(hint)
+        self.message = printable(spelled(message), keep="\n\t")
+        self.hint = printable(spelled(hint), keep="\n\t")
         self._raw = message, hint
         super().__init__(f"{self.message} {self.hint}")
 

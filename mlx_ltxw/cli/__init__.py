@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mlx_ltxw.cli.streams import lenient_stderr
+from mlx_ltxw.machine import settle
 
 COMMANDS = {
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
@@ -31,6 +32,7 @@ def main() -> None:
         try:
             from mlx_ltxw.cli.entry import call
 
+            settle()
             code = call()
         except KeyboardInterrupt:
             code = _stopped(received)

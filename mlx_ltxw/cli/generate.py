@@ -184,14 +184,15 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
     """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
+    from mlx_ltxw.files import read_text
     from mlx_ltxw.prompts.registers import build
 
     if file is not None:
         if prompt is not None:
             raise UserError("PROMPT and {field:prompt_file} exclude each other.", "Leave one of them out.")
-        prompt = _file_text(file)
+        prompt = read_text(file, LONGEST_PROMPT).strip()
     elif prompt == "-":
-        prompt = _text(sys.stdin.buffer.read(LONGEST_PROMPT + 1), "Standard input")
+        prompt = _standard_input()
     if not any(sentence.values()):
         return prompt
     missing = [f"--{name}" for name in ("scene", "speaker", "line") if not sentence[name]]
@@ -203,23 +204,14 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
     )
 
 
-def _file_text(file: Path) -> str:
-    if not file.is_file():
-        raise UserError(f"There is no text file {file}.", "Give one that holds the prompt.")
-    try:
-        with file.open("rb") as stream:
-            return _text(stream.read(LONGEST_PROMPT + 1), str(file))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.", "Give a file you may read.") from error
-
-
-def _text(data: bytes, name: str) -> str:
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
     if len(data) > LONGEST_PROMPT:
-        raise UserError(f"{name} is longer than any prompt.", "Give the text of one prompt.")
+        raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
     try:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 text.", "Save the prompt as UTF-8.") from error
+        raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.printing import readable
 from mlx_ltxw.takes.events import Decoding
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
@@ -38,7 +39,7 @@ class Progress:
             self._begin(f"{self._label} {step.seed}", step.total, "steps")
             self._seconds = 0.0
         self._seconds += step.seconds
-        pace = f"{self._seconds / step.index:.2f} s/step, peak {gigabytes(step.peak_memory)}"
+        pace = f"{self._seconds / step.index:.2f} s/step, peak {readable(step.peak_memory)}"
         if self._bar is not None:
             left = self._seconds / step.index * (step.total - step.index)
             self._bar.set_postfix_str(f"{pace}, {left:.0f} s left" if left else pace, refresh=False)
@@ -74,7 +75,3 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit=unit, bar_format=_BAR, file=sys.stderr)
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"

@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from mlx_ltxw.cli.fields import spelling
-from mlx_ltxw.cli.progress import Progress, gigabytes
+from mlx_ltxw.cli.progress import Progress
 from mlx_ltxw.errors import spelled
+from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.drift import drift
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step, peak_memory
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
 from mlx_ltxw.pipeline.run import Plan
+from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check as check_prompt
 from mlx_ltxw.takes.events import Decoding, PartBegun, Told, Written
 
@@ -100,14 +102,14 @@ class Show:
             kept = " (kept)" if event.kept else ""
             click.echo(f"part {event.number} of {event.total}{kept}: {event.prompt}", err=True)
         else:
-            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {gigabytes(event.peak_memory)}", err=True)
+            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {readable(event.peak_memory)}", err=True)
 
     def _written(self, event: Written) -> None:
         found = event.measurement
         if found is not None and not self.quiet:
             heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
             click.echo(
-                f"written, peak memory {gigabytes(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
+                f"written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
                 f"{found.voiced:.0%} voiced",
                 err=True,
             )

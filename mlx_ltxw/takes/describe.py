@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.adapter import describe as adapters
+from mlx_ltxw.files import local_path
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.printing import printable
 from mlx_ltxw.takes.record import Record, read_record
 from mlx_ltxw.weights.describe import Description, describe_header, describe_model
 from mlx_ltxw.weights.header import read_header
@@ -56,7 +57,7 @@ class MadeFile:
                 lines.append(f"part {number}")
             lines += [f"{label:<16}{value}" for label, value in _facts(request).items()]
         lines += [f"{'sha256':<16}{digest}  {name}" for name, digest in record.adapter_sha256.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines), keep="\n")
 
 
 Described = Description | adapters.Description | MadeFile
@@ -69,7 +70,7 @@ def describe(target: str) -> Described:
     Raises:
         UserError: none of these, or damaged.
     """
-    path = Path(target).expanduser()
+    path = local_path(target)
     if path.is_dir() and not (path / "adapter_config.json").exists():
         return describe_model(ModelDir.open(path))
     if path.suffix.lower() in MADE:

@@ -10,7 +10,7 @@ from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import check_writable
+from mlx_ltxw.files import check_writable
 from mlx_ltxw.takes.output import refuse_existing
 
 

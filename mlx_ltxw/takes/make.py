@@ -6,8 +6,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.media.measure import measure
-from mlx_ltxw.pipeline.events import Decoded, Event, peak_memory
+from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.request import Request, defaults_for
 from mlx_ltxw.pipeline.run import Plan, latent_grid, plan, run
 from mlx_ltxw.takes.events import Decoding, Told, Written

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import local_path
+from mlx_ltxw.hub import Spec, open_repo
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.model_dir import ModelDir
-
-_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 
 
 def open_model(name: str | Path | None = None) -> ModelDir:
@@ -20,20 +20,14 @@ def open_model(name: str | Path | None = None) -> ModelDir:
     """
     if name is None:
         return ModelDir.open(BUILTIN_MODEL)
-    path = Path(name).expanduser()
-    repository = _REPOSITORY.fullmatch(str(name))
-    if path.is_dir() or isinstance(name, Path) or not repository or str(name).startswith((".", "~", "/")):
+    path, spec = local_path(str(name)), Spec.parse(str(name))
+    if path.is_dir() or isinstance(name, Path) or spec is None or spec.file:
         return ModelDir.open(path)
-    return ModelDir.open(_downloaded(repository[1], repository[2]))
-
-
-def _downloaded(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, revision=revision))
-    except Exception as error:
+    repo = open_repo(spec.repo, spec.revision)
+    if MANIFEST not in repo.files:
         raise UserError(
-            f"There is no model directory {repo}, and the Hub gives none: {str(error).splitlines()[0]}.",
-            "Check the name; a private or gated repository needs `hf auth login`.",
-        ) from error
+            f"{repo.pinned()} holds no model that convert wrote.",
+            "Convert the official checkpoint with `mlx-ltxw convert`, or name another repo.",
+        )
+    paths = {file: repo.download(file) for file in repo.files}
+    return ModelDir.open(paths[MANIFEST].parent)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import check_writable
+from mlx_ltxw.files import check_writable
 from mlx_ltxw.pipeline.request import Settings
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ import numpy as np
 
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import check_writable, locked_folder
+from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.media.audio import read_audio, write_wav
-from mlx_ltxw.media.files import check_writable, write_errors
 from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
-from mlx_ltxw.pipeline.events import peak_memory
 from mlx_ltxw.pipeline.request import Request, draw_seeds
 from mlx_ltxw.pipeline.run import Plan, latent_grid, plan
 from mlx_ltxw.prompts.script import Part
@@ -96,8 +96,19 @@ def make_script(
     """
     check_parts(jobs, output, again)
     folder = output.path.with_name(output.path.name + ".parts")
-    with write_errors(folder):
-        folder.mkdir(exist_ok=True)
+    names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
+    with locked_folder(folder, "script"):
+        files = yield from _make_parts(jobs, folder, again)
+        _join(jobs, files, names)
+        if not keep:
+            _clear(folder)
+    with suppress(OSError):  # somebody keeps something there
+        folder.rmdir()
+    yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
+
+
+def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[Told, None, list[Path]]:
+    """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
     files = []
     for number, job in enumerate(jobs, 1):
@@ -107,11 +118,7 @@ def make_script(
         if not kept:
             yield from written(job, _writer(path))
         files.append(path)
-    names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
-    _join(jobs, files, names)
-    if not keep:
-        _clear(folder)
-    yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
+    return files
 
 
 def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[int], seed: int) -> list[Request]:
@@ -181,12 +188,10 @@ def _contents(job: Plan) -> list[list[str]]:
 
 
 def _clear(folder: Path) -> None:
-    """Removes the parts; whatever else somebody keeps in the folder stays, and the folder with it."""
+    """Removes the parts; whatever else somebody keeps in the folder stays."""
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # not empty
-        folder.rmdir()
 
 
 def _join(jobs: Sequence[Plan], files: list[Path], names: list[Path]) -> None:

@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import mlx_ltxw.blas  # noqa: F401  # before MLX
+
 
 class _Room(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.media.files import write_bytes, write_errors
+from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Request

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlx_ltxw.media.files import write_bytes, write_errors
+from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.run import latent_grid
 from mlx_ltxw.train.checkpoint import saved_config

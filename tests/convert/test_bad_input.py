@@ -122,7 +122,7 @@ def test_disk_that_takes_no_more(tmp_path):
         text=True,
         cwd=ROOT,
     )
-    assert "said: There is no space left" in child.stderr
+    assert "could not be written: File too large. Free some space and run the same command again" in child.stderr
     assert "it continues where it stopped" in child.stderr
     assert not list(out.rglob("*.part"))
     with pytest.raises(UserError, match="not a finished model"):
