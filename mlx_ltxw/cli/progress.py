@@ -44,6 +44,8 @@ class Progress:
             left = self._seconds / step.index * (step.total - step.index)
             self._bar.set_postfix_str(f"{pace}, {left:.0f} s left" if left else pace, refresh=False)
             self._bar.update()
+            if step.index == step.total:
+                self._bar.refresh()
         elif step.index == step.total:
             click.echo(f"{self._label} {step.seed}: {step.total} steps in {self._seconds:.1f} s, {pace}", err=True)
         if step.index == step.total:

@@ -10,7 +10,6 @@ from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import check_writable
 from mlx_ltxw.takes.output import refuse_existing
 
 
@@ -45,7 +44,6 @@ def export(adapter: str | Path, to: str, out: str | Path | None = None, *, overw
         raise UserError(f"There is no spelling '{to}'.", f"There are {', '.join(files.TARGETS)}.")
     located = locate(str(adapter), BUILTIN_ADAPTERS)
     path = Path(out) if out is not None else Path(f"{located.name.rsplit('/', 1)[-1]}.{to}.safetensors")
-    check_writable(path)
     refuse_existing([path], overwrite)
     source = read(located.path, config=located.config, name=located.name)
     files.export(source, to, path)
