@@ -16,13 +16,15 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.guidance import Guidance
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import Plan
 from mlx_ltxw.takes.describe import Described, describe
 from mlx_ltxw.takes.export import Exported, export
 from mlx_ltxw.takes.make import fit, follow
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.train.face import Trained, train
+from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 
 __all__ = [
@@ -89,7 +91,7 @@ class Model:
 
     def __init__(self, directory: ModelDir, resident: bool = True) -> None:
         self.directory = directory
-        self.resident = resident
+        self._networks = Networks(directory, default_dtype(), keep=True) if resident else None
 
     def __repr__(self) -> str:
         return f"<Model {self.directory.path.name}, {self.directory.variant}>"
@@ -162,9 +164,11 @@ class Model:
 
     def close(self) -> None:
         """Lets the networks go; the next clip loads them again."""
+        if self._networks is not None:
+            self._networks.close()
 
     def _run(self, job: Plan) -> Generator[Event, None, None]:
-        return follow(job)
+        return follow(job, self._networks)
 
 
 def _adapters(given: Adapter) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.pipeline.run import Plan
 from mlx_ltxw.takes.given import read_picture
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record

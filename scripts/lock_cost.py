@@ -38,11 +38,13 @@ from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
 from mlx_ltxw.pipeline.adapters import reads_video
-from mlx_ltxw.pipeline.conditioning import Contexts
-from mlx_ltxw.pipeline.denoise import Denoiser, Latents, denoise, noise, rotaries
+from mlx_ltxw.pipeline.contexts import Contexts
+from mlx_ltxw.pipeline.decode import decode_video
+from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance, passes
-from mlx_ltxw.pipeline.run import decode_video
+from mlx_ltxw.pipeline.latents import Latents, noise
+from mlx_ltxw.pipeline.samplers import euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
@@ -212,33 +214,30 @@ def whole_run(
     rotary = rotaries(model, geometry, dtype)
     denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype)
     start = noise(geometry, config.video.in_channels, config.audio.in_channels, SEED)
-    start = dataclasses.replace(start, adapted=start.audio if adapted else None)
-    next(denoise(denoiser, start, schedule.sigmas[:2]))
+    start = start._replace(adapted=start.audio if adapted else None)
+    next(euler(denoiser, start, schedule.sigmas[:2]))
     seconds, latents = [], start
     mx.reset_peak_memory()
     clock = time.perf_counter()
-    for latents in denoise(denoiser, start, schedule.sigmas):  # noqa: B007  the last ones are the result
+    for latents in euler(denoiser, start, schedule.sigmas):  # noqa: B007  the last ones are the result
         seconds.append(round(time.perf_counter() - clock, 4))
         clock = time.perf_counter()
     report(
         what=f"whole run, {schedule.name}, {kind}", steps=len(seconds),
         passes=[run.name for run in passes(schedule.video, schedule.audio, config.layers)],
         seconds=round(sum(seconds), 3), seconds_a_step=seconds, peak=mx.get_peak_memory(),
-        finite={name: finite(latent) for name, latent in latents.present().items()},
-        deviation={name: float(mx.std(latent)) for name, latent in latents.present().items()},
+        finite={name: finite(latent) for name, latent in latents._asdict().items() if latent is not None},
+        deviation={name: float(mx.std(latent)) for name, latent in latents._asdict().items() if latent is not None},
     )  # fmt: skip
     return latents, seconds
 
 
 def picture(vae: VideoVAE, latents: Latents, geometry: Geometry) -> tuple[np.ndarray, float]:
     """Frames (F, H, W, 3) uint8 by the pipeline's own decoding, and its seconds."""
-    job: Any = SimpleNamespace(
-        model=SimpleNamespace(load=lambda component, dtype: vae),
-        geometry=geometry, dtype=default_dtype(), machine=this_machine(),
-    )  # fmt: skip
+    networks: Any = SimpleNamespace(video_vae=lambda: vae, dtype=default_dtype())
     assert latents.video is not None
     clock = time.perf_counter()
-    frames = np.concatenate(list(decode_video(job, latents.video)))
+    frames = np.concatenate(list(decode_video(networks, latents.video, geometry, this_machine().in_pieces)))
     return frames, round(time.perf_counter() - clock, 2)
 
 

@@ -35,9 +35,9 @@ import click
 import mlx.core as mx
 import mlx.nn as nn
 
-from convert.quantize import Quantization, in_blocks
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.convert.quantize import Quantization, in_blocks
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.denoise import rotaries
 from mlx_ltxw.pipeline.geometry import Geometry

@@ -1,6 +1,8 @@
 """The rooms: who may import whom, what the package lists, and what a command loads before it is asked to work."""
 
 import ast
+import contextlib
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -8,61 +10,129 @@ from pathlib import Path
 
 import pytest
 
+from tests import structure
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mlx_ltxw"
 
-OPEN_TO_ALL = {"blas", "errors", "files", "hub", "machine", "parsing", "printing", "tree", "world"}
-MAY_IMPORT = {
-    "cli": {"takes", "pipeline", "train", "convert", "media", "adapter", "weights", "prompts"},
-    "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
-    "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
-    "pipeline": {"adapter", "models", "weights", "prompts"},
-    "convert": {"weights", "adapter", "models"},
-    "weights": {"models"},
-    "adapter": {"models", "weights"},
-    "models": set(),
-    "prompts": set(),
-    "media": set(),
-}
-"""DESIGN's arrows: only down. Each room may import itself and these."""
+
+def test_arrows_go_down():
+    assert not structure.wrong_arrows(ROOT)
 
 
-def sources(room):
-    folder = ROOT / "convert" if room == "convert" else PACKAGE / room
-    return sorted(folder.rglob("*.py"))
+def test_every_permitted_arrow_is_used():
+    assert not structure.idle_arrows(ROOT)
 
 
-def imports(path):
-    """Top-level names of other packages, and rooms of this one, that a file imports anywhere."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def test_the_table_only_goes_down():
+    floor = structure.DOWNWARDS.index
+    assert all(floor(room) < floor(below) for room, rooms in structure.MAY_IMPORT.items() for below in rooms)
+    known = {*structure.DOWNWARDS, *structure.OPEN_TO_ALL}
+    assert {structure.room_of(ROOT, path) for path in structure.python_files(ROOT, "mlx_ltxw", "convert")} <= known
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_arrows_go_down(room):
-    wrong = []
-    for path in sources(room):
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[0] == "mlx_ltxw" and len(parts) > 1:
-                allowed = MAY_IMPORT[room] | OPEN_TO_ALL | {room, "__version__"}
-                wrong += [f"{path.relative_to(ROOT)} imports {name}"] * (parts[1] not in allowed)
-    assert not wrong
+def test_convert_is_imported_by_its_installed_name():
+    assert not structure.top_level_convert(ROOT)
 
 
 @pytest.mark.parametrize(
     ("room", "allowed"),
-    [("models", {"mlx", "numpy", "mlx_lm", "tokenizers"}), ("media", {"numpy", "av", "soundfile"})],
+    [
+        ("models", {"mlx", "numpy", "mlx_lm", "tokenizers"}),
+        ("media", {"numpy", "av", "soundfile"}),
+        ("prompts", {"numpy", "yaml"}),
+    ],
 )
 def test_third_parties(room, allowed):
     allowed = allowed | set(sys.stdlib_module_names) | {"mlx_ltxw"}
-    used = {(path.relative_to(ROOT), name.split(".")[0]) for path in sources(room) for name in imports(path)}
-    assert not {pair for pair in used if pair[1] not in allowed}
-    only_text = [p for p, name in used if name in ("mlx_lm", "tokenizers") and "text" not in p.parts]
-    assert not only_text
+    found = [each for path in structure.python_files(ROOT, f"mlx_ltxw/{room}") for each in structure.read(ROOT, path)]
+    assert not [str(each) for each in found if each.name.split(".")[0] not in allowed]
+    text = [each for each in found if each.name.split(".")[0] in ("mlx_lm", "tokenizers")]
+    assert not [str(each) for each in text if "text" not in each.file.parts]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The package's sources elsewhere."""
+    root = tmp_path_factory.mktemp("copy")
+    only_python = shutil.ignore_patterns("builtin", "__pycache__", "[!_]*.txt", "*.safetensors")
+    for folder in ("mlx_ltxw", "convert", "scripts"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=only_python)
+    return root
+
+
+PLANTED = {
+    "plain": ("mlx_ltxw/media/audio.py", "import mlx_ltxw.pipeline.run"),
+    "from the package": ("mlx_ltxw/media/audio.py", "from mlx_ltxw import pipeline as lower"),
+    "in a function": ("mlx_ltxw/models/config.py", "def late():\n    from mlx_ltxw.weights import names"),
+    "relative": ("mlx_ltxw/models/config.py", "from ..pipeline import run"),
+    "relative, the room alone": ("mlx_ltxw/models/config.py", "from .. import train"),
+    "relative, from a room's face": ("mlx_ltxw/weights/__init__.py", "from ..pipeline.run import run"),
+    "relative, two floors": ("mlx_ltxw/models/video_vae/conv.py", "from ...pipeline import run"),
+    "relative, out of convert": ("convert/plan.py", "from ..pipeline import run"),
+    "ground floor": ("mlx_ltxw/errors.py", "from .media import audio"),
+    "import_module": ("mlx_ltxw/media/audio.py", "import importlib\nimportlib.import_module('mlx_ltxw.pipeline.run')"),
+    "import_module, relative": (
+        "mlx_ltxw/media/audio.py", "from importlib import import_module\nimport_module('..train', __package__)",
+    ),
+    "import_module, by keyword": (
+        "mlx_ltxw/media/audio.py", "import importlib\nimportlib.import_module(name='.train', package='mlx_ltxw')",
+    ),
+    "__import__": ("mlx_ltxw/models/config.py", "run = __import__('mlx_ltxw.pipeline.run')"),
+    "find_spec": ("mlx_ltxw/models/config.py", "import importlib.util\nimportlib.util.find_spec('mlx_ltxw.train')"),
+    "f-string": ("mlx_ltxw/models/config.py", "HOME = 'mlx_ltxw'\nrun = __import__(f'{HOME}.train')"),
+    "sum of strings": ("mlx_ltxw/models/config.py", "WHERE = 'mlx_ltxw' + '.train'"),
+    "joined strings": ("mlx_ltxw/models/config.py", "WHERE = '.'.join(['mlx_ltxw', 'train', 'loop'])"),
+    "a table of names": ("mlx_ltxw/media/audio.py", "LATER = {'run': ('mlx_ltxw.pipeline.run', 'run')}"),
+    "a name that is made later": ("mlx_ltxw/media/audio.py", "def get(room):\n    __import__(f'mlx_ltxw.{room}')"),
+    "attribute": ("mlx_ltxw/media/audio.py", "import mlx_ltxw\nrun = mlx_ltxw.pipeline"),
+    "getattr": ("mlx_ltxw/media/audio.py", "import mlx_ltxw as whole\nrun = getattr(whole, 'pipeline')"),
+    "the package's face": ("mlx_ltxw/media/audio.py", "from mlx_ltxw import load"),
+    "scripts": ("mlx_ltxw/media/audio.py", "from scripts import made_file"),
+    "top-level convert": ("mlx_ltxw/cli/convert.py", "from convert import run"),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def planted(path, code):
+    before = path.read_text() if path.exists() else None
+    path.write_text(f"{before or ''}\n{code}\n")
+    yield
+    path.unlink() if before is None else path.write_text(before)
+
+
+@pytest.mark.parametrize(("file", "code"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_arrow_is_seen(copy, file, code):
+    with planted(copy / file, code):
+        (line,) = structure.wrong_arrows(copy)
+    assert line.startswith(f"{file}:")
+    assert not structure.wrong_arrows(copy)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import convert",
+        "import convert.quantize as q",
+        "from convert.quantize import Quantization",
+        "def late():\n    from convert import run",
+        "import importlib\nimportlib.import_module('convert.run')",
+        "run = __import__('convert')",
+    ],
+)
+def test_a_planted_import_of_convert_is_seen(copy, code):
+    with planted(copy / "scripts/measure_conversion.py", code):
+        assert len(structure.top_level_convert(copy)) == 1
+    with planted(copy / "scripts/measure_conversion.py", "from mlx_ltxw.convert import run"):
+        assert not structure.top_level_convert(copy)
+
+
+def test_an_idle_arrow_is_told(monkeypatch):
+    """A room that is not built yet owes nothing."""
+    more = {"media": {"models"}, "cli": structure.MAY_IMPORT["cli"] | {"studio"}}
+    monkeypatch.setattr(structure, "MAY_IMPORT", structure.MAY_IMPORT | more)
+    monkeypatch.setattr(structure, "_rooms", lambda _: {*structure.DOWNWARDS, "convert"} - {"studio", "takes"})
+    assert structure.idle_arrows(ROOT) == ["media may import models, and does not"]
 
 
 def test_package_list_names_every_folder():

@@ -109,6 +109,7 @@ def generate(
 
 
 def _make(request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool) -> None:
+    from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
     from mlx_ltxw.takes.make import fit, make
 
@@ -123,9 +124,10 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
     if RANDOM in request.seeds:
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
     show.started([job])
-    made = show.follow(make(job, files))
+    networks = Networks(job.model, job.dtype)
+    made = show.follow(make(job, files, networks))
     if show_drift:
-        show.drifts(job, made)
+        show.drifts(job, made, networks)
 
 
 def _make_script(

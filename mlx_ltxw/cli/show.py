@@ -13,10 +13,11 @@ from mlx_ltxw.cli.fields import spelling
 from mlx_ltxw.cli.progress import Progress
 from mlx_ltxw.errors import spelled
 from mlx_ltxw.machine import peak_memory
-from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.drift import drift
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
-from mlx_ltxw.pipeline.run import Plan
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check as check_prompt
 from mlx_ltxw.takes.events import Decoding, PartBegun, Told, Written
@@ -81,10 +82,10 @@ class Show:
                 self._say(event)
         return made
 
-    def drifts(self, job: Plan, made: dict[int, Latents]) -> None:
+    def drifts(self, job: Plan, made: dict[int, Latents], networks: Networks) -> None:
         """Runs without the adapters too, and says how far the picture and the sound moved."""
         bar = Progress("without adapters, seed", self.quiet)
-        for change in drift(job, made, bar.step):
+        for change in drift(job, made, networks, bar.step):
             if self.as_json:
                 line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
             else:  # asked for by name, so told even when quiet

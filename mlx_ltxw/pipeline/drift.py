@@ -1,4 +1,4 @@
-"""How far an unlocked adapter moves the picture: the same run once more without it, and the differences."""
+"""How far an unlocked adapter moves the picture: the same clip denoised without it, and the differences."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.decode import decode_video
 from mlx_ltxw.pipeline.events import Step
-from mlx_ltxw.pipeline.run import Plan, decode_video, run
+from mlx_ltxw.pipeline.latents import Latents, NoiseSource, noise
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.run import steps, transformers
 
 
 @dataclass(frozen=True)
@@ -30,32 +33,43 @@ class Drift:
     psnr: float
 
 
-def drift(job: Plan, made: dict[int, Latents], follow: Callable[[Step], object] = lambda _: None) -> Iterator[Drift]:
-    """Runs the job without its adapters and compares.
+def drift(
+    job: Plan, made: dict[int, Latents], networks: Networks, follow: Callable[[Step], object] = lambda _: None,
+    noise_source: NoiseSource = noise,
+) -> Iterator[Drift]:  # fmt: skip
+    """Denoises the job's clips without its adapters and compares.
 
     Args:
         job: As it was run, with a picture of its own making.
         made: Its final latents by seed.
-        follow: Gets each step of the second run.
+        networks: Of that run, which remember the text contexts.
+        follow: Gets each step without the adapters.
+        noise_source: Of that run.
     """
     plain = dataclasses.replace(
         job,
         settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
         adapters=dataclasses.replace(job.adapters, adapters=[], summaries=()),
     )
-    base: dict[int, Latents] = {}
-    for event in run(plain):
-        if isinstance(event, Step):
-            base[event.seed] = event.latents
-            follow(event)
-            if len(base) == len(made) and event.index == event.total:
-                break  # its picture is decoded beside the other, below
+    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    models, base = transformers(plain, networks), {}
+    for seed in made:
+        for step in steps(plain, models, contexts, seed, noise_source=noise_source):
+            base[seed] = step.latents
+            follow(step)
+    del models
+    mx.clear_cache()
     for seed, ours in made.items():
         theirs = base[seed]
+        psnr = _psnr(_frames(job, networks, ours), _frames(job, networks, theirs))
         assert ours.video is not None
         assert theirs.video is not None
-        psnr = _psnr(decode_video(job, ours.video), decode_video(job, theirs.video))
-        yield Drift(seed, _change(ours.video, theirs.video), _change(ours.heard, theirs.heard), psnr)
+        yield Drift(seed, _change(ours.video, theirs.video), _change(ours.sound, theirs.sound), psnr)
+
+
+def _frames(job: Plan, networks: Networks, latents: Latents) -> Iterator[np.ndarray]:
+    assert latents.video is not None
+    return decode_video(networks, latents.video, job.geometry, job.machine.in_pieces)
 
 
 def _change(ours: mx.array, base: mx.array) -> float:

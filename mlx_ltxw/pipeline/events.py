@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.latents import Latents
 
 
 @dataclass(frozen=True)

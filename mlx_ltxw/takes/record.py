@@ -15,8 +15,8 @@ from mlx_ltxw import __version__
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
+from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Request, Settings
-from mlx_ltxw.pipeline.run import Plan
 from mlx_ltxw.takes.sources import is_local, pinned
 
 Kind = Literal["clip", "script", "sample"]

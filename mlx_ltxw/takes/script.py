@@ -26,8 +26,8 @@ from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
+from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, draw_seeds
-from mlx_ltxw.pipeline.run import Plan, latent_grid, plan
 from mlx_ltxw.prompts.script import Part
 from mlx_ltxw.takes.events import PartBegun, Told, Written
 from mlx_ltxw.takes.make import Writer, written

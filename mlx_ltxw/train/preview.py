@@ -9,21 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import Plan, plan
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.takes.events import Decoding, Written
 from mlx_ltxw.takes.make import written
 from mlx_ltxw.takes.record import sample_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.tree import share
+from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"
@@ -49,24 +47,6 @@ class Sample:
     register: str | None
     lufs: float
     voiced: float
-
-
-@dataclass(frozen=True)
-class ResidentModel(ModelDir):
-    """The model on disk, but for the transformer, which is in memory already.
-
-    Attributes:
-        transformer: The base, in the dtype the pipeline uses.
-    """
-
-    transformer: Transformer | None = None
-
-    def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
-        """As `ModelDir.load`; of the transformer in memory a clone, so that the pipeline's settings stay with it."""
-        kept = self.transformer
-        if component == "transformer" and kept is not None and kept.with_video != audio_only:
-            return share(kept)
-        return super().load(component, dtype, audio_only)
 
 
 def choose_prompts(captions: Sequence[str], config: TrainConfig) -> list[str]:
@@ -110,7 +90,7 @@ def make_samples(
         return _samples(known)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    resident = ResidentModel(model.path, model.config, model.files, transformer)
+    networks = Networks(model, default_dtype(), transformer=transformer)
     samples = []
     for number, prompt in enumerate(prompts, start=1):
         request = Request(
@@ -118,7 +98,7 @@ def make_samples(
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
         )  # fmt: skip
-        samples.append(_make(plan(request, resident), folder, step, number))
+        samples.append(_make(plan(request, model), networks, folder, step, number))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
@@ -131,14 +111,14 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
-def _make(job: Plan, folder: Path, step: int, number: int) -> Sample:
+def _make(job: Plan, networks: Networks, folder: Path, step: int, number: int) -> Sample:
     names = f"{number}.wav", f"{number}.png"
     paths = [folder / name for name in names]
 
     def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
         return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
 
-    (figures,) = (event.measurement for event in written(job, write) if isinstance(event, Written))
+    (figures,) = (event.measurement for event in written(job, write, networks=networks) if isinstance(event, Written))
     assert figures is not None
     return Sample(step, job.settings.prompt, *names, figures.register, figures.lufs, figures.voiced)
 

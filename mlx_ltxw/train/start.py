@@ -11,7 +11,7 @@ import yaml
 
 from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.run import latent_grid
+from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train.checkpoint import saved_config
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache

@@ -61,9 +61,17 @@ def voice_file(voice: Voice, whisper: bool, natural: bool) -> str:
     return "\n".join((*lines, *voice.extra)) + "\n"
 
 
+def espeak_data() -> Path:
+    """espeak-ng's own data folder: `ESPEAK_DATA`, or what the program says (`... Data at: FOLDER`)."""
+    if "ESPEAK_DATA" in os.environ:
+        return Path(os.environ["ESPEAK_DATA"])
+    said = subprocess.run(["espeak-ng", "--version"], check=True, capture_output=True, text=True).stdout
+    return Path(said.partition("Data at:")[2].strip())
+
+
 def prepare_espeak(folder: Path) -> Path:
     """A copy of espeak-ng's English data with our voice files in it, for `espeak-ng --path`."""
-    source = Path(os.environ.get("ESPEAK_DATA", "/usr/lib/x86_64-linux-gnu/espeak-ng-data"))
+    source = espeak_data()
     target = folder / "espeak-ng-data"
     target.mkdir(parents=True, exist_ok=True)
     for name in ("phontab", "phonindex", "phondata", "intonations", "en_dict"):

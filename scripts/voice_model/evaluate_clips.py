@@ -16,10 +16,12 @@ from mlx_ltxw.files import replacing, write_bytes
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import write_mp4
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.decode import decode_video
 from mlx_ltxw.pipeline.events import Decoded, Step
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
-from mlx_ltxw.pipeline.run import Plan, decode_video, plan
 from mlx_ltxw.takes.make import follow
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import all_frames
@@ -203,7 +205,7 @@ def _difference(job: Plan, video: np.ndarray, frames: np.ndarray, base: Path) ->
     with np.load(base.with_suffix(".npz")) as kept:
         theirs = kept["video"]
     change = float(np.linalg.norm(video - theirs) / np.linalg.norm(theirs))
-    plain = np.concatenate(list(decode_video(job, mx.array(theirs)[None])))
+    plain = np.concatenate(list(decode_video(Networks(job.model, job.dtype), mx.array(theirs)[None], job.geometry)))
     error = float(((frames.astype(np.float32) - plain) ** 2).mean(dtype=np.float64))
     return {"change": change, "psnr": float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))}
 

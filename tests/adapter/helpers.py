@@ -18,11 +18,6 @@ LEAVES = ("to_q", "to_k", "to_v", "to_out.0")
 TARGETS = [f"transformer_blocks.{i}.{m}.{leaf}" for i in range(2) for m in WHISPER_MODULES for leaf in LEAVES]
 
 
-def relative_error(got, want):
-    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    return np.linalg.norm(got - want) / np.linalg.norm(want)
-
-
 def model_pair(seed=0):
     """The official model and ours with the same fp32 weights."""
     reference = official.build(SECTION, seed)

@@ -37,10 +37,10 @@ from tests.adapter.helpers import (
     model_pair,
     official_file,
     reference_forward,
-    relative_error,
     save,
     shapes,
 )
+from tests.numbers import relative_error
 
 
 @pytest.fixture(scope="module")

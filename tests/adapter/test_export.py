@@ -17,7 +17,8 @@ from mlx_ltxw.adapter.export import export, fold
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import official_linears
 from mlx_ltxw.errors import UserError
-from tests.adapter.helpers import SECTION, TARGETS, factors, model_pair, relative_error, shapes
+from tests.adapter.helpers import SECTION, TARGETS, factors, model_pair, shapes
+from tests.numbers import relative_error
 
 from ltx_core.loader.fuse_loras import apply_loras  # isort: skip  # after tests.reference made it importable
 from ltx_core.loader.primitives import LoraStateDictWithStrength, StateDict  # isort: skip

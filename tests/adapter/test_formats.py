@@ -22,10 +22,10 @@ from tests.adapter.helpers import (
     model_pair,
     official_file,
     reference_forward,
-    relative_error,
     save,
     shapes,
 )
+from tests.numbers import relative_error
 
 RANK = 4
 COUNTS = "placed 24 of 24 (audio_attn1 8, audio_attn2 8, video_to_audio_attn 8)"

@@ -23,9 +23,9 @@ from tests.adapter.helpers import (
     model_pair,
     official_file,
     reference_forward,
-    relative_error,
     shapes,
 )
+from tests.numbers import relative_error
 
 from ltx_core.loader.fuse_loras import apply_loras  # isort: skip  # after tests.reference made it importable
 from ltx_core.loader.primitives import LoraStateDictWithStrength, StateDict  # isort: skip

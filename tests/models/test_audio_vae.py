@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig
+from tests.numbers import relative_error
 from tests.reference.audio import OfficialAudioVAE, audio_vae_section
 from tests.reference.weights import load_official
 
@@ -21,12 +22,6 @@ SIZES = {
     "growing": {"num_res_blocks": 2},
     "four channels": {"z_channels": 4, "ch": 64, "ch_mult": [1, 1, 2]},
 }
-
-
-def relative(got, expected):
-    got = np.array(got)
-    assert got.shape == expected.shape
-    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module", params=SIZES.values(), ids=SIZES)
@@ -44,7 +39,7 @@ def test_encode(pair, frames):
     mel = np.random.default_rng(frames).normal(-5, 2, (2, frames, 64, 2)).astype(np.float32)
     tokens = vae.encode(mx.array(mel))
     assert tokens.shape == (2, ceil(ceil(frames / 2) / 2), vae.config.features)
-    assert relative(tokens, official.encode(mel)) < 1e-5
+    assert relative_error(tokens, official.encode(mel)) < 1e-5
 
 
 @pytest.mark.parametrize("frames", [1, 2, 8])
@@ -53,7 +48,7 @@ def test_decode(pair, frames):
     tokens = np.random.default_rng(frames).normal(0, 1, (2, frames, vae.config.features)).astype(np.float32)
     mel = vae.decode(mx.array(tokens))
     assert mel.shape == (2, 4 * frames - 3, 64, 2)
-    assert relative(mel, official.decode(tokens)) < 1e-5
+    assert relative_error(mel, official.decode(tokens)) < 1e-5
 
 
 def test_computes_in_the_weights_dtype():

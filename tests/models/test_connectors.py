@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.text import ConnectorConfig, Connectors, ConnectorsConfig
+from tests.numbers import relative_error
 from tests.reference import text as reference
 from tests.reference.weights import load_official, randomise
 
@@ -54,7 +55,7 @@ def test_contexts_equal_the_official_ones(pair, lengths):
     inputs = batch(lengths, ours.config)
     for got, want in zip(run(ours, *inputs), official(*inputs), strict=True):
         for row in range(len(lengths)):
-            assert reference.relative(got[row], want[row]) <= 1e-5
+            assert relative_error(got[row], want[row]) <= 1e-5
 
 
 def test_padding_on_the_right_gives_the_same_contexts(pair):
@@ -62,7 +63,7 @@ def test_padding_on_the_right_gives_the_same_contexts(pair):
     video, audio, mask = batch([90], ours.config)
     rolled = [np.roll(x, 90, axis=1) for x in (video, audio, mask)]
     for got, want in zip(run(ours, *rolled), official(video, audio, mask), strict=True):
-        assert reference.relative(got, want) <= 1e-5
+        assert relative_error(got, want) <= 1e-5
 
 
 def test_what_padding_holds_does_not_matter(pair):
@@ -71,7 +72,7 @@ def test_what_padding_holds_does_not_matter(pair):
     expected = official(video, audio, mask)
     video[~mask], audio[~mask] = np.nan, np.nan
     for got, want in zip(run(ours, video, audio, mask), expected, strict=True):
-        assert reference.relative(got, want) <= 1e-5
+        assert relative_error(got, want) <= 1e-5
 
 
 def test_registers_fill_places_by_their_absolute_number():
@@ -110,7 +111,7 @@ def test_bfloat16_stays_bfloat16_and_as_near_to_fp32_as_the_official(pair):
         with torch.no_grad():
             theirs = side(feature, additive)[0].float().numpy()
         assert got.dtype == mx.bfloat16
-        assert reference.relative(got.astype(mx.float32), want) <= 1.25 * reference.relative(theirs, want)
+        assert relative_error(got.astype(mx.float32), want) <= 1.25 * relative_error(theirs, want)
 
 
 def test_full_size_names_and_shapes_are_the_checkpoints():

@@ -8,7 +8,7 @@ import torch
 from mlx_ltxw.models.ops import cpu as cpu_ops
 from mlx_ltxw.models.ops.cpu import attention
 from mlx_ltxw.models.transformer.feed_forward import gelu_tanh
-from tests.models.test_transformer import relative_error
+from tests.numbers import relative_error
 
 
 @pytest.mark.parametrize("heads_together", ["all", "some", "one"])

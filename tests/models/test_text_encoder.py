@@ -14,6 +14,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.text import GemmaConfig, TextEncoder
 from mlx_ltxw.models.text.gemma import ExactRMSNorm, load_gemma
 from mlx_ltxw.models.text.tokenizer import PromptTokenizer
+from tests.numbers import relative_error
 from tests.reference import text as reference
 from tests.reference.text import TINY
 
@@ -61,7 +62,7 @@ def assert_states_agree(ours, theirs, mask, tolerance=1e-5):
     """Each hidden state of each prompt by itself, real tokens only."""
     for row in range(len(mask)):
         for state in range(theirs.shape[-1]):
-            error = reference.relative(ours[row, mask[row], :, state], theirs[row, mask[row], :, state])
+            error = relative_error(ours[row, mask[row], :, state], theirs[row, mask[row], :, state])
             assert error <= tolerance, (row, state, error)
 
 
@@ -124,8 +125,8 @@ def test_bfloat16_is_as_near_to_fp32_as_transformers_bfloat16(folder, oracle):
     assert states.dtype == mx.bfloat16
     ours = np.array(states.astype(mx.float32))
     for state in range(6):
-        limit = reference.relative(theirs[mask][..., state], truth[mask][..., state])
-        assert reference.relative(ours[mask][..., state], truth[mask][..., state]) <= 1.25 * limit, state
+        limit = relative_error(theirs[mask][..., state], truth[mask][..., state])
+        assert relative_error(ours[mask][..., state], truth[mask][..., state]) <= 1.25 * limit, state
 
 
 def test_norms_round_once_in_bfloat16():
@@ -167,7 +168,7 @@ def test_a_model_quantised_by_mlx_lm_equals_its_dequantised_self(tmp_path, oracl
     ids, mask = left_padded([20], total=20)
     theirs = reference.hidden_states(plain, ids, mask)
     assert_states_agree(np.array(packed(mx.array(ids)).swapaxes(2, 3)), theirs, mask)
-    assert reference.relative(theirs, reference.hidden_states(oracle, ids, mask)) > 1e-3
+    assert relative_error(theirs, reference.hidden_states(oracle, ids, mask)) > 1e-3
 
 
 # --- config -----------------------------------------------------------------------------------------------------------

@@ -13,15 +13,11 @@ import tests.reference.transformer as official
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Modality, Skips, Transformer, TransformerConfig, rotary
 from mlx_ltxw.models.transformer.rope import split_rope
+from tests.numbers import relative_error
 from tests.reference.weights import load_official
 
 DATA = Path(__file__).parents[1] / "data"
 TOLERANCE = 1e-5
-
-
-def relative_error(got, want):
-    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 import tests.reference.transformer as official
 from mlx_ltxw.models.transformer import Modality, Skips, Transformer, TransformerConfig, rotary
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
-from tests.models.test_transformer import relative_error
+from tests.numbers import relative_error
 from tests.reference.weights import load_official
 
 SIGMA = 0.7

@@ -9,6 +9,7 @@ import pytest
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.video_vae import Tiling, VideoVAE, VideoVAEConfig, decode_tiled
 from mlx_ltxw.models.video_vae.tiling import spans
+from tests.numbers import relative_error
 from tests.reference.video import OfficialVideoVAE, small_config
 from tests.reference.weights import load_official
 
@@ -33,17 +34,13 @@ def noise(*shape):
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
-def error(ours, official):
-    return np.linalg.norm(ours - official) / np.linalg.norm(official)
-
-
 def compare(vae, official, latent, frames, pixels):
     """Relative error of the whole clip; chunks must be cut alike."""
     expected = [chunk for chunk in official.decode_tiled(latent, frames, pixels) if len(chunk)]
     tiling = Tiling(*frames, *(pixels or (None, 0)))
     ours = [np.array(chunk) for chunk in decode_tiled(vae, mx.array(latent), tiling)]
     assert [chunk.shape for chunk in ours] == [chunk.shape for chunk in expected]
-    return error(np.concatenate(ours), np.concatenate(expected))
+    return relative_error(np.concatenate(ours), np.concatenate(expected))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +73,7 @@ def test_whole_without_tiling(vaes):
     latent = noise(1, 3, 2, 3, 8)
     for tiling in (None, Tiling(), Tiling(frames=None, pixels=None)):
         (chunk,) = decode_tiled(vae, mx.array(latent), tiling, in_pieces=True)
-        assert error(np.array(chunk), official.decode(latent)[0]) < 1e-5
+        assert relative_error(np.array(chunk), official.decode(latent)[0]) < 1e-5
 
 
 def test_overlap_brings_tiles_close_to_the_whole_decode(vaes):

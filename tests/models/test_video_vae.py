@@ -16,6 +16,7 @@ from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
 from mlx_ltxw.models.video_vae.conv import CausalConv3d, conv3d_by_frames, conv3d_direct, reflect_edges
 from mlx_ltxw.models.video_vae.layers import AttnBlock3D, pixel_norm
 from mlx_ltxw.models.video_vae.model import patchify, unpatchify
+from tests.numbers import relative_error
 from tests.reference.video import OfficialVideoVAE, small_config
 from tests.reference.weights import load_official, randomise
 
@@ -66,13 +67,6 @@ def noise(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def error(ours, official):
-    """Relative root-mean-square error."""
-    ours, official = np.asarray(ours, np.float64), np.asarray(official, np.float64)
-    assert ours.shape == official.shape
-    return np.linalg.norm(ours - official) / np.linalg.norm(official)
-
-
 @pytest.mark.parametrize("weights", ["zeros", "reflect"])
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 64, 96), (9, 96, 64), (17, 64, 64)])
 def test_encoder_equals_the_official_one(weights, frames, height, width, request):
@@ -80,7 +74,7 @@ def test_encoder_equals_the_official_one(weights, frames, height, width, request
     video = noise(2, frames, height, width, 3)
     latent = vae.encode(mx.array(video))
     assert latent.shape == (2, 1 + (frames - 1) // 8, height // 32, width // 32, 8)
-    assert error(latent, official.encode(video)) < 1e-5
+    assert relative_error(latent, official.encode(video)) < 1e-5
 
 
 @pytest.mark.parametrize("weights", ["zeros", "reflect"])
@@ -90,7 +84,7 @@ def test_decoder_equals_the_official_one(weights, frames, height, width, request
     latent = noise(2, frames, height, width, 8)
     video = vae.decode(mx.array(latent), in_pieces=frames == 2)
     assert video.shape == (2, 1 + (frames - 1) * 8, height * 32, width * 32, 3)
-    assert error(video, official.decode(latent)) < 1e-5
+    assert relative_error(video, official.decode(latent)) < 1e-5
 
 
 @pytest.mark.parametrize("log_var", ["per_channel", "constant"])
@@ -98,9 +92,9 @@ def test_decoder_equals_the_official_one(weights, frames, height, width, request
 def test_other_block_kinds_equal_the_official_ones(log_var, padding):
     vae, official = pair(latent_log_var=log_var, spatial_padding_mode=padding, **OTHER_BLOCKS)
     video = noise(1, 9, 64, 96, 3)
-    assert error(vae.encode(mx.array(video)), official.encode(video)) < 1e-5
+    assert relative_error(vae.encode(mx.array(video)), official.encode(video)) < 1e-5
     latent = noise(1, 2, 3, 2, 8)
-    assert error(vae.decode(mx.array(latent)), official.decode(latent)) < 1e-5
+    assert relative_error(vae.decode(mx.array(latent)), official.decode(latent)) < 1e-5
 
 
 def test_extra_frames_are_left_out_with_a_warning(zeros, caplog):
@@ -109,7 +103,7 @@ def test_extra_frames_are_left_out_with_a_warning(zeros, caplog):
     with caplog.at_level(logging.WARNING):
         latent = vae.encode(mx.array(video))
     assert "last 3 of 12 frames" in caplog.text
-    assert error(latent, official.encode(video)) < 1e-5
+    assert relative_error(latent, official.encode(video)) < 1e-5
 
 
 def test_a_size_off_the_grid_is_the_users_mistake(zeros):
@@ -147,7 +141,7 @@ def test_both_ways_to_convolve_equal_torch(convolve, causal, mode, frames, strid
     expected = np.moveaxis(conv(torch_x).detach().numpy(), 1, -1)
     x = reflect_edges(mx.array(x)) if mode == "reflect" else mx.array(x)
     ours = convolve(x, mx.array(weight), stride, int(mode == "zeros"), 2 if causal else 1)
-    assert error(ours, expected) < 1e-6
+    assert relative_error(ours, expected) < 1e-6
 
 
 def test_reflection_needs_two_rows():
@@ -171,7 +165,7 @@ def test_attention_looks_at_one_frame():
         q, k, v = official.to_qkv(normed).flatten(2).chunk(3, dim=1)  # (B T, C, H W)
         weights = torch.softmax(q.transpose(1, 2) @ k / 6**0.5, dim=-1)
         y = official.proj((v @ weights.transpose(1, 2)).reshape(frames.shape)) + frames
-    assert error(block(mx.array(x)), y.permute(0, 2, 3, 1).reshape(x.shape).numpy()) < 1e-6
+    assert relative_error(block(mx.array(x)), y.permute(0, 2, 3, 1).reshape(x.shape).numpy()) < 1e-6
 
 
 def test_pixel_norm_is_fp32_inside_for_bf16():
@@ -179,7 +173,8 @@ def test_pixel_norm_is_fp32_inside_for_bf16():
     expected = PixelNorm(dim=-1)(x.float())
     ours = pixel_norm(mx.array(x.float().numpy()).astype(mx.bfloat16))
     assert ours.dtype == mx.bfloat16
-    assert error(ours.astype(mx.float32), expected.numpy()) < 2**-8  # one rounding to 8 bits; bf16 squares lose more
+    # One rounding to 8 bits; squares in bf16 lose more.
+    assert relative_error(ours.astype(mx.float32), expected.numpy()) < 2**-8
 
 
 def test_the_answer_has_the_inputs_dtype_and_the_weights_do_the_work(zeros):
@@ -190,7 +185,7 @@ def test_the_answer_has_the_inputs_dtype_and_the_weights_do_the_work(zeros):
     latent = noise(1, 1, 2, 2, 8)
     video = vae.decode(mx.array(latent))
     assert video.dtype == mx.float32
-    assert 1e-4 < error(video, official.decode(latent)) < 0.1  # bf16 inside
+    assert 1e-4 < relative_error(video, official.decode(latent)) < 0.1  # bf16 inside
     assert vae.decode(mx.array(latent).astype(mx.bfloat16)).dtype == mx.bfloat16
     assert vae.encode(video).dtype == mx.float32
 

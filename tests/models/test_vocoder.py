@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.audio_vae import VocoderConfig, VocoderWithBWE, activation, soften_onset, vocoder
 from mlx_ltxw.models.audio_vae.resample import downsample, hann_sinc, kaiser_sinc, upsample
+from tests.numbers import relative_error as relative
 from tests.reference.audio import official_vocoder, render, vocoder_section
 from tests.reference.weights import load_official
 
@@ -19,12 +20,6 @@ from ltx_core.model.audio_vae.vocoder import DownSample1d, UpSample1d, kaiser_si
 
 DATA = Path(__file__).parent.parent / "data"
 REAL = json.loads((DATA / "ltx23_config.json").read_text())["vocoder"]
-
-
-def relative(got, expected):
-    got = np.array(got)
-    assert got.shape == expected.shape
-    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
 
 
 def made_mel(frames, batch=1, seed=0):

@@ -8,8 +8,8 @@ from mlx_ltxw.convert.run import convert, prepare
 
 
 @pytest.fixture(scope="session")
-def dev(made_checkpoint, made_gemma, tmp_path_factory):
-    return convert(prepare(str(made_checkpoint), str(made_gemma)), tmp_path_factory.mktemp("dev") / "model")
+def dev(made_model):
+    return made_model
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,15 @@ import pytest
 
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
-from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
-from tests.pipeline.test_end_to_end import compare, error
+from tests.numbers import relative_error
+from tests.pipeline.test_end_to_end import compare
 from tests.reference import pipeline as reference
 from tests.reference.built_in import gemma, official_model
 
@@ -47,13 +49,15 @@ def test_the_adapter_without_the_lock(model):
     expected = reference.run(adapted, gemma(), job, start, decode=False)
     base = reference.run(official, gemma(), job, start, decode=False)
 
-    def noise(geometry, video_channels, audio_channels, seed):
+    def noise(geometry, video_channels, audio_channels, seed, stage):
         return Latents(mx.array(start[0]), mx.array(start[1]))
 
     request = Request(WHISPER, steps=6, adapters=("whisper",), lock_video=False)
-    steps = [event for event in itertools.islice(run(plan(request, model), noise), 8) if isinstance(event, Step)]
+    steps = [
+        event for event in itertools.islice(run(plan(request, model), noise_source=noise), 8) if isinstance(event, Step)
+    ]
     assert len(steps) == 6
     video, audio = expected.latents[-1]
-    assert error(steps[-1].latents.audio, audio) <= 1e-4
-    assert error(steps[-1].latents.video, video) <= 1e-4
-    assert error(base.latents[-1][1], audio) > 0.3  # it is another voice
+    assert relative_error(steps[-1].latents.audio, audio) <= 1e-4
+    assert relative_error(steps[-1].latents.video, video) <= 1e-4
+    assert relative_error(base.latents[-1][1], audio) > 0.3  # it is another voice

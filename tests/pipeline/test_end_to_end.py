@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.pipeline.conditioning import encode_prompts
-from mlx_ltxw.pipeline.denoise import Latents
+from mlx_ltxw.pipeline.contexts import encode_prompts
 from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
 from mlx_ltxw.pipeline.guidance import Guidance
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
+from tests.numbers import relative_error
 from tests.reference import pipeline as reference
 from tests.reference.official import Official
 
@@ -33,13 +35,6 @@ def official(made_checkpoint):
 @pytest.fixture(scope="module")
 def gemma(made_gemma):
     return reference.load_text_encoder(made_gemma)
-
-
-def error(ours, theirs):
-    """Relative error over the whole array."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
 def guidance(params: MultiModalGuiderParams) -> Guidance:
@@ -74,28 +69,28 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
     start = reference.noise(official, job, seed=7)
     expected = reference.run(official, gemma, job, start, decode)
 
-    def noise(geometry, video_channels, audio_channels, seed):
+    def noise(geometry, video_channels, audio_channels, seed, stage):
         assert seed == 7
         assert start[0].shape == (1, geometry.video_tokens, video_channels)
         assert start[1].shape == (1, geometry.audio_tokens, audio_channels)
         return Latents(mx.array(start[0]), mx.array(start[1]))
 
     job_plan = plan(request(job), model)
-    events = run(job_plan, noise, job.picture)
+    events = run(job_plan, noise_source=noise, picture=job.picture)
     assert isinstance(next(events), Conditioned)
     steps = list(itertools.islice(events, len(expected.latents)))
     for step, (video, audio) in zip(steps, expected.latents, strict=True):
         assert isinstance(step, Step)
         assert step.total == len(steps)
-        assert error(step.latents.audio, audio) <= LATENTS, step.index
+        assert relative_error(step.latents.audio, audio) <= LATENTS, step.index
         assert (step.latents.video is None) == (video is None)
         if video is not None:
-            assert error(step.latents.video, video) <= LATENTS, step.index
+            assert relative_error(step.latents.video, video) <= LATENTS, step.index
     if not decode:
         return
     (decoded,) = _taken(events)
     assert decoded.rate == 48000
-    assert error(decoded.waveform, expected.waveform) <= WAVEFORM
+    assert relative_error(decoded.waveform, expected.waveform) <= WAVEFORM
     if job.video is None or job.picture is not None:
         assert decoded.video is None
         return
@@ -104,7 +99,7 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
     assert np.abs(frames - np.clip((expected.picture + 1) * 127.5, 0, 255)).max() < levels  # rounded, not cut off
     vae = model.load("video_vae", mx.float32)
     latent = steps[-1].latents.video.reshape(1, *job_plan.geometry.latent_shape, -1)
-    assert error(vae.decode(latent)[0], expected.picture) <= PICTURE
+    assert relative_error(vae.decode(latent)[0], expected.picture) <= PICTURE
 
 
 def _taken(events):
@@ -134,8 +129,8 @@ def test_contexts(official, gemma, dev, prompts):
     contexts = encode_prompts(dev, list(prompts), mx.float32)
     for index, prompt in enumerate(prompts):
         video, audio = reference.encode(official, gemma, prompt)
-        assert error(contexts.video(index == 1), video) <= 1e-5
-        assert error(contexts.audio(index == 1), audio) <= 1e-5
+        assert relative_error(contexts.video(index == 1), video) <= 1e-5
+        assert relative_error(contexts.audio(index == 1), audio) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,17 @@ import pytest
 import torch
 
 import tests.reference  # noqa: F401
-from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance, combine, passes
+from mlx_ltxw.pipeline.guidance import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DEV_AUDIO,
+    DEV_VIDEO,
+    NO_GUIDANCE,
+    Guidance,
+    combine,
+    passes,
+)
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from tests.numbers import relative_error
 
 from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
 from ltx_core.components.schedulers import LTX2Scheduler
@@ -36,9 +45,26 @@ def test_one_step_goes_all_the_way():
 
 
 def test_distilled_sigmas():
-    assert len(DISTILLED_SIGMAS) == 9
-    assert DISTILLED_SIGMAS[0] == 1.0
-    assert DISTILLED_SIGMAS[-1] == 0.0
+    """Diffusers leaves the last level, 0, to its scheduler."""
+    from diffusers.pipelines.ltx2.utils import DISTILLED_SIGMA_VALUES
+
+    assert (*DISTILLED_SIGMA_VALUES, 0.0) == DISTILLED_SIGMAS
+
+
+def test_scales_of_the_dev_model():
+    """Source: `ltx_pipelines/utils/constants.py:LTX_2_3_PARAMS` (1.2.0)."""
+    shared = {"stg": 1.0, "modality": 3.0, "rescale": 0.7, "stg_blocks": (28,)}
+    assert dataclasses.asdict(DEV_VIDEO) == {"cfg": 3.0} | shared
+    assert dataclasses.asdict(DEV_AUDIO) == {"cfg": 7.0} | shared
+
+
+def test_every_negative_term():
+    """Diffusers has the official prompt as it was; 1.2.0 puts five terms in front of it."""
+    from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT as OLDER
+
+    new = ["has_subtitles", "has_blurbox", "transition from black", "transition to black", "speech_ending_short"]
+    assert ", ".join([*new, OLDER]) == DEFAULT_NEGATIVE_PROMPT
+    assert DEFAULT_NEGATIVE_PROMPT.count(",") == 62
 
 
 @pytest.mark.parametrize(
@@ -64,7 +90,7 @@ def test_combination_equals_official(guidance):
     )
     want = MultiModalGuider(params=params).calculate(*(torch.from_numpy(clean[name]) for name in names)).numpy()
     got = np.asarray(combine(guidance, {name: mx.array(value) for name, value in clean.items()}))
-    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-6
+    assert relative_error(got, want) < 1e-6
 
 
 def test_combination_by_hand():

@@ -17,10 +17,12 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.events import Adapted, Decoded, Step
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
-from tests.adapter.helpers import factors, inputs, model_pair, official_file, relative_error, shapes
+from mlx_ltxw.pipeline.run import run
+from tests.adapter.helpers import factors, inputs, model_pair, official_file, shapes
 from tests.models.test_transformer import ours
+from tests.numbers import relative_error
 from tests.reference.official import Official
 
 

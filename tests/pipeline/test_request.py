@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
 
 DEV = defaults_for("dev", {})
@@ -16,9 +16,9 @@ def test_defaults_of_ltx_2_3():
     settings = resolve(Request("a man"), DEV, "dev")
     assert (settings.width, settings.height, settings.frames, settings.frame_rate) == (768, 512, 121, 24.0)
     assert settings.steps == 30
-    assert settings.video_guidance == DEV_VIDEO
-    assert settings.audio_guidance == DEV_AUDIO == Guidance(7.0, 1.0, 3.0, 0.7, (28,))
-    assert settings.negative_prompt.startswith("has_subtitles, has_blurbox,")
+    assert settings.video_guidance == Guidance(3.0, 1.0, 3.0, 0.7, (28,))
+    assert settings.audio_guidance == Guidance(7.0, 1.0, 3.0, 0.7, (28,))
+    assert settings.negative_prompt == DEFAULT_NEGATIVE_PROMPT
 
 
 def test_distilled_defaults():

@@ -46,6 +46,7 @@ CROSS_OFF = [
 ]
 
 Pair = tuple[torch.Tensor | None, torch.Tensor | None]
+Tokens = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,14 @@ def encode(official: Official, gemma: GemmaTextEncoder, prompt: str) -> tuple[to
 
 @torch.no_grad()
 def run(
-    official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.ndarray, np.ndarray], decode: bool = True
-) -> Result:
-    """Makes one clip from the given noise (video tokens, audio tokens)."""
+    official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.ndarray, np.ndarray], decode: bool = True,
+    given: tuple[Tokens, Tokens] | None = None,
+) -> Result:  # fmt: skip
+    """Makes one clip from the given noise (video tokens, audio tokens).
+
+    Args:
+        given: For video and audio, clean tokens (1, T, C) and the denoising mask (1, T).
+    """
     contexts = [encode(official, gemma, prompt) for prompt in (job.prompt, job.negative_prompt)]
     with_video = job.video is not None
     tools = latent_tools(official, job)
@@ -149,6 +155,8 @@ def run(
         states[0] = None
     elif job.picture is not None:
         states[0] = frozen(official, tools[0], states[0], job.picture)
+    if given is not None:
+        states = [conditioned(state, *tokens) for state, tokens in zip(states, given, strict=True)]
     model = X0Model(official.transformer if with_video else official.audio_transformer)
     sigmas, latents = job.sigmas(), []
     for index in range(len(sigmas) - 1):
@@ -176,6 +184,12 @@ def frozen(official: Official, tools: VideoLatentTools, state: LatentState, pict
     pixels = torch.from_numpy(picture).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     clean = tools.patchifier.patchify(official.video_encoder(pixels))
     return replace(state, latent=clean, clean_latent=clean, denoise_mask=torch.zeros_like(state.denoise_mask))
+
+
+def conditioned(state: LatentState, clean: np.ndarray, mask: np.ndarray) -> LatentState:
+    """A noisy state with clean tokens as far as the mask keeps them (`GaussianNoiser`: `lerp(clean, x, mask)`)."""
+    tokens, share = torch.from_numpy(clean), torch.from_numpy(mask)[..., None]
+    return replace(state, latent=torch.lerp(tokens, state.latent, share), clean_latent=tokens, denoise_mask=share)
 
 
 def denoise(

@@ -196,10 +196,3 @@ class OfficialConnectors(torch.nn.Module):
             inputs = (torch.from_numpy(x[row : row + 1]) for x in (video, audio))
             rows.append([x.numpy() for x in processor.create_embeddings(*inputs, additive)[:2]])
         return tuple(np.concatenate(side) for side in zip(*rows, strict=True))
-
-
-def relative(ours: Any, reference: Any) -> float:
-    """Root-mean-square difference over root-mean-square reference."""
-    a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    return float(np.sqrt(np.mean((a - b) ** 2)) / np.sqrt(np.mean(b**2)))

@@ -7,8 +7,9 @@ import pytest
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model import true_clips

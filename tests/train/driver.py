@@ -1,12 +1,14 @@
 """Runs the training loop on made clips, in a process of its own: `python -m tests.train.driver MODEL RUN key=value...`.
 
-The clips' files are empty, their names tell what is drawn; everything else is what `mlx-ltxw train --resume` does.
+The clips are files of the cache with drawn numbers; everything else is what `mlx-ltxw train --resume` does.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import mlx_ltxw  # noqa: F401  (loads OpenBLAS before MLX)
 
@@ -20,50 +22,49 @@ CAPTIONS = [
 QUICK = ["preview_prompts=a tone", "preview_steps=1", "preview_every=0", "rank=2", "alpha=2", "learning_rate=1e-3"]
 
 
-def clip_files(folder, count=5, sound_alone=()):
-    """Names of clips; those in `sound_alone` have no picture."""
+def clip_files(folder, model, count=5, sound_alone=()):
+    """Made clips as the cache keeps them; those in `sound_alone` have no picture. Machines of one run share them."""
     folder.mkdir(exist_ok=True)
-    files = [folder / f"{number}{'-sound' if number in sound_alone else ''}.clip" for number in range(count)]
-    for file in files:
-        file.touch()
+    files = [folder / f"{number}{'-sound' if number in sound_alone else ''}.safetensors" for number in range(count)]
+    for number, file in enumerate(files):
+        if not file.exists():
+            partial = file.with_suffix(f".{os.getpid()}")
+            arrays, facts = made_clip(model, number, picture=number not in sound_alone)
+            save_file(arrays, partial, facts)
+            partial.replace(file)
     return files
 
 
-def clip_loader(model):
-    """In the place of `cache.load_clip`: makes the clip that a file's name stands for."""
-    import mlx.core as mx
-
-    from mlx_ltxw.train.data.cache import CachedClip
-
+def made_clip(model, number, picture):
+    """Arrays and facts of one file of the cache, drawn from its number."""
     config = model.network_config("transformer")
-
-    def load(path):
-        number = int(path.stem.split("-")[0])
-        random = np.random.default_rng(number)
-        shapes = [(VIDEO_TOKENS, config.video.in_channels), (AUDIO_TOKENS, config.audio.in_channels)]
-        shapes += [(6, config.video.context_dim), (6, config.audio.context_dim)]
-        video, audio, *contexts = [mx.array(random.standard_normal(shape).astype(np.float32)) for shape in shapes]
-        picture = None if path.stem.endswith("sound") else video
-        caption = CAPTIONS[number % 3]
-        return CachedClip(f"key{number}", path.name, caption, WIDTH, HEIGHT, FRAMES, RATE, picture, audio, *contexts)
-
-    return load
+    random = np.random.default_rng(number)
+    shapes = {
+        "video": (VIDEO_TOKENS, config.video.in_channels),
+        "audio": (AUDIO_TOKENS, config.audio.in_channels),
+        "video_context": (6, config.video.context_dim),
+        "audio_context": (6, config.audio.context_dim),
+    }
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    if not picture:
+        del arrays["video"]
+    facts = {"key": f"key{number}", "name": f"{number}.mp4", "caption": CAPTIONS[number % 3], "width": WIDTH}
+    facts |= {"height": HEIGHT, "frames": FRAMES, "frame_rate": RATE}
+    return arrays, {name: str(value) for name, value in facts.items()}
 
 
 def job(model_path, run, settings, sound_alone=(), world=None, count=5):
-    """What `loop.train` takes; loads clips from their names from now on."""
+    """What `loop.train` takes, on made clips."""
     from mlx_ltxw.train import loop
     from mlx_ltxw.train.config import read_config
-    from mlx_ltxw.train.gradient import batches
     from mlx_ltxw.weights.model_dir import ModelDir
     from mlx_ltxw.world import World
 
     model = ModelDir.open(model_path)
-    batches.load_clip = loop.load_clip = clip_loader(model)
     run.mkdir(exist_ok=True)
     sizes = [f"width={WIDTH}", f"height={HEIGHT}", f"frames={FRAMES}", f"frame_rate={RATE}"]
     config = read_config(None, [*QUICK, *sizes, *settings])
-    return loop.Job(config, model, clip_files(run / "clips", count, sound_alone), run, world or World())
+    return loop.Job(config, model, clip_files(run / "clips", model, count, sound_alone), run, world or World())
 
 
 def main(model_path, run, settings):

@@ -1,4 +1,4 @@
-"""A made model directory, and processes that train on it."""
+"""Processes that train on a made model directory."""
 
 import os
 import socket
@@ -6,19 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def tiny_model(made_checkpoint, made_gemma, tmp_path_factory):
-    """The made tiny checkpoint as a model directory. Read only."""
-    from mlx_ltxw.convert import run
-
-    out = tmp_path_factory.mktemp("tiny") / "model"
-    run.convert(run.prepare(str(made_checkpoint), str(made_gemma)), out)
-    return out
 
 
 def start(model, run, *settings, **environment):

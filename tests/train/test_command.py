@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from mlx_ltxw.cli import group
 from mlx_ltxw.errors import UserError
 from tests.train.clips import metrics
-from tests.train.made import tiny_model  # noqa: F401
 from tests.train.recordings import spoken, write
 
 QUICK = ("steps=2", "rank=2", "preview_steps=1", "preview_every=0", "preview_prompts=a tone", "width=64", "height=64")
@@ -36,9 +35,9 @@ def train(*arguments, **sets):
     return result
 
 
-def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):  # noqa: F811
+def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     run = tmp_path / "run"
-    common = ("--data", data, "-o", run, "-m", tiny_model, "--cache", tmp_path / "cache")
+    common = ("--data", data, "-o", run, "-m", "--cache", tmp_path / "cache")
     assert "3 clips are encoded" in train(*common, "--prepare-only").output
     assert len((run / "clips.jsonl").read_text().splitlines()) == 3
     assert not (run / "adapter.safetensors").exists()
@@ -60,7 +59,7 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):  # noqa: F811
     assert metrics(run) == before
 
 
-def test_refusals_come_before_any_work(tiny_model, data, tmp_path):  # noqa: F811
+def test_refusals_come_before_any_work(tiny_model, data, tmp_path):
     common = ("--data", data, "-o", tmp_path / "run", "-m", tiny_model)
     with pytest.raises(UserError, match="dropout"):
         train(*common, dropout=0.1)

@@ -7,22 +7,22 @@ import sys
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.train import checkpoint, loop
 from mlx_ltxw.train.events import Finished
 from mlx_ltxw.world import World
+from tests.numbers import relative_error
 from tests.train.clips import metrics
 from tests.train.driver import job
-from tests.train.made import ROOT, free_ports, start, tiny_model, wait_for_step  # noqa: F401
+from tests.train.made import ROOT, free_ports, start, wait_for_step
 
 SETTINGS = ("steps=6", "batch_size=3", "accumulation=2", "checkpoint_every=2")
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model, tmp_path_factory):  # noqa: F811
+def alone(tiny_model, tmp_path_factory):
     run = tmp_path_factory.mktemp("alone") / "run"
     assert isinstance(list(loop.train(job(tiny_model, run, SETTINGS)))[-1], Finished)
     return run
@@ -31,11 +31,10 @@ def alone(tiny_model, tmp_path_factory):  # noqa: F811
 def assert_close(run, want):
     got, want = (mx.load(str(each / "adapter.safetensors")) for each in (run, want))
     for name, value in want.items():
-        error = np.linalg.norm(np.asarray(got[name] - value)) / np.linalg.norm(np.asarray(value))
-        assert error < 1e-4, name
+        assert relative_error(got[name], value) < 1e-4, name
 
 
-def test_two_machines_make_the_adapter_of_one(tiny_model, alone, tmp_path):  # noqa: F811
+def test_two_machines_make_the_adapter_of_one(tiny_model, alone, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     launch = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--backend", "ring"]
@@ -49,7 +48,7 @@ def test_two_machines_make_the_adapter_of_one(tiny_model, alone, tmp_path):  # n
     assert (done.stdout + done.stderr).count("on 2 machines") == 1  # one of the two speaks
 
 
-def test_a_dead_machine_ends_the_run_with_a_checkpoint(tiny_model, tmp_path):  # noqa: F811
+def test_a_dead_machine_ends_the_run_with_a_checkpoint(tiny_model, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     hosts = tmp_path / "hosts.json"
@@ -67,7 +66,7 @@ def test_a_dead_machine_ends_the_run_with_a_checkpoint(tiny_model, tmp_path):  #
     assert done >= 5
 
 
-def test_a_batch_for_each_machine(tiny_model, tmp_path):  # noqa: F811
+def test_a_batch_for_each_machine(tiny_model, tmp_path):
     task = job(tiny_model, tmp_path / "run", ["batch_size=2"])
     three = World(0, 3)
     with pytest.raises(UserError, match="batch_size=3"):

@@ -20,7 +20,6 @@ from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.step import Objective, draw
 from tests.train.clips import metrics
 from tests.train.driver import CAPTIONS, job
-from tests.train.made import tiny_model  # noqa: F401
 
 
 def steps_of(task, count):
@@ -30,7 +29,7 @@ def steps_of(task, count):
 
 
 @pytest.fixture(scope="module")
-def done(tiny_model, tmp_path_factory):  # noqa: F811
+def done(tiny_model, tmp_path_factory):
     run = tmp_path_factory.mktemp("loop") / "quiet"
     settings = [
         "steps=60",
@@ -61,7 +60,7 @@ def test_events_in_order(done):
     assert all(word in line for word in ("step 20/60", "loss audio", "delta rms", "s/step", "left", "GB"))
 
 
-def test_the_adapter_is_official_and_told(done, tiny_model):  # noqa: F811
+def test_the_adapter_is_official_and_told(done, tiny_model):
     task, events = done
     file = task.run / "adapter.safetensors"
     names = mx.load(str(file))
@@ -121,8 +120,9 @@ def test_samples_come_from_the_pipeline_of_generate(done):
     """Step 60's wav is what `generate --adapter` makes of the same request."""
     from mlx_ltxw.media.audio import read_audio
     from mlx_ltxw.pipeline.events import Decoded
+    from mlx_ltxw.pipeline.plan import plan
     from mlx_ltxw.pipeline.request import Request
-    from mlx_ltxw.pipeline.run import plan, run
+    from mlx_ltxw.pipeline.run import run
 
     task, _ = done
     request = Request(
@@ -136,7 +136,7 @@ def test_samples_come_from_the_pipeline_of_generate(done):
     assert np.abs(heard - base).max() > 1e-3
 
 
-def test_samples_leave_the_trained_base_as_it_was(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+def test_samples_leave_the_trained_base_as_it_was(tiny_model, tmp_path, monkeypatch):
     """On a GPU the pipeline has its transformer submit block by block, which a compiled step forbids."""
     task = job(tiny_model, tmp_path / "run", ["steps=2", "preview_every=1", "preview_steps=1"])
     monkeypatch.setattr(Machine, "in_pieces", True)
@@ -146,7 +146,7 @@ def test_samples_leave_the_trained_base_as_it_was(tiny_model, tmp_path, monkeypa
     assert trainer.base.submit_every == 0
 
 
-def test_sound_alone_and_pictures_together(tiny_model, tmp_path):  # noqa: F811
+def test_sound_alone_and_pictures_together(tiny_model, tmp_path):
     """Both kinds in one batch weigh the same; accumulation is the same step as one batch."""
     runs = []
     for name, settings in (("a", ["batch_size=4"]), ("b", ["batch_size=2", "accumulation=2"])):
@@ -159,7 +159,7 @@ def test_sound_alone_and_pictures_together(tiny_model, tmp_path):  # noqa: F811
         assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-4)
 
 
-def test_sound_alone_loads_no_video(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+def test_sound_alone_loads_no_video(tiny_model, tmp_path, monkeypatch):
     task = job(tiny_model, tmp_path / "run", ["steps=2", "audio_draws=2"], sound_alone=range(5))
     monkeypatch.setattr("mlx_ltxw.pipeline.run.decode_video", None)
     events = list(loop.train(task))
@@ -167,7 +167,7 @@ def test_sound_alone_loads_no_video(tiny_model, tmp_path, monkeypatch):  # noqa:
     assert not any("video" in name for name in mx.load(str(task.run / "adapter.safetensors")))
 
 
-def test_coupled_and_shared(tiny_model, tmp_path):  # noqa: F811
+def test_coupled_and_shared(tiny_model, tmp_path):
     task = job(tiny_model, tmp_path / "run", ["coupled=true", "video_loss=1", "sigma=shared"])
     _, progress = steps_of(task, 2)
     assert all(event.video_loss > 0 for event in progress)
@@ -197,13 +197,13 @@ def test_a_distilled_base_is_refused(done):
         loop.check_base(distilled, force=False)
 
 
-def test_no_number_ends_the_run(tiny_model, tmp_path):  # noqa: F811
+def test_no_number_ends_the_run(tiny_model, tmp_path):
     task = job(tiny_model, tmp_path / "run", ["steps=9", "learning_rate=1e30", "max_grad_norm=0"])
     with pytest.raises(UserError, match="no number"):
         list(loop.train(task))
 
 
-def test_trackio_is_told_what_it_lacks(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+def test_trackio_is_told_what_it_lacks(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "trackio", None)
     with pytest.raises(UserError, match="trackio"):
         list(loop.train(job(tiny_model, tmp_path / "run", ["steps=1", "trackio=true"])))
@@ -235,7 +235,7 @@ def test_upload_pushes_adapter_card_and_samples(done, monkeypatch):
         finish.upload(done[0].run, "me/quiet")
 
 
-def test_a_batch_may_be_larger_than_the_data(tiny_model, tmp_path):  # noqa: F811
+def test_a_batch_may_be_larger_than_the_data(tiny_model, tmp_path):
     """A batch larger than the data takes clips twice, with other noise."""
     trainer, _ = steps_of(job(tiny_model, tmp_path / "run", ["batch_size=7"]), 1)
     group = trainer.batches.step(0)[0]

@@ -13,7 +13,7 @@ from mlx_ltxw.train import checkpoint, loop
 from mlx_ltxw.train.events import Stopped
 from tests.train.clips import metrics
 from tests.train.driver import job
-from tests.train.made import start, tiny_model, wait_for_step  # noqa: F401
+from tests.train.made import start, wait_for_step
 
 SETTINGS = ("steps=40", "checkpoint_every=7", "keep_checkpoints=2")
 
@@ -42,7 +42,7 @@ def assert_same_end(run, whole):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model, tmp_path_factory):  # noqa: F811
+def whole(tiny_model, tmp_path_factory):
     """An uninterrupted run, in a process of its own: other libraries in this one change the last bits of products."""
     run = tmp_path_factory.mktemp("whole") / "run"
     finish(tiny_model, run)
@@ -55,7 +55,7 @@ def finish(model, run):
     assert process.returncode == 0, output
 
 
-def test_killed_at_random_moments(tiny_model, whole, tmp_path):  # noqa: F811
+def test_killed_at_random_moments(tiny_model, whole, tmp_path):
     run = tmp_path / "run"
     moments = [(random.randrange(1, 14), random.random() * 0.1), (random.randrange(14, 36), random.random() * 0.1)]
     print("killed after these steps and seconds:", moments)
@@ -70,7 +70,7 @@ def test_killed_at_random_moments(tiny_model, whole, tmp_path):  # noqa: F811
     assert_same_end(run, whole)
 
 
-def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):  # noqa: F811
+def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):
     run = tmp_path / "run"
     process = start(tiny_model, run, *SETTINGS)
     wait_for_step(process, run, 3)
@@ -84,7 +84,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):  # noq
     assert_same_end(run, whole)
 
 
-def test_stopping_is_an_event(tiny_model, tmp_path):  # noqa: F811
+def test_stopping_is_an_event(tiny_model, tmp_path):
     run = tmp_path / "run"
     answers = iter([False, True])
     event = last(loop.train(job(tiny_model, run, SETTINGS), lambda: next(answers)))
@@ -97,7 +97,7 @@ def test_the_last_checkpoints_are_kept(whole):
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["step-000035", "step-000040"]
 
 
-def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):  # noqa: F811
+def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):
     with pytest.raises(UserError, match=r"learning_rate 0\.001 to 0\.1"):
         last(loop.train(job(tiny_model, whole, [*SETTINGS, "learning_rate=0.1"])))
     with pytest.raises(UserError, match="other clips"):

@@ -21,6 +21,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_errors
 from mlx_ltxw.machine import this_machine
+from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
@@ -206,20 +207,14 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> 
 
 
 def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
-    """(Ta, C) fp32, as many as the clip's seconds have in the transformer (official `helpers.py`: cropped)."""
-    from mlx_ltxw.models.audio_vae import log_mel
-
-    wave = mx.array(read_sound(clip, vae.config.sample_rate))[None]  # (1, N, 2)
-    tokens = vae.encode(log_mel(wave, vae.config))[0].astype(mx.float32)
-    wanted = clip.geometry.audio_tokens  # the sound's last spectrum frames may make one token more
-    return _finite(mx.pad(tokens[:wanted], [(0, max(0, wanted - len(tokens))), (0, 0)]), clip)
+    """(Ta, C) fp32, as many as the clip's seconds have in the transformer."""
+    wave = read_sound(clip, vae.config.sample_rate)  # (N, 2)
+    return _finite(encode_sound(vae, wave, clip.geometry.audio_tokens)[0], clip)
 
 
 def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
-    """(Tv, C) fp32."""
-    pixels = mx.array(read_picture(clip))[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
-    latent = vae.encode(pixels, this_machine().in_pieces)
-    return _finite(latent.astype(mx.float32).reshape(-1, latent.shape[-1]), clip)
+    """(Tv, C) fp32; the VAE reads fp32 pixels, as the official trainer has it."""
+    return _finite(encode_frames(vae, read_picture(clip), mx.float32, this_machine().in_pieces)[0], clip)
 
 
 def _finite(tokens: mx.array, clip: Clip) -> mx.array:

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.convert.run import convert
-from mlx_ltxw.convert.run import prepare as prepare_conversion
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.models.text import TextEncoder
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.run import latent_grid
+from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train.data import cache
 from mlx_ltxw.train.data.cache import build_cache, load_clip
 from mlx_ltxw.train.data.clip import read_picture
 from mlx_ltxw.train.data.prepare import prepare
 from mlx_ltxw.weights.model_dir import ModelDir
+from tests.numbers import relative_error
 from tests.reference import pipeline as reference
 from tests.reference.audio import official_log_mel
 from tests.reference.official import Official
@@ -32,8 +31,8 @@ CAPTIONS = ['(woman, whispering): "close your eyes"', 'a dim room, (man, speakin
 
 
 @pytest.fixture(scope="module")
-def model(made_checkpoint, made_gemma, tmp_path_factory):
-    return convert(prepare_conversion(str(made_checkpoint), str(made_gemma)), tmp_path_factory.mktemp("made") / "model")
+def model(made_model):
+    return made_model
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +54,6 @@ def clips(model, tmp_path_factory):
 def built(clips, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     return [load_clip(path) for path in build_cache(clips, model, folder)]
-
-
-def distance(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
 def test_what_is_stored(clips, built):
@@ -87,19 +80,19 @@ def test_latents_equal_the_official_encoders(clips, built, made_checkpoint):
         latent = encoder(torch.from_numpy(official_log_mel(wave)).double().permute(0, 3, 1, 2))
         tokens = encoder.patchifier.patchify(latent)[0].numpy()
         assert len(tokens) == 35  # one more than the transformer has for 1.375 s
-        assert distance(made.audio, tokens[:34]) < 1e-5
+        assert relative_error(made.audio, tokens[:34]) < 1e-5
         if clip.picture:
             pixels = read_picture(clip)[None].astype(np.float64) / 127.5 - 1
             latent = official.video_encoder.double()(channels_first(pixels))[0]  # (C, F, H, W)
-            assert distance(made.video, latent.flatten(1).T.numpy()) < 1e-5
+            assert relative_error(made.video, latent.flatten(1).T.numpy()) < 1e-5
 
 
 def test_contexts_equal_the_official_ones(clips, built, made_checkpoint, made_gemma):
     official, gemma = Official.open(made_checkpoint), reference.load_text_encoder(made_gemma)
     for clip, made in zip(clips, built, strict=True):
         video, audio = reference.encode(official, gemma, clip.caption)
-        assert distance(made.video_context, video[0].float().numpy()) < 1e-4
-        assert distance(made.audio_context, audio[0].float().numpy()) < 1e-4
+        assert relative_error(made.video_context, video[0].float().numpy()) < 1e-4
+        assert relative_error(made.audio_context, audio[0].float().numpy()) < 1e-4
 
 
 class Killed(Exception):

@@ -22,6 +22,7 @@ from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import place
 from mlx_ltxw.train.gradient.recompute import CastLinear, expand
 from mlx_ltxw.tree import share, size_of
+from tests.numbers import relative_error as relative
 from tests.train.clips import build_model, factors, gradient, objective, small
 
 TOLERANCE = 1e-4
@@ -31,10 +32,6 @@ SMALL = TrainConfig(rank=3, alpha=6.0)
 @pytest.fixture(scope="module")
 def pair():
     return build_model(official.small_config(layers=3, video_head_dim=24))
-
-
-def relative(got, want):
-    return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
 
 
 class Peft:

@@ -1,0 +1,45 @@
+"""Pictures and sounds to latent tokens."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.models.audio_vae import AudioVAE, log_mel
+from mlx_ltxw.models.video_vae import VideoVAE
+
+
+def encode_frames(vae: VideoVAE, frames: np.ndarray, dtype: mx.Dtype, in_pieces: bool = False) -> mx.array:
+    """Frames to clean video tokens.
+
+    Args:
+        vae: The video VAE.
+        frames: (F, H, W, 3) uint8 of a size that the latent grid has.
+        dtype: Of the pixels as the VAE reads them.
+        in_pieces: See `Machine.in_pieces`.
+
+    Returns:
+        (1, T, C) fp32, evaluated.
+    """
+    pixels = mx.array(frames)[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
+    latent = vae.encode(pixels.astype(dtype), in_pieces).astype(mx.float32)
+    tokens = latent.reshape(1, -1, latent.shape[-1])
+    mx.eval(tokens)
+    return tokens
+
+
+def encode_sound(vae: AudioVAE, waveform: np.ndarray, tokens: int) -> mx.array:
+    """A sound to clean audio tokens.
+
+    Source: `ltx_trainer`'s preprocessing (cropped to the clip's seconds; what is missing is padded with zeros).
+
+    Args:
+        vae: The audio VAE, in the dtype to encode in.
+        waveform: (N, 2) fp32 in [-1, 1] at the VAE's own rate.
+        tokens: As many as the clip has; the sound's last spectrum frames may make one more.
+
+    Returns:
+        (1, tokens, C) fp32.
+    """
+    encoded = vae.encode(log_mel(mx.array(waveform)[None], vae.config)).astype(mx.float32)[:, :tokens]
+    return mx.pad(encoded, [(0, 0), (0, tokens - encoded.shape[1]), (0, 0)])

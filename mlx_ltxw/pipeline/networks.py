@@ -1,0 +1,95 @@
+"""The networks of a run: loaded when a stage needs them, then let go, or kept for the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
+from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.video_vae import VideoVAE
+from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
+from mlx_ltxw.tree import share
+from mlx_ltxw.weights.model_dir import ModelDir
+
+_CONTEXTS = 16
+"""Prompts whose contexts are remembered, with one negative prompt each."""
+
+
+class Networks:
+    """A model's networks in one dtype.
+
+    Args:
+        model: Where the weights are.
+        dtype: Of weights and activations; the vocoder is fp32 in any case.
+        keep: Whether networks stay in memory once they are loaded. Otherwise each goes when its user is done.
+        transformer: One that is in memory already, of the same weights; it is never changed.
+    """
+
+    def __init__(
+        self, model: ModelDir, dtype: mx.Dtype, keep: bool = False, transformer: Transformer | None = None
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.keep = keep
+        self._transformer = transformer
+        self._kept: dict[tuple[str, bool], Any] = {}
+        self._contexts: dict[tuple[str, ...], Contexts] = {}
+
+    def transformer(self, audio_only: bool = False) -> Transformer:
+        """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run."""
+        resident = self._transformer
+        if resident is not None and resident.with_video != audio_only:
+            return share(resident)
+        network = self._load("transformer", audio_only)
+        return share(network) if self.keep else network
+
+    def video_vae(self) -> VideoVAE:
+        """The video VAE."""
+        network: VideoVAE = self._load("video_vae")
+        return network
+
+    def audio_vae(self) -> AudioVAE:
+        """The audio VAE."""
+        network: AudioVAE = self._load("audio_vae")
+        return network
+
+    def vocoder(self) -> VocoderWithBWE:
+        """The vocoder, fp32."""
+        network: VocoderWithBWE = self._load("vocoder")
+        return network
+
+    def contexts(self, prompts: Sequence[str], in_pieces: bool = False) -> Contexts:
+        """Text contexts of the prompts, encoded once; the text encoder is gone from memory afterwards.
+
+        Args:
+            prompts: The prompt and, where guidance needs it, the negative prompt.
+            in_pieces: See `Machine.in_pieces`.
+
+        Raises:
+            UserError: a prompt is longer than the model reads.
+        """
+        key = tuple(prompts)
+        if key not in self._contexts:
+            while len(self._contexts) >= _CONTEXTS:
+                del self._contexts[next(iter(self._contexts))]
+            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype, in_pieces)
+        return self._contexts[key]
+
+    def close(self) -> None:
+        """Lets everything go."""
+        self._kept.clear()
+        self._contexts.clear()
+        self._transformer = None
+        mx.clear_cache()
+
+    def _load(self, component: str, audio_only: bool = False) -> Any:
+        key = component, audio_only
+        if key in self._kept:
+            return self._kept[key]
+        network = self.model.load(component, None if component == "vocoder" else self.dtype, audio_only)
+        if self.keep:
+            self._kept[key] = network
+        return network

@@ -1,0 +1,120 @@
+"""A request fitted to a model and a machine: a list of stages, every number known, nothing loaded yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.machine import Machine, this_machine
+from mlx_ltxw.pipeline.adapters import Chosen, choose
+from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
+from mlx_ltxw.pipeline.guidance import Guidance, passes
+from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
+from mlx_ltxw.pipeline.samplers import Sampler, euler
+from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.memory import check_fit, weights_in_memory
+from mlx_ltxw.weights.model_dir import ModelDir
+
+_DECODING = 4 << 30
+"""Bytes set aside for the decoders and their activations beside a transformer that stays in memory."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way from noise to clean latents.
+
+    Attributes:
+        geometry: Of the latents.
+        sigmas: (steps + 1,) fp32 noise levels.
+        sampler: How the steps are taken.
+        video_guidance: Of the video; None without one.
+        audio_guidance: Of the audio.
+        start: `noise`, or the clean latents of the stage before, with noise at the first of `sigmas`.
+    """
+
+    geometry: Geometry
+    sigmas: np.ndarray
+    sampler: Sampler
+    video_guidance: Guidance | None
+    audio_guidance: Guidance
+    start: Literal["noise", "previous"] = "noise"
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        settings: Every choice made.
+        model: Where the weights are.
+        stages: One after another.
+        dtype: Of the networks.
+        adapters: Read, and known to fit.
+        machine: Its memory, and how much work it may be given at a time.
+        resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
+        warnings: What will be tight.
+    """
+
+    settings: Settings
+    model: ModelDir
+    stages: tuple[Stage, ...]
+    dtype: mx.Dtype
+    adapters: Chosen
+    machine: Machine
+    resident: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the finished clip."""
+        return self.stages[-1].geometry
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps in all."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt and, where a stage's guidance needs it, the negative prompt."""
+        negative = any(
+            one.negative
+            for stage in self.stages
+            for one in passes(stage.video_guidance, stage.audio_guidance, layers=0)
+        )
+        return [self.settings.prompt, self.settings.negative_prompt] if negative else [self.settings.prompt]
+
+
+def plan(request: Request, model: ModelDir) -> Plan:
+    """Fits a request to a model.
+
+    Raises:
+        UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
+            machine has too little memory.
+    """
+    settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
+    geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
+    geometry.check()
+    sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
+    stages = (Stage(geometry, sigmas, euler, *settings.guidance),)
+    chosen = choose(settings, model.network_config("transformer"))
+    machine = this_machine()
+    weights = weights_in_memory(model, audio_only=settings.audio_only)
+    warnings = check_fit(weights, machine)
+    resident = weights["transformer"] + _DECODING <= machine.budget
+    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
+
+
+def latent_grid(model: ModelDir) -> LatentGrid:
+    """Pixels and seconds of one latent token, from the configs of the two VAEs."""
+    frames, height, width = model.network_config("video_vae").scale
+    audio = model.network_config("audio_vae")
+    return LatentGrid(frames, height, width, audio.hop / audio.sample_rate, audio.downscale)
