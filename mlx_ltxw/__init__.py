@@ -58,13 +58,13 @@ __all__ = [
     "train",
 ]
 
-_ROOMS = ("convert", "train")
+_ROOMS = {"convert": "mlx_ltxw.convert", "train": "mlx_ltxw.train"}
 """Rooms that are called like functions (see their `__init__`): the import system binds their names to them."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return importlib.import_module(f"mlx_ltxw.{name}")
+        return importlib.import_module(_ROOMS[name])
     if name in __all__:
         return getattr(importlib.import_module("mlx_ltxw.api"), name)
     raise AttributeError(f"module 'mlx_ltxw' has no attribute {name!r}")

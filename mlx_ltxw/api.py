@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypedDict, Unpack, overload
 
-from mlx_ltxw.clip import Clip
 from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.measure import Measurement, measure
@@ -19,6 +18,7 @@ from mlx_ltxw.pipeline.guidance import Guidance
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.takes.clip import Clip
 from mlx_ltxw.takes.describe import Described, describe
 from mlx_ltxw.takes.export import Exported, export
 from mlx_ltxw.takes.make import fit, follow
