@@ -126,10 +126,9 @@ class Model:
         Raises:
             UserError: the model cannot make it.
         """
-        several = not isinstance(seed, int)
         seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
         clips = list(self.clips(Request(prompt, seeds=seeds, adapters=_adapters(adapter), **fields)))
-        return clips if several else clips[0]
+        return clips if isinstance(seed, Sequence) else clips[0]
 
     def clips(self, request: Request) -> Iterator[Clip]:
         """Makes the clips of a request one after another, each given when it is done.

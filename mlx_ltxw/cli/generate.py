@@ -104,7 +104,8 @@ def generate(
     if parts:
         from mlx_ltxw.takes.script import with_new_parts
 
-        requests = with_new_parts(requests, output, parts, *given.get("seeds", (-1,)))
+        seed, *_ = given.get("seeds", (-1,))
+        requests = with_new_parts(requests, from_metadata or output, parts, seed)
     _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts)
 
 
@@ -137,8 +138,6 @@ def _make_script(
 
     jobs = plan_parts(requests, model)
     check_parts(jobs, files, again)
-    for seed in dict.fromkeys(job.settings.seeds[0] for job in jobs):
-        show.note(f"seed {seed}")
     show.started(jobs)
     show.follow(make_script(jobs, files, keep=keep, again=again))
 

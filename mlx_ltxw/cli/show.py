@@ -101,7 +101,7 @@ class Show:
             return
         if isinstance(event, PartBegun):
             kept = " (kept)" if event.kept else ""
-            click.echo(f"part {event.number} of {event.total}{kept}: {event.prompt}", err=True)
+            click.echo(f"part {event.number} of {event.total}{kept}: {event.prompt} (seed {event.seed})", err=True)
         else:
             click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {readable(event.peak_memory)}", err=True)
 

@@ -65,6 +65,15 @@ class Request:
     video: str | None = None
     soften_onset: bool = True
 
+    def __post_init__(self) -> None:
+        for name, kind in (("seeds", int), ("adapters", str)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
+                raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
+            object.__setattr__(self, name, tuple(value))
+        if self.video is not None:
+            object.__setattr__(self, "video", str(self.video))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
         """The request that a file's metadata holds (`Settings.to_dict`, and what names its maker).

@@ -74,7 +74,17 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
     Raises:
         UserError: as it says.
     """
-    output.check(jobs[0].settings)
+    first = jobs[0].settings
+    output.check(first)
+    for number, job in enumerate(jobs, 1):
+        settings = job.settings
+        if settings.video is not None or len(settings.seeds) != 1:
+            raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+        for name in ("width", "height", "frame_rate", "audio_only"):
+            if getattr(settings, name) != getattr(first, name):
+                raise UserError(
+                    f"Part {number} differs from the first in {name}.", f"Give one {{field:{name}}} for all."
+                )
     for number in again:
         if not 1 <= number <= len(jobs):
             raise UserError(f"There is no part {number}.", f"The script has parts 1 to {len(jobs)}.")
@@ -126,18 +136,20 @@ def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[in
 
     Args:
         requests: From `part_requests`.
-        path: The whole as it was made before; where there is none, the other parts stay as they are.
+        path: The whole as it was made before.
         again: Numbers, from 1, of the parts to be made anew.
         seed: Theirs.
+
+    Raises:
+        UserError: `path` is no script of so many parts.
     """
-    before = read_record(path).requests if path.exists() else ()
-    if before and len(before) != len(requests):
+    before = read_record(path).requests
+    if len(before) != len(requests):
         raise UserError(f"{path} was made of {len(before)} parts, not {len(requests)}.", "Leave {field:parts} out.")
-    earlier = [one.seeds for one in before] or [one.seeds for one in requests]
-    (new,) = draw_seeds((seed,))
+    seeds = draw_seeds((seed,))
     return [
-        dataclasses.replace(request, seeds=(new,) if number in again else seeds)
-        for number, (request, seeds) in enumerate(zip(requests, earlier, strict=True), 1)
+        dataclasses.replace(request, seeds=seeds if number in again else earlier.seeds)
+        for number, (request, earlier) in enumerate(zip(requests, before, strict=True), 1)
     ]
 
 

@@ -13,7 +13,7 @@ from mlx_ltxw.prompts.script import Part, read_script
 from mlx_ltxw.takes.events import PartBegun, Written
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.script import _part_file, make_script, part_requests, plan_parts, with_new_parts
+from mlx_ltxw.takes.script import _part_file, check_parts, make_script, part_requests, plan_parts, with_new_parts
 
 SHARED = Request("", width=64, height=32, frames=17, steps=1, audio_only=True, adapters=("whisper",))
 
@@ -120,8 +120,22 @@ def test_parts_are_kept_made_again_and_cleared(model, tmp_path):
     assert [one.seeds for one in with_new_parts(requests, path, [1], 8)] == [(8,), (5,)]
     assert make(renewed) == [True, True]
     assert [left.name for left in folder.iterdir()] == ["001-take.wav"]
+    with pytest.raises(UserError, match="made of 2 parts, not 1"):
+        with_new_parts(requests[:1], path, [1], 8)
     with pytest.raises(UserError, match="no part 3"):
         make(requests, again=[3])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"width": 96}, "differs from the first in width"), ({"seeds": (1, 2)}, "one new clip"),
+     ({"audio_only": False}, "in audio_only")],
+)  # fmt: skip
+def test_parts_that_cannot_be_cut_together(model, tmp_path, change, words):
+    requests = parts(Part("a"), Part("b"), model=model)
+    requests[1] = dataclasses.replace(requests[1], **change)
+    with pytest.raises(UserError, match=words):
+        check_parts(plan_parts(requests, model), Output(tmp_path / "a.wav"))
 
 
 def test_the_folder_goes_when_nothing_else_is_in_it(model, tmp_path):
