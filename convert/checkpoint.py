@@ -114,7 +114,7 @@ def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> 
     transformer = config.get("transformer", {})
     block = f"{DIFFUSION}transformer_blocks.0."
     if any(re.search(r"\.(lora_[AB]|lora_(up|down)|lokr_w1|hada_w1_a)(\.|$)", name) for name in names):
-        raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with --adapter.")
+        raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with {field:adapters}.")
     if config.get("_class_name") == "LatentUpsampler":
         raise UserError("This is a latent upscaler, not a checkpoint.", _USE_23)
     if any(name.endswith(".weight_scale_2") for name in names):

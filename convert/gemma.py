@@ -22,7 +22,7 @@ TOKENIZER_EXTRAS = (
     "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
 )  # fmt: skip
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-_NEEDED = f"Give a directory or repo with Gemma-3 12B, such as {SUGGESTED}, as --text-encoder."
+_NEEDED = f"Give a directory or repo with Gemma-3 12B, such as {SUGGESTED}, as {{field:text_encoder}}."
 _DROPPED = ("vision_tower.", "multi_modal_projector.", "lm_head.")  # images, and a head that hidden states don't need
 _SPELLINGS = ("language_model.model.", "model.language_model.", "model.")
 
@@ -101,7 +101,7 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
 
 def missing_gemma() -> UserError:
     """The error of a conversion without a text encoder."""
-    return UserError("The text encoder is not in the checkpoint, and --text-encoder is not given.", _NEEDED)
+    return UserError("The text encoder is not in the checkpoint, and {field:text_encoder} is not given.", _NEEDED)
 
 
 def _text_name(spelled: str) -> str | None:

@@ -133,7 +133,7 @@ def _explained(repo: str, let_through: bool = False) -> Iterator[None]:
             f"Accept it at https://huggingface.co/{repo}, then run `hf auth login`.",
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise UserError(f"{repo} has no such revision.", "Give a branch, tag or commit as --revision.") from error
+        raise UserError(f"{repo} has no such revision.", "Give a branch, tag or commit as {field:revision}.") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
             f"There is no file and no Hub repo {repo}.", "Check the spelling; for a private repo run `hf auth login`."

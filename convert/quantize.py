@@ -27,7 +27,7 @@ class Quantization:
 
     @classmethod
     def parse(cls, name: str, group_size: int | None = None) -> Quantization:
-        """Reads `-q` and `--group-size`.
+        """Reads the quantisation as people write it.
 
         Raises:
             UserError: an unknown name, or a group size that the format does not have.
@@ -36,14 +36,15 @@ class Quantization:
             bits, group = _FLOAT_MODES[name]
             if group_size not in (None, group):
                 raise UserError(
-                    f"{name} has groups of {group}, not {group_size}.", "Leave out --group-size, or use -q 4 or -q 8."
+                    f"{name} has groups of {group}, not {group_size}.",
+                    "Leave {field:group_size} out, or use {field:quantize=4} or {field:quantize=8}.",
                 )
             return cls(bits, group, name)
         if name not in CHOICES:
             raise UserError(f"There is no quantisation '{name}'.", f"Use one of {', '.join(CHOICES)}.")
         group = 64 if group_size is None else group_size
         if group not in _AFFINE_GROUPS:
-            raise UserError(f"MLX has no groups of {group}.", "Use --group-size 32, 64 or 128.")
+            raise UserError(f"MLX has no groups of {group}.", "Use {field:group_size} 32, 64 or 128.")
         return cls(int(name), group, "affine")
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from mlx_ltxw.weights.names import readable
+from mlx_ltxw.printing import readable
 
 from .checkpoint import Checkpoint
 from .gemma import Gemma
@@ -17,7 +17,8 @@ _HEAD = f"{'component':<16} {'tensors':>8} {'parameters':>16} {'size in':>10} {'
 def describe(plan: Plan, checkpoint: Checkpoint, gemma: Gemma | None, variant: str | None) -> Iterator[str]:
     """Lines that show where everything goes; the last one is `placed N of M tensors`."""
     version = checkpoint.model_version or "of unknown version"
-    yield f"LTX-2.3 checkpoint, model_version {version}, variant {variant or 'not told by the name: give --variant'}"
+    told = variant or "not told by the name: give {field:variant}"
+    yield f"LTX-2.3 checkpoint, model_version {version}, variant {told}"
     yield _HEAD
     for component, steps in plan.steps.items():
         yield _row(component, steps)
@@ -28,7 +29,7 @@ def describe(plan: Plan, checkpoint: Checkpoint, gemma: Gemma | None, variant: s
     if checkpoint.scales:
         yield f"{len(checkpoint.scales)} fp8 weights are multiplied by their scales"
     if gemma is None:
-        yield "text encoder: not given (--text-encoder)"
+        yield "text encoder: not given ({field:text_encoder})"
     elif gemma.dropped:
         yield f"set aside {gemma.dropped} tensors of the text encoder: vision tower and language-model head"
     yield f"placed {plan.placed} of {plan.total} tensors"

@@ -65,7 +65,7 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
         header = read_header(repo.download(file)) if data else repo.header(file)
         found = Source(source, (header,), repo.name, repo.commit)
     elif revision:
-        raise UserError(f"--revision belongs to a Hub repo, and {source} is local.", "Leave it out.")
+        raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
         found = Source(source, tuple(read_header(file) for file in _local_files(path, variant)), None, None)
     if data:
@@ -88,7 +88,7 @@ def open_gemma(source: str, data: bool) -> TextSource:
         found = Source(source, headers, repo.name, repo.commit)
     else:
         if not folder.is_dir():
-            raise UserError(f"There is no text encoder directory {folder}.", "Check --text-encoder.")
+            raise UserError(f"There is no text encoder directory {folder}.", "Check {field:text_encoder}.")
         files = sorted(folder.glob(WEIGHTS))
         if not files:
             raise UserError(f"{folder} has no {WEIGHTS}.", "Give the directory of a Gemma-3 in safetensors.")
@@ -136,6 +136,6 @@ def _choose(repo: Repo, variant: str | None) -> str:
 
 
 def variant_of(source: Source, asked: str | None) -> str | None:
-    """`--variant`, else what the file names tell, else what the source's own name tells; None if nothing does."""
+    """The given one, else what the file names tell, else what the source's own name tells; None if nothing does."""
     names: Sequence[str] = [path.name for path in source.paths]
     return asked or tell_variant(names) or tell_variant([Path(source.label).name])

@@ -1,13 +1,74 @@
-"""LTX-2.3 audio-video generation in MLX, with adapters that whisper."""
+"""LTX-2.3 audio-video generation in MLX, with adapters that whisper.
 
-from mlx_ltxw.blas import prefer_openblas
-from mlx_ltxw.cuda_graphs import avoid_cuda_graphs
-from mlx_ltxw.heap import keep_freed_memory
+    import mlx_ltxw as ltx
+
+    clip = ltx.load().generate('a woman in dim light, (woman, whispering): "close your eyes"', adapter="whisper")
+    clip.save("out.mp4")
+
+Importing the package loads nothing and changes nothing in the process; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mlx_ltxw.errors import UserError
+
+if TYPE_CHECKING:
+    from mlx_ltxw.api import (
+        Adapted,
+        Clip,
+        Conditioned,
+        Decoded,
+        Event,
+        Guidance,
+        Measurement,
+        Model,
+        Request,
+        Step,
+        convert,
+        export,
+        inspect,
+        load,
+        measure,
+        train,
+    )
 
 __version__ = "0.1.0"
 
-avoid_cuda_graphs()
-keep_freed_memory()
+__all__ = [
+    "Adapted",
+    "Clip",
+    "Conditioned",
+    "Decoded",
+    "Event",
+    "Guidance",
+    "Measurement",
+    "Model",
+    "Request",
+    "Step",
+    "UserError",
+    "__version__",
+    "convert",
+    "export",
+    "inspect",
+    "load",
+    "measure",
+    "train",
+]
 
-OPENBLAS = prefer_openblas()
-"""Whether a system OpenBLAS was loaded ahead of MLX's own BLAS (see `mlx_ltxw.blas`)."""
+_ROOMS = {"convert": "mlx_ltxw.convert", "train": "mlx_ltxw.train"}
+"""Rooms that are called like functions (see their `__init__`): the import system binds their names to them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
+    if name in __all__:
+        return getattr(importlib.import_module("mlx_ltxw.api"), name)
+    raise AttributeError(f"module 'mlx_ltxw' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

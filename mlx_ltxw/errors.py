@@ -1,10 +1,23 @@
-"""The one error a user sees without a traceback."""
+"""The one error a user sees without a traceback, and how its sentences name what the user gave."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+from mlx_ltxw.printing import printable
+
+_FIELD = re.compile(r"\{field:(\w+)(?:=([^{}]*))?\}")
+
+Spelling = Callable[[str, str | None], str]
+"""`(name, value)` of a field -> how this way in calls it: `lock_video=False` in Python, `--no-lock-video` as a flag."""
+
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake the user can mend. Texts from files may stand in it: its control characters are made visible.
+
+    Both sentences may name a field of the request, the training options or the conversion as `{field:NAME}` or
+    `{field:NAME=VALUE}`; the command turns these into its flags. As text the error spells them as Python does.
 
     Args:
         message: One sentence that says what is wrong.
@@ -12,6 +25,21 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message} {hint}")
-        self.message = message
-        self.hint = hint
+        self.message = printable(spelled(message), keep="\n\t")
+        self.hint = printable(spelled(hint), keep="\n\t")
+        self._raw = message, hint
+        super().__init__(f"{self.message} {self.hint}")
+
+    def spelled(self, spelling: Spelling) -> UserError:
+        """The same error with the fields as `spelling` has them."""
+        return UserError(*(spelled(text, spelling) for text in self._raw))
+
+
+def as_argument(name: str, value: str | None) -> str:
+    """A field as Python's argument: `lock_video=False`."""
+    return name if value is None else f"{name}={value}"
+
+
+def spelled(text: str, spelling: Spelling = as_argument) -> str:
+    """A text with its `{field:NAME=VALUE}` replaced."""
+    return _FIELD.sub(lambda found: spelling(found[1], found[2]), text)

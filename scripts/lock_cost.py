@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlx_ltxw  # noqa: F401  first of all, so that OpenBLAS is there before MLX
+import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
 # isort: split
 import click
@@ -34,6 +34,7 @@ import numpy as np
 from mlx_ltxw.adapter.apply import round_factors
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import NO_SKIPS, Transformer, TransformerConfig, Walk
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
 from mlx_ltxw.pipeline.adapters import reads_video
@@ -46,7 +47,6 @@ from mlx_ltxw.pipeline.latents import Latents, noise
 from mlx_ltxw.pipeline.samplers import euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import this_machine
 from scripts.random_model import (
     GRID,
     environment,
@@ -134,7 +134,7 @@ def measured(call: Callable[[], Any]) -> Measured:
 def measure_forwards(models: Models, streams: Sequence[Any], runs: int, warmup: int) -> None:
     """Times the three kinds in turn, and compares their outputs in every round."""
     video, audio = streams
-    walk = Walk.bounded(this_machine().blocks_per_submission)
+    walk = Walk.bounded(this_machine().in_pieces)
     calls = {
         "plain": evaluated(models.base, video, audio, NO_SKIPS, walk),
         "fused": evaluated(models.fused, video, audio, NO_SKIPS, walk),
@@ -211,7 +211,7 @@ def whole_run(
     """Denoises one clip after a step that is not counted; reports, and returns the last latents and each second."""
     (model, adapted), dtype = models.of(kind), default_dtype()
     config = model.config
-    rotary, walk = rotaries(model, geometry, dtype), Walk.bounded(this_machine().blocks_per_submission)
+    rotary, walk = rotaries(model, geometry, dtype), Walk.bounded(this_machine().in_pieces)
     denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype, walk=walk)
     start = noise(geometry, config.video.in_channels, config.audio.in_channels, SEED)
     start = start._replace(adapted=start.audio if adapted else None)
@@ -237,7 +237,7 @@ def picture(vae: VideoVAE, latents: Latents, geometry: Geometry) -> tuple[np.nda
     networks: Any = SimpleNamespace(video_vae=lambda: vae, dtype=default_dtype())
     assert latents.video is not None
     clock = time.perf_counter()
-    frames = np.concatenate(list(decode_video(networks, latents.video, geometry, this_machine().short_jobs)))
+    frames = np.concatenate(list(decode_video(networks, latents.video, geometry, this_machine().in_pieces)))
     return frames, round(time.perf_counter() - clock, 2)
 
 

@@ -18,6 +18,7 @@ import mlx_ltxw.blas  # noqa: F401
 # isort: split
 import mlx.core as mx
 
+from mlx_ltxw.machine import settle
 from mlx_ltxw.weights.model_dir import ModelDir
 from tests.leaks import State
 
@@ -28,6 +29,7 @@ if os.environ.get("MLX_LTXW_TEST_DEVICE") != "gpu":
         os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
 if mx.default_device() == mx.Device(mx.cpu):
     mx.disable_compile()  # as every run on the CPU does
+settle()  # as every run does
 
 # Fresh random examples wherever a person runs the tests; the same ones each time in CI, so that it fails for a change.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -28,13 +28,13 @@ DOWNWARDS = (
 """Every room, top floor first: arrows only go down. A run of training previews itself in takes, so these lie below."""
 
 MAY_IMPORT = {
-    "cli": {"pipeline", "train", "convert", "media", "adapter", "weights", "prompts", "takes"},
+    "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},
     "convert": {"weights"},
     "weights": {"models"},
-    "adapter": set(),
+    "adapter": {"weights"},
     "models": set(),
     "prompts": set(),
     "media": set(),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.saving import save_arrays
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _DTYPES: dict[str, np.dtype] = {
@@ -86,7 +85,7 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file through a temporary neighbour, so that nothing half-written bears the final name.
+    """Writes a safetensors file, whole or not at all.
 
     Raises:
         UserError: a value is not finite, or the folder cannot be written.
@@ -97,18 +96,7 @@ def write_tensors(path: Path, tensors: Mapping[str, mx.array], metadata: Mapping
             f"The adapter holds NaN or infinite values and was not saved: {', '.join(some(bad))}.",
             "Lower the learning rate and go on from an earlier checkpoint.",
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".safetensors")
-        os.close(handle)
-        try:
-            mx.save_safetensors(temporary, dict(tensors), dict(metadata))
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror}.", "Choose another file with -o.") from error
+    save_arrays(path, tensors, metadata)
 
 
 def bad_file(path: Path, why: str) -> UserError:
@@ -119,12 +107,6 @@ def bad_file(path: Path, why: str) -> UserError:
 def some(items: list[str], limit: int = 8) -> list[str]:
     """The first few of a list, and how many more there are."""
     return items if len(items) <= limit else [*items[:limit], f"and {len(items) - limit} more"]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

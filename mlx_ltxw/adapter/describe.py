@@ -56,7 +56,7 @@ class Description:
     modules: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """As JSON takes it."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -75,7 +75,7 @@ def place(adapter: Adapter, model: nn.Module, allow_partial: bool = False) -> Pl
     if placement.unplaced and not allow_partial:
         raise UserError(
             f"The adapter '{adapter.name}' fits this model only in part ({placement.summary}).",
-            "Use one that fits, or allow the rest to be left out with --allow-partial.",
+            "Use one that fits, or allow the rest to be left out with {field:allow_partial=True}.",
         )
     return placement
 

@@ -1,74 +1,76 @@
-"""The command line, `mlx-ltxw COMMAND`: each command is a module of its name here, loaded when it is asked for."""
+"""The command line, `mlx-ltxw COMMAND`: each command is a module of its name here, loaded when it is asked for.
+
+This module loads the standard library alone, so that Ctrl-C finds the handlers in place from the start.
+"""
 
 from __future__ import annotations
 
-import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import click
-
-from mlx_ltxw import __version__
-from mlx_ltxw.errors import UserError
+from mlx_ltxw.cli.streams import lenient_stderr
+from mlx_ltxw.machine import settle
 
 COMMANDS = {
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
     "generate": "Make a video with sound, or sound alone, from a prompt.",
     "train": "Train an adapter on clips.",
     "measure": "Loudness, voicing and vocal register of sound files.",
-    "inspect": "Say what a model directory, checkpoint or adapter holds.",
+    "inspect": "Say what a model directory, checkpoint, adapter or made file holds.",
     "export": "Write an adapter in another tool's spelling.",
 }
 """Command names and their one-line help, so that `-h` imports none of them."""
 
-_WATCHDOG = "Impacting Interactivity"
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return getattr(importlib.import_module(f"mlx_ltxw.cli.{name}"), name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="mlx-ltxw")
-def group() -> None:
-    """LTX-2.3 video with sound, and adapters that whisper, in MLX.
-
-    `mlx-ltxw generate "a woman in dim light, (woman, whispering): \\"close your eyes\\"" -o out.mp4`
-    """
-
 
 def main() -> None:
-    """Entry point: errors a user can mend are one message and exit 2; Ctrl-C exits 130."""
-    try:
-        sys.exit(group.main(standalone_mode=False))
-    except UserError as error:
-        _fail(f"Error: {error}", 2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("Stopped; nothing half-written was left behind.", 130)
-    except RuntimeError as error:
-        if _WATCHDOG not in str(error):
-            raise
-        _fail(
-            "Error: the system ended the GPU's work because it held up the display. "
-            "Close other windows or choose a smaller size, and run it again.",
-            2,
-        )
+    """Entry point: errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143."""
+    with _signals() as received, lenient_stderr():
+        try:
+            from mlx_ltxw.cli.entry import call
 
-
-def _fail(message: str, code: int) -> None:
-    click.echo(message, err=True)
+            settle()
+            code = call()
+        except KeyboardInterrupt:
+            code = _stopped(received)
+        except Exception:
+            if not received:
+                raise
+            code = _stopped(received)  # a library turned the interruption into an error of its own
     sys.exit(code)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "group":
+        from mlx_ltxw.cli.entry import group
+
+        return group
+    raise AttributeError(name)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Turns Ctrl-C and the system's request to end into `KeyboardInterrupt`; the numbers of those that came."""
+    received: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped(received: list[int]) -> int:
+    print("Stopped; nothing half-written was left behind.", file=sys.stderr)
+    return 128 + (received[-1] if received else signal.SIGINT)

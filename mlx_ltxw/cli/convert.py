@@ -38,25 +38,17 @@ def convert(
     SOURCE is a .safetensors file, a directory of component files, or a Hub repo (owner/name or owner/name/file). A run
     that was cut continues with the same command.
     """
+    from mlx_ltxw.cli.fields import spelling
     from mlx_ltxw.convert import run
-    from mlx_ltxw.convert.quantize import Quantization
-    from mlx_ltxw.errors import UserError
+    from mlx_ltxw.convert.face import prepare
+    from mlx_ltxw.errors import UserError, spelled
 
-    if group_size is not None and quantize is None:
-        raise UserError("--group-size needs -q.", "Add -q 4 or -q 8, or leave --group-size out.")
     if out is None and not dry_run:
-        raise UserError("There is no output directory.", "Add -o DIR, or --dry-run to see the plan.")
-    conversion = run.prepare(
-        source,
-        text_encoder,
-        quantization=Quantization.parse(quantize, group_size) if quantize else None,
-        revision=revision,
-        variant=variant,
-        data=not dry_run,
-    )
+        raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
+    conversion = prepare(source, text_encoder, quantize, group_size, revision, variant, data=not dry_run)
     if dry_run:
         for line in run.dry_run(conversion):
-            click.echo(line)
+            click.echo(spelled(line, spelling(click.get_current_context().command)))
     elif out is not None:
         model = run.convert(conversion, out, verify)
         click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")

@@ -19,17 +19,12 @@ import click
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="New file; default: NAME.TARGET.safetensors here."
 )
-def export(adapter: str, target: str, output: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
+def export(adapter: str, target: str, output: Path | None, overwrite: bool) -> None:
     """Writes ADAPTER (file, folder, Hugging Face repository or built-in name) the way another program reads it."""
-    from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
-    from mlx_ltxw.adapter.export import export as write
-    from mlx_ltxw.adapter.formats import read
-    from mlx_ltxw.adapter.source import locate
+    from mlx_ltxw.takes.export import export as write
 
-    located = locate(adapter, BUILTIN_ADAPTERS)
-    path = output or Path(f"{located.name.rsplit('/', 1)[-1]}.{target}.safetensors")
-    source = read(located.path, config=located.config, name=located.name)
-    write(source, target, path)
-    for note in source.notes:
+    done = write(adapter, target, output, overwrite=overwrite)
+    for note in done.notes:
         click.echo(f"note: {note}")
-    click.echo(f"wrote {len(source.targets)} modules to {path}")
+    click.echo(f"wrote {done.modules} modules to {done.path}")

@@ -1,8 +1,9 @@
-"""`mlx-ltxw generate`: flags to a Request, events to files."""
+"""`mlx-ltxw generate`: flags to a Request, events to the terminal."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,15 @@ import click
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
-    from mlx_ltxw.pipeline.request import Defaults, Request
+    from mlx_ltxw.cli.show import Show
+    from mlx_ltxw.pipeline.request import Request
+    from mlx_ltxw.takes.output import Output
     from mlx_ltxw.weights.model_dir import ModelDir
 
 GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
+LONGEST_PROMPT = 1 << 20
+"""Bytes that a file or standard input is read for."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,14 +28,23 @@ SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="A converted model.  [default: the built-in]")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
+@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
 @click.option("--manner", type=click.Choice(["whispering", "soft", "normal"]), help="How.")
 @click.option("--line", help="What is said.")
 @click.option("--script", type=click.Path(path_type=Path), help="Parts of one clip each, cut together (YAML or lines).")
+@click.option(
+    "--part", "parts", type=int, multiple=True, metavar="N",
+    help="Of a script made before: make this part again, with --seed or a random one; repeat for more.",
+)  # fmt: skip
+@click.option("--keep-parts", is_flag=True, help="Leave a script's parts in OUTPUT.parts, so that they are not remade.")
 @click.option("--negative", "negative_prompt", help="What guidance steers away from.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips.  [default: 10]")
+@click.option(
+    "--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips; -1 is a random one.  [default: 10]"
+)
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--width", type=int, help="Pixels.")
 @click.option("--height", type=int, help="Pixels.")
@@ -60,78 +74,126 @@ SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, model: Path | None, script: Path | None, from_metadata: Path | None, show_drift: bool, wav: bool,
-    spectrogram: bool, as_json: bool, **flags: Any,
+    output: Path, overwrite: bool, model: str | None, script: Path | None, from_metadata: Path | None,
+    parts: tuple[int, ...], keep_parts: bool, show_drift: bool, wav: bool, spectrogram: bool, as_json: bool,
+    quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
-    """Make a clip of PROMPT, which says what is seen and, in quotes, what is said."""
-    from mlx_ltxw.cli.output import Output
-    from mlx_ltxw.cli.script import run_script
-    from mlx_ltxw.pipeline.request import defaults_for
-    from mlx_ltxw.weights.builtin import BUILTIN_MODEL
-    from mlx_ltxw.weights.model_dir import ModelDir
+    """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
-    model_dir = ModelDir.open(model or BUILTIN_MODEL)
-    defaults = defaults_for(model_dir.variant, model_dir.generation)
-    request = _request(from_metadata, flags, defaults, needs_prompt=script is None)
-    files = Output(output, wav=wav, spectrogram=spectrogram, as_json=as_json)
-    if script is not None:
-        run_script(script, request, model_dir, files)
-    else:
-        _run(request, defaults, model_dir, files, show_drift)
+    Nothing is replaced without --overwrite.
+    """
+    from mlx_ltxw.cli.show import Show
+    from mlx_ltxw.takes.models import open_model
+    from mlx_ltxw.takes.output import Output
+
+    model_dir = open_model(model)
+    files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite)
+    show = Show(as_json, quiet)
+    given = _given(flags)
+    requests = _requests(script, from_metadata, given, model_dir)
+    scripted = script is not None or len(requests) > 1
+    if not scripted:
+        if parts or keep_parts:
+            raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
+        _make(requests[0], model_dir, files, show, show_drift)
+        return
+    if show_drift:
+        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
+    if parts:
+        from mlx_ltxw.takes.script import with_new_parts
+
+        seed, *_ = given.get("seeds", (-1,))
+        requests = with_new_parts(requests, from_metadata or output, parts, seed)
+    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts)
 
 
-def _run(request: Request, defaults: Defaults, model: ModelDir, files: Any, show_drift: bool) -> None:
-    from mlx_ltxw.cli.clip import fit_to_clip, read_picture
-    from mlx_ltxw.cli.output import show, show_drifts
+def _make(request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool) -> None:
     from mlx_ltxw.pipeline.networks import Networks
-    from mlx_ltxw.pipeline.plan import latent_grid, plan
-    from mlx_ltxw.pipeline.run import run
+    from mlx_ltxw.pipeline.request import RANDOM
+    from mlx_ltxw.takes.make import fit, make
 
-    if request.video is not None:
-        request = fit_to_clip(request, defaults, latent_grid(model))
-    job = plan(request, model)
+    job = fit(request, model)
     settings = job.settings
     if show_drift and (not settings.adapters or settings.locked or settings.audio_only or settings.video):
         raise UserError(
-            "--drift has nothing to measure: no adapter acts on a picture of this run.",
-            "Give it together with --adapter and --no-lock-video.",
+            "{field:show_drift} has nothing to measure: no adapter acts on a picture of this run.",
+            "Give it together with {field:adapters} and {field:lock_video=False}.",
         )
     files.check(settings)
-    picture = read_picture(settings, job.geometry.grid) if settings.video else None
+    if RANDOM in request.seeds:
+        show.note(f"seed {', '.join(map(str, settings.seeds))}")
+    show.started([job])
     networks = Networks(job.model, job.dtype)
-    made = show(run(job, networks, picture=picture), job, files)
+    made = show.follow(make(job, files, networks))
     if show_drift:
-        show_drifts(job, made, networks, files)
+        show.drifts(job, made, networks)
 
 
-def _request(source: Path | None, flags: dict[str, Any], defaults: Defaults, needs_prompt: bool) -> Request:
-    """The request of the flags, over that of a file's metadata if one is given."""
-    from mlx_ltxw.media.metadata import read_metadata
+def _make_script(
+    requests: list[Request], model: ModelDir, files: Output, show: Show, keep: bool, again: tuple[int, ...]
+) -> None:
+    from mlx_ltxw.takes.script import check_parts, make_script, plan_parts
+
+    jobs = plan_parts(requests, model)
+    check_parts(jobs, files, again)
+    show.started(jobs)
+    show.follow(make_script(jobs, files, keep=keep, again=again))
+
+
+def _requests(script: Path | None, source: Path | None, given: dict[str, Any], model: ModelDir) -> list[Request]:
+    """What is asked for: one request, or one for each part of a script."""
     from mlx_ltxw.pipeline.request import Request
+    from mlx_ltxw.takes.record import read_record, with_given
 
+    guidance = given.pop("guidance")
+    if script is not None:
+        from mlx_ltxw.prompts.script import read_script
+        from mlx_ltxw.takes.script import part_requests
+
+        if source is not None or "prompt" in given:
+            raise UserError(
+                "A script brings its own prompts.",
+                "Leave {field:prompt} and {field:from_metadata} out with {field:script}.",
+            )
+        shared = _with_guidance(Request(prompt="", **given), guidance, model)
+        return part_requests(read_script(script), shared, model)
+    if source is not None:
+        record = read_record(source)
+        if record.kind == "script" and "prompt" in given:
+            raise UserError(f"{source} is a script of several prompts.", "Leave {field:prompt} out.")
+        again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source))
+        changed = [dataclasses.replace(request, **given) for request in again]
+        return [_with_guidance(request, guidance, model) for request in changed]
+    if "prompt" not in given:
+        raise UserError(
+            "There is no prompt.",
+            "Say what is seen and said, or give {field:prompt_file=FILE} or {field:from_metadata=FILE}.",
+        )
+    return [_with_guidance(Request(**given), guidance, model)]
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as fields of a request, and `guidance`."""
     guidance = {name: flags.pop(name) for name in GUIDANCE_FLAGS}
     sentence = {name: flags.pop(name) for name in SENTENCE_FLAGS}
-    flags["prompt"] = _prompt(flags["prompt"], sentence)
+    flags["prompt"] = _prompt(flags["prompt"], flags.pop("prompt_file"), sentence)
     flags["audio_only"] = flags["audio_only"] or None
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    if not needs_prompt:
-        if source is not None or "prompt" in given:
-            raise UserError("A script brings its own prompts.", "Leave PROMPT and --from-metadata out with --script.")
-        request = Request(prompt="(script)", **given)
-    elif source is not None:
-        request = dataclasses.replace(Request.from_dict(read_metadata(source)), **given)
-    elif "prompt" in given:
-        request = Request(**given)
-    else:
-        raise UserError("There is no prompt.", "Say what is seen and said, or give --from-metadata FILE.")
-    return _with_guidance(request, guidance, defaults)
+    return {name: value for name, value in flags.items() if value not in (None, ())} | {"guidance": guidance}
 
 
-def _prompt(prompt: str | None, sentence: dict[str, str | None]) -> str | None:
-    """PROMPT, or the sentence built of `--scene --speaker --manner --line`."""
+def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
+    """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
+    from mlx_ltxw.files import read_text
     from mlx_ltxw.prompts.registers import build
 
+    if file is not None:
+        if prompt is not None:
+            raise UserError("PROMPT and {field:prompt_file} exclude each other.", "Leave one of them out.")
+        prompt = read_text(file, LONGEST_PROMPT).strip()
+    elif prompt == "-":
+        prompt = _standard_input()
     if not any(sentence.values()):
         return prompt
     missing = [f"--{name}" for name in ("scene", "speaker", "line") if not sentence[name]]
@@ -143,7 +205,20 @@ def _prompt(prompt: str | None, sentence: dict[str, str | None]) -> str | None:
     )
 
 
-def _with_guidance(request: Request, flags: dict[str, float | None], defaults: Defaults) -> Request:
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
+    if len(data) > LONGEST_PROMPT:
+        raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
+
+
+def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:
+    from mlx_ltxw.pipeline.request import defaults_for
+
+    defaults = defaults_for(model.variant, model.generation)
     shared = {"stg": flags["stg"], "modality": flags["modality_scale"], "rescale": flags["rescale"]}
     for name, cfg in (("video_guidance", flags["video_cfg"]), ("audio_guidance", flags["audio_cfg"])):
         changes = {key: value for key, value in (shared | {"cfg": cfg}).items() if value is not None}

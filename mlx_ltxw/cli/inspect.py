@@ -1,38 +1,20 @@
-"""`mlx-ltxw inspect`: what a model directory, a checkpoint or an adapter holds."""
+"""`mlx-ltxw inspect`: what a model directory, a checkpoint, an adapter or a made file holds."""
 
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
-from typing import Any
 
 import click
 
-_ADAPTER_KEY = re.compile(r"lora|lokr|hada_w|\.diff(_b)?$|dora_scale")
 
-
-@click.command(short_help="Say what a model directory, checkpoint or adapter holds.")
+@click.command(short_help="Say what a model directory, checkpoint, adapter or made file holds.")
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(target: str, as_json: bool) -> None:
-    """Say what TARGET holds: a model directory, a .safetensors checkpoint, or an adapter (file, folder, repo, name)."""
-    description = _describe(target)
-    click.echo(json.dumps(description.as_dict()) if as_json else str(description))
+    """Say what TARGET holds: a model directory, a .safetensors checkpoint, an adapter (file, folder, repo, name), or
+    the request in an mp4, wav or png of ours.
+    """
+    from mlx_ltxw.takes.describe import describe
 
-
-def _describe(target: str) -> Any:
-    from mlx_ltxw.weights.describe import describe_header, describe_model
-    from mlx_ltxw.weights.header import read_header
-    from mlx_ltxw.weights.model_dir import ModelDir
-
-    path = Path(target).expanduser()
-    if path.is_dir() and not (path / "adapter_config.json").exists():
-        return describe_model(ModelDir.open(path))
-    if path.is_file():
-        header = read_header(path)
-        if not any(_ADAPTER_KEY.search(name) for name in header.tensors):
-            return describe_header(header)
-    from mlx_ltxw.adapter.describe import describe
-
-    return describe(target)
+    description = describe(target)
+    click.echo(json.dumps(description.as_dict(), ensure_ascii=False) if as_json else str(description))

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.errors import UserError
+from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.errors import UserError, spelled
 
 if TYPE_CHECKING:
-    from mlx_ltxw.train.config import TrainConfig
     from mlx_ltxw.train.events import Event
-    from mlx_ltxw.weights.model_dir import ModelDir
     from mlx_ltxw.world import World
-
-CONFIG = "config.yaml"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +24,7 @@ CONFIG = "config.yaml"
     "--data", type=click.Path(path_type=Path), required=True, help="A folder of clips with .txt captions, or JSONL."
 )
 @click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="A converted model.  [default: the built-in]")
+@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Training options, YAML.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One option, over the file; repeat for more."
@@ -44,78 +41,58 @@ CONFIG = "config.yaml"
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
 @click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
 def train(
-    data: Path, run: Path, model: Path | None, file: Path | None, settings: tuple[str, ...], coupled: bool,
+    data: Path, run: Path, model: str | None, file: Path | None, settings: tuple[str, ...], coupled: bool,
     resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
+    from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.train import loop
-    from mlx_ltxw.weights.builtin import BUILTIN_MODEL
-    from mlx_ltxw.weights.model_dir import ModelDir
+    from mlx_ltxw.train.data.captions import Labels
+    from mlx_ltxw.train.data.findings import table
+    from mlx_ltxw.train.data.prepare import DataOptions
+    from mlx_ltxw.train.start import prepare_clips, run_config, write_config
     from mlx_ltxw.world import World
 
     if prepare_only and (upload or resume):
-        raise UserError("--prepare-only trains nothing.", "Leave --upload and --resume out with it.")
-    model_dir = ModelDir.open(model or BUILTIN_MODEL)
+        raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
+    model_dir = open_model(model)
     loop.check_base(model_dir, force)
     loop.check_folder(run, resume)
     settings += ("coupled=true",) if coupled else ()
-    config = _config(file, settings, run if resume else None, model_dir)
+    config = run_config(file, settings, run if resume else None, model_dir)
     world = World.join()
-    clips = _in_turn(world, lambda: _prepare(data, run, cache or run / "cache", model_dir, config, told, world.leads))
+    tell = _teller()
+    options = DataOptions(
+        Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),
+        told["transcribe"], told["audio_only"],
+    )  # fmt: skip
+    clips = _in_turn(
+        world,
+        lambda: prepare_clips(
+            data, run, cache or run / "cache", model_dir, config, options, leads=world.leads,
+            progress=_Bars(world.leads), tell=lambda found: tell(table(found)) if world.leads else None,
+        ),
+    )  # fmt: skip
     if prepare_only:
         if world.leads:
             click.echo(f"{len(clips)} clips are encoded; {run / 'clips.jsonl'} lists them.", err=True)
         return
     if world.leads:
-        _write_config(run, config)
+        write_config(run, config)
     with _asked_to_stop() as asked:
         done = _follow(loop.train(loop.Job(config, model_dir, clips, run, world), asked), world)
     if not done:
-        sys.exit(130)
+        sys.exit(128 + (asked.number or signal.SIGINT))
     if upload and world.leads:
         from mlx_ltxw.train.finish import upload as push
 
         click.echo(push(run, upload))
 
 
-def _config(file: Path | None, settings: tuple[str, ...], resumed: Path | None, model: ModelDir) -> TrainConfig:
-    """The options; those of the run that is resumed where nothing else is said."""
-    from mlx_ltxw.train.checkpoint import saved_config
-    from mlx_ltxw.train.config import read_config
-
-    before = saved_config(resumed) if resumed else None
-    return read_config(file, settings, before.to_dict() if before else None).with_sizes(model.generation)
-
-
-def _prepare(
-    data: Path, run: Path, cache: Path, model: ModelDir, config: TrainConfig, told: dict[str, Any], speaks: bool
-) -> list[Path]:
-    """The cached clips; the data's faults go to stderr."""
-    import json
-
-    from mlx_ltxw.media.files import write_bytes, write_errors
-    from mlx_ltxw.pipeline.geometry import Geometry
-    from mlx_ltxw.pipeline.plan import latent_grid
-    from mlx_ltxw.train.data.cache import build_cache
-    from mlx_ltxw.train.data.captions import Labels
-    from mlx_ltxw.train.data.dataset import write_listing
-    from mlx_ltxw.train.data.findings import refuse_errors, table
-    from mlx_ltxw.train.data.prepare import DataOptions, prepare
-
-    geometry = Geometry(*config.sizes, latent_grid(model))
-    labels = Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"])
-    options = DataOptions(labels, told["transcribe"], told["audio_only"])
-    with write_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
-    shown = _Bars(speaks)
-    prepared = prepare(data, geometry, options, run, progress=shown)
-    if speaks and prepared.findings:
-        click.echo(table(prepared.findings), err=True)
-    refuse_errors(prepared.findings)
-    if speaks:
-        write_listing(run / "clips.jsonl", prepared.clips)
-        write_bytes(run / "data.json", json.dumps(prepared.statistics, indent=1, ensure_ascii=False).encode())
-    return build_cache(prepared.clips, model, cache, shown)
+def _teller() -> Callable[[str], None]:
+    """Prints for people, with fields as this command's flags."""
+    spell = spelling(click.get_current_context().command)
+    return lambda text: click.echo(spelled(text, spell), err=True)
 
 
 def _in_turn(world: World, work: Callable[[], list[Path]]) -> list[Path]:
@@ -150,28 +127,34 @@ class _Bars:
             self.bar.close()
 
 
-def _write_config(run: Path, config: TrainConfig) -> None:
-    import yaml
+class _Asked:
+    """Whether somebody asked the run to end.
 
-    from mlx_ltxw.media.files import write_bytes
+    Attributes:
+        number: Of the first signal; Ctrl-C's where another machine asked.
+    """
 
-    write_bytes(run / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).encode())
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> bool:
+        return bool(self.number)
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def _asked_to_stop() -> Iterator[_Asked]:
     """Whether Ctrl-C was pressed, or the system asked to end; a second Ctrl-C ends at once."""
-    asked: list[int] = []
+    asked = _Asked()
 
     def note(number: int, frame: Any) -> None:
-        if asked and number == signal.SIGINT:
+        if asked() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.number = asked.number or number
         click.echo("\nfinishing the step …", err=True)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

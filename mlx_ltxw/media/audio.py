@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.media.containers import DAMAGED, audio_stream, opened, start_of, video_stream
-from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 
 LAYOUTS = {1: "mono", 2: "stereo"}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo, to_frames
 from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
-from mlx_ltxw.media.files import replacing, write_errors
 from mlx_ltxw.media.metadata import KEY, to_text
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.names import kind, tokens_of
 from mlx_ltxw.adapter.placing import Placement, place
-from mlx_ltxw.adapter.source import locate
+from mlx_ltxw.adapter.source import Located, locate
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
@@ -30,11 +30,13 @@ class Chosen:
         adapters: Each with its strength.
         placements: Where each goes.
         summaries: `NAME: placed n of N (...)` for each, and what had to be assumed about it.
+        located: Where each was found.
     """
 
     adapters: Adapters
     placements: tuple[Placement, ...]
     summaries: tuple[str, ...]
+    located: tuple[Located, ...] = ()
 
 
 def choose(settings: Settings, config: TransformerConfig) -> Chosen:
@@ -45,7 +47,7 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
     """
     skeleton = Transformer(config, with_video=not settings.audio_only)
     names = list(linears(Transformer(config))) if settings.adapters else []
-    adapters, placements, summaries = [], [], []
+    adapters, placements, summaries, found = [], [], [], []
     for spec in settings.adapters:
         source, strength = parse_adapter(spec)
         located = locate(source, BUILTIN_ADAPTERS)
@@ -56,12 +58,13 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
             raise UserError(
                 f"The adapter '{adapter.name}' changes the picture's own modules ({placement.outside_audio[0]}, …), "
                 "which the video lock keeps as they are.",
-                "Add --no-lock-video to let it act on the picture.",
+                "Set {field:lock_video=False} to let it act on the picture.",
             )
         adapters.append((adapter, strength))
         placements.append(placement)
+        found.append(located)
         summaries += [f"{located.name}: {line}" for line in (placement.summary, *adapter.notes)]
-    return Chosen(adapters, tuple(placements), tuple(summaries))
+    return Chosen(adapters, tuple(placements), tuple(summaries), tuple(found))
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
     if settings.register_at is not None:
         adapted = attach(transformer, chosen.adapters, chosen.placements)
         _set_gates(adapted, settings.register_at, geometry)
-        notes.append("the adapter's strength follows --register-at (experimental)")
+        notes.append("the adapter's strength changes in time (experimental)")
     else:
         fused = fuse(
             transformer,

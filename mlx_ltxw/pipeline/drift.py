@@ -51,7 +51,7 @@ def drift(
         settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
         adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
     )
-    contexts = networks.contexts(job.prompts, job.machine.text_layers_per_eval)
+    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
     models, base = transformers(plain, networks), {}
     for seed in made:
         for step in steps(plain, models, contexts, seed, noise_source=noise_source):
@@ -69,7 +69,7 @@ def drift(
 
 def _frames(job: Plan, networks: Networks, latents: Latents) -> Iterator[np.ndarray]:
     assert latents.video is not None
-    return decode_video(networks, latents.video, job.geometry, job.machine.short_jobs)
+    return decode_video(networks, latents.video, job.geometry, job.machine.in_pieces)
 
 
 def _change(ours: mx.array, base: mx.array) -> float:

@@ -61,12 +61,12 @@ class Networks:
         network: VocoderWithBWE = self._load("vocoder")
         return network
 
-    def contexts(self, prompts: Sequence[str], layers_per_eval: int = 0) -> Contexts:
+    def contexts(self, prompts: Sequence[str], in_pieces: bool = False) -> Contexts:
         """Text contexts of the prompts, encoded once; the text encoder is gone from memory afterwards.
 
         Args:
             prompts: The prompt and, where guidance needs it, the negative prompt.
-            layers_per_eval: Text layers between evaluations, 0 for all at once.
+            in_pieces: See `Machine.in_pieces`.
 
         Raises:
             UserError: a prompt is longer than the model reads.
@@ -75,7 +75,7 @@ class Networks:
         if key not in self._contexts:
             while len(self._contexts) >= _CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype, layers_per_eval)
+            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype, in_pieces)
         return self._contexts[key]
 
     def close(self) -> None:

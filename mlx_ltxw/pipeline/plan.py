@@ -8,6 +8,7 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, choose
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import Guidance, passes
@@ -15,7 +16,7 @@ from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.samplers import Sampler, euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import Machine, check_fit, this_machine, weights_in_memory
+from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
 _DECODING = 4 << 30

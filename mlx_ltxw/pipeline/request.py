@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import secrets
 import types
 import typing
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,11 @@ from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_V
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
+RANDOM = -1
+"""Stands for any seed; the one that is drawn is in the settings."""
+SEEDS = 1 << 64
+_MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Request:
     Attributes:
         prompt: What is seen and said.
         negative_prompt: What guidance steers away from.
-        seeds: One clip each.
+        seeds: One clip each: 0 to 2^64 - 1, or -1 for any.
         width, height: Pixels.
         frames: Video frames; also sets the length of audio without a picture.
         frame_rate: Frames a second.
@@ -57,6 +65,15 @@ class Request:
     video: str | None = None
     soften_onset: bool = True
 
+    def __post_init__(self) -> None:
+        for name, kind in (("seeds", int), ("adapters", str)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
+                raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
+            object.__setattr__(self, name, tuple(value))
+        if self.video is not None:
+            object.__setattr__(self, "video", str(self.video))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
         """The request that a file's metadata holds (`Settings.to_dict`, and what names its maker).
@@ -64,7 +81,7 @@ class Request:
         Raises:
             UserError: it is no request, or has fields this version does not know.
         """
-        makers = ("mlx_ltxw", "model")
+        makers = ("kind", "mlx_ltxw", "model", "adapter_sha256")
         return _build(cls, {name: value for name, value in values.items() if name not in makers})
 
 
@@ -147,20 +164,51 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     if not request.seeds:
         raise UserError("There is no seed.", "Give at least one.")
     values = {name: value for name, value in vars(request).items() if value is not None}
-    settings = Settings(**{**vars(defaults), **values})
-    if settings.steps < 1:
-        raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
+    settings = Settings(**{**vars(defaults), **values, "seeds": draw_seeds(request.seeds)})
+    _check_numbers(settings)
     if variant == "distilled":
         _check_distilled(settings)
     _check_adapters(settings)
     return settings
 
 
+def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, each `RANDOM` among them replaced by one of the system's own.
+
+    Raises:
+        UserError: one is negative, has over 64 bits, or is there twice.
+    """
+    if len(seeds) > _MOST_SEEDS:
+        raise UserError(f"{len(seeds)} seeds are too many for one run.", f"Give up to {_MOST_SEEDS}.")
+    for seed in seeds:
+        if not RANDOM <= seed < SEEDS:
+            raise UserError(f"{seed} is no seed.", f"Give a whole number from 0 to 2^64 - 1, or {RANDOM} for any.")
+    drawn = tuple(secrets.randbelow(1 << 32) if seed == RANDOM else seed for seed in seeds)
+    (seed, count), *_ = Counter(drawn).most_common(1) or [(0, 0)]
+    if count > 1:
+        raise UserError(f"The seed {seed} is there {count} times.", "Give each seed once.")
+    return drawn
+
+
+def _check_numbers(settings: Settings) -> None:
+    """Refuses what no machine can make, before anything is allocated for it."""
+    if settings.steps < 1:
+        raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
+    for name, most in _MOST.items():
+        value = getattr(settings, name)
+        if not value <= most:
+            raise UserError(f"{name} is {value}, which is beyond any model.", f"Give {{field:{name}}} up to {most}.")
+    for field, guidance in (("video", settings.video_guidance), ("audio", settings.audio_guidance)):
+        for name in ("cfg", "stg", "modality", "rescale"):
+            if not math.isfinite(getattr(guidance, name)):
+                raise UserError(f"The {field} guidance's {name} is no finite number.", "Give a number.")
+
+
 def _check_distilled(settings: Settings) -> None:
     if settings.steps != DISTILLED_STEPS:
         raise UserError(
             f"A distilled model takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
-            "Leave --steps out, or use the dev model.",
+            "Leave {field:steps} out, or use the dev model.",
         )
     if settings.video_guidance != NO_GUIDANCE or settings.audio_guidance != NO_GUIDANCE:
         raise UserError("A distilled model takes no guidance.", "Leave the guidance options out, or use the dev model.")
@@ -168,11 +216,13 @@ def _check_distilled(settings: Settings) -> None:
 
 def _check_adapters(settings: Settings) -> None:
     if settings.register_at is not None and not settings.adapters:
-        raise UserError("--register-at has no adapter to act on.", "Add --adapter.")
+        raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")
     if settings.register_at is not None and settings.fuse:
-        raise UserError("A fused adapter cannot change its strength in time.", "Leave --fuse or --register-at out.")
+        raise UserError(
+            "A fused adapter cannot change its strength in time.", "Leave {field:fuse} or {field:register_at} out."
+        )
     if settings.video is not None and settings.audio_only:
-        raise UserError("--video and --audio-only exclude each other.", "Leave one of them out.")
+        raise UserError("{field:video} and {field:audio_only} exclude each other.", "Leave one of them out.")
 
 
 def _build(cls: type, values: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import soften_onset
 from mlx_ltxw.models.transformer import Walk
@@ -19,7 +20,7 @@ from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
 from mlx_ltxw.pipeline.encode import encode_frames
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents, NoiseSource, noise, renoise
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, Stage
@@ -40,14 +41,15 @@ def run(
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded.
     """
     began = time.perf_counter()
+    settle()
     ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
-    contexts = networks.contexts(job.prompts, job.machine.text_layers_per_eval)
+    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype, job.machine.short_jobs)
+        tokens = encode_frames(networks.video_vae(), picture, job.dtype, job.machine.in_pieces)
         given = Conditions(video=Given(tokens))
     models: Models | None = None
     for number, seed in enumerate(job.settings.seeds):
@@ -91,7 +93,7 @@ def steps(
         denoiser = Denoiser(
             models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
-            Walk.bounded(job.machine.blocks_per_submission),
+            Walk.bounded(int(job.machine.in_pieces)),
         )  # fmt: skip
         start = _start(stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()
@@ -119,10 +121,10 @@ def _start(
 
 def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
     clock = time.perf_counter()
-    waveform, rate = decode_audio(networks, latents.sound, job.machine.short_jobs)
+    waveform, rate = decode_audio(networks, latents.sound, job.machine.in_pieces)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     seconds = time.perf_counter() - clock
     made = latents.video if job.settings.video is None else None
-    video = None if made is None else decode_video(networks, made, job.geometry, job.machine.short_jobs)
+    video = None if made is None else decode_video(networks, made, job.geometry, job.machine.in_pieces)
     return Decoded(seed, video, waveform, rate, seconds, peak_memory())

@@ -138,7 +138,7 @@ def build(scene: str, speaker: str, manner: str, line: str) -> str:
             "The speaker is woman or man, the manner whispering, soft or normal.",
         )
     if not scene or not line:
-        raise UserError(f"The {'line' if scene else 'scene'} is empty.", "Give both --scene and --line.")
+        raise UserError(f"The {'line' if scene else 'scene'} is empty.", "Give both.")
     if any(quote in line for quote in _QUOTES):
         raise UserError("The line has a quote inside.", "Use single quotes within what is said.")
     if not _NO_ARTICLE.match(scene):
@@ -169,7 +169,7 @@ def check(prompt: str, seconds: float, adapter: bool = True) -> list[Hint]:
     hints = [hint for turn in turns for hint in (_register_hints(turn) if adapter else _bare_hints(turn))]
     registers = {turn.register for turn in turns} - {None}
     if adapter and len(registers) > 1:
-        text = "Two registers in one clip come out as one; make them as parts with --script."
+        text = "Two registers in one clip come out as one; make them as parts of a {field:script}."
         hints.append(Hint("mixed-registers", text))
     hints += [_quotes_hint(turn) for turn in turns if not turn.quoted]
     needed = sum(turn.seconds for turn in turns)
@@ -200,7 +200,7 @@ def _register_hints(turn: Turn) -> list[Hint]:
 
 def _bare_hints(turn: Turn) -> list[Hint]:
     if "whisper" in turn.manner or "soft" in turn.manner:
-        text = f"LTX-2.3 alone cannot speak in the manner '{turn.manner}'; add --adapter."
+        text = f"LTX-2.3 alone cannot speak in the manner '{turn.manner}'; add {{field:adapters}}."
         return [Hint("needs-adapter", text)]
     return []
 

@@ -10,6 +10,8 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.prompts.registers import build, parse
 
 _FIELDS = ("scene", "speaker", "manner", "line")
+_OPTIONS = ("seconds", "adapter", "strength", "seed")
+_KNOWN = ", ".join((*_FIELDS, *_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,27 @@ class Part:
     Attributes:
         prompt: In the adapter's grammar.
         seconds: How long it shall be; None leaves it to the run's settings.
+        adapters: Its own; None leaves them to the run.
+        strength: Of its adapters, in place of theirs.
+        seed: Its own; None leaves it to the run.
+        normal: Whether it is to be spoken as the base model speaks, without the run's adapters.
     """
 
     prompt: str
-    seconds: float | None
+    seconds: float | None = None
+    adapters: tuple[str, ...] | None = None
+    strength: str | None = None
+    seed: int | None = None
+    normal: bool = False
 
 
 def read_script(path: Path) -> list[Part]:
     """Reads a script file.
 
-    A `.yaml` or `.yml` file is a list of tables with `scene`, `speaker`, `manner`, `line` and, if wanted, `seconds`;
-    `scene` may be left out after the first and then stays. Any other file holds one prompt of the grammar a line, blank
-    lines and lines that begin with `#` left out.
+    A `.yaml` or `.yml` file is a list of tables with `scene`, `speaker`, `manner`, `line`; `scene` may be left out
+    after the first and then stays. If wanted, a part has `seconds`, `seed`, `adapter` (one, a list, or `none`) and
+    `strength`; a part with the manner `normal` and no adapter of its own has none. Any other file holds one prompt of
+    the grammar a line, blank lines and lines that begin with `#` left out; all have the run's adapters.
 
     Raises:
         UserError: naming the part or line that is wrong.
@@ -57,7 +68,7 @@ def _from_lines(path: Path, text: str) -> list[Part]:
                 f"Line {number} of '{path}' is not one part of a script.",
                 'Write it as: a dim room, (woman, whispering): "close your eyes".',
             )
-        parts.append(Part(prompt, None))
+        parts.append(Part(prompt))
     return parts
 
 
@@ -82,18 +93,49 @@ def _part(path: Path, number: int, item: Any, scene: str | None) -> tuple[Part, 
     where = f"Part {number} of '{path}'"
     if not isinstance(item, dict):
         raise UserError(f"{where} is no table.", f"Give it {', '.join(_FIELDS)}.")
-    unknown = sorted(str(key) for key in item.keys() - {*_FIELDS, "seconds"})
+    unknown = sorted(str(key) for key in item.keys() - {*_FIELDS, *_OPTIONS})
     if unknown:
-        raise UserError(f"{where} has the unknown key {', '.join(unknown)}.", f"Known: {', '.join(_FIELDS)}, seconds.")
+        raise UserError(
+            f"{where} has the unknown key {', '.join(unknown)}.", f"Known: {', '.join((*_FIELDS, *_OPTIONS))}."
+        )
     fields = ({"scene": scene} if scene is not None else {}) | item
     missing = [key for key in _FIELDS if not isinstance(fields.get(key), str)]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)} (each a text).", "Add what is missing.")
     seconds = item.get("seconds")
-    if seconds is not None and (not isinstance(seconds, int | float) or not 0 < seconds <= 600):
+    if seconds is not None and (
+        not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= 600
+    ):
         raise UserError(f"{where}: seconds is {seconds!r}.", "Give a number of seconds over 0.")
     try:
         prompt = build(*(fields[key] for key in _FIELDS))
     except UserError as error:
         raise UserError(f"{where}: {error.message}", error.hint) from error
-    return Part(prompt, None if seconds is None else float(seconds)), fields["scene"]
+    part = Part(
+        prompt, None if seconds is None else float(seconds), _adapters(where, item.get("adapter")),
+        _strength(where, item.get("strength")), _seed(where, item.get("seed")), fields["manner"] == "normal",
+    )  # fmt: skip
+    return part, fields["scene"]
+
+
+def _adapters(where: str, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{where}: adapter is {value!r}.", "Give a name, a list of names, or none.")
+    return () if names == ["none"] else tuple(names)
+
+
+def _strength(where: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: strength is {value!r}.", "Give a number, or module=number pairs.")
+    return str(value)
+
+
+def _seed(where: str, value: Any) -> int | None:
+    if value is not None and type(value) is not int:
+        raise UserError(f"{where}: seed is {value!r}.", "Give a whole number.")
+    return value

@@ -141,8 +141,8 @@ def read_config(
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"'--set {text}' has no value.", "Write it as --set key=value, such as --set steps=500.")
-        values[name.strip()] = _yaml(value, f"--set {text}")
+            raise UserError(f"'{text}' has no value.", "Write it as key=value, such as {field:steps=500}.")
+        values[name.strip()] = _yaml(value, text)
     config = _build(values)
     _check_ranges(config)
     _check_use(config)
@@ -159,7 +159,7 @@ def _file_values(file: Path) -> dict[str, Any]:
     try:
         values = _yaml(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}).", "Give a YAML file with --config.") from error
+        raise UserError(f"{file} cannot be read ({error}).", "Give a YAML file.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -14,8 +14,8 @@ import mlx.core as mx
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import on_cpu, peak_memory, settle
 from mlx_ltxw.models import ops
-from mlx_ltxw.pipeline.events import peak_memory
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.config import TrainConfig
@@ -64,7 +64,7 @@ def check_base(model: ModelDir, force: bool) -> None:
     if model.variant == "distilled" and not force:
         raise UserError(
             f"{model.path.name} is a distilled model; adapters trained on one learn almost nothing.",
-            "Train on the dev model, whose adapters work on both, or add --force.",
+            "Train on the dev model, whose adapters work on both, or add {field:force=True}.",
         )
 
 
@@ -75,7 +75,9 @@ def check_folder(run: Path, resume: bool) -> None:
         UserError: there is a run, and it is not to be resumed.
     """
     if not resume and (checkpoint.saved_steps(run) or (run / finish.ADAPTER).exists()):
-        raise UserError(f"{run} holds a run already.", "Add --resume to continue it, or choose another folder.")
+        raise UserError(
+            f"{run} holds a run already.", "Add {field:resume=True} to continue it, or choose another folder."
+        )
 
 
 def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -92,6 +94,7 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]
         UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.
     """
     ops.settle_compile()
+    settle()
     trainer = Trainer(job)
     yield trainer.started()
     if job.world.leads:
@@ -122,7 +125,7 @@ class Trainer:
         config = job.config
         clips = [load_clip(file) for file in job.clips]
         self.base = job.model.load("transformer", default_dtype(), audio_only=all(clip.video is None for clip in clips))
-        if mx.default_device() == mx.Device(mx.cpu):
+        if on_cpu():
             expand(self.base, default_dtype())
         mx.eval(self.base.parameters())
         adapter = fresh_adapter(self.base, config)
@@ -164,7 +167,7 @@ class Trainer:
         if not math.isfinite(audio + video + length):
             raise UserError(
                 f"The loss or its gradient is no number any more at step {state.step + 1}.",
-                "Lower learning_rate and start again, or --resume from the last checkpoint if it was a fault.",
+                "Lower learning_rate and start again, or, if it was a fault, go on with {field:resume=True}.",
             )
         rate = optimizer.learning_rate(config, state.step)
         state.advance(gradient, length, config)
@@ -247,7 +250,7 @@ class Trainer:
         if self.job.world.leads:
             self._save()
         raise UserError(
-            f"Another machine of the run was lost{saved}.", "Start the machines again with --resume."
+            f"Another machine of the run was lost{saved}.", "Start the machines again with {field:resume=True}."
         ) from error
 
     def _save(self) -> Path:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.files import write_bytes, write_errors
-from mlx_ltxw.media.measure import measure
-from mlx_ltxw.media.spectrogram import write_spectrogram
+from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.networks import Networks
-from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.prompts.registers import parse
+from mlx_ltxw.takes.events import Decoding, Written
+from mlx_ltxw.takes.make import written
+from mlx_ltxw.takes.record import sample_record
+from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -98,11 +98,7 @@ def make_samples(
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
         )  # fmt: skip
-        samples += [
-            _keep(event, request, folder, step, number)
-            for event in run(plan(request, model), networks)
-            if isinstance(event, Decoded)
-        ]
+        samples.append(_make(plan(request, model), networks, folder, step, number))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
@@ -115,13 +111,16 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
-def _keep(clip: Decoded, request: Request, folder: Path, step: int, number: int) -> Sample:
-    wav, picture = f"{number}.wav", f"{number}.png"
-    metadata: dict[str, Any] = {"prompt": request.prompt, "training_step": step}
-    write_wav(folder / wav, clip.waveform, clip.rate, metadata=metadata)
-    write_spectrogram(folder / picture, clip.waveform, clip.rate)
-    figures = measure(clip.waveform, clip.rate)
-    return Sample(step, request.prompt, wav, picture, figures.register, figures.lufs, figures.voiced)
+def _make(job: Plan, networks: Networks, folder: Path, step: int, number: int) -> Sample:
+    names = f"{number}.wav", f"{number}.png"
+    paths = [folder / name for name in names]
+
+    def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
+        return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
+
+    (figures,) = (event.measurement for event in written(job, write, networks=networks) if isinstance(event, Written))
+    assert figures is not None
+    return Sample(step, job.settings.prompt, *names, figures.register, figures.lufs, figures.voiced)
 
 
 def all_samples(run_folder: Path) -> list[Sample]:

@@ -12,9 +12,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw import __version__
+from mlx_ltxw.files import replacing, write_bytes
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.files import replacing, write_bytes
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.pipeline.decode import decode_video
@@ -23,7 +22,9 @@ from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
-from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.takes.make import follow
+from mlx_ltxw.takes.record import clip_record
+from mlx_ltxw.takes.write import all_frames
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model.corpus import SENTENCES, VOICES, caption, gate_captions, quiet_manner
 from scripts.voice_model.measure import RATE, nearest
@@ -175,19 +176,18 @@ def _make(path: Path, base: Path, job: Plan) -> None:
     the base's clip."""
     path.with_suffix(".json").unlink(missing_ok=True)  # what it says is of another clip
     began, latents, decoded = time.perf_counter(), None, None
-    for event in run(job):
+    for event in follow(job):
         if isinstance(event, Step):
             latents = event.latents
         elif isinstance(event, Decoded):
-            assert event.video is not None
-            decoded = np.concatenate(list(event.video)), event.waveform
+            decoded = all_frames(event), event.waveform
     seconds = time.perf_counter() - began
     assert latents is not None
     assert decoded is not None
     frames, waveform = decoded
+    assert frames is not None
     settings = job.settings
-    metadata = settings.to_dict() | {"mlx_ltxw": __version__, "model": job.model.identity}
-    write_mp4(path, [frames], settings.frame_rate, waveform, metadata=metadata)
+    write_mp4(path, [frames], settings.frame_rate, waveform, metadata=clip_record(job, settings.seeds[0]))
     found: dict[str, Any] = {"video": _tokens(latents), "opening": seen_opening(frames), "seconds": seconds}
     if settings.adapters:
         found |= _difference(job, found["video"], frames, base)

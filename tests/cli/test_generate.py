@@ -1,7 +1,9 @@
 """`mlx-ltxw generate` with the model that ships with the package."""
 
+import io
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -131,7 +133,7 @@ def test_onset_click_is_taken_down_unless_kept(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (click, 48000))
     peaks = []
     for flag in ("--soften-onset", "--keep-onset"):
-        generate(cli, tmp_path / "out.wav", "--audio-only", flag)
+        generate(cli, tmp_path / "out.wav", "--audio-only", flag, "--overwrite")
         peaks.append(np.abs(read_audio(tmp_path / "out.wav", 48000)).max())
     assert peaks == pytest.approx([0.01, 0.9], abs=0.002)
 
@@ -156,7 +158,7 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
     clip = probe(path)
     assert clip.duration == pytest.approx((17 + 17 - 2) / 24, abs=0.001)
     assert done.out.split() == [str(path)]
-    assert not folder.exists()
+    assert os.listdir(folder) == ["taken"]
     assert "part 2 of 2: a woman in dim light, (woman, speaking softly)" in done.err
 
 
@@ -207,12 +209,178 @@ def test_folder_without_permission(cli, tmp_path):
 
 
 def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
-    import mlx_ltxw.cli.output as output
+    import mlx_ltxw.cli.progress as progress
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.Progress, "step", interrupt)
+    monkeypatch.setattr(progress.Progress, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL)
     assert done.code == 130
     assert os.listdir(tmp_path) == []
+
+
+SOUND = ("--audio-only", "--frames", 9, "--steps", 1)
+
+
+def test_nothing_is_replaced_without_a_word(cli, tmp_path):
+    path = tmp_path / "out.wav"
+    path.write_text("mine")
+    done = cli("generate", PROMPT, "-o", path, *SOUND)
+    assert done.code == 2
+    assert "out.wav exists already. Give another output name, or replace it with --overwrite." in done.err
+    assert path.read_text() == "mine"
+    assert cli("generate", PROMPT, "-o", path, *SOUND, "--overwrite").code == 0
+    assert read_metadata(path)["seeds"] == [10]
+
+
+def test_a_random_seed_is_told_and_kept(cli, tmp_path):
+    done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", -1)
+    (seed,) = read_metadata(tmp_path / "out.wav")["seeds"]
+    assert f"seed {seed}\n" in done.err
+    other = cli("generate", PROMPT, "-o", tmp_path / "b.wav", *SOUND, "--seed", -1, "--json")
+    assert json.loads(other.out.splitlines()[0])["settings"]["seeds"] != [seed]
+
+
+def test_quiet_prints_names_alone(cli, tmp_path):
+    done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "-q")
+    assert (done.out, done.err) == (f"{tmp_path / 'out.wav'}\n", "")
+
+
+def test_the_prompt_comes_from_a_file_or_from_standard_input(cli, tmp_path, monkeypatch):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + PROMPT.encode() + b"\n")
+    assert cli("generate", "--prompt-file", file, "-o", tmp_path / "a.wav", *SOUND).code == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PROMPT.encode() + b"\n")))
+    assert cli("generate", "-", "-o", tmp_path / "b.wav", *SOUND).code == 0
+    assert [read_metadata(tmp_path / name)["prompt"] for name in ("a.wav", "b.wav")] == [PROMPT, PROMPT]
+
+
+def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
+    done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL, "--seed", 1, "--seed", 2)
+    lines = [line for line in done.err.splitlines() if not line.startswith("Note")]
+    starts = [
+        "prompt encoded in", "seed 1: 2 steps in", "seed 1: 17 frames decoded in", "written, peak",
+        "seed 2: 2 steps in", "seed 2: 17 frames decoded in", "written, peak",
+    ]  # fmt: skip
+    assert sorted(line[:18] for line in lines) == sorted(start[:18] for start in starts)
+    assert "\r" not in done.err
+
+
+def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
+    from mlx_ltxw.cli.progress import Progress
+    from mlx_ltxw.pipeline.events import Step
+    from mlx_ltxw.takes.events import Decoding
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    bar = Progress()
+    for index in (1, 2):
+        bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None))
+    bar.decoding(Decoding(3, 9, 17))
+    bar.decoding(Decoding(3, 17, 17))
+    bar.close()
+    shown = screen.getvalue()
+    assert "seed 3: 100%" in shown
+    assert "0.50 s/step" in shown
+    assert "seed 3, decoding: 100%" in shown
+    assert "17/17 frames" in shown
+    assert "step/s" not in shown
+    assert "it/s" not in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--audio-cfg", "nan"], "audio guidance's cfg is no finite number"),
+        (["--video-cfg", "inf"], "video guidance's cfg"),
+        (["--seed", "18446744073709551616"], "is no seed"),
+        (["--seed", "-2"], "-2 is no seed"),
+        (["--seed", "3", "--seed", "3"], "seed 3 is there 2 times"),
+        (["--steps", "1000000000"], "--steps up to 1000"),
+        (["--frames", "1000000001"], "--frames up to"),
+        (["--prompt-file", "p"], "exclude each other"),
+        (["--part", "1"], "--part and --keep-parts are a script's"),
+    ],
+)
+def test_numbers_are_checked_before_the_run(cli, tmp_path, flags, words):
+    done = cli("generate", "a", "-o", tmp_path / "x.mp4", *flags)
+    assert done.code == 2
+    assert words in done.err
+    assert os.listdir(tmp_path) == []
+
+
+def test_largest_seed(cli, tmp_path):
+    assert cli("generate", PROMPT, "-o", tmp_path / "a.wav", *SOUND, "--seed", 2**64 - 1).code == 0
+    assert read_metadata(tmp_path / "a.wav")["seeds"] == [2**64 - 1]
+
+
+def test_a_script_is_made_again_from_its_metadata(cli, tmp_path):
+    script, first, again = tmp_path / "script.yaml", tmp_path / "first.mp4", tmp_path / "again.mp4"
+    script.write_text(
+        "- {scene: a woman in dim light, speaker: woman, manner: whispering, line: close your eyes}\n"
+        "- {speaker: woman, manner: normal, line: stay here, seed: 4}\n"
+    )
+    flags = ("--adapter", "whisper", "--wav", *SMALL)
+    done = cli("generate", "--script", script, "-o", first, *flags)
+    assert done.code == 0, done.err
+    parts = read_metadata(first)["parts"]
+    assert [(part["adapters"], part["seeds"]) for part in parts] == [(["whisper"], [10]), ([], [4])]
+    done = cli("generate", "--from-metadata", first, "-o", again, "--wav")
+    assert done.code == 0, done.err
+    assert first.with_suffix(".wav").read_bytes() == again.with_suffix(".wav").read_bytes()
+    assert np.array_equal(*(read_video(path, 32, 24, 64, 32) for path in (first, again)))
+    shown = cli("inspect", first).out
+    assert "kind            script" in shown
+    assert "part 2" in shown
+    assert json.loads(cli("inspect", first, "--json").out)["kind"] == "script"
+
+
+def test_one_part_is_made_again_alone(cli, tmp_path):
+    script, path = tmp_path / "script.txt", tmp_path / "talk.wav"
+    script.write_text('a woman, (woman): "close your eyes"\na man, (man): "close your eyes"\n')
+    common = ("generate", "--script", script, "-o", path, *SOUND)
+    assert cli(*common, "--keep-parts").code == 0
+    done = cli(*common, "--part", 2, "--seed", 5, "--overwrite")
+    assert done.code == 0, done.err
+    assert "part 1 of 2 (kept)" in done.err
+    assert "part 2 of 2: a man" in done.err
+    assert [part["seeds"] for part in read_metadata(path)["parts"]] == [[10], [5]]
+    assert cli(*common, "--part", 3, "--overwrite").code == 2
+
+
+def test_files_of_somebody_elses_request_are_not_read(cli, tmp_path):
+    import shutil
+
+    from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
+
+    mine = tmp_path / "my adapter.safetensors"
+    shutil.copy(BUILTIN_ADAPTERS["whisper"], mine)
+    path = tmp_path / "out.wav"
+    assert cli("generate", PROMPT, "-o", path, *SOUND, "--adapter", f"{mine}:0.5").code == 0
+    done = cli("generate", "--from-metadata", path, "-o", tmp_path / "again.wav")
+    assert done.code == 2
+    assert f"--adapter '{mine}:0.5'" in done.err
+    given = cli("generate", "--from-metadata", path, "-o", tmp_path / "again.wav", "--adapter", f"{mine}:0.5")
+    assert given.code == 0, given.err
+    assert np.array_equal(read_audio(path, 48000), read_audio(tmp_path / "again.wav", 48000))
+
+
+def test_each_clip_is_written_when_it_is_done(cli, tmp_path, monkeypatch):
+    """Ctrl-C while the second is made leaves the first."""
+    from mlx_ltxw.cli.progress import Progress
+
+    step = Progress.step
+
+    def interrupt(self, event):
+        if event.seed == 2:
+            raise KeyboardInterrupt
+        step(self, event)
+
+    monkeypatch.setattr(Progress, "step", interrupt)
+    done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", 1, "--seed", 2)
+    assert done.code == 130
+    assert os.listdir(tmp_path) == ["out-1.wav"]

@@ -122,7 +122,7 @@ def test_disk_that_takes_no_more(tmp_path):
         text=True,
         cwd=ROOT,
     )
-    assert "said: There is no space left" in child.stderr
+    assert "could not be written: File too large. Free some space and run the same command again" in child.stderr
     assert "it continues where it stopped" in child.stderr
     assert not list(out.rglob("*.part"))
     with pytest.raises(UserError, match="not a finished model"):
@@ -196,7 +196,7 @@ def test_missing_gemma(tmp_path):
 
 def test_variant_that_nothing_tells(tmp_path):
     path = checkpoint(tmp_path, name="model.safetensors")
-    with pytest.raises(UserError, match="Add --variant dev or --variant distilled"):
+    with pytest.raises(UserError, match="Add variant=dev or variant=distilled"):
         convert(path, tmp_path / "out")
     assert convert(path, tmp_path / "out", variant="distilled").variant == "distilled"
 

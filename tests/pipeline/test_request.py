@@ -68,6 +68,39 @@ def test_metadata_of_something_else(values):
         resolve(Request.from_dict(values), DEV, "dev")
 
 
+@pytest.mark.parametrize("fields", [{"adapters": "whisper"}, {"seeds": 3}, {"seeds": ("3",)}, {"adapters": (1,)}])
+def test_one_is_given_as_a_tuple_too(fields):
+    with pytest.raises(UserError, match="Give a tuple"):
+        Request("a", **fields)
+    assert Request("a", seeds=[1, 2]).seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request("a", seeds=(-2,)), "-2 is no seed"),
+        (Request("a", seeds=(1 << 64,)), "is no seed"),
+        (Request("a", seeds=(3, 3)), "2 times"),
+        (Request("a", seeds=tuple(range(20_000))), "too many"),
+        (Request("a", steps=10**9), "steps"),
+        (Request("a", frames=10**9), "frames"),
+        (Request("a", frame_rate=float("nan")), "frame_rate"),
+        (Request("a", audio_guidance=Guidance(cfg=float("nan"))), "audio guidance's cfg"),
+        (Request("a", video_guidance=Guidance(rescale=float("inf"))), "video guidance's rescale"),
+    ],
+)
+def test_numbers_beyond_sense(request_, words):
+    with pytest.raises(UserError, match=words):
+        resolve(request_, DEV, "dev")
+
+
+def test_a_random_seed_is_drawn_once_resolved():
+    seeds = [resolve(Request("a", seeds=(-1, 5)), DEV, "dev").seeds for _ in range(2)]
+    assert seeds[0][1] == seeds[1][1] == 5
+    assert seeds[0][0] != seeds[1][0]
+    assert resolve(Request("a", seeds=((1 << 64) - 1,)), DEV, "dev").seeds == ((1 << 64) - 1,)
+
+
 def test_the_lock_is_for_adapters_and_a_made_picture():
     adapted = Request("a", adapters=("x",))
     assert resolve(adapted, DEV, "dev").locked

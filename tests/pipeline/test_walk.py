@@ -19,7 +19,7 @@ def test_generation_submits_every_block_of_every_pass(distilled, monkeypatch):
     want = latents(distilled, request)
     added, submitted = [], []
     add = Submissions.add
-    monkeypatch.setattr(Machine, "blocks_per_submission", 1)
+    monkeypatch.setattr(Machine, "in_pieces", True)
     monkeypatch.setattr(
         Submissions, "add", lambda self, piece: (added.append((self.every, self.window)), add(self, piece))
     )

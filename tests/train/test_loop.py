@@ -57,7 +57,7 @@ def test_events_in_order(done):
     assert kinds[-3:] == [Saved, Sampled, Finished]
     assert [event.step for event in done[1] if isinstance(event, Sampled)] == [0, 30, 60]
     line = str(next(event for event in done[1] if isinstance(event, Progress) and event.step == 20))
-    assert all(word in line for word in ("step 20/60", "loss audio", "delta rms", "s/step", "left", "GiB"))
+    assert all(word in line for word in ("step 20/60", "loss audio", "delta rms", "s/step", "left", "GB"))
 
 
 def test_the_adapter_is_official_and_told(done, tiny_model):

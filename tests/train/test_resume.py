@@ -103,7 +103,7 @@ def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):
     with pytest.raises(UserError, match="other clips"):
         last(loop.train(job(tiny_model, whole, SETTINGS, count=4)))
     loop.check_folder(whole, resume=True)
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="resume=True"):
         loop.check_folder(whole, resume=False)
     assert checkpoint.saved_config(whole).learning_rate == 1e-3
     assert checkpoint.saved_config(tmp_path) is None

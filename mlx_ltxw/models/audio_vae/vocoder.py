@@ -109,11 +109,11 @@ class Vocoder(nn.Module):
             for size, dilations in zip(self.config.block_kernels, self.config.block_dilations, strict=True)
         )
 
-    def __call__(self, mel: mx.array, evaluate_stages: bool = False) -> mx.array:
+    def __call__(self, mel: mx.array, in_pieces: bool = False) -> mx.array:
         """Renders `mel` (B, T, mels, 2), natural log, as a waveform (B, T * product of rates, 2) in float32.
 
         Args:
-            evaluate_stages: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
+            in_pieces: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
         """
         batch, frames, _, _ = mel.shape
         x = mel.astype(mx.float32).swapaxes(2, 3).reshape(batch, frames, -1)  # (B, T, 2 * mels)
@@ -121,10 +121,10 @@ class Vocoder(nn.Module):
         blocks = len(self.config.block_kernels)
         for stage, up in enumerate(self.ups):
             group = self.resblocks[stage * blocks : (stage + 1) * blocks]
-            x = ops.in_pieces(partial(mean_of, group), up(x), self._reach())
-            if evaluate_stages:
+            x = ops.in_chunks(partial(mean_of, group), up(x), self._reach())
+            if in_pieces:
                 mx.eval(x)
-        x = ops.in_pieces(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
+        x = ops.in_chunks(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
         if self.config.final == "tanh":
             return mx.tanh(x)
         return mx.clip(x, -1, 1) if self.config.final == "clip" else x

@@ -39,7 +39,7 @@ def _streams() -> tuple[Any, Any]:
     return mx.new_thread_local_stream(mx.cpu), mx.new_thread_local_stream(mx.cpu)
 
 
-def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
+def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
     """`function(x)`, on the CPU piece by piece along time, two pieces at once.
 
     MLX computes an elementwise operation on one core; two streams keep two of them busy.

@@ -6,10 +6,7 @@ import sys
 
 import mlx.core as mx
 
-
-def on_cpu() -> bool:
-    """Whether arrays are computed on the CPU by default."""
-    return mx.default_device().type == mx.DeviceType.cpu
+from mlx_ltxw.machine import on_cpu
 
 
 def slow_exponentials() -> bool:

@@ -104,7 +104,7 @@ def compose(line: str, labels: Labels) -> str:
     if labels.speaker is None:
         raise CaptionFault(
             'It is not known who speaks; write (woman, whispering): "…" in the caption, name the folder '
-            "woman-whispering, or give --speaker and --manner."
+            "woman-whispering, or give {field:speaker} and {field:manner}."
         )
     if _REMAINS.search(line):
         raise CaptionFault(f'The caption does not parse; write it as (woman, whispering): "…", not as {_start(line)}.')

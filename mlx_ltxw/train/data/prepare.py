@@ -76,7 +76,7 @@ def prepare(
         progress: See `Progress`.
 
     Raises:
-        UserError: there is no data at all, or `--transcribe` lacks its package.
+        UserError: there is no data at all, or transcribing lacks its package.
     """
     geometry.check()
     hears: Transcriber | None = None
@@ -203,10 +203,10 @@ def _caption(text: str, given: str | None, source: Source) -> str:
 
 def _no_words(source: Source, end: float, given: str | None) -> Finding:
     if given is None:
-        text = "The clip has no caption; write one beside it (the same name with .txt), or add --transcribe."
+        text = "The clip has no caption; write one beside it (the same name with .txt), or add {field:transcribe=True}."
         return error(source.name, "no-caption", text)
     text = (
         f"The speech of these {end - source.start:.1f} s is longer than a clip, and when each word is said is not "
-        "known; add --transcribe, cut the file, or train longer clips (--set frames)."
+        "known; add {field:transcribe=True}, cut the file, or train longer clips ({field:frames})."
     )
     return error(source.name, "too-long", text)

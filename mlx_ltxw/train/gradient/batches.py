@@ -60,7 +60,7 @@ class Batches:
         if config.batch_size < self.machines:
             raise UserError(
                 f"A batch of {config.batch_size} clips cannot be shared by {self.machines} machines.",
-                f"Give --set batch_size={self.machines} or more, or use fewer machines.",
+                f"Give {{field:batch_size={self.machines}}} or more, or use fewer machines.",
             )
         self._keep = sum(file.stat().st_size for file in files) <= _KEPT_BYTES
         self._kept: dict[int, CachedClip] = {}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, Walk
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
@@ -21,7 +22,6 @@ from mlx_ltxw.train.gradient.layout import Factors, Layout, clear_factors, set_f
 from mlx_ltxw.train.gradient.loss import noised, velocity_loss
 from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import this_machine
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -104,7 +104,7 @@ def walking(config: TrainConfig) -> Walk:
     """
     if compiles(config):
         return Walk()
-    return Walk.bounded(1) if this_machine().blocks_per_submission else Walk(submit_every=1, window=0)
+    return Walk.bounded(1) if this_machine().in_pieces else Walk(submit_every=1, window=0)
 
 
 class Objective:

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten, tree_map
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import adapted_linears, attach
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.machine import Machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import Modality, Transformer, Walk
 from mlx_ltxw.train.config import TrainConfig
@@ -22,7 +23,6 @@ from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import set_factors
 from mlx_ltxw.train.gradient.recompute import CastLinear, expand
 from mlx_ltxw.tree import share, size_of
-from mlx_ltxw.weights.memory import Machine
 from tests.numbers import relative_error as relative
 from tests.train.clips import build_model, factors, gradient, objective, small
 

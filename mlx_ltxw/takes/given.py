@@ -1,4 +1,4 @@
-"""`generate --video CLIP`: the size a clip's picture is seen at, and its frames."""
+"""A clip whose picture is kept: the size it is seen at, and its frames."""
 
 from __future__ import annotations
 

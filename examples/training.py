@@ -1,0 +1,36 @@
+"""Trains a small adapter on whispers that the built-in model makes, a few steps only, and listens to it.
+
+python examples/training.py [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+import mlx_ltxw as ltx
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "training")
+clips = folder / "clips"
+clips.mkdir(parents=True, exist_ok=True)
+
+# Four clips with a caption beside each. Yours would be recordings.
+model = ltx.load()
+for seed, line in enumerate(["close your eyes", "stay here"] * 2):
+    prompt = f'a woman in dim light, (woman, whispering): "{line}"'
+    model.generate(prompt, adapter="whisper", seed=seed, audio_only=True, steps=4).save(clips / f"{seed}.wav")
+    (clips / f"{seed}.txt").write_text(prompt)
+
+done = ltx.train(
+    clips,
+    folder / "run",
+    model=model,
+    follow=print,  # each event says itself in a line
+    steps=5,
+    rank=4,
+    preview_every=0,
+    preview_steps=2,
+)
+
+print(done.adapter, done.delta_rms)
+for sample in done.samples:
+    print(f"step {sample.step}: {sample.register}, {sample.lufs:.1f} LUFS: {sample.prompt}")
+print(ltx.inspect(done.adapter))

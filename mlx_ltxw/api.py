@@ -1,0 +1,180 @@
+"""The Python face: models that are loaded once, and the clips they make.
+
+`import mlx_ltxw as ltx` exports everything here lazily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypedDict, Unpack, overload
+
+from mlx_ltxw.convert.face import convert
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
+from mlx_ltxw.pipeline.guidance import Guidance
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.takes.clip import Clip
+from mlx_ltxw.takes.describe import Described, describe
+from mlx_ltxw.takes.export import Exported, export
+from mlx_ltxw.takes.make import fit, follow
+from mlx_ltxw.takes.models import open_model
+from mlx_ltxw.train.face import Trained, train
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.model_dir import ModelDir
+
+__all__ = [
+    "Adapted", "Clip", "Conditioned", "Decoded", "Event", "Exported", "Guidance", "Measurement", "Model", "Request",
+    "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
+]  # fmt: skip
+
+Adapter = str | Path | Sequence[str | Path] | None
+"""One or several of `NAME|FILE|REPO[:STRENGTH]`."""
+
+
+class Fields(TypedDict, total=False):
+    """Fields of a `Request` that `Model.generate` takes by name; left out, they are the model's own."""
+
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    frames: int | None
+    frame_rate: float | None
+    steps: int | None
+    video_guidance: Guidance | None
+    audio_guidance: Guidance | None
+    audio_only: bool
+    lock_video: bool
+    fuse: bool
+    allow_partial: bool
+    register_at: str | None
+    video: str | None
+    soften_onset: bool
+
+
+def load(model: str | Path | None = None, *, resident: bool = True) -> Model:
+    """Opens a model; its networks are loaded when a clip first needs them.
+
+    Args:
+        model: A model directory that `convert` wrote; `OWNER/REPO` or `OWNER/REPO@REVISION` for one on the Hub, which
+            is downloaded once; None for the small model that ships with the package.
+        resident: Keeps the networks in memory from one clip to the next; otherwise each goes when its stage is done.
+            What is made is the same.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    return Model(open_model(model), resident)
+
+
+def inspect(target: str | Path) -> Described:
+    """What a model directory, a checkpoint, an adapter or a made mp4, wav or png holds: `print` it, or ask `as_dict()`.
+
+    Of a made file (`MadeFile`), `request` makes it again.
+
+    Raises:
+        UserError: none of these, or damaged.
+    """
+    return describe(str(target))
+
+
+class Model:
+    """A model to make clips with. As a context manager it lets its networks go at the end.
+
+    Attributes:
+        directory: Where the weights are.
+    """
+
+    def __init__(self, directory: ModelDir, resident: bool = True) -> None:
+        self.directory = directory
+        self._networks = Networks(directory, default_dtype(), keep=True) if resident else None
+
+    def __repr__(self) -> str:
+        return f"<Model {self.directory.path.name}, {self.directory.variant}>"
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def generate(self, prompt: str, *, adapter: Adapter = None, seed: int = 10, **fields: Unpack[Fields]) -> Clip: ...
+
+    @overload
+    def generate(
+        self, prompt: str, *, adapter: Adapter = None, seed: Sequence[int], **fields: Unpack[Fields]
+    ) -> list[Clip]: ...
+
+    def generate(
+        self, prompt: str, *, adapter: Adapter = None, seed: int | Sequence[int] = 10, **fields: Unpack[Fields]
+    ) -> Clip | list[Clip]:
+        """Makes a clip.
+
+        Args:
+            prompt: What is seen and, in quotes, what is said.
+            adapter: `whisper`, a file, a Hub repository, each with `:STRENGTH` behind it if wanted; or several.
+            seed: Of the noise; -1 for any. Several seeds give a list of clips.
+            **fields: Of `Request`: `steps=8`, `audio_only=True`, `lock_video=False`, ...
+
+        Raises:
+            UserError: the model cannot make it.
+        """
+        seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
+        clips = list(self.clips(Request(prompt, seeds=seeds, adapters=_adapters(adapter), **fields)))
+        return clips if isinstance(seed, Sequence) else clips[0]
+
+    def clips(self, request: Request) -> Iterator[Clip]:
+        """Makes the clips of a request one after another, each given when it is done.
+
+        Raises:
+            UserError: the model cannot make them.
+        """
+        job = self.plan(request)
+        for event in self._run(job):
+            if isinstance(event, Decoded):
+                yield Clip(job, event)
+
+    def stream(self, request: Request | str) -> Generator[Event, None, None]:
+        """The events of a run as they come; closing the generator ends it.
+
+        Yields:
+            Conditioned; Adapted, if there are adapters; for each seed Step after Step, each with the latents after it,
+            and Decoded with the clip.
+
+        Raises:
+            UserError: the model cannot make it.
+        """
+        return self._run(self.plan(Request(request) if isinstance(request, str) else request))
+
+    def plan(self, request: Request) -> Plan:
+        """Every number of a run, and what will be tight, with nothing loaded yet.
+
+        Raises:
+            UserError: the model cannot make it.
+        """
+        return fit(request, self.directory)
+
+    def close(self) -> None:
+        """Lets the networks go; the next clip loads them again."""
+        if self._networks is not None:
+            self._networks.close()
+
+    def _run(self, job: Plan) -> Generator[Event, None, None]:
+        return follow(job, self._networks)
+
+
+def _adapters(given: Adapter) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str | Path):
+        return (str(given),)
+    if not isinstance(given, Sequence):
+        raise UserError(f"{given!r} is no adapter.", "Give a name, a file, a repository, or a list of them.")
+    return tuple(str(one) for one in given)

@@ -1,0 +1,145 @@
+"""What `generate` shows while it runs: progress on stderr, or events as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.cli.progress import Progress
+from mlx_ltxw.errors import spelled
+from mlx_ltxw.machine import peak_memory
+from mlx_ltxw.pipeline.drift import drift
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
+from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.printing import readable
+from mlx_ltxw.prompts.registers import check as check_prompt
+from mlx_ltxw.takes.events import Decoding, PartBegun, Told, Written
+
+
+class Show:
+    """Tells of a run.
+
+    Args:
+        as_json: Events go to stdout as JSON, one a line.
+        quiet: Nothing but errors goes to stderr.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet or as_json
+        self._told: set[str] = set()
+        self._spelling = spelling(command.command if (command := click.get_current_context(silent=True)) else None)
+
+    def note(self, text: str) -> None:
+        """Shows a note on stderr, unless it has been shown."""
+        if text not in self._told and not self.quiet:
+            click.echo(text, err=True)
+        self._told.add(text)
+
+    def started(self, jobs: Iterable[Plan]) -> None:
+        """What is about to be made, and what should be known before it is; each note once."""
+        for job in jobs:
+            settings = job.settings
+            hints = check_prompt(settings.prompt, job.geometry.seconds, bool(settings.adapters))
+            texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
+            notes = [spelled(text, self._spelling) for text in texts]
+            if self.as_json:
+                line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
+            for note in notes:
+                self.note(f"Note: {note}")
+
+    def follow(self, events: Iterator[Told]) -> dict[int, Latents]:
+        """Shows a run to its end; the names of the files it leaves go to stdout.
+
+        Returns:
+            The final latents by seed.
+        """
+        made: dict[int, Latents] = {}
+        bar = Progress(quiet=self.quiet)
+        for event in events:
+            if isinstance(event, Step):
+                made[event.seed] = event.latents
+            if self.as_json:
+                self._json(event)
+            elif isinstance(event, Step):
+                bar.step(event)
+            elif isinstance(event, Decoding):
+                bar.decoding(event)
+            elif isinstance(event, Written):
+                bar.close()
+                self._written(event)
+            elif isinstance(event, Adapted):
+                for note in event.notes:
+                    self.note(note)
+            else:
+                self._say(event)
+        return made
+
+    def drifts(self, job: Plan, made: dict[int, Latents], networks: Networks) -> None:
+        """Runs without the adapters too, and says how far the picture and the sound moved."""
+        bar = Progress("without adapters, seed", self.quiet)
+        for change in drift(job, made, networks, bar.step):
+            if self.as_json:
+                line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
+            else:  # asked for by name, so told even when quiet
+                click.echo(
+                    f"seed {change.seed}: the adapters moved the picture by {change.video:.2%} "
+                    f"({change.psnr:.1f} dB PSNR) and the sound by {change.audio:.2%} (latents, relative)",
+                    err=True,
+                )
+        bar.close()
+
+    def _say(self, event: Conditioned | PartBegun) -> None:
+        if self.quiet:
+            return
+        if isinstance(event, PartBegun):
+            kept = " (kept)" if event.kept else ""
+            click.echo(f"part {event.number} of {event.total}{kept}: {event.prompt} (seed {event.seed})", err=True)
+        else:
+            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {readable(event.peak_memory)}", err=True)
+
+    def _written(self, event: Written) -> None:
+        found = event.measurement
+        if found is not None and not self.quiet:
+            heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
+            click.echo(
+                f"written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
+                f"{found.voiced:.0%} voiced",
+                err=True,
+            )
+        for path in event.files:
+            click.echo(path)
+
+    def _json(self, event: Told) -> None:
+        if isinstance(event, Written):
+            found = event.measurement
+            heard = {} if found is None else {
+                "register": found.register, "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced,
+            }  # fmt: skip
+            files = [str(path) for path in event.files]
+            line(event="written", seed=event.seed, files=files, **heard, peak_memory=peak_memory())
+        elif not isinstance(event, Decoding):
+            line(**_facts(event))
+
+
+def line(**values: Any) -> None:
+    """One event on stdout, at once."""
+    click.echo(json.dumps(values, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def _facts(event: Conditioned | Adapted | Step | PartBegun) -> dict[str, Any]:
+    if isinstance(event, Adapted):
+        return {"event": "adapted", "notes": event.notes}
+    if isinstance(event, Step):
+        names = ("seed", "index", "total", "sigma", "seconds", "peak_memory")
+        return {"event": "step"} | {name: getattr(event, name) for name in names}
+    name = "conditioned" if isinstance(event, Conditioned) else "part"
+    return {"event": name} | vars(event)

@@ -1,0 +1,100 @@
+"""What a path or name holds: a model directory, a checkpoint, an adapter, or a file that was made here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_ltxw.adapter import describe as adapters
+from mlx_ltxw.files import local_path
+from mlx_ltxw.media.containers import probe
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.printing import printable
+from mlx_ltxw.takes.record import Record, read_record
+from mlx_ltxw.weights.describe import Description, describe_header, describe_model
+from mlx_ltxw.weights.header import read_header
+from mlx_ltxw.weights.model_dir import ModelDir
+
+MADE = (".mp4", ".wav", ".png")
+_ADAPTER_KEY = re.compile(r"lora|lokr|hada_w|\.diff(_b)?$|dora_scale")
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A clip, script or listening sample.
+
+    Attributes:
+        name: Its path.
+        record: What it says of itself.
+        seconds: Its length; None for a picture.
+    """
+
+    name: str
+    record: Record
+    seconds: float | None
+
+    @property
+    def request(self) -> Request:
+        """What makes it again; of a script the first part."""
+        return self.record.requests[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {"name": self.name, "seconds": self.seconds, **asdict(self.record)}
+
+    def __str__(self) -> str:
+        record = self.record
+        length = "" if self.seconds is None else f", {self.seconds:.2f} s"
+        facts = {"kind": f"{record.kind}{length}", "written by": f"mlx-ltxw {record.version or 'unknown'}"}
+        if record.model:
+            facts["model"] = f"{record.model.get('name')} ({record.model.get('variant')})"
+        if record.training_step is not None:
+            facts["training step"] = str(record.training_step)
+        lines = [self.name, *(f"{label:<16}{value}" for label, value in facts.items())]
+        for number, request in enumerate(record.requests, 1):
+            if record.kind == "script":
+                lines.append(f"part {number}")
+            lines += [f"{label:<16}{value}" for label, value in _facts(request).items()]
+        lines += [f"{'sha256':<16}{digest}  {name}" for name, digest in record.adapter_sha256.items()]
+        return printable("\n".join(lines), keep="\n")
+
+
+Described = Description | adapters.Description | MadeFile
+
+
+def describe(target: str) -> Described:
+    """Says what a model directory, a .safetensors checkpoint, an adapter (file, folder, repo, name) or a made mp4, wav
+    or png holds.
+
+    Raises:
+        UserError: none of these, or damaged.
+    """
+    path = local_path(target)
+    if path.is_dir() and not (path / "adapter_config.json").exists():
+        return describe_model(ModelDir.open(path))
+    if path.suffix.lower() in MADE:
+        record = read_record(path)
+        return MadeFile(str(path), record, None if path.suffix.lower() == ".png" else probe(path).duration)
+    if path.is_file():
+        header = read_header(path)
+        if not any(_ADAPTER_KEY.search(name) for name in header.tensors):
+            return describe_header(header)
+    return adapters.describe(target)
+
+
+def _facts(request: Request) -> dict[str, str]:
+    """Label -> value, of what a request says."""
+    size = f"{request.width} x {request.height}, " if request.width and not request.audio_only else ""
+    facts = {
+        "prompt": request.prompt,
+        "seed": ", ".join(map(str, request.seeds)),
+        "size": f"{size}{request.frames} frames at {request.frame_rate:g} a second" if request.frame_rate else "",
+        "steps": str(request.steps or ""),
+        "adapters": ", ".join(request.adapters),
+        "video lock": ("on" if request.lock_video else "off") if request.adapters and not request.audio_only else "",
+        "register at": request.register_at or "",
+        "picture of": request.video or "",
+        "sound alone": "yes" if request.audio_only else "",
+    }
+    return {label: value for label, value in facts.items() if value}

@@ -1,0 +1,62 @@
+"""What making files tells its caller, beside the events of the run (`mlx_ltxw.pipeline.events`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ltxw.media.measure import Measurement
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Some frames of a clip are decoded and written.
+
+    Attributes:
+        seed: Of the clip.
+        done, total: Frames.
+    """
+
+    seed: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """One clip's files are there, each whole.
+
+    Attributes:
+        seed: Of the clip.
+        files: The main one first; empty for a part of a script, which is on its way into the whole.
+        measurement: Of its sound; None for a whole script, whose parts were measured.
+        peak_memory: Bytes.
+    """
+
+    seed: int
+    files: tuple[Path, ...]
+    measurement: Measurement | None
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class PartBegun:
+    """One part of a script is next.
+
+    Attributes:
+        number, total: From 1.
+        prompt: Of the part.
+        seed: Of the part.
+        kept: Whether it is there from an earlier run, and is not made again.
+    """
+
+    number: int
+    total: int
+    prompt: str
+    seed: int
+    kept: bool
+
+
+Told = Conditioned | Adapted | Step | Decoding | Written | PartBegun
+"""Every event of `make` and `make_script`."""

@@ -1,0 +1,87 @@
+"""A request to finished files: the run's events, and each clip written as soon as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from mlx_ltxw.machine import peak_memory
+from mlx_ltxw.media.measure import measure
+from mlx_ltxw.pipeline.events import Decoded, Event
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
+from mlx_ltxw.pipeline.request import Request, defaults_for
+from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.takes.events import Decoding, Told, Written
+from mlx_ltxw.takes.given import fit_to_clip, read_picture
+from mlx_ltxw.takes.output import Output
+from mlx_ltxw.takes.record import clip_record
+from mlx_ltxw.takes.write import write_files
+from mlx_ltxw.weights.model_dir import ModelDir
+
+Writer = Callable[[Decoded, Plan], Iterator[Decoding]]
+"""Writes one clip, telling how far its frames are."""
+
+
+def fit(request: Request, model: ModelDir) -> Plan:
+    """Plans a request; sizes left open come from the given clip, if there is one.
+
+    Raises:
+        UserError: the clip cannot be read, or the model cannot make what is asked for.
+    """
+    if request.video is not None:
+        request = fit_to_clip(request, defaults_for(model.variant, model.generation), latent_grid(model))
+    return plan(request, model)
+
+
+def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None, None]:
+    """The run of a plan, with the picture it is given; closing it ends the run.
+
+    Args:
+        job: From `fit`.
+        networks: Of its model and dtype; None loads what is needed for this run alone.
+    """
+    picture = read_picture(job.settings, job.geometry.grid) if job.settings.video else None
+    yield from run(job, networks, picture=picture)
+
+
+def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[Told]:
+    """Makes every clip of a run and writes it when it is done.
+
+    Closing the iterator ends the run; the files written so far stay, and nothing half-written does.
+
+    Args:
+        job: From `fit`.
+        output: Its files.
+        networks: See `follow`.
+
+    Raises:
+        UserError: a file cannot be written, or is there and may not be replaced.
+    """
+    output.check(job.settings)
+
+    def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
+        return write_files(output.names(job.settings, clip.seed), clip, job.settings, clip_record(job, clip.seed))
+
+    return written(job, write, lambda seed: tuple(output.names(job.settings, seed)), networks)
+
+
+def written(
+    job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None
+) -> Iterator[Told]:
+    """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
+
+    Args:
+        job: From `fit`.
+        write: Writes a clip.
+        files: Names of a seed's clip, for `Written`.
+        networks: See `follow`.
+    """
+    with closing(follow(job, networks)) as events:
+        for event in events:
+            if isinstance(event, Decoded):
+                yield from write(event, job)
+                yield Written(event.seed, files(event.seed), measure(event.waveform, event.rate), peak_memory())
+            else:
+                yield event

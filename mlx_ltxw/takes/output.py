@@ -1,0 +1,69 @@
+"""The files a run leaves: their names, and what must not be there yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import check_writable
+from mlx_ltxw.pipeline.request import Settings
+
+
+@dataclass(frozen=True)
+class Output:
+    """The files a user asked for.
+
+    Attributes:
+        path: As the user named it; several seeds get `-SEED` before the ending. A wav of a clip with a picture gets
+            its sound alone.
+        wav: Whether a wav goes beside the mp4.
+        spectrogram: Whether a picture of the spectrum goes beside it.
+        overwrite: Whether files of these names may be replaced.
+    """
+
+    path: Path
+    wav: bool = False
+    spectrogram: bool = False
+    overwrite: bool = False
+
+    def names(self, settings: Settings, seed: int) -> list[Path]:
+        """The files of one clip: the main one first."""
+        main = self.path if len(settings.seeds) == 1 else self.path.with_stem(f"{self.path.stem}-{seed}")
+        names = [main]
+        if self.wav and main.suffix.lower() != ".wav":
+            names.append(main.with_suffix(".wav"))
+        if self.spectrogram:
+            names.append(main.with_suffix(".png"))
+        return names
+
+    def check(self, settings: Settings) -> None:
+        """Refuses what cannot be written before any work is done.
+
+        Raises:
+            UserError: a wrong ending, a missing folder, no permission, or a file that is there and may not be replaced.
+        """
+        endings = (".wav",) if settings.audio_only else (".mp4",) if settings.video else (".mp4", ".wav")
+        if self.path.suffix.lower() not in endings:
+            kind = "Sound alone" if settings.audio_only else "A video"
+            wanted = " or ".join(endings)
+            raise UserError(f"{kind} cannot be written to {self.path.name}.", f"Give a name that ends in {wanted}.")
+        names = [path for seed in settings.seeds for path in self.names(settings, seed)]
+        for path in names:
+            check_writable(path)
+        refuse_existing(names, self.overwrite)
+
+
+def refuse_existing(paths: list[Path], overwrite: bool) -> None:
+    """Refuses names that are taken.
+
+    Raises:
+        UserError: names every file that is there.
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        verb = "exists" if len(there) == 1 else "exist"
+        raise UserError(
+            f"{', '.join(there)} {verb} already.",
+            "Give another output name, or replace it with {field:overwrite=True}.",
+        )

@@ -1,0 +1,189 @@
+"""What a made file says of itself: one schema for clips, scripts and listening samples, so that each is made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_ltxw import __version__
+from mlx_ltxw.adapter.strength import parse_adapter
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.metadata import read_metadata
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.request import Request, Settings
+from mlx_ltxw.takes.sources import is_local, pinned
+
+Kind = Literal["clip", "script", "sample"]
+
+_ABOUT = ("kind", "mlx_ltxw", "model", "adapter_sha256", "training_step")
+"""Keys beside the settings."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a made file carries.
+
+    Attributes:
+        kind: A clip, a script's parts cut together, or a listening sample of a training run.
+        requests: What makes it again: one, or a script's parts in order.
+        model: What names the model that made it; empty in old files.
+        version: Of the program; None in files of others.
+        training_step: Of a sample's adapter.
+        adapter_sha256: Local adapter, as the request names it -> its content.
+    """
+
+    kind: Kind
+    requests: tuple[Request, ...]
+    model: dict[str, Any]
+    version: str | None
+    training_step: int | None
+    adapter_sha256: dict[str, str]
+
+
+def clip_record(job: Plan, seed: int) -> dict[str, Any]:
+    """Of one clip of a run."""
+    return {"kind": "clip", **_settings(job, seed), **_about([job])}
+
+
+def script_record(jobs: Sequence[Plan]) -> dict[str, Any]:
+    """Of a script's parts, each a run of one seed."""
+    return {"kind": "script", "parts": [_settings(job, None) for job in jobs], **_about(jobs)}
+
+
+def sample_record(job: Plan, seed: int, step: int) -> dict[str, Any]:
+    """Of a listening sample; its adapter is the training run's own at that step."""
+    return {"kind": "sample", "training_step": step, **_settings(job, seed), **_about([job])}
+
+
+def read_record(path: Path | str) -> Record:
+    """Reads the record of an mp4, wav or png. Files written before records had a kind are read too.
+
+    Raises:
+        UserError: the file cannot be read, carries none, or fields this version does not know.
+    """
+    values = read_metadata(path)
+    old = "script" if "script" in values else "sample" if "training_step" in values else "clip"
+    kind = values.get("kind", old)
+    about = {name: values[name] for name in _ABOUT if name in values}
+    model, hashes = about.get("model", {}), about.get("adapter_sha256", {})
+    parts = values.get("parts", values.get("script")) if kind == "script" else [values]
+    if (
+        kind not in ("clip", "script", "sample") or not isinstance(parts, list) or not parts
+        or not isinstance(model, dict) or not isinstance(hashes, dict)
+        or not all(isinstance(part, dict) for part in parts)
+    ):  # fmt: skip
+        raise UserError(f"The settings in {path} are no clip's, script's or sample's.", "Give a file of generate's.")
+    step, version = about.get("training_step"), about.get("mlx_ltxw")
+    return Record(
+        kind,
+        tuple(Request.from_dict({name: part[name] for name in part if name not in _ABOUT}) for part in parts),
+        model,
+        version if isinstance(version, str) else None,
+        step if isinstance(step, int) else None,
+        {str(name): str(value) for name, value in hashes.items()},
+    )
+
+
+def local_files(request: Request) -> dict[str, list[str]]:
+    """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...]}`."""
+    adapters = [spec for spec in request.adapters if is_local(parse_adapter(spec)[0])]
+    return {"adapters": adapters, "video": [request.video] if request.video is not None else []}
+
+
+def with_given(record: Record, adapters: Iterable[str], video: str | None, name: str) -> tuple[Request, ...]:
+    """The requests of a record, reading no file of this machine but those that were given beside it.
+
+    A file that somebody sent must not make the program read others that it names. Of a script, each part's adapter is
+    taken from those given: the one of the same content, or of the same name.
+
+    Args:
+        record: Of the file.
+        adapters: Given ones, as `FILE[:STRENGTH]`; a clip's or sample's take the place of all of its own.
+        video: The given clip.
+        name: The file's, for the message.
+
+    Raises:
+        UserError: lists the files that are wanted.
+    """
+    given = tuple(adapters)
+    requests = [dataclasses.replace(one, video=video or one.video) for one in record.requests]
+    if record.kind == "script":
+        requests = [_matched(one, given, record.adapter_sha256) for one in requests]
+    elif given:
+        requests = [dataclasses.replace(one, adapters=given) for one in requests]
+    sources = {parse_adapter(spec)[0] for spec in given}
+    wanted: dict[str, None] = {}
+    for request in requests:
+        files = local_files(request)
+        if any(parse_adapter(spec)[0] not in sources for spec in files["adapters"]):
+            specs = files["adapters"] if record.kind == "script" else request.adapters
+            wanted |= {f"{{field:adapters={spec}}}": None for spec in specs}
+        if files["video"] and video is None:
+            wanted[f"{{field:video={request.video}}}"] = None
+    if wanted:
+        raise UserError(
+            f"{name} was made with files of its maker's machine, which are read only when you give them too.",
+            f"Add {' '.join(wanted)}, or files of yours in their place.",
+        )
+    return tuple(requests)
+
+
+def _matched(request: Request, given: tuple[str, ...], hashes: dict[str, str]) -> Request:
+    """A script's part with its local adapters found among those given."""
+    chosen = []
+    for spec in request.adapters:
+        source, _ = parse_adapter(spec)
+        strength = spec.removeprefix(source)
+        if is_local(source):
+            files = [parse_adapter(one)[0] for one in given]
+            same = [file for file in files if spec in hashes and _content(file) == hashes[spec]]
+            same += [file for file in files if os.path.basename(file) == os.path.basename(source)]
+            source = same[0] if same else source
+        chosen.append(source + strength)
+    return dataclasses.replace(request, adapters=tuple(chosen))
+
+
+def adapter_hashes(job: Plan) -> dict[str, str]:
+    """The content of a run's adapters, by the name its settings have."""
+    pairs = zip(job.settings.adapters, job.adapters.located, strict=True)
+    return {spec: sha256_of(located.path) for spec, located in pairs}
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content; read once while the file stays the same."""
+    stat = path.stat()
+    return _hashed(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(path: Path, size: int, time: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(file: str) -> str | None:
+    path = Path(file)
+    return sha256_of(path) if path.is_file() else None
+
+
+def _settings(job: Plan, seed: int | None) -> dict[str, Any]:
+    """As metadata keeps them: adapters of the Hub with the commit they were taken from."""
+    settings: Settings = job.settings
+    specs = zip(settings.adapters, job.adapters.located, strict=True)
+    named = tuple(pinned(spec, located) for spec, located in specs)
+    return dataclasses.replace(settings, adapters=named).to_dict(seed)
+
+
+def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
+    hashes: dict[str, str] = {}
+    for job in jobs:
+        local = (spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0]))
+        hashes |= {spec: adapter_hashes(job)[spec] for spec in local}
+    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": jobs[0].model.identity}
+    return about | ({"adapter_sha256": hashes} if hashes else {})

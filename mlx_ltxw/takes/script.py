@@ -1,0 +1,237 @@
+"""A script: one clip a part, each of one register, cut together with short crossfades.
+
+Parts are kept in a folder beside the output until it is written, by a name that holds everything that made them, so a
+run that was cut goes on where it stopped, and a changed part is made anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_ltxw.adapter.strength import parse_adapter
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import check_writable, locked_folder
+from mlx_ltxw.machine import peak_memory
+from mlx_ltxw.media.audio import read_audio, write_wav
+from mlx_ltxw.media.join import join_frames, join_waveforms
+from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
+from mlx_ltxw.media.spectrogram import write_spectrogram
+from mlx_ltxw.media.video import read_video
+from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
+from mlx_ltxw.pipeline.request import Request, draw_seeds
+from mlx_ltxw.prompts.script import Part
+from mlx_ltxw.takes.events import PartBegun, Told, Written
+from mlx_ltxw.takes.make import Writer, written
+from mlx_ltxw.takes.output import Output
+from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
+from mlx_ltxw.takes.write import write_lossless
+from mlx_ltxw.weights.model_dir import ModelDir
+
+CROSSFADE = 0.1
+"""Seconds that neighbouring parts share."""
+
+_OURS = re.compile(r"\d{3}-[0-9a-f]{16}\.(wav|mp4)")
+
+
+def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> list[Request]:
+    """What each part of a script asks for.
+
+    Args:
+        parts: From `read_script`.
+        request: What all share; its prompt is not used.
+        model: Makes them.
+
+    Raises:
+        UserError: what a script cannot have, or a part that cannot be.
+    """
+    if request.video is not None or len(request.seeds) != 1:
+        raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+    shared = dataclasses.replace(request, seeds=draw_seeds(request.seeds))
+    return [_part_request(shared, part, model) for part in parts]
+
+
+def plan_parts(requests: Sequence[Request], model: ModelDir) -> list[Plan]:
+    """The parts as runs, of one seed each.
+
+    Raises:
+        UserError: a part cannot be made.
+    """
+    return [plan(request, model) for request in requests]
+
+
+def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = ()) -> None:
+    """Refuses before any work what cannot be written, and parts that are not there.
+
+    Raises:
+        UserError: as it says.
+    """
+    first = jobs[0].settings
+    output.check(first)
+    for number, job in enumerate(jobs, 1):
+        settings = job.settings
+        if settings.video is not None or len(settings.seeds) != 1:
+            raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+        for name in ("width", "height", "frame_rate", "audio_only"):
+            if getattr(settings, name) != getattr(first, name):
+                raise UserError(
+                    f"Part {number} differs from the first in {name}.", f"Give one {{field:{name}}} for all."
+                )
+    for number in again:
+        if not 1 <= number <= len(jobs):
+            raise UserError(f"There is no part {number}.", f"The script has parts 1 to {len(jobs)}.")
+
+
+def make_script(
+    jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = ()
+) -> Iterator[Told]:
+    """Makes every part that is not there yet, then the whole.
+
+    Args:
+        jobs: One a part, from `plan_parts`.
+        output: The whole's files.
+        keep: Whether the parts stay when the whole is written.
+        again: Numbers, from 1, of parts that are made again though they are there.
+
+    Raises:
+        UserError: a file cannot be written, or is there and may not be replaced.
+    """
+    check_parts(jobs, output, again)
+    folder = output.path.with_name(output.path.name + ".parts")
+    names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
+    with locked_folder(folder, "script"):
+        files = yield from _make_parts(jobs, folder, again)
+        _join(jobs, files, names)
+        if not keep:
+            _clear(folder)
+    with suppress(OSError):  # somebody keeps something there
+        folder.rmdir()
+    yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
+
+
+def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[Told, None, list[Path]]:
+    """Makes the parts that are not there; returns the sounds' files."""
+    check_writable(folder / "part")
+    files = []
+    for number, job in enumerate(jobs, 1):
+        path, kept = _part_file(folder, number, job)
+        kept = kept and number not in again
+        yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
+        if not kept:
+            yield from written(job, _writer(path))
+        files.append(path)
+    return files
+
+
+def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[int], seed: int) -> list[Request]:
+    """The requests of a script's parts, some of them with another seed; the others keep the seed they had in `path`.
+
+    Args:
+        requests: From `part_requests`.
+        path: The whole as it was made before.
+        again: Numbers, from 1, of the parts to be made anew.
+        seed: Theirs.
+
+    Raises:
+        UserError: `path` is no script of so many parts.
+    """
+    before = read_record(path).requests
+    if len(before) != len(requests):
+        raise UserError(f"{path} was made of {len(before)} parts, not {len(requests)}.", "Leave {field:parts} out.")
+    seeds = draw_seeds((seed,))
+    return [
+        dataclasses.replace(request, seeds=seeds if number in again else earlier.seeds)
+        for number, (request, earlier) in enumerate(zip(requests, before, strict=True), 1)
+    ]
+
+
+def _writer(path: Path) -> Writer:
+    return lambda clip, job: write_lossless(path, clip, job.settings)
+
+
+def _part_request(request: Request, part: Part, model: ModelDir) -> Request:
+    changes: dict[str, Any] = {"prompt": part.prompt, "adapters": _adapters(request.adapters, part)}
+    if not changes["adapters"]:
+        changes["register_at"] = None
+    if part.seed is not None:
+        changes["seeds"] = draw_seeds((part.seed,))
+    request = dataclasses.replace(request, **changes)
+    if part.seconds is None:
+        return request
+    rate = request.frame_rate or plan(request, model).settings.frame_rate
+    step = latent_grid(model).frames
+    frames = max(1, round((part.seconds * rate - 1) / step)) * step + 1
+    return dataclasses.replace(request, frames=frames, frame_rate=rate)
+
+
+def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
+    """A part's own adapters, else those of all parts; a normal part has none unless it names one."""
+    adapters = part.adapters if part.adapters is not None else () if part.normal else shared
+    if part.strength is None:
+        return adapters
+    if not adapters:
+        raise UserError(f"The part '{part.prompt}' has a strength and no adapter.", "Give it one, or leave it out.")
+    return tuple(f"{parse_adapter(spec)[0]}:{part.strength}" for spec in adapters)
+
+
+def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
+    """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
+    settings = job.settings.to_dict() | {"adapters": _contents(job)}
+    recipe = [settings, sha256_of(job.model.path / "manifest.json")]
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    for path in sorted(folder.glob(f"*-{digest}.wav")):
+        if _OURS.fullmatch(path.name) and (job.settings.audio_only or path.with_suffix(".mp4").exists()):
+            return path, True
+    return folder / f"{number:03d}-{digest}.wav", False
+
+
+def _contents(job: Plan) -> list[list[str]]:
+    """The adapters by what is in their files, each with its strength."""
+    hashes = adapter_hashes(job)
+    return [[hashes[spec], spec.removeprefix(parse_adapter(spec)[0])] for spec in job.settings.adapters]
+
+
+def _clear(folder: Path) -> None:
+    """Removes the parts; whatever else somebody keeps in the folder stays."""
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _join(jobs: Sequence[Plan], files: list[Path], names: list[Path]) -> None:
+    """Cuts the parts together into the whole's files."""
+    first, metadata = jobs[0].settings, script_record(jobs)
+    lengths = [round(job.geometry.seconds * AUDIO_RATE) for job in jobs]
+    waves = [_fitted(read_audio(file, AUDIO_RATE), length) for file, length in zip(files, lengths, strict=True)]
+    overlap = round(CROSSFADE * first.frame_rate)
+    sound = join_waveforms(waves, round(overlap / first.frame_rate * AUDIO_RATE))
+    for path in names:
+        if path.suffix == ".png":
+            write_spectrogram(path, sound, AUDIO_RATE)
+        elif path.suffix.lower() == ".wav":
+            write_wav(path, sound, AUDIO_RATE, metadata=metadata)
+        else:
+            with open_mp4(path, first.width, first.height, first.frame_rate, metadata=metadata) as clip:
+                for frames in join_frames(_pictures(jobs, files), overlap):
+                    clip.frames(frames)
+                clip.audio(sound)
+
+
+def _pictures(jobs: Sequence[Plan], files: list[Path]) -> Iterator[np.ndarray]:
+    for job, file in zip(jobs, files, strict=True):
+        settings = job.settings
+        size = settings.frames, settings.frame_rate, settings.width, settings.height
+        yield read_video(file.with_suffix(".mp4"), *size)
+
+
+def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Cut or padded to the picture's length, so that parts stay in step."""
+    return np.pad(wave[:samples], ((0, max(0, samples - len(wave))), (0, 0)))

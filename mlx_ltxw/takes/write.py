@@ -1,0 +1,65 @@
+"""One decoded clip to its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.media.mp4 import open_mp4, remux
+from mlx_ltxw.media.spectrogram import write_spectrogram
+from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.takes.events import Decoding
+
+
+def write_files(
+    paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any]
+) -> Iterator[Decoding]:
+    """Writes the files of one clip, each whole or not at all; its frames are decoded on the way.
+
+    Args:
+        paths: Of one clip: an mp4 or wav, then what goes beside it, wav or png (`Output.names`).
+        clip: As the run gives it.
+        settings: Of the run.
+        metadata: Stored in each mp4 and wav.
+
+    Yields:
+        How far the frames are.
+    """
+    main, *beside = paths
+    if main.suffix.lower() == ".wav":
+        write_wav(main, clip.waveform, clip.rate, metadata=metadata)
+    elif settings.video is not None:
+        remux(settings.video, clip.waveform, main, metadata=metadata)
+    elif clip.video is not None:
+        with open_mp4(main, settings.width, settings.height, settings.frame_rate, metadata=metadata) as file:
+            for frames in clip.video:
+                file.frames(frames)
+                yield Decoding(clip.seed, file.count, settings.frames)
+            file.audio(clip.waveform)
+    for path in beside:
+        if path.suffix == ".wav":
+            write_wav(path, clip.waveform, clip.rate, metadata=metadata)
+        else:
+            write_spectrogram(path, clip.waveform, clip.rate)
+
+
+def write_lossless(path: Path, clip: Decoded, settings: Settings) -> Iterator[Decoding]:
+    """Writes a clip's picture, if it has one, as mp4, and then its sound as the wav `path`, both without loss."""
+    if clip.video is not None:
+        picture = path.with_suffix(".mp4")
+        size = settings.width, settings.height, settings.frame_rate
+        with open_mp4(picture, *size, sound=False, lossless=True) as file:
+            for frames in clip.video:
+                file.frames(frames)
+                yield Decoding(clip.seed, file.count, settings.frames)
+    write_wav(path, clip.waveform, clip.rate, subtype="FLOAT")
+
+
+def all_frames(clip: Decoded) -> np.ndarray | None:
+    """The clip's picture, (F, H, W, 3) uint8; None without one. Takes the frames, so ask once."""
+    return None if clip.video is None else np.concatenate(list(clip.video))

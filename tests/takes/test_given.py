@@ -1,0 +1,37 @@
+"""The size that a given clip is seen at: its own shape, at the model's number of pixels."""
+
+import numpy as np
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.media.mp4 import write_mp4
+from mlx_ltxw.pipeline.geometry import LatentGrid
+from mlx_ltxw.pipeline.request import Defaults, Request
+from mlx_ltxw.takes.given import fit_to_clip
+
+GRID = LatentGrid(8, 32, 32, 0.01, 4)
+DEFAULTS = Defaults(width=768, height=512, frame_rate=24.0)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "frames", "rate", "seen"),
+    [
+        (320, 180, 48, 24, (832, 480, 49)),  # sqrt(768 * 512 / (320 * 180)) = 2.613: 836 x 470 to the next 32
+        (180, 320, 20, 24, (480, 832, 25)),
+        (64, 64, 10, 10, (640, 640, 25)),  # one second, at the model's 24 frames
+    ],
+)
+def test_shape_and_length_are_the_clips(tmp_path, width, height, frames, rate, seen):
+    path = tmp_path / "clip.mp4"
+    write_mp4(path, [np.zeros((frames, height, width, 3), np.uint8)], rate, None)
+    request = fit_to_clip(Request("a", video=str(path)), DEFAULTS, GRID)
+    assert (request.width, request.height, request.frames, request.frame_rate) == (*seen, 24.0)
+    told = fit_to_clip(Request("a", video=str(path), width=96, frames=9, frame_rate=12.0), DEFAULTS, GRID)
+    assert (told.width, told.height, told.frames, told.frame_rate) == (96, seen[1], 9, 12.0)
+
+
+def test_a_sound_is_no_picture(tmp_path):
+    write_wav(tmp_path / "a.wav", np.zeros((4800, 2), np.float32))
+    with pytest.raises(UserError, match="has no picture"):
+        fit_to_clip(Request("a", video=str(tmp_path / "a.wav")), DEFAULTS, GRID)

@@ -1,0 +1,110 @@
+"""What a made file says of itself, and which files of this machine it may make the program read."""
+
+import numpy as np
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.takes.record import Record, local_files, read_record, with_given
+from mlx_ltxw.takes.sources import is_local
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def made(path, metadata):
+    write_wav(path, np.zeros((480, 2), np.float32), metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kind", "prompts"),
+    [
+        ({"prompt": "a", "seeds": [3], "mlx_ltxw": "0.1.0", "model": {"name": "x"}}, "clip", ["a"]),
+        ({"kind": "clip", "prompt": "a", "seeds": [3]}, "clip", ["a"]),
+        ({"script": [{"prompt": "a"}, {"prompt": "b"}], "mlx_ltxw": "0.1.0"}, "script", ["a", "b"]),
+        ({"kind": "script", "parts": [{"prompt": "a"}, {"prompt": "b"}]}, "script", ["a", "b"]),
+        ({"prompt": "a", "training_step": 40}, "sample", ["a"]),
+        ({"kind": "sample", "prompt": "a", "seeds": [3], "training_step": 40}, "sample", ["a"]),
+    ],
+)
+def test_records_of_now_and_of_before_there_were_kinds(tmp_path, metadata, kind, prompts):
+    record = read_record(made(tmp_path / "a.wav", metadata))
+    assert record.kind == kind
+    assert [request.prompt for request in record.requests] == prompts
+    assert record.training_step == (40 if kind == "sample" else None)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"kind": "dance", "prompt": "a"}, {"kind": "script"}, {"kind": "script", "parts": []},
+        {"kind": "script", "parts": [1]}, {"kind": ["clip"], "prompt": "a"}, {"prompt": "a", "model": 3},
+        {"prompt": "a", "adapter_sha256": []}, {"prompt": "a", "later": 1}, {"kind": "sample", "training_step": 1},
+    ],
+)  # fmt: skip
+def test_what_is_no_record(tmp_path, metadata):
+    with pytest.raises(UserError):
+        read_record(made(tmp_path / "a.wav", metadata))
+
+
+def record(*requests, kind="clip", hashes=None):
+    return Record(kind, requests, {}, None, None, hashes or {})
+
+
+@pytest.mark.parametrize(
+    ("source", "local"),
+    [
+        ("whisper", False),
+        ("owner/name", False),
+        (f"owner/name@{COMMIT}", False),
+        (f"owner/name/file.safetensors@{COMMIT}", False),
+        ("lora.safetensors", True),
+        ("/etc/passwd", True),
+        ("../x.safetensors", True),
+        ("a/b/c/d.txt", True),
+    ],
+)
+def test_which_adapters_are_files_of_this_machine(source, local):
+    assert is_local(source) is local
+
+
+def test_a_folder_that_looks_like_a_repository_is_local(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert is_local("owner/name")
+    assert not is_local(f"owner/name@{COMMIT}")
+
+
+def test_files_are_only_read_when_they_are_given():
+    of_others = record(Request("a", adapters=("whisper", "/home/x/my.safetensors:0.5"), video="/home/x/clip.mp4"))
+    assert local_files(of_others.requests[0]) == {
+        "adapters": ["/home/x/my.safetensors:0.5"], "video": ["/home/x/clip.mp4"],
+    }  # fmt: skip
+    with pytest.raises(UserError) as raised:
+        with_given(of_others, (), None, "out.mp4")
+    for words in ("out.mp4", "adapters=whisper", "adapters=/home/x/my.safetensors:0.5", "video=/home/x/clip.mp4"):
+        assert words in str(raised.value)
+    with pytest.raises(UserError, match="video="):
+        with_given(of_others, ("my.safetensors",), None, "out.mp4")
+    (request,) = with_given(of_others, ("whisper", "my.safetensors:0.5"), "mine.mp4", "out.mp4")
+    assert request.adapters == ("whisper", "my.safetensors:0.5")
+    assert request.video == "mine.mp4"
+    assert with_given(record(Request("a", adapters=("whisper:0.3",))), (), None, "x")[0].adapters == ("whisper:0.3",)
+
+
+def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):
+    import hashlib
+
+    mine, other = tmp_path / "mine.safetensors", tmp_path / "b.safetensors"
+    mine.write_bytes(b"one")
+    other.write_bytes(b"two")
+    script = record(
+        Request("a", adapters=("/x/a.safetensors:0.5",)), Request("b", adapters=("/x/b.safetensors",)),
+        Request("c", adapters=("whisper",)),
+        kind="script", hashes={"/x/a.safetensors:0.5": hashlib.sha256(b"one").hexdigest()},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"adapters=/x/b\.safetensors"):
+        with_given(script, (str(mine),), None, "out.mp4")
+    requests = with_given(script, (str(mine), str(other)), None, "out.mp4")
+    assert [one.adapters for one in requests] == [(f"{mine}:0.5",), (str(other),), ("whisper",)]
