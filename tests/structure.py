@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "pipeline": {"adapter", "models", "weights", "prompts"},
     "convert": {"weights"},
     "weights": {"models"},
-    "adapter": {"weights"},
+    "adapter": {"models", "weights"},
     "models": set(),
     "prompts": set(),
     "media": set(),

@@ -4,8 +4,9 @@ import mlx.core as mx
 
 from mlx_ltxw.models.transformer.walk import Submissions
 from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.run import plan, run
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.memory import Machine
 
 
