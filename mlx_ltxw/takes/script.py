@@ -107,13 +107,15 @@ def make_script(
     check_parts(jobs, output, again)
     folder = output.path.with_name(output.path.name + ".parts")
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
-    with locked_folder(folder, "script"):
-        files = yield from _make_parts(jobs, folder, again)
-        _join(jobs, files, names)
-        if not keep:
-            _clear(folder)
-    with suppress(OSError):  # somebody keeps something there
-        folder.rmdir()
+    try:
+        with locked_folder(folder, "script"):
+            files = yield from _make_parts(jobs, folder, again)
+            _join(jobs, files, names)
+            if not keep:
+                _clear(folder)
+    finally:
+        with suppress(OSError):  # parts are there, or what somebody keeps
+            folder.rmdir()
     yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
 
 

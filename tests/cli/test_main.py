@@ -47,3 +47,16 @@ def test_a_closed_stderr_ends_nothing(tmp_path, closing):
     done = subprocess.run(["bash", "-c", f'"$@" {closing}', "bash", *words], stdout=subprocess.PIPE)
     assert done.returncode == 0
     assert done.stdout.decode().strip() == str(tmp_path / "out.wav")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_knows_which_signal_asked_it_to_end(number):
+    from mlx_ltxw.cli.train import _asked_to_stop
+
+    before = signal.getsignal(number)
+    with _asked_to_stop() as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+        assert asked.number == number
+    assert signal.getsignal(number) == before

@@ -1,13 +1,17 @@
 """What a made file says of itself, and which files of this machine it may make the program read."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.takes.record import Record, local_files, read_record, with_given
-from mlx_ltxw.takes.sources import is_local
+from mlx_ltxw.takes.sources import is_local, pinned
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -94,8 +98,6 @@ def test_files_are_only_read_when_they_are_given():
 
 
 def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):
-    import hashlib
-
     mine, other = tmp_path / "mine.safetensors", tmp_path / "b.safetensors"
     mine.write_bytes(b"one")
     other.write_bytes(b"two")
@@ -108,3 +110,20 @@ def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):
         with_given(script, (str(mine),), None, "out.mp4")
     requests = with_given(script, (str(mine), str(other)), None, "out.mp4")
     assert [one.adapters for one in requests] == [(f"{mine}:0.5",), (str(other),), ("whisper",)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept"),
+    [
+        ("owner/name", f"owner/name@{COMMIT}"),
+        ("owner/name:0.5", f"owner/name@{COMMIT}:0.5"),
+        ("owner/name@main:audio_attn1=0.5", f"owner/name@{COMMIT}:audio_attn1=0.5"),
+        ("owner/name/a.safetensors", f"owner/name/a.safetensors@{COMMIT}"),
+        (f"owner/name@{COMMIT}", f"owner/name@{COMMIT}"),
+        ("whisper:0.5", "whisper:0.5"),
+        ("/x/a.safetensors", "/x/a.safetensors"),
+    ],
+)
+def test_an_adapter_of_the_hub_is_kept_with_its_commit(spec, kept):
+    cached = Path(f"/cache/hub/models--owner--name/snapshots/{COMMIT}/a.safetensors")
+    assert pinned(spec, Located("owner/name", cached, None)) == kept

@@ -37,7 +37,7 @@ def train(*arguments, **sets):
 
 def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     run = tmp_path / "run"
-    common = ("--data", data, "-o", run, "-m", "--cache", tmp_path / "cache")
+    common = ("--data", data, "-o", run, "-m", tiny_model, "--cache", tmp_path / "cache")
     assert "3 clips are encoded" in train(*common, "--prepare-only").output
     assert len((run / "clips.jsonl").read_text().splitlines()) == 3
     assert not (run / "adapter.safetensors").exists()

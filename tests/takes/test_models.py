@@ -1,0 +1,43 @@
+"""Models by name: the Hub is asked for what is no folder here."""
+
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.hub import Repo
+from mlx_ltxw.takes import models
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub whose only repo is the built-in model."""
+    files = tuple(path.relative_to(BUILTIN_MODEL).as_posix() for path in BUILTIN_MODEL.rglob("*") if path.is_file())
+    asked = []
+
+    def open_repo(name, revision=""):
+        asked.append((name, revision))
+        return Repo(name, COMMIT, files if name == "owner/model" else ("README.md",), False)
+
+    monkeypatch.setattr(models, "open_repo", open_repo)
+    monkeypatch.setattr(Repo, "download", lambda self, file: BUILTIN_MODEL / file)
+    return asked
+
+
+def test_a_repository_is_opened_at_a_revision(hub):
+    assert models.open_model("owner/model@v1").path == BUILTIN_MODEL
+    assert hub == [("owner/model", "v1")]
+    with pytest.raises(UserError, match=f"owner/other@{COMMIT} holds no model"):
+        models.open_model("owner/other")
+
+
+def test_a_folder_comes_first(hub, tmp_path, monkeypatch):
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "model").symlink_to(BUILTIN_MODEL)
+    monkeypatch.chdir(tmp_path)
+    models.open_model("owner/model")
+    assert models.open_model().path == BUILTIN_MODEL
+    with pytest.raises(UserError, match="no model directory"):
+        models.open_model("nowhere")
+    assert hub == []
