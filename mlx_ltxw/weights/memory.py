@@ -44,7 +44,7 @@ class Machine:
 
     @property
     def blocks_per_submission(self) -> int:
-        """For `Transformer.submit_every`: on a GPU each block is on its way while Python describes the next one."""
+        """For `Walk.submit_every`: on a GPU each block is on its way while Python describes the next one."""
         return 0 if self.backend == "cpu" else 1
 
     @property
