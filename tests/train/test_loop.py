@@ -241,6 +241,6 @@ def test_a_batch_may_be_larger_than_the_data(tiny_model, tmp_path):
     """A batch larger than the data takes clips twice, with other noise."""
     trainer, _ = steps_of(job(tiny_model, tmp_path / "run", ["batch_size=7"]), 1)
     group = trainer.batches.step(0)[0]
-    assert len(group["audio"]) == 7
-    assert len(np.unique(np.asarray(group["audio"]), axis=0)) == 5
-    assert len(np.unique(np.asarray(group["keys"]), axis=0)) == 7
+    assert len(group.audio) == 7
+    assert len(np.unique(np.asarray(group.audio), axis=0)) == 5
+    assert len(np.unique(np.asarray(group.keys), axis=0)) == 7
