@@ -10,14 +10,15 @@ import dataclasses
 import json
 import math
 import re
+import types
 import typing
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 import yaml
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.printing import some
 
 _DEEPEST = 64
 _MOST = 2_000_000  # values in one document
@@ -41,11 +42,11 @@ def parse_json(text: str | bytes, what: str, hint: str = _HINT) -> Any:
         hint: What to do about a broken one.
 
     Raises:
-        UserError: it is no JSON, or none that a file of ours holds: NaN, numbers out of range, names that occur twice
-            or cannot be printed, values nested without end.
+        UserError: it is no JSON, or none that can be worked with: NaN, names that occur twice or cannot be printed,
+            numbers of thousands of digits, values nested without end.
     """
     try:
-        return sound(load_json(text))
+        return sound(load_json(text), bounded=False)  # tokenizers say 10^30 where they mean no limit
     except Unsound as error:
         raise UserError(f"{what} is not valid JSON: {error}.", hint) from error
 
@@ -89,7 +90,7 @@ def build(cls: type[T], values: Any, what: str, hint: str = _HINT) -> T:
         sound(values)
         if not isinstance(values, dict):
             raise Unsound("it is no table of values")
-        _check_fields(cls, values, "")
+        _check_fields(cls, values)
         return msgspec.convert(values, cls, strict=True)
     except (Unsound, msgspec.ValidationError) as error:
         raise UserError(f"{what} cannot be used: {_told(error)}.", hint) from error
@@ -117,12 +118,17 @@ def load_json(text: str | bytes) -> Any:
         raise Unsound("a number is too long") from error
 
 
-def sound(values: Any, most: int = _MOST) -> Any:
+def sound(values: Any, most: int = _MOST, bounded: bool = True) -> Any:
     """The values, if every one of them can be shown, stored and computed with.
+
+    Args:
+        values: Parsed.
+        most: How many there may be, a YAML alias counted each time it is met.
+        bounded: Whether whole numbers must fit into 64 bits.
 
     Raises:
         Unsound: a float that is not finite, an integer out of range, a text with half a character, or too many or too
-            deeply nested values (a YAML alias counts each time it is met).
+            deeply nested values.
     """
     left, count = [(values, 0)], 0
     while left:
@@ -138,7 +144,7 @@ def sound(values: Any, most: int = _MOST) -> Any:
             _check_text(value)
         elif isinstance(value, float) and not math.isfinite(value):
             raise Unsound("a number is not finite")
-        elif isinstance(value, int) and not _LEAST_INTEGER <= value <= _GREATEST_INTEGER:
+        elif bounded and isinstance(value, int) and not _LEAST_INTEGER <= value <= _GREATEST_INTEGER:
             raise Unsound("a whole number is out of range")
     return values
 
@@ -163,21 +169,24 @@ def _no_constant(name: str) -> Any:
     raise Unsound(f"{name} is no JSON number")
 
 
-def _check_fields(cls: Any, values: Mapping[str, Any], where: str) -> None:
-    """Refuses fields that a dataclass, or one inside it, does not have; msgspec passes them over."""
-    hints = typing.get_type_hints(cls)
-    if unknown := [f"{where}{name}" for name in values if name not in hints]:
-        raise Unsound(f"there is no field {' or '.join(repr(name) for name in unknown)}")
-    for name, value in values.items():
-        inner = next((part for part in _parts(hints[name]) if dataclasses.is_dataclass(part)), None)
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if inner is not None and isinstance(item, dict):
-                _check_fields(inner, item, f"{where}{name}.")
-
-
-def _parts(hint: Any) -> list[Any]:
-    """A type and all types it is made of."""
-    return [hint, *(part for inner in typing.get_args(hint) for part in _parts(inner))]
+def _check_fields(hint: Any, value: Any, where: str = "") -> None:
+    """Refuses fields that a dataclass does not have, wherever it lies in the values; msgspec passes them over."""
+    inner = typing.get_args(hint)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        for option in inner:
+            _check_fields(option, value, where)
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        if unknown := [repr(f"{where}{name}") for name in value if name not in hints]:
+            raise Unsound(f"there is no field {' or '.join(some(unknown, 3))}")
+        for name, item in value.items():
+            _check_fields(hints[name], item, f"{where}{name}.")
+    elif typing.get_origin(hint) is dict and isinstance(value, dict):
+        for name, item in value.items():
+            _check_fields(inner[1], item, f"{where}{name}.")
+    elif typing.get_origin(hint) in (list, tuple) and isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_fields(inner[0], item, f"{where[:-1]}[{index}].")
 
 
 def _told(error: Exception) -> str:
@@ -204,8 +213,8 @@ _WORDS = {
 class _Loader(yaml.SafeLoader):
     """YAML's tables, lists, texts, decimal numbers, true, false and null."""
 
-    yaml_constructors: typing.ClassVar[dict[str, Any]] = {}
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+    yaml_constructors = {}  # noqa: RUF012  # as PyYAML's own loaders have them
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -218,7 +227,7 @@ class _Loader(yaml.SafeLoader):
 
 for _tag in ("null", "bool", "int", "float", "str", "seq", "map"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(yaml.SafeLoader, f"construct_yaml_{_tag}"))
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
+_Loader.yaml_constructors[None] = yaml.SafeLoader.construct_undefined
 for _tag, _pattern, _starts in (
     ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$", "yYnNtTfFoO"),
     ("float", r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$", "-+0123456789."),

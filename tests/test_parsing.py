@@ -24,7 +24,6 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("[" * 100_000, "nested too deeply"),
         ("[" * 100 + "]" * 100, "nested too deeply"),
         ("1" * 5000, "a number is too long"),
-        ("1" * 100, "a whole number is out of range"),
         ('"\\ud800"', "half a character"),
         ("", "Expecting value at line 1"),
         ("{", "line 1, column 2"),
@@ -40,6 +39,7 @@ def test_json_that_is_refused(text, words):
 
 def test_json_that_is_read():
     assert parse_json(b'\xef\xbb\xbf{"a": [1, 2.5, null, "\xc3\xa9"]}', "x") == {"a": [1, 2.5, None, "é"]}
+    assert parse_json("1" * 31, "x") == int("1" * 31)
 
 
 @pytest.mark.parametrize(

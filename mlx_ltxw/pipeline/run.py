@@ -115,7 +115,7 @@ def _denoise(
     job: Plan, contexts: Contexts, noise_source: NoiseSource, given: mx.array | None
 ) -> Iterator[Adapted | Step]:
     settings = job.settings
-    transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
+    transformer = job.model.load_transformer(job.dtype, audio_only=settings.audio_only)
     config = transformer.config
     transformer.submit_every = int(job.machine.in_pieces)
     models = apply(transformer, job.adapters, settings, job.geometry, job.dtype)
@@ -152,7 +152,7 @@ def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
 
 def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
     """Frames (F, H, W, 3) uint8 to clean video tokens (1, T, C) fp32."""
-    vae = job.model.load("video_vae", job.dtype)
+    vae = job.model.load_video_vae(job.dtype)
     pixels = mx.array(picture)[None].astype(mx.float32) / 127.5 - 1
     latent = vae.encode(pixels.astype(job.dtype), job.machine.in_pieces).astype(mx.float32)
     tokens = latent.reshape(1, -1, latent.shape[-1])
@@ -174,11 +174,11 @@ def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype, in_pieces: 
     Returns:
         A waveform (N, 2) fp32 and its rate.
     """
-    vae = model.load("audio_vae", dtype)
+    vae = model.load_audio_vae(dtype)
     mel = vae.decode(tokens.astype(dtype)).astype(mx.float32)
     mx.eval(mel)
     del vae
-    vocoder = model.load("vocoder")
+    vocoder = model.load_vocoder()
     waveform = vocoder(mel, in_pieces)
     mx.eval(waveform)
     rate = vocoder.output_rate
@@ -189,7 +189,7 @@ def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype, in_pieces: 
 
 def decode_video(job: Plan, tokens: mx.array) -> Iterator[np.ndarray]:
     """Video tokens (1, T, C) to chunks of frames (f, H, W, 3) uint8."""
-    vae = job.model.load("video_vae", job.dtype)
+    vae = job.model.load_video_vae(job.dtype)
     latent = tokens.reshape(1, *job.geometry.latent_shape, -1).astype(job.dtype)
     for chunk in decode_tiled(vae, latent, Tiling(), job.machine.in_pieces):
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)

@@ -14,7 +14,6 @@ from mlx_ltxw.convert.run import convert
 from mlx_ltxw.convert.run import prepare as prepare_conversion
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.models.text import TextEncoder
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.run import latent_grid
 from mlx_ltxw.train.data import cache
@@ -190,7 +189,7 @@ def test_the_key_follows_the_networks_that_are_used(clips, model, tmp_path, file
 def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatch):
     alive = weakref.WeakSet()
     seen = []
-    load, load_text = ModelDir.load, TextEncoder.load
+    load = ModelDir.load
 
     def note(name, network):
         gc.collect()
@@ -205,7 +204,6 @@ def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatc
             self.kind = kind
 
     monkeypatch.setattr(ModelDir, "load", lambda self, name, *rest: note(name, load(self, name, *rest)))
-    monkeypatch.setattr(TextEncoder, "load", lambda *args, **options: note("text_encoder", load_text(*args, **options)))
     build_cache(clips, model, tmp_path)
     gc.collect()
     assert seen == [
