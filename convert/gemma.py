@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.components import text_network
+from mlx_ltxw.models.text import GemmaConfig
+from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.loading import mismatches, parameter_shapes
+from mlx_ltxw.weights.text import AGAIN, load_tokenizer, read_table
 
 SUGGESTED = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 """The text encoder that LTX-2.3 was trained with."""
 
-WEIGHTS = "model*.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 TOKENIZER_EXTRAS = (
     "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja",
@@ -57,8 +57,9 @@ class Gemma:
         lines = mismatches(self.wanted, {name: tensor.shape for name, tensor in self.tensors.items()})
         states = self.config["hidden_size"] * (self.config["num_hidden_layers"] + 1)
         embed = projection.get("video_aggregate_embed.weight")
-        if embed and embed.shape[1] != states:
-            lines.append(f"this Gemma gives {states} features a token, and the checkpoint expects {embed.shape[1]}")
+        if embed and embed.shape[1:] != (states,):
+            wanted = embed.shape[-1] if embed.shape else 1
+            lines.append(f"this Gemma gives {states} features a token, and the checkpoint expects {wanted}")
         return lines
 
 
@@ -75,7 +76,7 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
     settings = _read_config(folder)
     if missing := [name for name in TOKENIZER if not (folder / name).is_file()]:
         raise UserError(f"The text encoder {folder} has no {' and no '.join(missing)}.", _NEEDED)
-    network, config = text_network(settings)
+    config = GemmaConfig.read(settings)
     tensors: dict[str, Tensor] = {}
     dropped = 0
     for header in headers:
@@ -90,13 +91,20 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
     odd = sorted({tensor.dtype for tensor in tensors.values()} - {"BF16", "F16", "F32"})
     if odd or "quantization" in settings or "quantization_config" in settings:
         raise UserError(f"The text encoder {folder} is quantised already.", f"Use {SUGGESTED}, with -q if you like.")
+    network = COMPONENTS[TEXT_ENCODER].build(config, tensors)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"The tokenizer in {folder} knows {tokenizer.vocab_size} tokens and the text encoder {config.vocab_size}.",
+            "Put the tokenizer files of the same model beside its weights.",
+        )
     widths = {
         name.removesuffix(".weight"): tensor.shape[1]
         for name, tensor in tensors.items()
-        if name.endswith("_proj.weight")
+        if name.endswith("_proj.weight") and len(tensor.shape) == 2
     }
     wanted = {f"model.{name}": shape for name, shape in parameter_shapes(network).items()}
-    return Gemma(folder, tensors, dropped, {**config, "tie_word_embeddings": True}, wanted, widths)
+    return Gemma(folder, tensors, dropped, {**config.mlx_lm(), "tie_word_embeddings": True}, wanted, widths)
 
 
 def missing_gemma() -> UserError:
@@ -117,15 +125,12 @@ def _text_name(spelled: str) -> str | None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no text encoder: it has no config.json.", _NEEDED) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Download the text encoder again.") from error
-    text = settings.get("text_config", settings) if isinstance(settings, dict) else None
+    if not path.exists():
+        raise UserError(f"{folder} is no text encoder: it has no config.json.", _NEEDED)
+    settings = read_table(path)
+    text = settings.get("text_config", settings)
     if not isinstance(text, dict):
-        raise UserError(f"{path} holds no JSON object.", "Download the text encoder again.")
+        raise UserError(f"{path} holds no JSON object.", AGAIN)
     if "rope_scaling" not in text and "rope_parameters" not in text:
         raise UserError(
             f"{path} has no rotary settings ('rope_scaling' or 'rope_parameters').",

@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_text
+from mlx_ltxw.files import inside, locked_folder, read_text, write_text
+from mlx_ltxw.parsing import build, parse_json
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord
 
 WORK = ".convert"
 """Folder inside an unfinished model directory; it goes when the manifest is written."""
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
+_SAMPLES, _SAMPLE = 64, 1 << 16  # places of a source file that are looked at again, and bytes at each
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A source file as it was when it was hashed.
+
+    Attributes:
+        size: Bytes.
+        stamps: Its times of change in ns (of content and of the entry itself, which no tool sets) and its inode.
+        sample: sha256 of its beginning, its end and places between.
+        sha256: Of all of it.
+    """
+
+    size: int
+    stamps: tuple[int, int, int]
+    sample: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, sha256: str) -> SourceRecord:
+        """Of a file whose hash is known."""
+        found = path.stat()
+        stamps = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        return cls(found.st_size, stamps, _sampled(path, found.st_size), sha256)
+
+    def holds(self, path: Path) -> bool:
+        """Whether the file is still that one, as far as can be told without reading all of it."""
+        return self == SourceRecord.of(path, self.sha256)
+
+
+def _sampled(path: Path, size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for index in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE) * index // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _State:
+    """What stands in `journal.json`."""
+
+    fingerprint: str
+    planned: list[str]
+    files: dict[str, FileRecord]
+    sources: dict[str, SourceRecord]
 
 
 class Journal:
@@ -30,7 +77,7 @@ class Journal:
         fingerprint: Of the plan and sources that the finished files belong to; '' before the first.
         planned: Every file that the conversion writes; these may be replaced or removed.
         files: Those that are whole, with their sizes and hashes.
-        sources: Hashes of source files: name -> [size, mtime in ns, sha256].
+        sources: What is known of the source files, by role and name.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -38,8 +85,8 @@ class Journal:
         self.fingerprint = ""
         self.planned: list[str] = []
         self.files: dict[str, FileRecord] = {}
-        self.sources: dict[str, list[Any]] = {}
-        self._lock: Any = None
+        self.sources: dict[str, SourceRecord] = {}
+        self._lock = ExitStack()
 
     @classmethod
     def open(cls, directory: Path) -> Journal:
@@ -56,23 +103,16 @@ class Journal:
             raise UserError(
                 f"{directory} holds other files, such as {sorted(others)[0]}.", "Name a new or empty directory with -o."
             )
-        work.mkdir(parents=True, exist_ok=True)
         journal = cls(directory)
-        journal._lock = (work / "lock").open("w")
-        try:
-            fcntl.flock(journal._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another conversion into {directory} is running.", "Wait for it, or stop it.") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        journal._lock.enter_context(locked_folder(directory, "conversion", work / "lock"))
         journal._read()
         return journal
 
     def restart(self, fingerprint: str, planned: Iterable[str]) -> None:
         """Removes what an earlier plan wrote, and starts the new one."""
         for name in self.planned:
-            for path in (self.directory / name, self.directory / f"{name}.part"):
+            path = inside(self.directory, name)
+            if path.parent.resolve().is_relative_to(self.directory.resolve()):  # not through a link to elsewhere
                 path.unlink(missing_ok=True)
         self.fingerprint, self.planned, self.files = fingerprint, sorted(planned), {}
         self.save()
@@ -88,7 +128,7 @@ class Journal:
             "fingerprint": self.fingerprint,
             "planned": self.planned,
             "files": {name: asdict(record) for name, record in self.files.items()},
-            "sources": self.sources,
+            "sources": {name: asdict(record) for name, record in self.sources.items()},
         }
         write_text(self.directory / WORK / "journal.json", json.dumps(state, indent=1))
 
@@ -99,17 +139,15 @@ class Journal:
 
     def close(self) -> None:
         """Lets another process continue."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def _read(self) -> None:
         path = self.directory / WORK / "journal.json"
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            self.fingerprint, self.planned, self.sources = state["fingerprint"], state["planned"], state["sources"]
-            self.files = {name: FileRecord(**record) for name, record in state["files"].items()}
-        except FileNotFoundError:
+        if not path.exists():
             return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}).", f"Delete {self.directory} and convert again.") from error
+        hint = f"Delete {self.directory} and convert again."
+        state = build(_State, parse_json(read_text(path), str(path), hint), str(path), hint)
+        for name in (*state.planned, *state.files):
+            inside(self.directory, name)
+        self.fingerprint, self.planned, self.sources = state.fingerprint, state.planned, state.sources
+        self.files = state.files

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, audio_side
+from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT, TEXT_ENCODER, audio_side
 from mlx_ltxw.weights.header import BITS, Tensor
 from mlx_ltxw.weights.loading import mismatches, parameter_shapes
 from mlx_ltxw.weights.names import grouped, natural_key
@@ -132,7 +132,7 @@ def make_plan(
         UserError: the config lacks a key or describes another model.
     """
     plan = Plan(total=len(checkpoint.tensors))
-    named: dict[str, dict[str, Tensor]] = {component: {} for component in COMPONENTS}
+    named: dict[str, dict[str, Tensor]] = {component: {} for component in IN_CHECKPOINT}
     scales: dict[str, Tensor] = {}
     unplaced = []
     for official, tensor in checkpoint.tensors.items():
@@ -171,7 +171,7 @@ def _network(component: str, config: Mapping[str, Any], tensors: Mapping[str, Te
     if component == "text_projection":
         embed = tensors.get("video_aggregate_embed.weight")
         numbers = {"text_width": embed.shape[-1] if embed else 1, "text_states": 1}
-    return COMPONENTS[component].build(COMPONENTS[component].read_config(config, **numbers))
+    return COMPONENTS[component].build(COMPONENTS[component].read_config(config, **numbers), tensors)
 
 
 def linear_widths(network: nn.Module) -> dict[str, int]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .gemma import missing_gemma
-from .journal import Journal
+from .journal import Journal, SourceRecord
 from .plan import SHARD_BYTES, Plan, make_plan
 from .quantize import Quantization
 from .report import describe
 from .small_files import Hashes, copies, json_text, texts
-from .source import Source, TextSource, open_checkpoint, open_gemma, variant_of
+from .source import Source, TextSource, check_access, open_checkpoint, open_gemma, variant_of
 from .verify import verify_model
 from .writer import CONTINUES, header_bytes, write_shard
 
@@ -81,6 +81,8 @@ def prepare(
     """
     if data and text_encoder is None:
         raise missing_gemma()
+    if text_encoder:
+        check_access(text_encoder)
     found = open_checkpoint(source, revision, variant, data)
     checkpoint = read_checkpoint(found.headers)
     text = open_gemma(text_encoder, data) if text_encoder else None
@@ -147,6 +149,7 @@ def _write(
             _say(f"The sources or options changed since the unfinished run in {out}: starting over.")
         journal.restart(fingerprint, [*(shard.file for shard in plan.shards), *written, *copied])
     records = _write_shards(plan, out, journal)
+    _check_unchanged(conversion, text, journal)
     for name, path in copied.items():
         with replacing(out / name) as part:
             shutil.copyfile(path, part)
@@ -180,21 +183,30 @@ def _hash_sources(journal: Journal, roles: dict[str, list[Path]]) -> Hashes:
     known: Hashes = {role: {} for role in roles}
     for role, paths in roles.items():
         for path in paths:
-            stat, entry = path.stat(), journal.sources.get(f"{role}/{path.name}")
-            if entry and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
-                known[role][path.name] = FileRecord(stat.st_size, entry[2])
+            entry = journal.sources.get(f"{role}/{path.name}")
+            if entry and entry.holds(path):
+                known[role][path.name] = FileRecord(entry.size, entry.sha256)
     unknown = [(role, path) for role, paths in roles.items() for path in paths if path.name not in known[role]]
     with _bar("hashing", sum(path.stat().st_size for _, path in unknown)) as bar:
         for role, path in unknown:
             try:
-                mtime = path.stat().st_mtime_ns
+                before = SourceRecord.of(path, "")
                 record = sha256(path, bar.update)
+                journal.sources[f"{role}/{path.name}"] = replace(before, sha256=record.sha256)
             except OSError as error:
                 raise UserError(f"{path} cannot be read ({error}).", "Run again when the file is back.") from error
-            journal.sources[f"{role}/{path.name}"] = [record.size, mtime, record.sha256]
             journal.save()
             known[role][path.name] = record
     return known
+
+
+def _check_unchanged(conversion: Conversion, text: TextSource, journal: Journal) -> None:
+    """Raises a UserError where a source is not the file any more that was hashed, for then other bytes were written."""
+    for role, source in (("checkpoint", conversion.source), ("text_encoder", text.source)):
+        for path in source.paths:
+            if not journal.sources[f"{role}/{path.name}"].holds(path):
+                journal.restart("", ())
+                raise UserError(f"{path} changed while it was converted.", "Run the same command again.")
 
 
 def _fingerprint(conversion: Conversion, hashes: Hashes, copied: dict[str, Path]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.header import Header, read_header
+from mlx_ltxw.files import local_path
+from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
+from mlx_ltxw.weights.header import Header, parse_header, read_header
+from mlx_ltxw.weights.text import WEIGHTS
 
 from .checkpoint import tell_variant
-from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, WEIGHTS, Gemma, read_gemma
-from .hub import Repo, looks_like_repo, open_repo
+from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHER_FILES = ("lora", "upscale", "duration")  # words in the names of the Hub's other files
@@ -58,11 +61,11 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     Raises:
         UserError: nothing found, several checkpoints found, or not safetensors, or cut.
     """
-    path = Path(source).expanduser()
-    if not path.exists() and looks_like_repo(source):
-        repo, file = open_repo(source, revision)
-        file = file or _choose(repo, variant)
-        header = read_header(repo.download(file)) if data else repo.header(file)
+    path = local_path(source)
+    if not path.exists() and (spec := Spec.parse(source)) and looks_like_repo(source):
+        repo = open_repo(spec.repo, revision or spec.revision)
+        file = spec.file or _choose(repo, variant)
+        header = read_header(repo.download(file)) if data else remote_header(repo, file)
         found = Source(source, (header,), repo.name, repo.commit)
     elif revision:
         raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
@@ -76,15 +79,15 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
 
 def open_gemma(source: str, data: bool) -> TextSource:
     """Finds a text encoder's files; arguments and errors as `open_checkpoint`'s, `@revision` at the end for a repo."""
-    folder = Path(source).expanduser()
-    if not folder.exists() and looks_like_repo(source):
-        repo, _ = open_repo(source)
+    folder = local_path(source)
+    if not folder.exists() and (spec := Spec.parse(source)) and looks_like_repo(source):
+        repo = open_repo(spec.repo, spec.revision)
         small = repo.matching(("config.json", *TOKENIZER, *TOKENIZER_EXTRAS, *LICENCES))
         weights = repo.matching([WEIGHTS])
         if "config.json" not in small or not weights:
             raise UserError(f"{repo.name} holds no text encoder in safetensors.", "Name a Gemma-3 repo.")
         folder = [repo.download(file) for file in small][small.index("config.json")].parent
-        headers = tuple(read_header(repo.download(file)) if data else repo.header(file) for file in weights)
+        headers = tuple(read_header(repo.download(file)) if data else remote_header(repo, file) for file in weights)
         found = Source(source, headers, repo.name, repo.commit)
     else:
         if not folder.is_dir():
@@ -97,6 +100,38 @@ def open_gemma(source: str, data: bool) -> TextSource:
         for header in found.headers:
             header.check_complete()
     return TextSource(found, read_gemma(folder, found.headers))
+
+
+def check_access(text_encoder: str) -> None:
+    """Fetches the smallest file of a text encoder on the Hub, so that a gated one is told before anything large.
+
+    Raises:
+        UserError: no such repo, or its licence is not accepted yet.
+    """
+    if not local_path(text_encoder).exists() and (spec := Spec.parse(text_encoder)) and looks_like_repo(text_encoder):
+        repo = open_repo(spec.repo, spec.revision)
+        for file in repo.matching(["config.json"]):
+            repo.download(file)
+
+
+def remote_header(repo: Repo, file: str) -> Header:
+    """A file's safetensors header, fetched alone unless the file is in the cache.
+
+    Raises:
+        UserError: as `Repo.download`, or it is no safetensors file.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo.name, file, revision=repo.commit)
+    if isinstance(cached, str):
+        return read_header(Path(cached))
+    with explained(repo.name):
+        found = HfApi().parse_safetensors_file_metadata(repo.name, file, revision=repo.commit)
+    entries = {
+        name: {"dtype": info.dtype, "shape": info.shape, "data_offsets": info.data_offsets}
+        for name, info in found.tensors.items()
+    }
+    return parse_header(Path(file), json.dumps({"__metadata__": found.metadata, **entries}).encode(), 0)
 
 
 def _local_files(path: Path, variant: str | None) -> list[Path]:

@@ -9,7 +9,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
+from mlx_ltxw.weights.components import COMPONENTS
 from mlx_ltxw.weights.loading import read_arrays
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -25,8 +25,8 @@ def verify_model(model: ModelDir) -> None:
         model.verify(bar.update)
     for component in COMPONENTS:
         model.load(component)  # strict: raises on any mismatch; nothing is computed
-    model.load_text_encoder()
-    for component in (*COMPONENTS, TEXT_ENCODER):
+    model.load_tokenizer()
+    for component in COMPONENTS:
         for file in dict.fromkeys(tensor.path for tensor in model.tensors(component)):
             _check_arrays(file)
 

@@ -25,6 +25,11 @@ def _steers(character: str) -> bool:
     return character not in _HARMLESS and unicodedata.category(character) in _UNSEEN
 
 
+def some(items: list[str], limit: int = 8) -> list[str]:
+    """The first few of a list, and how many more there are."""
+    return items if len(items) <= limit else [*items[:limit], f"and {len(items) - limit} more"]
+
+
 def readable(nbytes: float) -> str:
     """Bytes in powers of 1000, as disks and the Hub count."""
     for unit in ("B", "kB", "MB"):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import local_path
+from mlx_ltxw.hub import Spec, looks_like_repo, open_repo
 
 _KNOWN_NAMES = ("adapter.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _CONFIG = "adapter_config.json"
-_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+\.safetensors))?(?:@([\w./-]+))?")
+_PICKLES = (".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Located:
         name: For messages.
         path: The safetensors file.
         config: PEFT's configuration beside it, if any.
+        pinned: What names this very version of an adapter from the Hub: `owner/name@commit`; '' for others.
     """
 
     name: str
     path: Path
     config: Path | None
+    pinned: str = ""
 
 
 def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
@@ -40,21 +43,25 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
     Raises:
         UserError: nothing there, several candidates, or the Hub cannot be reached.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if builtin and source in builtin:
         return Located(source, builtin[source], None)
     if path.is_file():
         return _located(path.stem, path)
     if path.is_dir():
         return _located(path.name, _choose(path, source))
-    match = _REPOSITORY.fullmatch(source)
-    if not match or source.endswith((".pt", ".bin", ".ckpt")):
+    spec = Spec.parse(source)
+    if not spec or not looks_like_repo(source) or source.endswith(_PICKLES) or not _is_adapter(spec.file):
         names = f" or {', '.join(builtin)}" if builtin else ""
         raise UserError(
             f"There is no adapter '{source}'.",
             f"Give a .safetensors file, a folder with one, a Hugging Face repository (owner/name){names}.",
         )
-    return _from_hub(source, match[1], match[3], match[2])
+    return _from_hub(source, spec)
+
+
+def _is_adapter(file: str) -> bool:
+    return not file or file.endswith(".safetensors")
 
 
 def _located(name: str, path: Path) -> Located:
@@ -84,53 +91,13 @@ def _choose_name(names: list[str], source: str) -> str:
     )
 
 
-def _from_hub(source: str, repository: str, revision: str | None, name: str | None) -> Located:
-    """Downloads one adapter file and its configuration into the Hub's cache."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        names = HfApi().list_repo_files(repository, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(
-            f"There is no file, folder or Hugging Face repository '{source}'.",
-            "Check the spelling; a private or gated repository needs `hf auth login`.",
-        ) from error
-    except (HTTPError, OSError) as error:
-        return _from_cache(source, repository, revision, name, error)
-    wanted = name or _choose_name([n for n in names if n.endswith(".safetensors")], source)
-    if wanted not in names:
-        raise UserError(f"The repository '{repository}' has no file '{wanted}'.", "Check the spelling.")
-    try:
-        path = Path(hf_hub_download(repository, wanted, revision=revision))
-        config = str(Path(wanted).with_name(_CONFIG))
-        if config in names:
-            hf_hub_download(repository, config, revision=revision)
-    except GatedRepoError as error:
-        raise UserError(
-            f"'{repository}' is gated: its owner asks you to accept a licence first.",
-            f"Accept it at https://huggingface.co/{repository}, then run `hf auth login`.",
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise UserError(
-            f"'{source}' could not be downloaded: {error}.", "Try again, or download it by hand."
-        ) from error
-    return _located(repository, path)
-
-
-def _from_cache(source: str, repository: str, revision: str | None, name: str | None, why: Exception) -> Located:
-    """An earlier download, when the Hub cannot be reached."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = [name or "*.safetensors", _CONFIG]
-        folder = snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
-    except Exception as error:  # every kind of "not in the cache", which the library names differently by version
-        raise UserError(
-            f"'{source}' is not on this machine and Hugging Face could not be reached ({type(why).__name__}).",
-            "Connect to the network once, or give a local file.",
-        ) from error
-    path = Path(folder) / name if name else _choose(Path(folder), source)
-    if not path.is_file():
-        raise UserError(f"'{source}' was never downloaded whole.", "Connect to the network once.")
-    return _located(repository, path)
+def _from_hub(source: str, spec: Spec) -> Located:
+    """Downloads one adapter file and its configuration into the Hub's cache, at one commit."""
+    repo = open_repo(spec.repo, spec.revision)
+    wanted = spec.file or _choose_name(repo.matching(["*.safetensors"]), source)
+    if wanted not in repo.files:
+        raise UserError(f"The repository '{spec.repo}' has no file '{wanted}'.", "Check the spelling.")
+    path = repo.download(wanted)
+    if (config := str(Path(wanted).with_name(_CONFIG))) in repo.files:
+        repo.download(config)
+    return replace(_located(spec.repo, path), pinned=repo.pinned(wanted if spec.file else ""))

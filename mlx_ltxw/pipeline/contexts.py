@@ -47,12 +47,12 @@ def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_
     mx.eval(hidden, mask)
     del encoder
     mx.clear_cache()
-    projection = model_dir.load("text_projection", dtype)
+    projection = model_dir.load_text_projection(dtype)
     features = projection(hidden, mask)
     mx.eval(features)
     del projection, hidden
     mx.clear_cache()
-    connectors = model_dir.load("connectors", dtype)
+    connectors = model_dir.load_connectors(dtype)
     video, audio = connectors(*features, mask)
     contexts = Contexts(video.astype(dtype), audio.astype(dtype))
     mx.eval(contexts.video_contexts, contexts.audio_contexts)

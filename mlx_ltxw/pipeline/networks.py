@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -13,6 +13,8 @@ from mlx_ltxw.models.video_vae import VideoVAE
 from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.model_dir import ModelDir
+
+Network = TypeVar("Network")
 
 _CONTEXTS = 16
 """Prompts whose contexts are remembered, with one negative prompt each."""
@@ -35,7 +37,7 @@ class Networks:
         self.dtype = dtype
         self.keep = keep
         self._transformer = transformer
-        self._kept: dict[tuple[str, bool], Any] = {}
+        self._kept: dict[str, Any] = {}
         self._contexts: dict[tuple[str, ...], Contexts] = {}
 
     def transformer(self, audio_only: bool = False) -> Transformer:
@@ -43,23 +45,20 @@ class Networks:
         resident = self._transformer
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
-        network = self._load("transformer", audio_only)
+        network = self._once(f"transformer {audio_only}", lambda: self.model.load_transformer(self.dtype, audio_only))
         return share(network) if self.keep else network
 
     def video_vae(self) -> VideoVAE:
         """The video VAE."""
-        network: VideoVAE = self._load("video_vae")
-        return network
+        return self._once("video_vae", lambda: self.model.load_video_vae(self.dtype))
 
     def audio_vae(self) -> AudioVAE:
         """The audio VAE."""
-        network: AudioVAE = self._load("audio_vae")
-        return network
+        return self._once("audio_vae", lambda: self.model.load_audio_vae(self.dtype))
 
     def vocoder(self) -> VocoderWithBWE:
         """The vocoder, fp32."""
-        network: VocoderWithBWE = self._load("vocoder")
-        return network
+        return self._once("vocoder", self.model.load_vocoder)
 
     def contexts(self, prompts: Sequence[str], in_pieces: bool = False) -> Contexts:
         """Text contexts of the prompts, encoded once; the text encoder is gone from memory afterwards.
@@ -85,11 +84,12 @@ class Networks:
         self._transformer = None
         mx.clear_cache()
 
-    def _load(self, component: str, audio_only: bool = False) -> Any:
-        key = component, audio_only
-        if key in self._kept:
-            return self._kept[key]
-        network = self.model.load(component, None if component == "vocoder" else self.dtype, audio_only)
+    def _once(self, name: str, load: Callable[[], Network]) -> Network:
+        """Loads a network, or gives the one that was kept."""
+        if name in self._kept:
+            kept: Network = self._kept[name]
+            return kept
+        network = load()
         if self.keep:
-            self._kept[key] = network
+            self._kept[name] = network
         return network

@@ -124,7 +124,7 @@ class Trainer:
         self.job = job
         config = job.config
         clips = [load_clip(file) for file in job.clips]
-        self.base = job.model.load("transformer", default_dtype(), audio_only=all(clip.video is None for clip in clips))
+        self.base = job.model.load_transformer(default_dtype(), audio_only=all(clip.video is None for clip in clips))
         if on_cpu():
             expand(self.base, default_dtype())
         mx.eval(self.base.parameters())

@@ -1,12 +1,11 @@
 """The networks of a model: which class, which part of the checkpoint's config, which files.
 
-Classes are named, not imported, so that a command which needs no network loads none.
+Classes are imported when they are asked for, so that a command which needs no network loads none.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,68 +14,146 @@ from mlx_ltxw.errors import UserError
 if TYPE_CHECKING:
     import mlx.nn as nn
 
+Classes = tuple[Callable[..., Any], Callable[..., Any]]
+"""A network's class, and what reads its config."""
+
+
+def _transformer() -> Classes:
+    from mlx_ltxw.models.transformer import Transformer, TransformerConfig
+
+    return Transformer, TransformerConfig.read
+
+
+def _connectors() -> Classes:
+    from mlx_ltxw.models.text import Connectors, ConnectorsConfig
+
+    return Connectors, ConnectorsConfig.read
+
+
+def _text_projection() -> Classes:
+    from mlx_ltxw.models.text import FeatureExtractor, FeatureExtractorConfig
+
+    return FeatureExtractor, FeatureExtractorConfig.read
+
+
+def _video_vae() -> Classes:
+    from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
+
+    return VideoVAE, VideoVAEConfig.read
+
+
+def _audio_vae() -> Classes:
+    from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig
+
+    return AudioVAE, AudioVAEConfig.read
+
+
+def _vocoder() -> Classes:
+    from mlx_ltxw.models.audio_vae import VocoderConfig, VocoderWithBWE
+
+    return VocoderWithBWE, VocoderConfig.read
+
+
+def _text_encoder() -> Classes:
+    from mlx_ltxw.models.text import Gemma, GemmaConfig
+
+    return Gemma, GemmaConfig.read
+
 
 @dataclass(frozen=True)
 class Component:
     """One network.
 
     Attributes:
-        name: Also the stem of its files in a model directory.
-        module: Where its classes are.
-        network: The `nn.Module`, built from its config alone.
-        config: The config class, with `read(section, ...)`.
-        section: The checkpoint's config section that `read` takes.
+        name: Also the stem of its files in a model directory, or its folder.
+        section: The checkpoint's config section that describes it; '' for the text encoder, which has a `config.json`
+            of its own.
+        classes: Imports its class, and what reads its config.
+        layers: From its config, how many layers its tensors number; None where they number none.
     """
 
     name: str
-    module: str
-    network: str
-    config: str
     section: str
+    classes: Callable[[], Classes]
+    layers: Callable[[Any], int] | None = None
 
     def read_config(self, checkpoint: Mapping[str, Any], **numbers: Any) -> Any:
-        """The network's config, from the checkpoint's whole `config`.
+        """The network's config, from the checkpoint's whole `config` (the text encoder's from its own `config.json`).
 
         Args:
-            checkpoint: The checkpoint's whole `config`.
-            numbers: What `read` needs beside its section: the text projection takes `text_width` and `text_states`.
+            checkpoint: The parsed JSON object.
+            numbers: What is needed beside the section: the text projection takes `text_width` and `text_states`.
 
         Raises:
             UserError: a section or key is missing, or has a value that LTX-2.3 never has.
         """
+        read = self.classes()[1]
+        if not self.section:
+            return read(checkpoint)
         if self.section not in checkpoint:
             raise UserError(
                 f"The checkpoint's config has no section '{self.section}', which {self.name} needs.",
                 "Use an LTX-2.3 checkpoint with its whole config in the safetensors metadata.",
             )
-        return getattr(importlib.import_module(self.module), self.config).read(checkpoint[self.section], **numbers)
+        try:
+            return read(checkpoint[self.section], **numbers)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            raise UserError(
+                f"The checkpoint's config section '{self.section}' is damaged ({error}).",
+                "Use an LTX-2.3 checkpoint with its own config.",
+            ) from error
 
-    def build(self, config: Any, **options: Any) -> nn.Module:
+    def build(self, config: Any, names: Iterable[str] | None = None, **options: Any) -> nn.Module:
         """The network with random weights that are never computed unless asked for.
 
         Args:
             config: From `read_config`.
+            names: Of the tensors it is to hold, whose numbering may not end before the layers do; checked first.
             options: Of the network's constructor.
+
+        Raises:
+            UserError: the config has more layers than the tensors, or describes no network.
         """
-        return getattr(importlib.import_module(self.module), self.network)(config, **options)
+        from mlx_ltxw.weights.loading import check_depth
+
+        if names is not None and self.layers is not None:
+            check_depth(self.name, self.layers(config), names)
+        try:
+            return self.classes()[0](config, **options)
+        except (ValueError, OverflowError, ZeroDivisionError, MemoryError) as error:
+            raise UserError(
+                f"The config of the {self.name} describes no network that can be built ({error}).",
+                "Use an LTX-2.3 checkpoint with its own config.",
+            ) from error
 
 
-_MODELS = "mlx_ltxw.models"
+def _layers(config: Any) -> int:
+    return config.layers
+
+
+def _connector_layers(config: Any) -> int:
+    return max(config.video.layers, config.audio.layers)
+
+
+TEXT_ENCODER = "text_encoder"
+"""The text encoder's name, and its folder in a model directory."""
+
 COMPONENTS = {
     component.name: component
     for component in (
-        Component("transformer", f"{_MODELS}.transformer", "Transformer", "TransformerConfig", "transformer"),
-        Component("connectors", f"{_MODELS}.text", "Connectors", "ConnectorsConfig", "transformer"),
-        Component("text_projection", f"{_MODELS}.text", "FeatureExtractor", "FeatureExtractorConfig", "transformer"),
-        Component("video_vae", f"{_MODELS}.video_vae", "VideoVAE", "VideoVAEConfig", "vae"),
-        Component("audio_vae", f"{_MODELS}.audio_vae", "AudioVAE", "AudioVAEConfig", "audio_vae"),
-        Component("vocoder", f"{_MODELS}.audio_vae", "VocoderWithBWE", "VocoderConfig", "vocoder"),
+        Component("transformer", "transformer", _transformer, _layers),
+        Component("connectors", "transformer", _connectors, _connector_layers),
+        Component("text_projection", "transformer", _text_projection),
+        Component("video_vae", "vae", _video_vae),
+        Component("audio_vae", "audio_vae", _audio_vae),
+        Component("vocoder", "vocoder", _vocoder),
+        Component(TEXT_ENCODER, "", _text_encoder, _layers),
     )
 }
-"""Every network of LTX-2.3 but the text encoder, which keeps mlx-lm's own layout."""
+"""Every network of LTX-2.3."""
 
-TEXT_ENCODER = "text_encoder"
-"""The text encoder's folder in a model directory."""
+IN_CHECKPOINT = tuple(name for name, component in COMPONENTS.items() if component.section)
+"""Those whose tensors lie in the checkpoint; the text encoder is a Gemma-3 of its own."""
 
 _AUDIO_MARKS = (
     "audio_attn1",
@@ -96,14 +173,3 @@ def audio_side(name: str) -> bool:
     Source: `ltx_core/model/transformer/model_configurator.py:LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP`.
     """
     return any(mark in name for mark in _AUDIO_MARKS)
-
-
-def text_network(settings: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The Gemma-3 that a `config.json` describes, in any of its spellings, and the same config in mlx-lm's.
-
-    Raises:
-        UserError: another architecture, or a setting that no Gemma-3 has.
-    """
-    text = importlib.import_module(f"{_MODELS}.text.gemma")
-    config = importlib.import_module(f"{_MODELS}.text.gemma_config").GemmaConfig.read(settings)
-    return text.Gemma(config), config.mlx_lm()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlx_ltxw.printing import readable
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
+from mlx_ltxw.parsing import load_json
+from mlx_ltxw.printing import printable, readable
+from mlx_ltxw.weights.components import COMPONENTS
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_dir import ModelDir
+
+_MOST_PARTS = 100  # lines; a model has ten
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,27 @@ class Description:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [self.name, *(f"{label:<16}{value}" for label, value in self.facts.items())]
-        for name, part in self.parts.items():
+        lines = [printable(self.name)]
+        lines += [f"{printable(label):<16}{printable(value)}" for label, value in self.facts.items()]
+        for name, part in list(self.parts.items())[:_MOST_PARTS]:
             dtypes = ", ".join(f"{dtype} x {count}" for dtype, count in part.dtypes.items())
-            lines.append(f"  {name:<24}{part.tensors:>6,} tensors {readable(part.nbytes):>10}  {dtypes}")
+            lines.append(f"  {printable(name):<24}{part.tensors:>6,} tensors {readable(part.nbytes):>10}  {dtypes}")
+        if len(self.parts) > _MOST_PARTS:
+            lines.append(f"  and {len(self.parts) - _MOST_PARTS:,} more")
         return "\n".join(lines)
 
 
 def describe_model(model: ModelDir) -> Description:
     """A model directory: version, variant, origin, quantisation, and each network's size."""
-    config, source = model.config, model.config["source"]
+    config = model.config
     facts = {
-        "model": f"LTX-2.3 {model.variant}, model_version {config['model_version'] or 'unknown'}",
-        "checkpoint": _origin(source),
-        "text encoder": _origin(config["text_encoder"]),
+        "model": f"LTX-2.3 {model.variant}, model_version {config.get('model_version') or 'unknown'}",
+        "checkpoint": _origin(config.get("source")),
+        "text encoder": _origin(config.get("text_encoder")),
         "quantisation": _quantisation(config.get("quantization", {}).get("transformer")),
-        "written by": f"mlx-ltxw {config['library_version']}",
+        "written by": f"mlx-ltxw {config.get('library_version', 'of unknown version')}",
     }
-    parts = {name: _part(model.tensors(name)) for name in (*COMPONENTS, TEXT_ENCODER)}
+    parts = {name: _part(model.tensors(name)) for name in COMPONENTS}
     return Description(str(model.path), facts, parts)
 
 
@@ -83,20 +88,23 @@ def _part(tensors: Iterable[Tensor]) -> Part:
     return Part(len(listed), sum(tensor.nbytes for tensor in listed), dict(counts.most_common()))
 
 
-def _origin(source: dict[str, Any]) -> str:
+def _origin(source: Any) -> str:
+    if not isinstance(source, dict) or not isinstance(source.get("files"), dict):
+        return "unknown"
     files = ", ".join(source["files"])
-    return f"{files} of {source['repo']} at {source['revision']}" if source["repo"] else files
+    return f"{files} of {source['repo']} at {source.get('revision')}" if source.get("repo") else files
 
 
 def _quantisation(settings: dict[str, Any] | None) -> str:
     if not settings:
         return "none"
     layers = sum(isinstance(value, dict) for value in settings.values())
-    return f"{settings['mode']}, {settings['bits']} bits, groups of {settings['group_size']}; {layers} layers"
+    mode, bits, group = (settings.get(key, "?") for key in ("mode", "bits", "group_size"))
+    return f"{mode}, {bits} bits, groups of {group}; {layers} layers"
 
 
 def _sections(text: str) -> str:
     try:
-        return f"sections {', '.join(json.loads(text))}"
+        return f"sections {', '.join(load_json(text))}"
     except (ValueError, TypeError):
         return "not valid JSON"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,36 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.printing import some
 from mlx_ltxw.weights.names import grouped
 
+_AGAIN = "Convert the checkpoint again with this version of mlx-ltxw."
+_LAYER = re.compile(r"(?:^|\.)(?:layers|transformer_blocks|transformer_1d_blocks)\.(\d{1,9})\.")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Every parameter's path and shape; computes none of them."""
     return {name: tuple(value.shape) for name, value in tree_flatten(network.parameters())}
+
+
+def check_depth(component: str, layers: int, names: Iterable[str]) -> None:
+    """Refuses a config with more layers than the files hold, before anything of that depth is built.
+
+    Args:
+        component: For the message.
+        layers: As the config has it.
+        names: Of the tensors; layers are numbered in them (`transformer_blocks.47.`).
+
+    Raises:
+        UserError: it has more; fewer, or none of the tensors at all, are for the strict load to list.
+    """
+    held = max((int(found[1]) + 1 for name in names if (found := _LAYER.search(name))), default=0)
+    if 0 < held < layers:
+        raise UserError(
+            f"The config of the {component} has {layers:,} layers, and its tensors have {held:,}.",
+            "Use a checkpoint with its own config.",
+        )
 
 
 def mismatches(wanted: Shapes, found: Shapes) -> list[str]:
@@ -47,7 +70,7 @@ def quantize_layers(network: nn.Module, layers: Mapping[str, Any]) -> None:
     if unknown := [path for path in layers if path not in paths]:
         raise UserError(
             f"The model's config quantises layers that its network does not have: {'; '.join(grouped(unknown))}.",
-            "Convert the checkpoint again with this version of mlx-ltxw.",
+            _AGAIN,
         )
     if layers:
         nn.quantize(network, class_predicate=lambda path, _: dict(layers[path]) if path in layers else False)
@@ -70,21 +93,19 @@ def read_arrays(files: Sequence[Path]) -> dict[str, mx.array]:
     return arrays
 
 
-def fill(network: nn.Module, arrays: Mapping[str, mx.array], where: str) -> None:
+def fill(network: nn.Module, arrays: Mapping[str, mx.array], where: str, hint: str = _AGAIN) -> None:
     """Loads `arrays` into `network`, strictly and lazily.
 
     Args:
         network: Changed in place.
         arrays: By parameter path.
         where: What the arrays come from, for the message.
+        hint: What to do when they do not fit.
 
     Raises:
         UserError: lists every missing, unexpected and misshapen tensor at once.
     """
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     if faults := mismatches(parameter_shapes(network), shapes):
-        raise UserError(
-            f"{where} does not fit the network: {'; '.join(faults)}.",
-            "Convert the checkpoint again with this version of mlx-ltxw.",
-        )
+        raise UserError(f"{where} does not fit its network: {'; '.join(some(faults))}.", hint)
     network.load_weights(list(arrays.items()), strict=True)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_text
+from mlx_ltxw.files import inside, read_text, write_text
+from mlx_ltxw.parsing import build, parse_json
 
 NAME = "manifest.json"
+_AGAIN = "Convert the checkpoint again into a new directory."
 FORMAT = 1
 CHUNK = 16 << 20  # bytes read at a time
 
@@ -48,30 +50,37 @@ def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint
     write_text(directory / NAME, json.dumps(content, indent=1) + "\n")
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What stands in `manifest.json`."""
+
+    format: int
+    fingerprint: str
+    files: dict[str, FileRecord]
+
+
 def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
     """The files and the fingerprint that `write_manifest` wrote.
 
     Raises:
-        UserError: no manifest, not readable, or of another format.
+        UserError: no manifest, not readable, of another format, or one that names files outside the directory.
     """
-    try:
-        content = json.loads((directory / NAME).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{directory} was written by another version of mlx-ltxw (format {content['format']}).",
-                "Update mlx-ltxw, or convert the checkpoint again.",
-            )
-        files = {name: FileRecord(int(r["size"]), str(r["sha256"])) for name, r in content["files"].items()}
-        return files, str(content["fingerprint"])
-    except FileNotFoundError:
+    path = directory / NAME
+    if not path.exists():
         raise UserError(
             f"{directory} is not a finished model: it has no {NAME}.",
             "Run `mlx-ltxw convert` with this directory as -o; a conversion that was cut continues.",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        )
+    content = parse_json(read_text(path), str(path), _AGAIN)
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise UserError(
-            f"{directory / NAME} cannot be read ({error}).", "Convert the checkpoint again into a new directory."
-        ) from error
+            f"{directory} was written by another version of mlx-ltxw (format {content['format']}).",
+            "Update mlx-ltxw, or convert the checkpoint again.",
+        )
+    manifest = build(_Manifest, content, str(path), _AGAIN)
+    for name in manifest.files:
+        inside(directory, name)
+    return manifest.files, manifest.fingerprint
 
 
 def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:

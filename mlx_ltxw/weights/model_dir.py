@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import inside, read_text
+from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, audio_side
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest
@@ -17,6 +17,13 @@ from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, rea
 if TYPE_CHECKING:
     import mlx.core as mx
     import mlx.nn as nn
+
+    from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
+    from mlx_ltxw.models.text import Connectors, FeatureExtractor, PromptTokenizer, TextEncoder
+    from mlx_ltxw.models.transformer import Transformer
+    from mlx_ltxw.models.video_vae import VideoVAE
+
+_AGAIN = "Convert the checkpoint again."
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class ModelDir:
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
         config = _read_json(directory / "config.json")
-        if config.get("variant") not in ("dev", "distilled") or not isinstance(config.get("config"), dict):
+        if not _is_ours(config):
             raise UserError(f"{directory / 'config.json'} is not what convert writes.", "Convert the checkpoint again.")
         return cls(directory, config, files)
 
@@ -83,11 +90,17 @@ class ModelDir:
         return self.path / TEXT_ENCODER
 
     def network_config(self, component: str) -> Any:
-        """The config object of one network, such as `VideoVAEConfig`; loads no weights."""
+        """The config object of one network, such as `VideoVAEConfig`; loads no weights.
+
+        Raises:
+            UserError: the config is damaged, or describes another model.
+        """
+        if component == TEXT_ENCODER:
+            return COMPONENTS[component].read_config(_read_json(self.text_encoder / "config.json"))
         numbers = {}
         if component == "text_projection":
-            gemma = _read_json(self.text_encoder / "config.json")
-            numbers = {"text_width": gemma["hidden_size"], "text_states": gemma["num_hidden_layers"] + 1}
+            gemma = self.network_config(TEXT_ENCODER)
+            numbers = {"text_width": gemma.hidden_size, "text_states": gemma.states}
         return COMPONENTS[component].read_config(self.checkpoint_config, **numbers)
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:
@@ -99,19 +112,21 @@ class ModelDir:
         """The files of one network; `audio_only` leaves out those that hold the video side alone.
 
         Raises:
-            UserError: the component's index is missing or broken.
+            UserError: the component's index is missing or broken, or names a file that is none of the model's.
         """
-        weight_map = _read_json(self.path / f"{component}.safetensors.index.json")["weight_map"]
-        chosen = {file for name, file in weight_map.items() if not audio_only or audio_side(name)}
-        return [self.path / file for file in sorted(chosen)]
+        folder = f"{TEXT_ENCODER}/" if component == TEXT_ENCODER else ""
+        index = self.path / f"{folder or component}{'model' if folder else ''}.safetensors.index.json"
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise UserError(f"{index} is no index of tensors.", _AGAIN)
+        chosen = sorted({file for name, file in weight_map.items() if not audio_only or audio_side(name)})
+        if strange := [file for file in chosen if folder + file not in self.files]:
+            raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", _AGAIN)
+        return [inside(index.parent, file) for file in chosen]
 
     def tensors(self, component: str, audio_only: bool = False) -> list[Tensor]:
-        """The headers' entries of one network; reads no weights. `text_encoder` is a component too."""
-        if component == TEXT_ENCODER:
-            files = sorted(self.text_encoder.glob("model*.safetensors"))
-        else:
-            files = self.shards(component, audio_only)
-        return [tensor for file in files for tensor in read_header(file).tensors.values()]
+        """The headers' entries of one network; reads no weights."""
+        return [t for file in self.shards(component, audio_only) for t in read_header(file).tensors.values()]
 
     def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
@@ -128,11 +143,16 @@ class ModelDir:
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype
         from mlx_ltxw.weights.loading import fill, quantize_layers, read_arrays
 
+        target = dtype or default_dtype()
+        if component == TEXT_ENCODER:
+            from mlx_ltxw.weights.text import load_gemma
+
+            return load_gemma(self.text_encoder, target, self.shards(component))
         options = {"with_video": False} if audio_only else {}
-        network = COMPONENTS[component].build(self.network_config(component), **options)
+        names = [tensor.name for tensor in self.tensors(component, audio_only)]
+        network = COMPONENTS[component].build(self.network_config(component), names, **options)
         layers = self.quantized_layers(component)
         quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
-        target = dtype or default_dtype()
         arrays = {
             name: array.astype(memory_dtype(component, name, array.dtype, target))
             for name, array in read_arrays(self.shards(component, audio_only)).items()
@@ -140,12 +160,45 @@ class ModelDir:
         fill(network, arrays, f"{component} of {self.path}")
         return network.eval()
 
-    def load_text_encoder(self, dtype: mx.Dtype | None = None, in_pieces: bool = False) -> Any:
-        """The `mlx_ltxw.models.text.TextEncoder`; `dtype` as for `load`, `in_pieces` for `TextEncoder.load`."""
-        from mlx_ltxw.weights.dtype import default_dtype
+    def load_transformer(self, dtype: mx.Dtype | None = None, audio_only: bool = False) -> Transformer:
+        """As `load`."""
+        return self.load("transformer", dtype, audio_only)
 
-        text = importlib.import_module("mlx_ltxw.models.text")
-        return text.TextEncoder.load(self.text_encoder, dtype or default_dtype(), in_pieces)
+    def load_connectors(self, dtype: mx.Dtype | None = None) -> Connectors:
+        """As `load`."""
+        return self.load("connectors", dtype)
+
+    def load_text_projection(self, dtype: mx.Dtype | None = None) -> FeatureExtractor:
+        """As `load`."""
+        return self.load("text_projection", dtype)
+
+    def load_video_vae(self, dtype: mx.Dtype | None = None) -> VideoVAE:
+        """As `load`."""
+        return self.load("video_vae", dtype)
+
+    def load_audio_vae(self, dtype: mx.Dtype | None = None) -> AudioVAE:
+        """As `load`."""
+        return self.load("audio_vae", dtype)
+
+    def load_vocoder(self) -> VocoderWithBWE:
+        """As `load`; its weights are float32."""
+        return self.load("vocoder")
+
+    def load_text_encoder(self, dtype: mx.Dtype | None = None, in_pieces: bool = False) -> TextEncoder:
+        """Gemma-3, as `load` gives it, with its tokenizer; `in_pieces` as `Machine.in_pieces`."""
+        from mlx_ltxw.models.text import TextEncoder
+
+        return TextEncoder(self.load(TEXT_ENCODER, dtype), self.load_tokenizer(), in_pieces)
+
+    def load_tokenizer(self) -> PromptTokenizer:
+        """The text encoder's tokenizer.
+
+        Raises:
+            UserError: its files are missing or broken.
+        """
+        from mlx_ltxw.weights.text import load_tokenizer
+
+        return load_tokenizer(self.text_encoder)
 
     def verify(self, progress: Callable[[int], object] = lambda _: None) -> None:
         """Hashes every file against the manifest; `progress` gets the bytes of each step.
@@ -156,11 +209,19 @@ class ModelDir:
         check_hashes(self.path, self.files, progress)
 
 
+def _is_ours(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` has the shape that convert gives it."""
+    known = config.get("variant") in ("dev", "distilled") and isinstance(config.get("model_version", ""), str)
+    tables = [config.get("config"), config.get("quantization", {}), config.get("source", {})]
+    if not known or not all(isinstance(table, dict) for table in tables):
+        return False
+    own = config["config"].get("mlx_ltxw", {})
+    parts = [own, *config.get("quantization", {}).values()]
+    return all(isinstance(part, dict) for part in parts) and isinstance(own.get("generation", {}), dict)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Convert the checkpoint again.") from error
+    value = parse_json(read_text(path), str(path), _AGAIN)
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object.", "Convert the checkpoint again.")
+        raise UserError(f"{path} holds no JSON object.", _AGAIN)
     return value

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from mlx_ltxw.convert.hub import looks_like_repo
+from mlx_ltxw.hub import looks_like_repo
 from tests.convert.made import command, contents, converted, made
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

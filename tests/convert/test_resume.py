@@ -189,7 +189,7 @@ def test_killed_after_the_manifest(tmp_path):
 def test_only_one_at_a_time(tmp_path):
     out = tmp_path / "out"
     first = Journal.open(out)
-    with pytest.raises(UserError, match="Another conversion"):
+    with pytest.raises(UserError, match="in use by a conversion, process"):
         run.convert(prepare(made().checkpoint), out)
     first.close()
     run.convert(prepare(made().checkpoint), out)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mlx_ltxw.convert import run
 from mlx_ltxw.convert.tensors import bfloat16_bits, fp8_values
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.components import COMPONENTS
+from mlx_ltxw.weights.components import IN_CHECKPOINT
 from tests.convert.made import contents, converted, edited, made, prepare, read_file
 from tests.numbers import relative_error
 from tests.reference.weights import official_arrays
@@ -39,7 +39,7 @@ def official(source):
     with safe_open(source.checkpoint, "pt") as file:
         config = json.loads(file.metadata()["config"])
     state = load_file(source.checkpoint)
-    arrays = {component: {} for component in COMPONENTS}
+    arrays = {component: {} for component in IN_CHECKPOINT}
     for prefix, module in components(config, json.loads((source.gemma / "config.json").read_text())["text_config"]):
         component = OFFICIAL[prefix]
         root = prefix.partition(".")[0] + "." if component.endswith("_vae") else STRIPPED.get(component, prefix)
@@ -57,7 +57,7 @@ def reference():
     return official(made())
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", IN_CHECKPOINT)
 def test_weights_equal_the_official_modules(reference, component):
     """Every parameter of every network, bit for bit (bfloat16 is exact in float32)."""
     loaded = dict(tree_flatten(converted().load(component, mx.float32).parameters()))
@@ -68,7 +68,7 @@ def test_weights_equal_the_official_modules(reference, component):
 
 def test_dtypes_on_disk_are_the_sources():
     """bfloat16, with float32 scale-shift tables."""
-    dtypes = {t.name: t.dtype for component in COMPONENTS for t in converted().tensors(component)}
+    dtypes = {t.name: t.dtype for component in IN_CHECKPOINT for t in converted().tensors(component)}
     assert {dtype for name, dtype in dtypes.items() if "scale_shift_table" in name} == {"F32"}
     assert {dtype for name, dtype in dtypes.items() if "scale_shift_table" not in name} == {"BF16"}
 

@@ -3,8 +3,9 @@
 from mlx_ltxw.models.text.connectors import ConnectorConfig, Connectors, ConnectorsConfig
 from mlx_ltxw.models.text.encoder import TextEncoder
 from mlx_ltxw.models.text.features import FeatureExtractor, FeatureExtractorConfig
+from mlx_ltxw.models.text.gemma import Gemma
 from mlx_ltxw.models.text.gemma_config import GemmaConfig
-from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS
+from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS, PromptTokenizer
 
 __all__ = [
     "PROMPT_TOKENS",
@@ -13,6 +14,8 @@ __all__ = [
     "ConnectorsConfig",
     "FeatureExtractor",
     "FeatureExtractorConfig",
+    "Gemma",
     "GemmaConfig",
+    "PromptTokenizer",
     "TextEncoder",
 ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.text.gemma import Gemma, load_gemma
+from mlx_ltxw.models.text.gemma import Gemma
 from mlx_ltxw.models.text.gemma_config import GemmaConfig
 from mlx_ltxw.models.text.tokenizer import PromptTokenizer
 
@@ -22,40 +20,22 @@ class TextEncoder:
         config: The Gemma's numbers.
         model: The decoder stack.
         tokenizer: Gives ids and masks as NumPy arrays.
-        in_pieces: See `load`.
+        in_pieces: Evaluates after each layer, which keeps each piece of work on a GPU short.
+
+    Raises:
+        UserError: the tokenizer knows more tokens than the model.
     """
 
     def __init__(self, model: Gemma, tokenizer: PromptTokenizer, in_pieces: bool = False) -> None:
-        self.config: GemmaConfig = model.config
-        self.model = model
-        self.tokenizer = tokenizer
-        self.in_pieces = in_pieces
-
-    @classmethod
-    def load(cls, path: Path, dtype: mx.Dtype = mx.bfloat16, in_pieces: bool = False) -> TextEncoder:
-        """Opens a Gemma-3 folder in mlx-lm's layout (quantised or not), or Google's own.
-
-        Weights are read from disk when they are first needed.
-
-        Args:
-            path: Holds `config.json`, `model*.safetensors`, `tokenizer.json` and `tokenizer_config.json`.
-            dtype: Of the activations, and of the weights that are not quantised.
-            in_pieces: Evaluates after each layer, which keeps each piece of work on the GPU short enough for the
-                system's watchdog.
-
-        Raises:
-            UserError: a file is missing or broken, or the model is no Gemma-3.
-        """
-        if not path.is_dir():
-            raise UserError(f"There is no text encoder in {path}.", "Convert one with {field:text_encoder}.")
-        model = load_gemma(path, dtype)
-        tokenizer = PromptTokenizer(path)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"The tokenizer knows {tokenizer.vocab_size} tokens and the text encoder {model.config.vocab_size}.",
                 "Put the tokenizer files of the same model beside its weights.",
             )
-        return cls(model, tokenizer, in_pieces)
+        self.config: GemmaConfig = model.config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.in_pieces = in_pieces
 
     def tokenize(self, prompts: list[str], truncate: bool = False) -> tuple[mx.array, mx.array]:
         """Token ids (B, 1024) int32 and mask (B, 1024) bool, padded on the left; see `PromptTokenizer`."""

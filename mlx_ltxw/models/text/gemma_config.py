@@ -7,9 +7,8 @@ the layers to `layer_types`. mlx-lm reads only the older keys, and would lose th
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
@@ -35,6 +34,14 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (False, None),
 }
 """Settings that change the hidden states and that no Gemma-3 sets otherwise; the first is the default."""
+
+
+_SIZES = {
+    "vocab_size": 1 << 20, "hidden_size": 1 << 16, "num_hidden_layers": 1000, "intermediate_size": 1 << 18,
+    "num_attention_heads": 1000, "num_key_value_heads": 1000, "head_dim": 1 << 12, "sliding_window": 1 << 30,
+    "max_position_embeddings": 1 << 30,
+}  # fmt: skip
+"""Whole numbers from 1, and the most that is believed; Gemma-3 27B has a third of it at the most."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,10 @@ class GemmaConfig:
         for key in ("hidden_size", "num_hidden_layers", "intermediate_size"):
             _require(key in values, f"lacks '{key}'")
         known = {**_ASSUMED, **values}
+        for key, most in _SIZES.items():
+            _require(type(known[key]) is int and 1 <= known[key] <= most, f"sets '{key}' to {known[key]!r}")
+        for key in ("rms_norm_eps", "query_pre_attn_scalar"):
+            _require(_is_positive(known[key]), f"sets '{key}' to {known[key]!r}")
         theta, factor, local_theta = _rotary(values)
         return cls(
             vocab_size=known["vocab_size"],
@@ -105,11 +116,6 @@ class GemmaConfig:
             factor=factor,
             local_theta=local_theta,
         )
-
-    @classmethod
-    def open(cls, path: Path) -> GemmaConfig:
-        """Reads `path/config.json`. Raises UserError where the file is missing or not JSON, and as `read` does."""
-        return cls.read(read_json(path / "config.json"))
 
     def mlx_lm(self) -> dict[str, Any]:
         """The keys that mlx-lm's `gemma3_text.ModelArgs` reads."""
@@ -133,19 +139,6 @@ class GemmaConfig:
         }
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Parses a JSON object of the text encoder's folder; UserError where it is missing or broken."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"The text encoder has no {file.name} ({file}).", _HINT) from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}.", "Download or convert the text encoder again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no JSON object.", "Download or convert the text encoder again.")
-    return values
-
-
 def _require(condition: bool, fault: str) -> None:
     if not condition:
         raise UserError(f"The text encoder's config {fault}, which no Gemma-3 text model does.", _HINT)
@@ -161,12 +154,26 @@ def _text_section(config: dict[str, Any]) -> dict[str, Any]:
     return {**outer, **config["text_config"]}
 
 
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table inside the config; empty where it is left out or null."""
+    table = values.get(key) or {}
+    _require(isinstance(table, dict), f"sets '{key}' to {table!r}")
+    return table
+
+
 def _pattern(values: dict[str, Any]) -> int:
     """Every how many layers one is global."""
     kinds = values.get("layer_types")
     if kinds is None:
-        return values.get("sliding_window_pattern", 6)
+        pattern = values.get("sliding_window_pattern", 6)
+        _require(type(pattern) is int and pattern >= 1, f"sets 'sliding_window_pattern' to {pattern!r}")
+        return pattern
     layers = values["num_hidden_layers"]
+    _require(isinstance(kinds, list), f"sets 'layer_types' to {kinds!r}")
     pattern = kinds.index("full_attention") + 1 if "full_attention" in kinds else layers + 1
     regular = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(layers)]
     _require(kinds == regular, "orders its 'layer_types' irregularly")
@@ -175,20 +182,22 @@ def _pattern(values: dict[str, Any]) -> int:
 
 def _rotary(values: dict[str, Any]) -> tuple[float, float, float]:
     """Global theta, global factor, local theta; precedence of `Gemma3TextConfig.convert_rope_params_to_dict`."""
-    nested = values.get("rope_parameters") or {}
+    nested = _table(values, "rope_parameters")
     _require(
         not nested or not {"full_attention", "sliding_attention"}.isdisjoint(nested),
         "has 'rope_parameters' that name no kind of layer",
     )
-    whole = {**(nested.get("full_attention") or {}), **(values.get("rope_scaling") or {})}
-    local = nested.get("sliding_attention") or {}
+    whole = {**_table(nested, "full_attention"), **_table(values, "rope_scaling")}
+    local = _table(nested, "sliding_attention")
     kind = whole.get("rope_type", whole.get("type", "default"))
     _require(kind in ("default", "linear"), f"scales its rotary positions by {kind!r}")
     _require((kind == "linear") == ("factor" in whole), f"has {kind} rotary positions and a 'factor' that does not fit")
     local_kind = local.get("rope_type", "default")
     _require(local_kind == "default", f"scales the rotary positions of its sliding layers by {local_kind!r}")
-    return (
+    numbers = (
         whole.get("rope_theta", values.get("rope_theta", 1e6)),
         whole["factor"] if kind == "linear" else 1.0,
         local.get("rope_theta", values.get("rope_local_base_freq", 1e4)),
     )
+    _require(all(_is_positive(number) for number in numbers), f"has the rotary numbers {numbers}")
+    return numbers

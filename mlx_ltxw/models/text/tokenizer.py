@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.text.gemma_config import read_json
 
 PROMPT_TOKENS = 1024
 """Length that every prompt is padded to (`gemma_assets.py:TOKENIZER_MAX_LENGTH`)."""
@@ -27,20 +26,21 @@ class PromptTokenizer:
         vocab_size: Ids it can give, added tokens included.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Reads `tokenizer.json` and `tokenizer_config.json` in `path`.
+    def __init__(self, text: str, settings: Mapping[str, Any], name: str = "tokenizer.json") -> None:
+        """Builds the tokenizer.
+
+        Args:
+            text: The content of `tokenizer.json`.
+            settings: The values of `tokenizer_config.json`.
+            name: Of the file, for messages.
 
         Raises:
-            UserError: a file is missing or broken, names no `<bos>` or padding token, or asks for an end token.
+            UserError: it is broken, names no `<bos>` or padding token, or asks for an end token.
         """
-        settings = read_json(path / "tokenizer_config.json")
-        file = path / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(f"The text encoder has no tokenizer.json ({file}).", _HINT)
         try:
-            self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{file} cannot be read: {error}.", _HINT) from error
+            raise UserError(f"{name} cannot be read: {error}.", _HINT) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -49,10 +49,10 @@ class PromptTokenizer:
         if settings.get("add_eos_token") or self._tokenizer.encode("").ids not in ([], [self.bos]):
             raise UserError("The tokenizer adds more than <bos> to a prompt, as Gemma-3's does not.", _HINT)
 
-    def _special(self, settings: dict[str, Any], key: str) -> int:
+    def _special(self, settings: Mapping[str, Any], key: str) -> int:
         token = settings.get(key)
         token = token.get("content") if isinstance(token, dict) else token
-        number = None if token is None else self._tokenizer.token_to_id(token)
+        number = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
         if number is None:
             raise UserError(f"The tokenizer's '{key}' is {token!r}, which is not one of its tokens.", _HINT)
         return number

@@ -179,9 +179,7 @@ def _digest(parts: Any) -> str:
 
 def _check_captions(model: ModelDir, clips: Sequence[Clip]) -> None:
     """Refuses a caption that is too long before anything else is done."""
-    from mlx_ltxw.models.text.tokenizer import PromptTokenizer
-
-    tokenizer = PromptTokenizer(model.text_encoder)
+    tokenizer = model.load_tokenizer()
     for clip in clips:
         try:
             tokenizer([clip.caption])
@@ -193,12 +191,12 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> 
     """Sound through the audio VAE in fp32, as the official trainer has it; pictures through the video VAE."""
     if not jobs:
         return
-    audio_vae: Any = model.load("audio_vae", mx.float32)
-    video_vae: Any = model.load("video_vae", default_dtype()) if any(job.clip.picture for job in jobs) else None
+    audio_vae = model.load_audio_vae(mx.float32)
+    video_vae = model.load_video_vae(default_dtype()) if any(job.clip.picture for job in jobs) else None
     for index, job in enumerate(jobs):
         try:
             arrays = {"audio": _sound_tokens(job.clip, audio_vae)}
-            if job.clip.picture:
+            if video_vae is not None and job.clip.picture:
                 arrays["video"] = _picture_tokens(job.clip, video_vae)
         except UserError as error:
             raise UserError(f"{job.clip.name}: {error.message}", error.hint) from error
@@ -231,7 +229,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) 
     """Each caption once; between the two passes only the features of its real tokens are held."""
     captions = sorted({job.clip.caption for job in jobs})
     features = _features(captions, model, progress)
-    connectors: Any = model.load("connectors", default_dtype())
+    connectors = model.load_connectors(default_dtype())
     for caption in captions:
         video, audio, mask = features.pop(caption)
         contexts = connectors(_padded(video, mask), _padded(audio, mask), mx.array(mask))
@@ -247,7 +245,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) 
 def _features(captions: Sequence[str], model: ModelDir, progress: Progress) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
     encoder = model.load_text_encoder(default_dtype(), this_machine().in_pieces)
-    projection: Any = model.load("text_projection", default_dtype())
+    projection = model.load_text_projection(default_dtype())
     features = {}
     for index, caption in enumerate(captions):
         ids, mask = encoder.tokenize([caption])

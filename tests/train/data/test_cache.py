@@ -12,7 +12,6 @@ import torch
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.models.text import TextEncoder
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train.data import cache
@@ -183,7 +182,7 @@ def test_the_key_follows_the_networks_that_are_used(clips, model, tmp_path, file
 def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatch):
     alive = weakref.WeakSet()
     seen = []
-    load, load_text = ModelDir.load, TextEncoder.load
+    load = ModelDir.load
 
     def note(name, network):
         gc.collect()
@@ -198,7 +197,6 @@ def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatc
             self.kind = kind
 
     monkeypatch.setattr(ModelDir, "load", lambda self, name, *rest: note(name, load(self, name, *rest)))
-    monkeypatch.setattr(TextEncoder, "load", lambda *args, **options: note("text_encoder", load_text(*args, **options)))
     build_cache(clips, model, tmp_path)
     gc.collect()
     assert seen == [
