@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},
-    "convert": {"weights"},
+    "convert": {"models", "weights"},
     "weights": {"models"},
     "adapter": {"models", "weights"},
     "models": set(),
