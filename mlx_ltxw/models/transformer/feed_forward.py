@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
 class GELUProjection(nn.Module):
@@ -40,8 +41,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = [GELUProjection(dim, inner, bias), nn.Identity(), nn.Linear(inner, dim, bias=bias)]
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, T, dim) -> (B, T, dim)."""
+    def __call__(self, x: mx.array, done: Done = nothing_done) -> mx.array:
+        """(B, T, dim) -> (B, T, dim); each part of the tokens is `done` for itself."""
         tokens = x.shape[1]
         count = -(-tokens // TOKENS)
         if count <= 1:
@@ -53,6 +54,7 @@ class FeedForward(nn.Module):
             if parts:
                 (part,) = mx.depends([part], [parts[-1]])
             parts.append(self._whole(part))
+            done(parts[-1])
         return mx.concatenate(parts, axis=1)
 
     def _whole(self, x: mx.array) -> mx.array:

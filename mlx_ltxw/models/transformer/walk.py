@@ -23,8 +23,17 @@ Second = TypeVar("Second")
 Streams = tuple[mx.array, ...]
 """The streams' tokens, (B, T, dim) each."""
 
-Step = Callable[[Item, Streams, BlockSkips], Streams]
-"""What is done with one block: `(block, streams before it, what it leaves out)` to the streams after it."""
+Done = Callable[[Any], None]
+"""Takes the arrays (a tree of them) that complete a part of the work, so that the device may begin with them."""
+
+
+def nothing_done(part: Any) -> None:
+    """Leaves all work for later."""
+
+
+Step = Callable[[Item, Streams, BlockSkips, Done], Streams]
+"""What is done with one block: `(block, streams before it, what it leaves out, done)` to the streams after it; those
+need not be `done`."""
 
 
 class Blocks(Protocol[ItemOut]):
@@ -55,9 +64,9 @@ class Paired(Generic[First, Second]):
         return self.first[index], self.second[index]
 
 
-def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips) -> Streams:
+def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
     """A step as it is."""
-    return step(block, streams, skips)
+    return step(block, streams, skips, done)
 
 
 class Submissions:
@@ -111,12 +120,13 @@ class Walk:
 
     submit_every: int = 0
     window: int | None = None
-    run: Callable[[Step[Any], Any, Streams, BlockSkips], Streams] = call
+    run: Callable[[Step[Any], Any, Streams, BlockSkips, Done], Streams] = call
+    in_parts: bool = False
 
     @classmethod
     def bounded(cls, submit_every: int) -> Walk:
         """In submissions of that many blocks, of which no more than `WINDOW` are unfinished."""
-        return cls(submit_every, WINDOW)
+        return cls(submit_every, WINDOW, in_parts=bool(submit_every))
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""
@@ -127,9 +137,10 @@ class Walk:
     ) -> Iterator[Streams]:
         """Yields the streams after each block, submitted; closing the iterator stops between two blocks."""
         submissions = self.submissions()
+        done = submissions.add if self.in_parts else nothing_done
         for index in range(len(blocks)):
             # The block has no name here, so that nothing holds it while the next one is fetched.
-            streams = self.run(step, blocks[index], streams, skips.of(index))
+            streams = self.run(step, blocks[index], streams, skips.of(index), done)
             submissions.add(streams)
             yield streams
 
