@@ -93,7 +93,7 @@ def steps(
         denoiser = Denoiser(
             models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
-            Walk.bounded(int(job.machine.in_pieces)),
+            Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
         start = _start(stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()

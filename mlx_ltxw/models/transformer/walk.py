@@ -95,13 +95,13 @@ class Submissions:
             mx.eval(self._unfinished.popleft())
 
 
-WINDOW = 1
-"""Blocks that may be unfinished while a forward goes on: the one that was submitted last.
+WINDOW = 3
+"""Parts of blocks that may be unfinished while a forward goes on.
 
-On an H200 (bf16, 704x480x97) a forward then holds 1.65 GB beyond the weights in place of 6.93, in the same time; at
-1280x704x121 5.2 GB in place of 21.6. Waiting for each block itself holds 0.57 and 2.64 GB, and costs 14 and 4 % more
-time. MLX's CPU backend bounds by itself what is in flight. To be measured on a GPU: 1 and 2, with the feed-forward
-network in parts (`feed_forward.TOKENS`), and for training steps.
+On an H200 (bf16, 48 blocks, feed-forward networks in parts of 4096 tokens) a forward at 704x480x97 then holds 0.81 GB
+beyond the weights, in place of 7.7 with no bound, in the same time; at 1280x704x121 2.2 GB in place of 24. A window of
+2 holds 0.72 and 2.1 GB, 1 holds 0.63 and 1.7 GB in 8 % more time at the smaller size, 0 takes 50 % more. Whole blocks
+hold 2.0 and 6.3 GB with a window of 1 (`docs/log.md`). MLX's CPU backend bounds by itself what is in flight.
 """
 
 
@@ -116,6 +116,7 @@ class Walk:
         window: Submissions that may be unfinished while the next one is described, None for any number: each holds
             its activations in memory. 0 waits for each.
         run: How a step is called; training may put a way here that computes it again in the backward pass.
+        in_parts: Whether each part of a block that the step calls `done` is a submission of its own.
     """
 
     submit_every: int = 0
@@ -124,9 +125,9 @@ class Walk:
     in_parts: bool = False
 
     @classmethod
-    def bounded(cls, submit_every: int) -> Walk:
-        """In submissions of that many blocks, of which no more than `WINDOW` are unfinished."""
-        return cls(submit_every, WINDOW, in_parts=bool(submit_every))
+    def bounded(cls, in_parts: bool = True) -> Walk:
+        """In submissions of parts of blocks, of which no more than `WINDOW` are unfinished."""
+        return cls(int(in_parts), WINDOW, in_parts=in_parts)
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""
