@@ -49,7 +49,7 @@ def run(
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype, job.machine.in_pieces)
+        tokens = encode_frames(networks.video_vae(), picture, job.dtype)
         given = Conditions(video=Given(tokens))
     models: Models | None = None
     for number, seed in enumerate(job.settings.seeds):
@@ -121,10 +121,10 @@ def _start(
 
 def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
     clock = time.perf_counter()
-    waveform, rate = decode_audio(networks, latents.sound, job.machine.in_pieces)
+    waveform, rate = decode_audio(networks, latents.sound)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     seconds = time.perf_counter() - clock
     made = latents.video if job.settings.video is None else None
-    video = None if made is None else decode_video(networks, made, job.geometry, job.machine.in_pieces)
+    video = None if made is None else decode_video(networks, made, job.geometry)
     return Decoded(seed, video, waveform, rate, seconds, peak_memory())

@@ -6,13 +6,13 @@ has made to the device, with no more than a window of that unfinished.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
+from mlx_ltxw.models.submissions import Submissions
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Skips
 
 Item = TypeVar("Item")
@@ -67,32 +67,6 @@ class Paired(Generic[First, Second]):
 def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
     """A step as it is."""
     return step(block, streams, skips, done)
-
-
-class Submissions:
-    """Hands work to the device in pieces.
-
-    Args:
-        every: Pieces that go together in one submission; 0: nothing is submitted.
-        window: How many submissions may be unfinished; None for any number.
-    """
-
-    def __init__(self, every: int, window: int | None) -> None:
-        self.every, self.window = every, window
-        self._pieces = 0
-        self._unfinished: deque[Any] = deque()
-
-    def add(self, piece: Any) -> None:
-        """Takes the arrays (a tree of them) that complete a piece of work."""
-        self._pieces += 1
-        if not self.every or self._pieces % self.every:
-            return
-        mx.async_eval(piece)
-        if self.window is None:
-            return
-        self._unfinished.append(piece)
-        while len(self._unfinished) > self.window:
-            mx.eval(self._unfinished.popleft())
 
 
 WINDOW = 3
