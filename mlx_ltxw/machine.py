@@ -47,11 +47,9 @@ class Machine:
     def cache_limit(self) -> int:
         """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size.
 
-        On CUDA the limit leaves room for all activations of a forward (6.5 GB at 704x480x97), which would otherwise be
-        freed and allocated again in each.
+        A bounded forward at 704x480x97 uses 1 GB of them, one at 1280x704x121 up to 3 GB, and takes no longer with 1
+        GB (`docs/log.md`).
         """
-        if self.backend == "cuda":
-            return self.total // 4
         return max(_SMALL_CACHE, min(_LARGE_CACHE, self.total // 16))
 
 

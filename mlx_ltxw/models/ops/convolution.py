@@ -18,8 +18,12 @@ from mlx_ltxw.models.submissions import Submissions
 
 PIECE = 2**18
 """Elements of a signal that the CPU works on at a time, so that intermediates stay near its cache."""
-PIECE_ON_GPU = 2**22
-"""And a GPU, so that the intermediates of a piece stay small; smaller pieces take longer to describe than to compute."""
+PIECE_ON_GPU = 2**21
+"""And a GPU, so that the intermediates of a piece stay small.
+
+On an H200 60 s of the vocoder take 0.7 GB and 1.6 s; with pieces of 2**22 1.1 GB and 0.9 s, since the work of a small
+piece takes longer to describe than to compute.
+"""
 SHORTEST_PIECE = 2048
 
 
@@ -45,7 +49,7 @@ def _streams() -> tuple[Any, Any]:
 
 
 def paced() -> Submissions:
-    """Hands work to a GPU as it is described, with two pieces unfinished; a CPU gets it when the result is asked for."""
+    """Hands work to a GPU as it is described, two pieces at a time; a CPU gets it when the result is asked for."""
     return Submissions(0 if device.on_cpu() else 1, 1)
 
 

@@ -72,10 +72,10 @@ def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips, done:
 WINDOW = 3
 """Parts of blocks that may be unfinished while a forward goes on.
 
-On an H200 (bf16, 48 blocks, feed-forward networks in parts of 4096 tokens) a forward at 704x480x97 then holds 0.81 GB
-beyond the weights, in place of 7.7 with no bound, in the same time; at 1280x704x121 2.2 GB in place of 24. A window of
-2 holds 0.72 and 2.1 GB, 1 holds 0.63 and 1.7 GB in 8 % more time at the smaller size, 0 takes 50 % more. Whole blocks
-hold 2.0 and 6.3 GB with a window of 1 (`docs/log.md`). MLX's CPU backend bounds by itself what is in flight.
+On an H200 (bf16, 48 blocks) a forward at 704x480x97 then holds 0.75 GB beyond the weights, in place of 7.4 with no
+bound, in the same time; at 1280x704x121 1.9 GB in place of 20.6. A window of 1 takes 8 % more time at the smaller size,
+of 0 50 %; whole blocks hold 2.0 and 6.3 GB with a window of 1 (`docs/log.md`).
+MLX's CPU backend bounds by itself what is in flight.
 """
 
 

@@ -89,17 +89,16 @@ def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None) -> Iter
     times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
     canvas = Canvas((times[-1].out_end, rows[-1].out_end, columns[-1].out_end), vae.config.scale[0])
     for i, time in enumerate(times):
+        ready = times[i + 1].out if i + 1 < len(times) else time.out_end
         for row in rows:
             for column in columns:
-                _decode_tile(vae, latent, canvas, (time, row, column))
-        for chunk in canvas.take(times[i + 1].out if i + 1 < len(times) else time.out_end):
-            chunk = chunk.astype(latent.dtype)
-            mx.eval(chunk)
-            yield chunk
+                for end in _decode_tile(vae, latent, canvas, (time, row, column)):
+                    if (row, column) == (rows[-1], columns[-1]):
+                        yield from canvas.take(min(end, ready), latent.dtype)
 
 
-def _decode_tile(vae: VideoVAE, latent: mx.array, canvas: Canvas, tile: tuple[Span, Span, Span]) -> None:
-    """Adds one tile's weighted pixels to the canvas, as its decoder makes them."""
+def _decode_tile(vae: VideoVAE, latent: mx.array, canvas: Canvas, tile: tuple[Span, Span, Span]) -> Iterator[int]:
+    """Adds one tile's weighted pixels to the canvas, as its decoder makes them; yields how far it has come."""
     time, row, column = tile
     part = latent[:, time.start : time.end, row.start : row.end, column.start : column.end]
     start = 0
@@ -109,6 +108,8 @@ def _decode_tile(vae: VideoVAE, latent: mx.array, canvas: Canvas, tile: tuple[Sp
         pixels = pixels * mx.array(time.weights[start:stop])[:, None, None, None]
         canvas.add(time.out + start, row, column, pixels)
         start = stop
+        del piece, pixels
+        yield time.out + stop
 
 
 class Canvas:
@@ -139,11 +140,13 @@ class Canvas:
             self._strips[index] = strip
         mx.eval([self._strips[index] for index in touched])
 
-    def take(self, before: int) -> Iterator[mx.array]:
-        """Gives up the strips that end before a frame, or with it."""
+    def take(self, before: int, dtype: mx.Dtype) -> Iterator[mx.array]:
+        """Gives up the strips that end before a frame, evaluated in a dtype."""
         for index in sorted(self._strips):
             if index * self.step + self._strips[index].shape[0] <= before:
-                yield self._strips.pop(index)
+                strip = self._strips.pop(index).astype(dtype)
+                mx.eval(strip)
+                yield strip
 
 
 def spans(
