@@ -54,7 +54,7 @@ def test_arrows_go_down(room):
 
 @pytest.mark.parametrize(
     ("room", "allowed"),
-    [("models", {"mlx", "numpy", "mlx_lm", "tokenizers"}), ("media", {"numpy", "av", "soundfile"})],
+    [("models", {"mlx", "numpy", "mlx_lm", "tokenizers"}), ("media", {"numpy", "av", "soundfile", "PIL"})],
 )
 def test_third_parties(room, allowed):
     allowed = allowed | set(sys.stdlib_module_names) | {"mlx_ltxw"}

@@ -8,7 +8,7 @@ import soundfile
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.measure import imply_register, measure
+from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import write_mp4
 from tests.media.signals import RATE, moving_picture, needs_espeak, noise, speak, tone, vowel
 
@@ -97,26 +97,6 @@ def test_very_short_clips_have_figures_and_little_confidence():
         found = measure(vowel(np.full(RATE, 130.0))[8000 : 8000 + samples], RATE)
         assert found.confidence < 0.5
         assert np.isfinite(found.lufs)
-
-
-@pytest.mark.parametrize(
-    ("voiced", "lufs", "register"),
-    [
-        (0.0, -10.0, "whispering"), (0.44, -18.0, "whispering"), (0.3, -50.0, "whispering"), (0.46, -18.0, "normal"),
-        (0.95, -22.5, "normal"), (0.95, -23.5, "soft"), (1.0, -60.0, "soft"),
-    ],
-)  # fmt: skip
-def test_registers_and_their_thresholds(voiced, lufs, register):
-    found, confidence = imply_register(voiced, lufs, 2.0)
-    assert found == register
-    near = 0.44 <= voiced <= 0.46 or -23.5 <= lufs <= -22.5
-    assert 0.4 < confidence < 0.65 if near else confidence > 0.85
-
-
-def test_confidence_falls_with_the_speech_there_is():
-    assert imply_register(0.95, -15.0, 0.0) == (None, 0.0)
-    long, short = imply_register(0.95, -15.0, 3.0)[1], imply_register(0.95, -15.0, 0.1)[1]
-    assert short == pytest.approx(long / 5)
 
 
 def test_a_register_does_not_depend_on_the_number_of_channels():
