@@ -184,7 +184,7 @@ def _finished(clip: Decoded, files: list[Path], as_json: bool) -> None:
             lufs=found.lufs, voiced=found.voiced, peak_memory=peak_memory(),
         )  # fmt: skip
         return
-    heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
+    heard = f"{found.register} ({found.confidence:.0%})"
     click.echo(
         f"written, peak memory {gigabytes(peak_memory())}; heard: {heard}, {found.lufs:.1f} LUFS, "
         f"{found.voiced:.0%} voiced",

@@ -29,7 +29,7 @@ def slices(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
 
 @contextmanager
 def opened_sound(path: Path | str) -> Iterator[tuple[int, int, Iterator[np.ndarray]]]:
-    """The rate, the number of channels (1 or 2) and the blocks (N, C) fp32 of a file's sound, decoded as they are taken.
+    """The rate, the channels (1 or 2) and the blocks (N, C) fp32 of a file's sound, decoded as they are taken.
 
     The sound is in step with the picture when there is one, and gaps in it are silence.
 

@@ -14,10 +14,10 @@ SILENCE_LUFS = -70.0
 """The absolute gate of ITU-R BS.1770-4: what lies below counts as silence, and FFmpeg reports nothing less."""
 SILENCE_DBTP = -120.0
 _BLOCK = 0.4  # seconds; BS.1770's gating block
-_HOP = 0.1
 _OVERSAMPLED = 192000  # Hz, as in BS.1770-4 Annex 2
-_OVERSHOOT = 2.0  # times the greatest sample that a peak between samples may have; speech stays below 1.5
-_FADE = 256  # samples
+_OVERSHOOT = 1.6  # times the greatest sample near it that a peak between samples may have; a sine's has up to 1.41
+_PEAK_HOP = 0.01  # seconds
+_AROUND = 64  # samples
 
 
 class Loudness(NamedTuple):
@@ -87,32 +87,30 @@ class Meter:
                 return
 
     def _find_peak(self, block: np.ndarray) -> None:
-        """Oversamples where a peak between samples may be the highest so far: most of the time it takes is spared."""
+        """Oversamples only where a peak between samples may be the highest so far."""
         joined = np.concatenate([self._tail, block])
-        new = len(self._tail)
-        self._tail = joined[-_FADE:]
-        hop = round(_HOP * self._rate)
-        starts = np.arange(new, len(joined), hop)
+        hop = max(1, round(_PEAK_HOP * self._rate))
+        starts = np.arange(len(self._tail), len(joined), hop)
+        self._tail = joined[-_AROUND:]
         if not len(starts):
             return
-        level = np.maximum.reduceat(np.maximum(joined.max(axis=1), -joined.min(axis=1)), starts)
+        level = np.maximum.reduceat(np.abs(joined), starts, axis=0).max(axis=1)
+        self._peak = max(self._peak, float(level.max()))
         top = int(level.argmax())
-        self._oversample(joined, starts[top], starts[top] + hop, float(level[top]))
-        may = level * _OVERSHOOT > self._peak
-        may[top] = False
-        change = np.flatnonzero(np.diff(may.astype(int), prepend=0, append=0))
-        for first, last in zip(change[::2], change[1::2], strict=True):
-            self._oversample(joined, starts[first], starts[last - 1] + hop, float(level[first:last].max()))
+        self._oversample(joined, starts[top : top + 1], hop)
+        self._oversample(joined, starts[level * _OVERSHOOT > self._peak], hop)
 
-    def _oversample(self, wave: np.ndarray, first: int, last: int, level: float) -> None:
-        """Looks at samples `first` to `last`, the greatest of which is `level`, and a little around them."""
-        if level * _OVERSHOOT <= self._peak:
+    def _oversample(self, wave: np.ndarray, starts: np.ndarray, hop: int) -> None:
+        """Looks between the `hop` samples from each start on, all at once, each with a little around it, faded."""
+        if not len(starts) or self._rate >= _OVERSAMPLED:
             return
-        piece = np.array(wave[max(0, first - _FADE) : last + _FADE], np.float32)
-        if first >= _FADE:  # else the sound begins here, and so it may
-            piece[:_FADE] *= np.linspace(0, 1, _FADE, dtype=np.float32)[:, None]
-        finer = piece if self._rate >= _OVERSAMPLED else resample(piece, self._rate, _OVERSAMPLED)
-        self._peak = max(self._peak, level, float(finer.max()), -float(finer.min()))
+        places = starts[:, None] + np.arange(-_AROUND, hop + _AROUND)
+        inside = (places >= 0) & (places < len(wave))
+        fade = np.interp(np.arange(hop + 2 * _AROUND), (0, _AROUND // 2), (0, 1))
+        fades = np.minimum(fade, fade[::-1])
+        pieces = wave[places.clip(0, len(wave) - 1)] * (fades * inside)[..., None]
+        finer = resample(pieces.reshape(-1, wave.shape[1]), self._rate, _OVERSAMPLED)
+        self._peak = max(self._peak, float(finer.max()), -float(finer.min()))
 
 
 def _graph(rate: int, channels: int) -> Any:

@@ -24,7 +24,7 @@ from mlx_ltxw.media.ear import RATE, to_mono
 HOP = 0.010  # seconds
 WINDOW = 0.050  # seconds: three periods of the lowest pitch, as Boersma asks for
 SPEECH_LEVEL = 0.05  # of the peak level; frames below are pauses
-SILENCE_LEVEL = 10 ** (-80 / 20)  # rms; quieter frames never count as speech
+SILENCE_LEVEL = 10 ** (-100 / 20)  # rms; quieter frames never count as speech: 16-bit noise is no louder
 BANDS = 100.0 * 2 ** (np.arange(20) / 3)
 """(20,) Hz: edges of 19 bands of a third of an octave, up to 8063 Hz."""
 
@@ -42,6 +42,7 @@ _POINTS = 1200  # of the transform: at least the window plus the longest lag, so
 _BREATH = (1500.0, 3500.0)  # Hz, where breath drowns the harmonics first
 _BLOCK = 500  # frames a time: fits the processor's caches, and bounds memory
 _THREADS = 2
+_FEW = 64  # blocks joined at a time
 
 
 class PitchTrack(NamedTuple):
@@ -97,14 +98,23 @@ def pitch_track(samples: np.ndarray, rate: int, *, fmin: float = 60.0, fmax: flo
 def analyse(mono: Iterable[np.ndarray], fmin: float = 60.0, fmax: float = 500.0) -> Frames:
     """Frames of pieces (N,) at 16 kHz that follow one another; frame t is centred on t * 10 ms."""
     work = partial(_analyse_block, fmin=fmin, fmax=fmax)
-    parts = list(_in_threads(work, _windows(mono)))
-    if not parts:
-        parts = [work(np.zeros((0, round(WINDOW * RATE)), np.float32))]
+    parts: list[tuple[np.ndarray, ...]] = []
+    few: list[tuple[np.ndarray, ...]] = [work(np.zeros((0, round(WINDOW * RATE)), np.float32))]
+    for part in _in_threads(work, _windows(mono)):
+        few.append(part)
+        if len(few) == _FEW:  # large pieces go back to the system when they are let go of, small ones do not
+            parts.append(_joined(few))
+            few = []
+    parts += [_joined(few)] if few else []
     columns: list[np.ndarray] = []
     for i in range(len(fields(Frames))):
         columns.append(np.concatenate([part[i] for part in parts]))
-        parts = [(*part[:i], None, *part[i + 1 :]) for part in parts]  # let go of what is copied
+        parts = [(*part[:i], part[i][:0].copy(), *part[i + 1 :]) for part in parts]  # let go of what is copied
     return Frames(*columns)
+
+
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _in_threads(work: partial[tuple], items: Iterable[np.ndarray]) -> Iterator[tuple]:
@@ -212,10 +222,7 @@ def _maxima(curve: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     height -1 if there are fewer."""
     middle = curve[:, 1:-1]
     height = np.where((middle > curve[:, :-2]) & (middle >= curve[:, 2:]), middle, -1)
-    if most == 1:
-        best = height.argmax(axis=1)[:, None]
-    else:
-        best = np.argpartition(-height, most, axis=1)[:, :most]
+    best = height.argmax(axis=1)[:, None] if most == 1 else np.argpartition(-height, most, axis=1)[:, :most]
     top = np.take_along_axis(height, best, 1)
     left, right = np.take_along_axis(curve, best, 1), np.take_along_axis(curve, best + 2, 1)
     found = top > -1

@@ -1,9 +1,9 @@
 """The register of a clip and of each of its seconds, what it rests on, and how sure that is.
 
-Three questions one after another: is it speech (`speechlike`, by second); is the voice used (the voiced share of what is
-spoken); is it soft. A voice is soft by effort when its harmonics fall steeply, its first one stands out and breath fills
-the gaps, at any level. It is soft by level when it is quiet, which a gain may have done too: so that is never said with
-more than 0.72, unless there is a normal voice to compare with, or louder parts in the clip itself.
+Three questions one after another: is it speech (`speechlike`, by second); is the voice used (the voiced share of what
+is spoken); is it soft. A voice is soft by effort when its harmonics fall steeply, its first one stands out and breath
+fills the gaps, at any level. It is soft by level when it is quiet, which a gain may have done too: that is never said
+with more than 0.65, unless there is a normal voice to compare with, or louder parts in the clip itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOFT_BELOW_REFERENCE = 6.0  # dB; what a listener calls half as loud is 10 dB
 _VOICED_SPREAD = 0.08  # how far from a threshold the confidence is 0.73
 _LUFS_SPREAD = 1.0
 _REFERENCE_SPREAD = 1.5
-_BY_LEVEL_ALONE = 0.72  # the most that is said
+_BY_LEVEL_ALONE = 0.65  # the most that is said
 _MOST = 0.97
 _ENOUGH_SPEECH = 0.5  # seconds; less than that lowers the confidence
 
@@ -40,9 +40,10 @@ _FAINT = 0.01  # of the loudest speech of the clip; no speech is fainter
 _AROUND = 3.0  # seconds over which the level is compared, so that a whisper after a voice is not a pause
 _ACTIVE = 0.12  # of a second that must be spoken in
 _TOGETHER = 0.8  # s of speech over which voice is looked for: longer than any consonants
-_LEAST_PART = 0.6  # s of speech of either kind in a mixed clip
-_LEAST_SHARE = 0.1  # of its speech
+_LEAST_PART = 0.8  # s of speech of either kind in a mixed clip
+_LEAST_SHARE = 0.15  # of its speech
 _EFFORT_STEP = 3.0  # of the effort's score between a normal and a soft voice
+_ENOUGH_VOICE = 20  # voiced frames of a second whose level counts
 _LEVEL_STEP = 9.0  # dB between the softer and the louder part of a mixed clip
 _EFFORT_BANDS = (5, 10, 15)  # of `pitch.BANDS`: 317 Hz, 1 kHz, 3.2 kHz
 
@@ -247,13 +248,13 @@ def _compared(lufs: float, effort: float, figures: np.ndarray | None, reference:
 
 
 def _softer_seconds(heard: Heard, part: np.ndarray) -> tuple[np.ndarray, float, float] | None:
-    """Which seconds (S,) belong to a softer part, how many dB it lies lower, how sure that is; None if all are alike."""
+    """Which seconds (S,) are of a softer part, by how many dB, how sure that is; None if all are alike."""
     hop = round(1 / HOP)
     count = len(heard.speech)
     voiced = np.pad(part & heard.voiced, (0, count * hop - len(part))).reshape(count, hop)
     power = np.pad(10 ** (heard.level / 10), (0, count * hop - len(part))).reshape(count, hop)
-    held = np.flatnonzero(voiced.sum(axis=1) >= 15)
-    if len(held) < 2:
+    held = np.flatnonzero(voiced.sum(axis=1) >= _ENOUGH_VOICE)
+    if len(held) < 4:
         return None
     level = 10 * np.log10((power * voiced).sum(axis=1)[held] / voiced.sum(axis=1)[held])
     order = np.sort(level)
@@ -262,7 +263,7 @@ def _softer_seconds(heard: Heard, part: np.ndarray) -> tuple[np.ndarray, float, 
     step = float(order[at:].mean() - order[:at].mean())
     soft = level < (order[at - 1] + order[at]) / 2
     changes = int((np.diff(soft.astype(int)) != 0).sum())
-    least = max(1 if len(held) <= 5 else 2, _LEAST_SHARE * len(held))
+    least = max(2, _LEAST_SHARE * len(held))
     if step < _LEVEL_STEP or min(at, len(order) - at) < least or changes > 1 + len(held) // 6:
         return None
     middle = np.interp(np.arange(count), held, level) < (order[at - 1] + order[at]) / 2

@@ -16,8 +16,8 @@ STEP = 1.0
 NAMES = (
     "active", "level spread", "level 2-8 Hz", "level fast", "rise skew", "run length", "runs",
     "c1", "c2", "c3", "c4-c6", "c 2-8 Hz", "c slow", "flux", "flux long", "level with c1", "band spread", "centre",
-    "band entropy", "distinct", "periodicity", "periodicity top", "voiced", "glide", "f0 spread", "flat pitch", "breath",
-    "first", "steady bands", "unvoiced among",
+    "band entropy", "distinct", "periodicity", "periodicity top", "voiced", "glide", "f0 spread", "flat pitch",
+    "breath", "first", "steady bands", "unvoiced among",
 )  # fmt: skip
 
 _BANDS = 15  # of `pitch.BANDS`: 100 Hz to 3.2 kHz
@@ -87,7 +87,7 @@ def _of_colour(bands: np.ndarray, active: np.ndarray) -> list[float]:
     slow = syllabic = 0.0
     for k in range(3):
         filled = np.interp(np.arange(len(active)), np.flatnonzero(active), spoken[:, k])
-        power, low, mid = _modulation(filled)
+        _, low, mid = _modulation(filled)
         slow, syllabic = slow + low / 3, syllabic + mid / 3
     flux = [np.abs(shape[lag:] - shape[:-lag])[active[lag:] & active[:-lag]] for lag in (5, 15)]
     change = [float(step.mean()) if step.size else 0.0 for step in flux]
@@ -102,8 +102,8 @@ def _of_colour(bands: np.ndarray, active: np.ndarray) -> list[float]:
     distinct = float(values.sum() ** 2 / ((values**2).sum() + 1e-9))  # in how many ways it changes, 1 to 6
     return [
         *np.log(deviation[:3] + 0.1), float(np.log(np.sqrt((deviation[3:] ** 2).mean()) + 0.1)), syllabic, slow,
-        np.log(change[0] + 0.1), np.log(change[1] + 0.1), together, float(mean.std()), float((weight * np.arange(count)).sum()),
-        entropy, distinct,
+        np.log(change[0] + 0.1), np.log(change[1] + 0.1), together, float(mean.std()),
+        float((weight * np.arange(count)).sum()), entropy, distinct,
     ]  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -19,6 +21,8 @@ from mlx_ltxw.media.registers import effort_figures
 from mlx_ltxw.media.speechlike import NAMES, figures, windows
 from scripts.registers.material import Item, make_all
 
+EFFORT_NAMES = ("ratio", "slope", "first", "breath", "noise", "pitch")
+Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, float]
 OUT = Path(__file__).parents[2] / "mlx_ltxw" / "media" / "fitted.py"
 SILENT = ("noise", "music")
 
@@ -37,16 +41,14 @@ def logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray, decay: float) -> 
     return found.x[:-1], float(found.x[-1])
 
 
-def scaled(
-    x: np.ndarray, y: np.ndarray, weight: np.ndarray, decay: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def scaled(x: np.ndarray, y: np.ndarray, weight: np.ndarray, decay: float) -> Fitted:
     """Centre, scale, weights and bias."""
     centre, scale = x.mean(axis=0), x.std(axis=0) + 1e-9
     weights, bias = logistic(((x - centre) / scale).clip(-4, 4), y, weight, decay)
     return centre, scale, weights, bias
 
 
-def apply(model: tuple[np.ndarray, np.ndarray, np.ndarray, float], x: np.ndarray) -> np.ndarray:
+def apply(model: Fitted, x: np.ndarray) -> np.ndarray:
     centre, scale, weights, bias = model
     return ((x - centre) / scale).clip(-4, 4) @ weights + bias
 
@@ -63,9 +65,10 @@ def figures_of(items: list[Item]) -> list[tuple[Item, np.ndarray]]:
     return found
 
 
-def efforts_of(items: list[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Effort figures (N, 6) of voices and whether they are soft."""
-    rows, soft = [], []
+def efforts_of(items: list[Item]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Effort figures (N, 6) of voices, whether they are soft, and a number for each speaker."""
+    rows, soft, speakers = [], [], []
+    names = sorted({(item.source, item.detail * (item.source == "recorded")) for item in items})
     for item in items:
         if item.kind in ("normal", "soft"):
             pitch = track(item.frames)
@@ -73,24 +76,37 @@ def efforts_of(items: list[Item]) -> tuple[np.ndarray, np.ndarray]:
             if found is not None:
                 rows.append(found)
                 soft.append(item.kind == "soft")
-    return np.array(rows), np.array(soft, float)
+                speakers.append(names.index((item.source, item.detail * (item.source == "recorded"))))
+    return np.array(rows), np.array(soft, float), np.array(speakers)
 
 
-def reliability(chance: np.ndarray, right: np.ndarray) -> float:
-    """Prints confidence against accuracy in bins -> the expected calibration error."""
-    error = 0.0
-    for low in (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99):
-        high = {0.0: 0.5, 0.9: 0.95, 0.95: 0.99, 0.99: 1.01}.get(low, low + 0.1)
+def fit_effort(rows: np.ndarray, soft: np.ndarray, speakers: np.ndarray) -> Fitted:
+    """Calibrated on speakers that were left out of the fit one by one, where one voice of five is soft."""
+    even = np.where(soft > 0, len(soft) / 2 / soft.sum(), len(soft) / 2 / (1 - soft).sum())
+    told = np.zeros(len(soft))
+    for speaker in np.unique(speakers):
+        out = speakers == speaker
+        told[out] = apply(scaled(rows[~out], soft[~out], even[~out], 3.0), rows[out])
+    slope, offset = logistic(told[:, None], soft, np.where(soft > 0, 0.4, 1.6) * even, 0.1)
+    centre, scale, weights, bias = scaled(rows, soft, even, 3.0)
+    print(f"effort: odds times {slope[0]:.2f} {offset:+.2f}")
+    return centre, scale, weights * slope[0], bias * slope[0] + offset
+
+
+def reliability(logit: np.ndarray, right: np.ndarray) -> str:
+    """Prints confidence against accuracy in bins -> a line with the accuracy and the expected calibration error."""
+    error, chance = 0.0, 1 / (1 + np.exp(-np.abs(logit)))
+    edges = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
+    for low, high in pairwise(edges):
         held = (chance >= low) & (chance < high)
         if held.any():
-            print(
-                f"  {low:.2f} to {high:.2f}: {held.sum():4} said {chance[held].mean():.3f}, right {right[held].mean():.3f}"
-            )
-            error += held.mean() * abs(chance[held].mean() - right[held].mean())
-    return error
+            said, true = chance[held].mean(), right[held].mean()
+            print(f"  {low:.2f} to {high:.2f}: {held.sum():4} said {said:.3f}, right {true:.3f}")
+            error += held.mean() * abs(said - true)
+    return f"held out: {len(right)} clips, right {right.mean():.3f}, ECE {error:.3f}"
 
 
-def fit(items: list[Item], held_out: list[Item]) -> dict[str, object]:
+def fit(items: list[Item], held_out: list[Item]) -> dict[str, Any]:
     """The models, after printing what they do on what was held out."""
     seen, unseen = figures_of(items), figures_of(held_out)
     x = np.concatenate([rows for _, rows in seen])
@@ -110,16 +126,12 @@ def fit(items: list[Item], held_out: list[Item]) -> dict[str, object]:
     )
     truth = np.array([item.kind not in SILENT for item, _ in unseen])
     right = (told > 0) == truth
-    print(
-        f"held out: {len(told)} clips, right {right.mean():.3f}, ECE {reliability(1 / (1 + np.exp(-abs(told))), right):.3f}"
-    )
+    print(reliability(told, right))
     for (item, _), z, ok in zip(unseen, told, right, strict=True):
         if not ok:
             print(f"    wrong: {item.kind} {item.source} {item.detail} {item.rate} Hz, logit {z:+.1f}")
-    rows, soft = efforts_of(items)
-    effort = scaled(rows, soft, np.where(soft > 0, len(soft) / 2 / soft.sum(), len(soft) / 2 / (1 - soft).sum()), 3.0)
-    print("effort:", np.round(effort[2], 2), "fitted right", ((apply(effort, rows) > 0) == (soft > 0)).mean())
-    rows, soft = efforts_of(held_out)
+    effort = fit_effort(*efforts_of(items))
+    rows, soft, _ = efforts_of(held_out)
     told = apply(effort, rows)
     right = (told > 0) == (soft > 0)
     print(
@@ -128,23 +140,37 @@ def fit(items: list[Item], held_out: list[Item]) -> dict[str, object]:
     return {"SPEECH": speech, "CLIP": (float(slope[0]), offset), "EFFORT": effort}
 
 
-def write(models: dict[str, object], path: Path = OUT) -> None:
+HEADER = '''"""Logistic models fitted to known sounds by `python -m scripts.registers.fit`; not to be edited by hand."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Model(NamedTuple):
+    """Logistic regression: the bias, and of each figure its centre, its scale and the weight of the scaled figure."""
+
+    bias: float
+    table: dict[str, tuple[float, float, float]]
+
+    def score(self, figures: np.ndarray) -> float:
+        """The log odds of (F,) figures, in the table's order."""
+        centre, scale, weight = np.array(list(self.table.values())).T
+        return float(((figures - centre) / scale).clip(-4, 4) @ weight + self.bias)
+
+
+'''
+
+
+def write(models: dict[str, Any], path: Path = OUT) -> None:
     """The models as a Python module."""
-
-    def row(values: np.ndarray) -> str:
-        return "(" + ", ".join(f"{v:.4g}" for v in values) + ",)"
-
-    text = '"""Logistic models fitted to known sounds by `python -m scripts.registers.fit`; not to be edited by hand."""\n\n'
-    text += "from typing import NamedTuple\n\nimport numpy as np\n\n\nclass Model(NamedTuple):\n"
-    text += '    """Logistic regression on scaled figures."""\n\n'
-    text += "    centre: tuple[float, ...]\n    scale: tuple[float, ...]\n    weight: tuple[float, ...]\n    bias: float\n\n"
-    text += '    def score(self, figures: np.ndarray) -> float:\n        """The log odds of (F,) figures."""\n'
-    text += "        scaled = ((figures - np.array(self.centre)) / np.array(self.scale)).clip(-4, 4)\n"
-    text += "        return float(scaled @ np.array(self.weight) + self.bias)\n\n\n"
-    for name in ("SPEECH", "EFFORT"):
-        centre, scale, weight, bias = models[name]  # type: ignore[misc]
-        text += f"{name} = Model(\n    {row(centre)},\n    {row(scale)},\n    {row(weight)},\n    {bias:.4g},\n)\n"
-    slope, offset = models["CLIP"]  # type: ignore[misc]
+    text = HEADER
+    for name, figure_names in (("SPEECH", NAMES), ("EFFORT", EFFORT_NAMES)):
+        *columns, bias = models[name]
+        rows = zip(figure_names, *columns, strict=True)
+        lines = [f'        "{key}": ({centre:.4g}, {scale:.4g}, {weight:.4g}),' for key, centre, scale, weight in rows]
+        text += "\n".join([f"{name} = Model(", f"    {bias:.4g},", "    {", *lines, "    },", ")", ""])
+    slope, offset = models["CLIP"]
     path.write_text(text + f"CLIP = ({slope:.4g}, {offset:.4g})\n", encoding="utf-8")
 
 

@@ -54,7 +54,7 @@ def recorded(language: str, draw: np.random.Generator, seconds: float, folder: P
         name = files[draw.integers(len(files))]
         wide = name.with_suffix(".g722")
         wave = read_audio(wide if wide.exists() else name, RATE, 1)[:, 0]
-        if 0.3 * RATE < len(wave) and np.abs(wave).max() > 0.02:
+        if len(wave) > 0.3 * RATE and np.abs(wave).max() > 0.02:
             parts += [trimmed(wave), np.zeros(int(draw.uniform(0.05, 0.4) * RATE), np.float32)]
     return np.concatenate(parts)
 
