@@ -134,9 +134,7 @@ def fit(items: list[Item], held_out: list[Item]) -> dict[str, Any]:
     rows, soft, _ = efforts_of(held_out)
     told = apply(effort, rows)
     right = (told > 0) == (soft > 0)
-    print(
-        f"held out: {len(told)}, right {right.mean():.3f}, ECE {reliability(1 / (1 + np.exp(-abs(told))), right):.3f}"
-    )
+    print(reliability(told, right))
     return {"SPEECH": speech, "CLIP": (float(slope[0]), offset), "EFFORT": effort}
 
 

@@ -87,7 +87,7 @@ def _sound(spec: Spec, draw: np.random.Generator, seconds: float) -> tuple[np.nd
         text = str(draw.choice(SENTENCES)) if spec.detail.startswith("en") else voices.numbers(draw)
         options = ("-s", str(draw.integers(120, 200)), "-p", str(draw.integers(25, 75)))
         wave = voices.spoken(f"{spec.detail}+{voice}", text, *options)
-    if spec.kind == "whispering" and (spec.source, spec.detail) and spec.source != "espeak":
+    if spec.kind == "whispering" and spec.source != "espeak":
         wave = voices.revoiced(wave, breath=1.0, tilt=draw.uniform(-1, 4))
     elif spec.kind == "soft":
         wave = voices.revoiced(
