@@ -18,6 +18,7 @@ _BAR = 16  # width of the colour scale
 _BACK, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (150, 150, 150)
 _LETTERS = {"n": (44, 110, 180), "s": (196, 120, 30), "w": (150, 60, 150), "·": (150, 150, 150)}
 _TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _STEPS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -44,7 +45,7 @@ def _panel(page: Image.Image, picture: Picture, above: int, top: float) -> None:
     _scale(page, pen, small, _LEFT + columns + 14, above, top)
 
 
-def _frequencies(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, top: float, above: int) -> None:
+def _frequencies(pen: ImageDraw.ImageDraw, font: Font, top: float, above: int) -> None:
     edges = mel_edges(top)
     for hertz in _TICKS_HZ:
         if hertz <= top * 1.001:
@@ -54,7 +55,7 @@ def _frequencies(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, top: fl
     pen.text((6, above + ROWS // 2), "kHz", _INK, font, anchor="lm")
 
 
-def _seconds(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, picture: Picture, above: int) -> None:
+def _seconds(pen: ImageDraw.ImageDraw, font: Font, picture: Picture, above: int) -> None:
     columns, seconds = picture.level.shape[1], picture.seconds
     a_second, bottom = columns / seconds, above + ROWS
     step = next((s for s in _STEPS if seconds / s <= 12), 7200)
@@ -70,9 +71,7 @@ def _seconds(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, picture: Pi
                 pen.text(spot, letter, _LETTERS.get(letter, _INK), font, anchor="mm")
 
 
-def _scale(
-    page: Image.Image, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, left: int, above: int, top: float
-) -> None:
+def _scale(page: Image.Image, pen: ImageDraw.ImageDraw, font: Font, left: int, above: int, top: float) -> None:
     """The colour bar, from the highest level down."""
     page.paste(Image.fromarray(np.repeat(colours(np.linspace(1, 0, ROWS))[:, None], _BAR, axis=1)), (left, above))
     pen.rectangle((left - 1, above - 1, left + _BAR, above + ROWS), outline=_INK)

@@ -149,7 +149,7 @@ def _spectral_shape(frames: Frames, speech: np.ndarray, top: float) -> tuple[flo
     weight = frames.level[speech].astype(np.float64) ** 2
     centroid = float((frames.centroid[speech] * weight).sum() / weight.sum())
     count = int(3 * np.log2(top / BANDS[0]))
-    density = frames.bands[speech, :count].mean(axis=0, dtype=np.float64) / np.diff(BANDS)[:count]
+    density = (speech.astype(np.float32) @ frames.bands)[:count] / speech.sum() / np.diff(BANDS)[:count]
     held = np.flatnonzero(density > 0)
     level = 10 * np.log10(density[held])
     return float(np.polyfit(np.log2(BANDS[held]), level, 1)[0]), centroid

@@ -127,9 +127,10 @@ def effort_figures(frames: Frames, pitch: PitchTrack, voiced: np.ndarray) -> np.
     if voiced.sum() < 0.3 / HOP:
         return None
     low, middle, high = _EFFORT_BANDS
-    power = frames.bands[voiced].astype(np.float64)
-    ratio = 10 * np.log10((power[:, middle:high].sum(axis=1) + 1e-14) / (power[:, low:middle].sum(axis=1) + 1e-14))
-    density = 10 * np.log10(power[:, low:high].mean(axis=0) + 1e-14) - 10 / 3 * np.log10(2) * np.arange(high - low)
+    power = frames.bands[:, low:high][voiced]
+    part = middle - low
+    ratio = 10 * np.log10((power[:, part:].sum(axis=1) + 1e-14) / (power[:, :part].sum(axis=1) + 1e-14))
+    density = 10 * np.log10(power.mean(axis=0, dtype=np.float64) + 1e-14) - 10 / 3 * np.log10(2) * np.arange(high - low)
     slope = 3 * float(np.polyfit(np.arange(high - low), density, 1)[0])
     r = frames.periodicity[voiced]
     noise = float(np.median(10 * np.log10(r / (1 - r))))
