@@ -9,7 +9,7 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import DAMAGED, format_names, note, start_of
 
-_EARLY = 0.5  # seconds that sound is decoded before it is used, for the decoder to settle
+_EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
 _MOST_DAMAGED = 0.1  # share of undecodable packets from which a file is refused
 
@@ -33,13 +33,12 @@ def decoded(path: Path | str, container: Any, stream: Any, start: float) -> Iter
         UserError: more than a tenth of the packets cannot be decoded.
     """
     begin = float(start_of(stream))
-    sound = stream.type == "audio"
-    target = start - (_EARLY if sound else 0.0)
+    target = start - _EARLY
     if start - begin <= _NEAR:
         yield from _frames(path, stream, container.demux(stream))
     elif not _seekable(container, stream):
-        wanted = target if sound else begin
-        yield from _frames(path, stream, _later(container.demux(stream), wanted))
+        packets = container.demux(stream)
+        yield from _frames(path, stream, _later(packets, target) if stream.type == "audio" else packets)
     else:
         yield from _landed(path, container, stream, begin, target)
 
@@ -103,10 +102,12 @@ def _frames(path: Path | str, stream: Any, packets: Iterator[Any], landing: bool
     """Decodes; after a `landing`, what comes before the first frame may be cut and is no damage."""
     import av
 
-    if stream.type == "video":
+    if stream.type == "video" and not stream.codec_context.is_open:
         stream.thread_type = "AUTO"
     bad = count = 0
     for packet in packets:
+        if not packet.size and packet.dts is not None:
+            continue  # the picture before it stays; an empty packet without a time ends the stream
         count += packet.size > 0
         try:
             frames = packet.decode()

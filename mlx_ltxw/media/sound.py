@@ -83,13 +83,13 @@ def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Ite
     channels = min(stream.channels, 2)
     promised = _declared_end(container, stream) - begin
     end = round(promised * rate) if math.isfinite(promised) else math.inf  # samples after `begin`, as is `at`
-    at, shift, known = round((float(start_of(stream)) - begin) * rate), 0, False
+    at, shift = round((float(start_of(stream)) - begin) * rate), 0
     broadcast = bool(format_names(container) & {"mpegts", "mpeg"})
     for frame, piece in _pieces(decoded(path, container, stream, begin), channels, rate):
         if frame is not None and frame.pts is not None:
             due = round((float(frame.pts * frame.time_base) - begin) * rate) + shift
-            if not known:
-                at, known = min(due, 0), True
+            if at <= 0:  # nothing of it is given yet: after a seek, the first times may be wrong
+                at = min(due, 0)
                 gap = due - at
             else:
                 gap = due - at
