@@ -1,0 +1,1 @@
+import mlx_ltxw.blas  # noqa: F401  # before MLX

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_text
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import FileRecord, replace_text
+from mlx_ltxw.weights.manifest import FileRecord
 
 WORK = ".convert"
 """Folder inside an unfinished model directory; it goes when the manifest is written."""
@@ -89,7 +90,7 @@ class Journal:
             "files": {name: asdict(record) for name, record in self.files.items()},
             "sources": self.sources,
         }
-        replace_text(self.directory / WORK / "journal.json", json.dumps(state, indent=1))
+        write_text(self.directory / WORK / "journal.json", json.dumps(state, indent=1))
 
     def remove(self) -> None:
         """Ends the conversion: the manifest is written."""

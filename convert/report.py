@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from mlx_ltxw.weights.names import readable
+from mlx_ltxw.printing import readable
 
 from .checkpoint import Checkpoint
 from .gemma import Gemma

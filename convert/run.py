@@ -14,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import replacing, write_errors, write_text
+from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import FileRecord, check_sizes, read_manifest, replace_text, sha256, write_manifest
+from mlx_ltxw.weights.manifest import FileRecord, check_sizes, read_manifest, sha256, write_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.names import readable
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .gemma import missing_gemma
@@ -28,7 +29,7 @@ from .report import describe
 from .small_files import Hashes, copies, json_text, texts
 from .source import Source, TextSource, open_checkpoint, open_gemma, variant_of
 from .verify import verify_model
-from .writer import explained_writes, header_bytes, write_shard
+from .writer import CONTINUES, header_bytes, write_shard
 
 _MARGIN = 64 << 20  # bytes that a disk should keep free, for indexes and the file system itself
 
@@ -115,7 +116,7 @@ def convert(conversion: Conversion, out: Path, verify: bool = False) -> ModelDir
             f"The name of {conversion.source.label} does not tell whether the checkpoint is dev or distilled.",
             "Add --variant dev or --variant distilled.",
         )
-    with explained_writes(out), closing(Journal.open(out)) as journal:
+    with write_errors(out, CONTINUES), closing(Journal.open(out)) as journal:
         hashes = _hash_sources(journal, {"checkpoint": conversion.source.paths, "text_encoder": text.source.paths})
         fingerprint = _fingerprint(conversion, hashes, copies(text))
         if _is_done(out, fingerprint):
@@ -147,9 +148,10 @@ def _write(
         journal.restart(fingerprint, [*(shard.file for shard in plan.shards), *written, *copied])
     records = _write_shards(plan, out, journal)
     for name, path in copied.items():
-        shutil.copyfile(path, out / name)
+        with replacing(out / name) as part:
+            shutil.copyfile(path, part)
     for name, content in written.items():
-        replace_text(out / name, content)
+        write_text(out / name, content)
     records.update({name: sha256(out / name) for name in [*copied, *written]})
     write_manifest(out, records, fingerprint)
 

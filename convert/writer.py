@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.manifest import FileRecord, settle
+from mlx_ltxw.files import replacing, write_errors
+from mlx_ltxw.weights.manifest import FileRecord
 
 from .plan import Shard
 from .tensors import pieces
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+CONTINUES = "Free some space and run the same command again: it continues where it stopped."
+"""What to do about a full disk."""
 
 
 def header_bytes(shard: Shard) -> bytes:
@@ -44,41 +42,17 @@ def write_shard(directory: Path, shard: Shard, progress: Callable[[int], object]
         UserError: the disk is full or not writable, or a tensor is damaged.
     """
     path = directory / shard.file
-    part = path.with_name(path.name + ".part")
     digest, size = hashlib.sha256(), 0
-    with explained_writes(directory):
+    with write_errors(path, CONTINUES):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                for piece in _stream(shard):
-                    file.write(piece)
-                    digest.update(piece)
-                    size += len(piece)
-                    progress(len(piece))
-                    del piece  # the next tensor is read when this one is gone
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        settle(part, path)
+    with replacing(path) as part, write_errors(path, CONTINUES), part.open("wb") as file:
+        for piece in _stream(shard):
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+            progress(len(piece))
+            del piece  # the next tensor is read when this one is gone
     return FileRecord(size, digest.hexdigest())
-
-
-@contextmanager
-def explained_writes(directory: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise UserError(
-                f"There is no space left for {directory} ({error.strerror}).",
-                "Free some space and run the same command again: it continues where it stopped.",
-            ) from error
-        raise UserError(
-            f"{directory} cannot be written ({error.strerror or error}).", "Choose another directory with -o."
-        ) from error
 
 
 def _stream(shard: Shard) -> Iterator[memoryview]:

@@ -2,7 +2,8 @@
 
 The `mlx-cpu` wheel for Linux carries the reference BLAS of netlib (about 7 GFLOP/s in fp32 on two cores). A system
 OpenBLAS that is already in the process, with its symbols visible to all, is used instead (about 117 GFLOP/s on the
-same cores). This works only before the first `import mlx.core`, so `mlx_ltxw/__init__.py` calls it first of all.
+same cores). This works only before the first `import mlx.core`, so every room that uses MLX imports this module
+first of all; importing it loads the library.
 """
 
 from __future__ import annotations
@@ -30,3 +31,7 @@ def prefer_openblas() -> bool:
     except OSError:
         return False
     return True
+
+
+LOADED = prefer_openblas()
+"""Whether a system OpenBLAS was loaded ahead of MLX's own BLAS."""

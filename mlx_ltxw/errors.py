@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from mlx_ltxw.printing import printable
+
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake the user can mend. Texts from files may stand in it: its control characters are made visible.
 
     Args:
         message: One sentence that says what is wrong.
@@ -12,6 +14,6 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message} {hint}")
-        self.message = message
-        self.hint = hint
+        self.message = printable(message, keep="\n\t")
+        self.hint = printable(hint, keep="\n\t")
+        super().__init__(f"{self.message} {self.hint}")

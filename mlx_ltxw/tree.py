@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import mlx_ltxw.blas  # noqa: F401  # before MLX
+
+# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 

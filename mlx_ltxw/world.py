@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import mlx_ltxw.blas  # noqa: F401  # before MLX
+
+# isort: split
 import mlx.core as mx
 
 _STARTERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by mlx.launch and mpirun for what they start

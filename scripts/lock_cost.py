@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlx_ltxw  # noqa: F401  first of all, so that OpenBLAS is there before MLX
+import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
 # isort: split
 import click
@@ -34,6 +34,7 @@ import numpy as np
 from mlx_ltxw.adapter.apply import round_factors
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
 from mlx_ltxw.pipeline.adapters import reads_video
@@ -44,7 +45,6 @@ from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidan
 from mlx_ltxw.pipeline.run import decode_video
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import this_machine
 from scripts.random_model import (
     GRID,
     environment,
@@ -94,7 +94,7 @@ def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
     """All three, set up as the pipeline does; reports their sizes and how long the making took."""
     clock = time.perf_counter()
     base = Transformer(config)
-    base.submit_every = this_machine().blocks_per_submission
+    base.submit_every = int(this_machine().in_pieces)
     fill_randomly(base, dtype)
     drawn = time.perf_counter()
     adapters = [(random_adapter(base), Strength())]

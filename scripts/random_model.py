@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlx_ltxw  # first of all, so that OpenBLAS is there before MLX
+import mlx_ltxw.blas  # first of all, so that OpenBLAS is there before MLX
 
 # isort: split
 import click

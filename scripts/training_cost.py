@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx_ltxw  # noqa: F401  first of all, so that OpenBLAS is there before MLX
+import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
 # isort: split
 import click

@@ -1,4 +1,4 @@
-"""Shared test settings. Importing `mlx_ltxw` first lets it load OpenBLAS before MLX."""
+"""Shared test settings. `mlx_ltxw.blas` comes first, so that OpenBLAS is loaded before MLX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-import mlx_ltxw  # noqa: F401
+import mlx_ltxw.blas  # noqa: F401
+from mlx_ltxw.machine import settle
+
+settle()
 
 # Fresh random examples wherever a person runs the tests; the same ones each time in CI, so that it fails for a change.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

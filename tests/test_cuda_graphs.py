@@ -13,6 +13,6 @@ from mlx_ltxw.cuda_graphs import VARIABLE
 def test_variable(given, seen):
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     environment |= {VARIABLE: given} if given else {}
-    code = f"import mlx_ltxw, os; print(os.environ['{VARIABLE}'])"
+    code = f"import os, mlx_ltxw.machine; mlx_ltxw.machine.settle(); print(os.environ['{VARIABLE}'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == seen

@@ -10,7 +10,8 @@ import pytest
 from mlx_ltxw import heap
 
 FAULTS = (
-    "import resource, mlx_ltxw, mlx.core as mx\n"
+    "import resource, mlx_ltxw.machine, mlx.core as mx\n"
+    "mlx_ltxw.machine.settle()\n"
     "mx.set_default_device(mx.cpu)\n"
     "x = mx.random.normal((10 << 20,))  # 40 MiB: 10240 pages\n"
     "def faults(count):\n"

@@ -9,6 +9,7 @@ import click
 
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 
 COMMANDS = {
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
@@ -50,6 +51,7 @@ def group() -> None:
 
 def main() -> None:
     """Entry point: errors a user can mend are one message and exit 2; Ctrl-C exits 130."""
+    settle()
     try:
         sys.exit(group.main(standalone_mode=False))
     except UserError as error:

@@ -13,16 +13,19 @@ from tqdm import tqdm
 
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import check_writable
+from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.files import check_writable
 from mlx_ltxw.media.measure import measure
-from mlx_ltxw.media.mp4 import open_mp4, remux
+from mlx_ltxw.media.mp4 import open_mp4
+from mlx_ltxw.media.remux import remux
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.pipeline.denoise import Latents
 from mlx_ltxw.pipeline.drift import drift
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.pipeline.run import Plan
+from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check as check_prompt
 
 
@@ -121,7 +124,7 @@ def show(events: Iterator[Event], job: Plan, output: Output) -> dict[int, Latent
             for note in event.notes:
                 output.tell(note)
         else:
-            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {gigabytes(event.peak_memory)}", err=True)
+            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {readable(event.peak_memory)}", err=True)
     return made
 
 
@@ -150,7 +153,7 @@ class Progress:
         """Moves the bar, or begins the next clip's."""
         if self._bar is None or step.index == 1:
             self._bar = tqdm(total=step.total, desc=f"{self._label} {step.seed}", unit="step")
-        self._bar.set_postfix_str(f"{step.seconds:.2f} s/step, peak {gigabytes(step.peak_memory)}", refresh=False)
+        self._bar.set_postfix_str(f"{step.seconds:.2f} s/step, peak {readable(step.peak_memory)}", refresh=False)
         self._bar.update()
         if step.index == step.total:
             self._bar.close()
@@ -159,10 +162,6 @@ class Progress:
 def line(**values: Any) -> None:
     """One event on stdout."""
     click.echo(json.dumps(values, ensure_ascii=False))
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def _started(job: Plan, output: Output) -> None:
@@ -186,7 +185,7 @@ def _finished(clip: Decoded, files: list[Path], as_json: bool) -> None:
         return
     heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
     click.echo(
-        f"written, peak memory {gigabytes(peak_memory())}; heard: {heard}, {found.lufs:.1f} LUFS, "
+        f"written, peak memory {readable(peak_memory())}; heard: {heard}, {found.lufs:.1f} LUFS, "
         f"{found.voiced:.0%} voiced",
         err=True,
     )

@@ -19,8 +19,8 @@ import numpy as np
 from mlx_ltxw import __version__
 from mlx_ltxw.cli.output import Output, line, show
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import check_writable
 from mlx_ltxw.media.audio import read_audio, write_wav
-from mlx_ltxw.media.files import check_writable
 from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.video import read_video

@@ -93,7 +93,7 @@ def _prepare(
     """The cached clips; the data's faults go to stderr."""
     import json
 
-    from mlx_ltxw.media.files import write_bytes, write_errors
+    from mlx_ltxw.files import write_bytes, write_errors
     from mlx_ltxw.pipeline.geometry import Geometry
     from mlx_ltxw.pipeline.run import latent_grid
     from mlx_ltxw.train.data.cache import build_cache
@@ -153,7 +153,7 @@ class _Bars:
 def _write_config(run: Path, config: TrainConfig) -> None:
     import yaml
 
-    from mlx_ltxw.media.files import write_bytes
+    from mlx_ltxw.files import write_bytes
 
     write_bytes(run / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).encode())
 

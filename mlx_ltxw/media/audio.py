@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 from mlx_ltxw.media.resample import resample as resample
 from mlx_ltxw.media.resample import resample_blocks

@@ -23,14 +23,14 @@ DAMAGED = "Play it in another program; if it is damaged there too, replace it."
 
 # What FFmpeg may read, and how: this machine's files alone, and no format that names other files or addresses
 # (playlists such as HLS, DASH, ffconcat and SDP, and numbered pictures).
-_FORMATS = """
-    mov matroska mpegts mpeg avi flv live_flv ogg asf mxf nut dv rm wtv ivf gif apng nsv nuv r3d yuv4mpegpipe
-    wav w64 aiff au caf flac mp3 aac ac3 eac3 ac4 dts dtshd truehd mlp amr amrnb amrwb wv tta ape tak shn mpc mpc8 ogg
-    voc loas latm g722 gsm oma qcp iff xwma spdif dsf ircam sds smjpeg lc3 osq qoa
-    h264 hevc vvc av1 obu m4v mpegvideo mjpeg mjpeg_2000 vc1 vc1test dnxhd dirac h263 h261
-    png_pipe jpeg_pipe bmp_pipe webp_pipe tiff_pipe jpegxl_pipe
-""".split()
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
+_FORMATS = (
+    "mov,matroska,mpegts,mpeg,avi,flv,live_flv,ogg,asf,mxf,nut,dv,rm,wtv,ivf,gif,apng,nsv,nuv,r3d,yuv4mpegpipe,"
+    "wav,w64,aiff,au,caf,flac,mp3,aac,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,wv,tta,ape,tak,shn,mpc,mpc8,"
+    "voc,loas,latm,g722,gsm,oma,qcp,iff,xwma,spdif,dsf,ircam,sds,smjpeg,lc3,osq,qoa,"
+    "h264,hevc,vvc,av1,obu,m4v,mpegvideo,mjpeg,mjpeg_2000,vc1,vc1test,dnxhd,dirac,h263,h261,"
+    "png_pipe,jpeg_pipe,bmp_pipe,webp_pipe,tiff_pipe,jpegxl_pipe"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.I)
 

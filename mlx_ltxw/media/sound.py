@@ -83,7 +83,7 @@ def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Ite
     channels = min(stream.channels, 2)
     promised = _declared_end(container, stream) - begin
     end = round(promised * rate) if math.isfinite(promised) else math.inf  # samples after `begin`, as is `at`
-    at, shift = round((float(start_of(stream)) - begin) * rate), 0
+    at, shift = min(0, round((float(start_of(stream)) - begin) * rate)), 0
     broadcast = bool(format_names(container) & {"mpegts", "mpeg"})
     for frame, piece in _pieces(decoded(path, container, stream, begin), channels, rate):
         if frame is not None and frame.pts is not None:
@@ -126,7 +126,9 @@ def _check_end(path: Path | str, container: Any, have: int, promised: float, rat
     if format_names(container) & _COUNTED and container.duration:
         missing = container.duration / 1e6 - have / rate
         if missing > 0.5:
-            note(path, f"is cut off: of {container.duration / 1e6:.1f} s of sound the last {missing:.1f} s are missing.")
+            note(
+                path, f"is cut off: of {container.duration / 1e6:.1f} s of sound the last {missing:.1f} s are missing."
+            )
 
 
 def _pieces(frames: Iterable[Any], channels: int, rate: int) -> Iterator[tuple[Any, np.ndarray]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.media.audio import as_waveform
-from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.media.metadata import PNG_SIGNATURE, png_chunk, png_text_chunk, to_text
 
 _WINDOW = 0.040  # seconds: shows a low man's harmonics and still single syllables

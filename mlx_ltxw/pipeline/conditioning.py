@@ -29,19 +29,19 @@ class Contexts:
         return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, layers_per_eval: int = 0) -> Contexts:
+def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
     """Encodes the prompts.
 
     Args:
         model_dir: Holds the text encoder, projection and connectors.
         prompts: The prompt and, where guidance needs it, the negative prompt.
         dtype: Of the contexts.
-        layers_per_eval: Text layers between evaluations, 0 for none (see `Machine.text_layers_per_eval`).
+        in_pieces: See `Machine.in_pieces`.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
-    encoder = model_dir.load_text_encoder(dtype, layers_per_eval=layers_per_eval)
+    encoder = model_dir.load_text_encoder(dtype, in_pieces)
     ids, mask = encoder.tokenize(prompts)
     hidden = encoder.hidden_states(ids, mask)
     mx.eval(hidden, mask)

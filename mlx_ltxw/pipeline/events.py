@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.pipeline.denoise import Latents
-
-
-def peak_memory() -> int:
-    """Bytes: the larger of MLX's own peak and the process's resident peak.
-
-    MLX counts no memory of other libraries nor of mapped files, the system no GPU memory; on unified memory the two
-    overlap.
-    """
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max(mx.get_peak_memory(), resident)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.machine import Machine, peak_memory, settle, this_machine
 from mlx_ltxw.models.audio_vae import soften_onset
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.adapters import Chosen, apply, choose
 from mlx_ltxw.pipeline.conditioning import Contexts, encode_prompts
 from mlx_ltxw.pipeline.denoise import Denoiser, Latents, denoise, noise, rotaries
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step, peak_memory
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import Machine, check_fit, this_machine, weights_in_memory
+from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
 NoiseSource = Callable[[Geometry, int, int, int], Latents]
@@ -90,8 +91,9 @@ def run(job: Plan, noise_source: NoiseSource = noise, picture: np.ndarray | None
         Conditioned; Adapted, if there are adapters; Step after Step of every seed; then Decoded for every seed.
     """
     began = time.perf_counter()
+    settle()
     mx.set_cache_limit(job.machine.cache_limit)
-    contexts = encode_prompts(job.model, _prompts(job), job.dtype, job.machine.text_layers_per_eval)
+    contexts = encode_prompts(job.model, _prompts(job), job.dtype, job.machine.in_pieces)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = None if picture is None else encode_video(job, picture)
     finished: dict[int, Latents] = {}
@@ -115,7 +117,7 @@ def _denoise(
     settings = job.settings
     transformer = job.model.load("transformer", job.dtype, audio_only=settings.audio_only)
     config = transformer.config
-    transformer.submit_every = job.machine.blocks_per_submission
+    transformer.submit_every = int(job.machine.in_pieces)
     models = apply(transformer, job.adapters, settings, job.geometry, job.dtype)
     if models.notes:
         yield Adapted(models.notes)
@@ -139,7 +141,7 @@ def _denoise(
 def _decode(job: Plan, finished: dict[int, Latents]) -> Iterator[Decoded]:
     for seed, latents in finished.items():
         clock = time.perf_counter()
-        waveform, rate = decode_audio(job.model, latents.heard, job.dtype, job.machine.short_jobs)
+        waveform, rate = decode_audio(job.model, latents.heard, job.dtype, job.machine.in_pieces)
         if job.settings.soften_onset:
             waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
         seconds = time.perf_counter() - clock
@@ -152,7 +154,7 @@ def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
     """Frames (F, H, W, 3) uint8 to clean video tokens (1, T, C) fp32."""
     vae = job.model.load("video_vae", job.dtype)
     pixels = mx.array(picture)[None].astype(mx.float32) / 127.5 - 1
-    latent = vae.encode(pixels.astype(job.dtype), job.machine.short_jobs).astype(mx.float32)
+    latent = vae.encode(pixels.astype(job.dtype), job.machine.in_pieces).astype(mx.float32)
     tokens = latent.reshape(1, -1, latent.shape[-1])
     mx.eval(tokens)
     del vae
@@ -160,16 +162,14 @@ def encode_video(job: Plan, picture: np.ndarray) -> mx.array:
     return tokens
 
 
-def decode_audio(
-    model: ModelDir, tokens: mx.array, dtype: mx.Dtype, short_jobs: bool = False
-) -> tuple[np.ndarray, int]:
+def decode_audio(model: ModelDir, tokens: mx.array, dtype: mx.Dtype, in_pieces: bool = False) -> tuple[np.ndarray, int]:
     """Audio tokens to sound.
 
     Args:
         model: Holds the audio VAE and the vocoder.
         tokens: (1, T, C).
         dtype: Of the mel's decoder; the vocoder is fp32 in any case.
-        short_jobs: See `Machine.short_jobs`.
+        in_pieces: See `Machine.in_pieces`.
 
     Returns:
         A waveform (N, 2) fp32 and its rate.
@@ -179,7 +179,7 @@ def decode_audio(
     mx.eval(mel)
     del vae
     vocoder = model.load("vocoder")
-    waveform = vocoder(mel, short_jobs)
+    waveform = vocoder(mel, in_pieces)
     mx.eval(waveform)
     rate = vocoder.output_rate
     del vocoder
@@ -191,6 +191,6 @@ def decode_video(job: Plan, tokens: mx.array) -> Iterator[np.ndarray]:
     """Video tokens (1, T, C) to chunks of frames (f, H, W, 3) uint8."""
     vae = job.model.load("video_vae", job.dtype)
     latent = tokens.reshape(1, *job.geometry.latent_shape, -1).astype(job.dtype)
-    for chunk in decode_tiled(vae, latent, Tiling(), job.machine.short_jobs):
+    for chunk in decode_tiled(vae, latent, Tiling(), job.machine.in_pieces):
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
         yield np.asarray(mx.round(pixels).astype(mx.uint8))

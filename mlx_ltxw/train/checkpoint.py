@@ -19,10 +19,11 @@ import mlx.core as mx
 
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import replacing, write_errors
+from mlx_ltxw.files import write_errors
 from mlx_ltxw.train.config import TrainConfig, changed, read_config
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.weights.saving import save_arrays
 
 FORMAT = 1
 _FOLDER = re.compile(r"step-(\d{6,})")
@@ -70,8 +71,7 @@ def save(run: Path, state: State, layout: Layout, origin: Origin) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     export(layout.adapter(state.parameters, f"step {state.step}"), "comfyui", folder / "adapter.safetensors")
     tensors = {"parameters": state.parameters, "first": state.first, "second": state.second}
-    with replacing(folder / "state.safetensors") as partial, write_errors(folder), partial.open("wb") as file:
-        mx.save_safetensors(file, tensors, {"training": origin.to_json(state.step)})  # a name would get an ending
+    save_arrays(folder / "state.safetensors", tensors, {"training": origin.to_json(state.step)})
     for step in saved_steps(run)[: -origin.config.keep_checkpoints]:
         (folder_of(run, step) / "state.safetensors").unlink()
         shutil.rmtree(folder_of(run, step))

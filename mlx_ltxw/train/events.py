@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_ltxw.printing import readable
 from mlx_ltxw.train.finish import Data
 from mlx_ltxw.train.preview import Sample
 
@@ -68,7 +69,7 @@ class Progress:
         minutes, seconds = divmod(round(self.remaining), 60)
         return (
             f"step {self.step}/{self.total} · loss audio {self.audio_loss:.4f}{video}{delta} · "
-            f"{self.seconds:.2f} s/step · {minutes}:{seconds:02d} left · {self.peak_memory / 2**30:.1f} GiB"
+            f"{self.seconds:.2f} s/step · {minutes}:{seconds:02d} left · {readable(self.peak_memory)}"
         )
 
 

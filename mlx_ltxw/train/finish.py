@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.pipeline.events import peak_memory
+from mlx_ltxw.machine import on_cpu, peak_memory, settle
 from mlx_ltxw.pipeline.run import latent_grid
 from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.config import TrainConfig
@@ -90,6 +90,7 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]
     Raises:
         UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.
     """
+    settle()
     trainer = Trainer(job)
     yield trainer.started()
     if job.world.leads:
@@ -120,7 +121,7 @@ class Trainer:
         config = job.config
         clips = [load_clip(file) for file in job.clips]
         self.base = job.model.load("transformer", default_dtype(), audio_only=all(clip.video is None for clip in clips))
-        if mx.default_device() == mx.Device(mx.cpu):
+        if on_cpu():
             expand(self.base, default_dtype())
         mx.eval(self.base.parameters())
         adapter = fresh_adapter(self.base, config)

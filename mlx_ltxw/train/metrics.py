@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import write_bytes, write_errors
+from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.train.config import TrainConfig
 
 NAME = "metrics.jsonl"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.train.preview import Sample, all_samples, folder_of
 
 _STYLE = """

@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.files import write_bytes, write_errors
 from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.files import write_bytes, write_errors
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.models.transformer import Transformer

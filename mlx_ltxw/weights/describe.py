@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.names import readable
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from mlx_ltxw.machine import on_cpu
+
 
 def default_dtype() -> mx.Dtype:
     """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact."""
-    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else mx.bfloat16
+    return mx.float32 if on_cpu() else mx.bfloat16
 
 
 def stays_float32(component: str, name: str) -> bool:

@@ -6,14 +6,17 @@ Format: eight bytes little-endian length, a JSON object of that length, then the
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import Unsound, load_json
+from mlx_ltxw.printing import some
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -23,10 +26,13 @@ BITS = {
 }  # fmt: skip
 """Bits of one element, by safetensors dtype code."""
 
-_LONGEST_HEADER = 100_000_000  # the format's own limit
+_LONGEST_HEADER = 32 << 20  # bytes; some 250,000 tensors, where LTX-2.3 has 6,000 (the format's own limit is 100 MB)
+_MOST_AXES, _LONGEST_AXIS = 16, 2**48
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_AGAIN = "Download or copy the file again."
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive, as PyTorch's pickle checkpoints are",
-    b"\x80\x02": "a Python pickle",
+    **{b"\x80" + bytes([protocol]): "a Python pickle" for protocol in range(2, 6)},
     b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
 }
@@ -79,11 +85,13 @@ class Header:
     present: int
 
     def check_complete(self) -> None:
-        """Raises a UserError if the file ends before its last tensor does."""
+        """Raises a UserError if the file ends before its last tensor does, or goes on behind it."""
+        if self.present > self.length:
+            raise _broken(self.path, f"{self.present - self.length:,} bytes follow its last tensor", _AGAIN)
         if self.present < self.length:
             raise UserError(
                 f"{self.path} is truncated: {self.present:,} of {self.length:,} bytes are there.",
-                "Download or copy the file again.",
+                _AGAIN,
             )
 
 
@@ -94,19 +102,25 @@ def read_header(path: Path) -> Header:
         UserError: no such file, unreadable, or not a safetensors file (pickles and GGUF are named).
     """
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            start = file.read(8)
-            _refuse_foreign(path, start)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= _LONGEST_HEADER:
-                raise _broken(path, "its first eight bytes are no header length")
-            raw = file.read(length)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from error
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would keep it waiting
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} is not a plain file.", "Name a .safetensors file.")
+            start = file.read(9)
+            length = int.from_bytes(start[:8], "little")
+            _refuse_foreign(path, start, length)
+            if len(start) < 8:
+                raise _broken(path, "it is too short")
+            if not 2 <= length <= _LONGEST_HEADER:
+                raise _broken(path, f"its first eight bytes, {length:,}, are no length of a header")
+            raw = start[8:] + file.read(length - 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}.", "Check the path and its permissions.") from error
     if len(raw) < length:
-        raise _broken(path, "it ends inside its header", "Download or copy the file again.")
-    return parse_header(path, raw, size)
+        raise _broken(path, "it ends inside its header", _AGAIN)
+    return parse_header(path, raw, found.st_size)
 
 
 def parse_header(path: Path, raw: bytes, size: int) -> Header:
@@ -118,36 +132,67 @@ def parse_header(path: Path, raw: bytes, size: int) -> Header:
         size: Bytes of the file on disk.
 
     Raises:
-        UserError: not JSON, or entries that contradict one another.
+        UserError: not JSON, or entries that contradict one another; several are listed at once.
     """
     try:
-        entries = json.loads(raw)
-        metadata = entries.pop("__metadata__", {})
-        offset = 8 + len(raw)
-        tensors = {name: _tensor(path, name, entry, offset) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _broken(path, f"its header does not parse ({error})") from error
+        entries = load_json(raw)
+    except Unsound as error:
+        raise _broken(path, f"its header is damaged ({error})") from error
+    if not isinstance(entries, dict):
+        raise _broken(path, "its header is no table")
+    metadata = _metadata(path, entries.pop("__metadata__", None))
+    offset = 8 + len(raw)
+    tensors, faults = {}, []
+    for name, entry in entries.items():
+        try:
+            tensors[name] = _tensor(path, name, entry, offset)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    if faults:
+        raise _broken(path, "; ".join(some(faults)))
     end = offset
     for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
         if tensor.start != end:
-            raise _broken(path, f"the data of '{tensor.name}' overlaps or leaves a gap")
+            raise _broken(path, f"its tensors overlap or leave gaps, at '{tensor.name}'")
         end = tensor.stop
     return Header(path, metadata, tensors, end, size)
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], offset: int) -> Tensor:
-    dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-    start, stop = (int(n) for n in entry["data_offsets"])
-    if dtype not in BITS:
-        raise ValueError(f"'{name}' has the unknown dtype {dtype}")
-    if any(n < 0 for n in shape) or math.prod(shape) * BITS[dtype] != 8 * (stop - start):
-        raise ValueError(f"'{name}' {list(shape)} {dtype} does not fill its {stop - start} bytes")
-    return Tensor(name, dtype, shape, path, offset + start, offset + stop)
+def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+    metadata = {} if metadata is None else metadata  # MLX writes null for none
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _broken(path, "its metadata is not a table of texts")
+    return metadata
 
 
-def _refuse_foreign(path: Path, start: bytes) -> None:
-    kind = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
-    if kind is None and path.suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+def _tensor(path: Path, name: str, entry: Any, offset: int) -> Tensor:
+    """One entry; ValueError says what is wrong with it."""
+    name.encode("utf-8")  # UnicodeEncodeError is a ValueError; a name that cannot be printed cannot be reported either
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise ValueError("its entry in the header is damaged")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not _counts(shape) or not _counts(span) or len(span) != 2:
+        raise ValueError("its entry in the header is damaged")
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise ValueError(f"the dtype {dtype} is unknown")
+    start, stop = span
+    if math.prod(shape) * BITS[dtype] != 8 * (stop - start):
+        raise ValueError(f"{stop - start} bytes do not hold {dtype} {shape}")
+    return Tensor(name, dtype, tuple(shape), path, offset + start, offset + stop)
+
+
+def _counts(value: Any) -> bool:
+    """Whether a shape or span is a short list of whole numbers that a file can have."""
+    whole = isinstance(value, list) and len(value) <= _MOST_AXES
+    return whole and all(type(n) is int and 0 <= n < _LONGEST_AXIS for n in value)
+
+
+def _refuse_foreign(path: Path, start: bytes, length: int) -> None:
+    """Names what a file is that is no safetensors; a length that looks like another format's mark is one all the same
+    where a table follows it."""
+    table = start[8:] == b"{" and length <= _LONGEST_HEADER
+    kind = None if table else next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), None)
+    if kind is None and path.suffix.lower() in _PICKLES:
         kind = f"a {path.suffix} file"
     if kind:
         raise UserError(

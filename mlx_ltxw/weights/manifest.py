@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_text
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -35,26 +35,6 @@ def sha256(path: Path, progress: Callable[[int], object] = lambda _: None) -> Fi
     return FileRecord(size, digest.hexdigest())
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file so that it is whole under its name or not there at all, also after a power cut."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    settle(part, path)
-
-
-def settle(part: Path, path: Path) -> None:
-    """Gives a file that is whole and on the disk its final name, and makes that last."""
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint: str) -> None:
     """Writes `manifest.json`, atomically.
 
@@ -65,7 +45,7 @@ def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint
     """
     records = {name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(files.items())}
     content = {"format": FORMAT, "fingerprint": fingerprint, "files": records}
-    replace_text(directory / NAME, json.dumps(content, indent=1) + "\n")
+    write_text(directory / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:

@@ -140,12 +140,12 @@ class ModelDir:
         fill(network, arrays, f"{component} of {self.path}")
         return network.eval()
 
-    def load_text_encoder(self, dtype: mx.Dtype | None = None, **options: Any) -> Any:
-        """The `mlx_ltxw.models.text.TextEncoder`; `dtype` as for `load`, `options` of `TextEncoder.load`."""
+    def load_text_encoder(self, dtype: mx.Dtype | None = None, in_pieces: bool = False) -> Any:
+        """The `mlx_ltxw.models.text.TextEncoder`; `dtype` as for `load`, `in_pieces` for `TextEncoder.load`."""
         from mlx_ltxw.weights.dtype import default_dtype
 
         text = importlib.import_module("mlx_ltxw.models.text")
-        return text.TextEncoder.load(self.text_encoder, dtype or default_dtype(), **options)
+        return text.TextEncoder.load(self.text_encoder, dtype or default_dtype(), in_pieces)
 
     def verify(self, progress: Callable[[int], object] = lambda _: None) -> None:
         """Hashes every file against the manifest; `progress` gets the bytes of each step.

@@ -1,4 +1,4 @@
-"""Tensor names and sizes, for people."""
+"""Tensor names, for people."""
 
 from __future__ import annotations
 
@@ -24,12 +24,3 @@ def grouped(names: Iterable[str]) -> list[str]:
         members[0] if len(members) == 1 else f"{pattern} ({len(members)} tensors)"
         for pattern, members in groups.items()
     ]
-
-
-def readable(nbytes: float) -> str:
-    """Bytes in powers of 1000, as disks and the Hub count."""
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} GB"

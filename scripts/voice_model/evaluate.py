@@ -21,7 +21,7 @@ from pathlib import Path
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.voice_model.evaluate_clips import BASE, Condition, Figures, Prompt, Setup, figures_of, path_of, prompts

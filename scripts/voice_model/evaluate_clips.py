@@ -13,8 +13,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw import __version__
+from mlx_ltxw.files import replacing, write_bytes
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.files import replacing, write_bytes
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.pipeline.denoise import Latents

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from mlx_ltxw.media.files import write_bytes
+from mlx_ltxw.files import write_bytes
 from scripts.voice_model.corpus import SENTENCES
 from scripts.voice_model.evaluate_clips import Condition, Figures, Prompt
 from scripts.voice_model.evaluate_table import COLUMNS, Clips, Gate, Row, cells

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.media.files import replacing
+from mlx_ltxw.files import replacing
 from mlx_ltxw.models.audio_vae.config import AudioVAEConfig
 from mlx_ltxw.models.audio_vae.mel import log_mel
 from scripts.voice_model import data

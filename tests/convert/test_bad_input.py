@@ -122,7 +122,7 @@ def test_disk_that_takes_no_more(tmp_path):
         text=True,
         cwd=ROOT,
     )
-    assert "said: There is no space left" in child.stderr
+    assert "could not be written: File too large. Free some space and run the same command again" in child.stderr
     assert "it continues where it stopped" in child.stderr
     assert not list(out.rglob("*.part"))
     with pytest.raises(UserError, match="not a finished model"):
@@ -145,7 +145,7 @@ def small_disk(tmp_path):
 def test_disk_that_is_full_midway(small_disk, monkeypatch):
     """The check of free space is blinded, so that the disk itself says no."""
     monkeypatch.setattr(run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**12}))
-    with pytest.raises(UserError, match="no space left"):
+    with pytest.raises(UserError, match="No space left"):
         convert(made().checkpoint, small_disk / "out")
     assert list((small_disk / "out").rglob("*.safetensors"))  # what was finished stays
     assert not list((small_disk / "out").rglob("*.part"))

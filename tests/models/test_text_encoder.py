@@ -76,7 +76,7 @@ def test_hidden_states_equal_transformers(encoder, oracle, lengths):
 
 def test_one_evaluation_a_layer_gives_the_same(folder, oracle):
     ids, mask = left_padded([13])
-    encoder = TextEncoder.load(folder, mx.float32, layers_per_eval=1)
+    encoder = TextEncoder.load(folder, mx.float32, in_pieces=True)
     ours = np.array(encoder.hidden_states(mx.array(ids), mx.array(mask)))
     assert_states_agree(ours, reference.hidden_states(oracle, ids, mask), mask)
 

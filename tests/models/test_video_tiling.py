@@ -75,7 +75,7 @@ def test_whole_without_tiling(vaes):
     vae, official = vaes
     latent = noise(1, 3, 2, 3, 8)
     for tiling in (None, Tiling(), Tiling(frames=None, pixels=None)):
-        (chunk,) = decode_tiled(vae, mx.array(latent), tiling, evaluate_blocks=True)
+        (chunk,) = decode_tiled(vae, mx.array(latent), tiling, in_pieces=True)
         assert error(np.array(chunk), official.decode(latent)[0]) < 1e-5
 
 
@@ -126,7 +126,7 @@ def test_memory_is_bounded_by_a_tile():
     """A stand-in decoder notes what it is asked for; nothing beyond the next chunk is decoded ahead."""
     seen = []
 
-    def decode(latent, evaluate_blocks):
+    def decode(latent, in_pieces):
         seen.append(latent.shape)
         _, frames, height, width, _ = latent.shape
         return mx.full((1, 1 + 8 * (frames - 1), 32 * height, 32 * width, 3), 0.25)

@@ -88,7 +88,7 @@ def test_encoder_equals_the_official_one(weights, frames, height, width, request
 def test_decoder_equals_the_official_one(weights, frames, height, width, request):
     vae, official = request.getfixturevalue(weights)
     latent = noise(2, frames, height, width, 8)
-    video = vae.decode(mx.array(latent), evaluate_blocks=frames == 2)
+    video = vae.decode(mx.array(latent), in_pieces=frames == 2)
     assert video.shape == (2, 1 + (frames - 1) * 8, height * 32, width * 32, 3)
     assert error(video, official.decode(latent)) < 1e-5
 

@@ -12,12 +12,12 @@ from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import Machine
 from mlx_ltxw.train import finish, loop
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.step import Objective, draw
-from mlx_ltxw.weights.memory import Machine
 from tests.train.clips import metrics
 from tests.train.driver import CAPTIONS, job
 from tests.train.made import tiny_model  # noqa: F401
@@ -58,7 +58,7 @@ def test_events_in_order(done):
     assert kinds[-3:] == [Saved, Sampled, Finished]
     assert [event.step for event in done[1] if isinstance(event, Sampled)] == [0, 30, 60]
     line = str(next(event for event in done[1] if isinstance(event, Progress) and event.step == 20))
-    assert all(word in line for word in ("step 20/60", "loss audio", "delta rms", "s/step", "left", "GiB"))
+    assert all(word in line for word in ("step 20/60", "loss audio", "delta rms", "s/step", "left", "GB"))
 
 
 def test_the_adapter_is_official_and_told(done, tiny_model):  # noqa: F811
@@ -139,7 +139,7 @@ def test_samples_come_from_the_pipeline_of_generate(done):
 def test_samples_leave_the_trained_base_as_it_was(tiny_model, tmp_path, monkeypatch):  # noqa: F811
     """On a GPU the pipeline has its transformer submit block by block, which a compiled step forbids."""
     task = job(tiny_model, tmp_path / "run", ["steps=2", "preview_every=1", "preview_steps=1"])
-    monkeypatch.setattr(Machine, "blocks_per_submission", 1)
+    monkeypatch.setattr(Machine, "in_pieces", True)
     task = dataclasses.replace(task, config=dataclasses.replace(task.config, compile=True))
     trainer = loop.Trainer(task)
     assert [type(event) for event in trainer.samples()] == [Sampled]

@@ -1,6 +1,7 @@
 """safetensors headers, against files that the safetensors library writes."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -91,3 +92,47 @@ def test_real_sizes_need_no_memory(tmp_path):
     path = tmp_path / "huge.safetensors"
     path.write_bytes(len(raw).to_bytes(8, "little") + raw)
     assert read_header(path).tensors["huge"].elements == 2**39
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'{"__metadata__": [1]}', "metadata is not a table"),
+        (b'{"__metadata__": {"a": null}}', "metadata is not a table"),
+        (b'{"__metadata__": 3}', "metadata is not a table"),
+        (b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}', "entry in the header"),
+        (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}', "Infinity is no JSON number"),
+        (b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 4]}}', "number is too long"),
+        (b'{"a": {"dtype": "F32", "shape": [' + b"2," * 4000 + b'2], "data_offsets": [0, 4]}}', "entry in the header"),
+        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a": 1, "a": 1}', "occurs twice"),
+        (b'{"\\ud800": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}', "surrogates not allowed"),
+        (b'{"\\u001b[2J": 3}', r"\\x1b\[2J: its entry"),
+    ],
+)
+def test_hostile_headers(tmp_path, raw, words):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with pytest.raises(UserError, match=words):
+        read_header(path)
+
+
+def test_no_metadata_is_none(tmp_path):
+    """`mx.save_safetensors` writes null."""
+    path = tmp_path / "x.safetensors"
+    raw = b'{"__metadata__": null}'
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    assert read_header(path).metadata == {}
+
+
+def test_bytes_behind_the_last_tensor(tmp_path):
+    path, _ = saved(tmp_path)
+    path.write_bytes(path.read_bytes() + b"xy")
+    with pytest.raises(UserError, match="2 bytes follow its last tensor"):
+        read_header(path).check_complete()
+
+
+def test_what_is_no_plain_file(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="not a plain file"):
+        read_header(tmp_path / "x.safetensors")

@@ -1,13 +1,12 @@
 """Whether a model fits, from its headers alone."""
 
-import os
-
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.memory import Machine, check_fit, this_machine, weights_in_memory
+from mlx_ltxw.machine import Machine
+from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from tests.convert.made import converted
 
 GB = 10**9
@@ -43,27 +42,3 @@ def test_what_nearly_fills_the_machine_is_a_warning():
     (warning,) = check_fit({"text_encoder": 24 * GB, "transformer": 45 * GB}, machine)
     assert "transformer take 45.00 GB of the 48.00 GB" in warning
     assert check_fit({"text_encoder": 24 * GB, "transformer": 40 * GB}, machine) == []
-
-
-def test_this_machine():
-    machine = this_machine()
-    assert machine.backend == "cpu"
-    assert machine.total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert machine.blocks_per_submission == machine.text_layers_per_eval == 0
-
-
-@pytest.mark.parametrize(("total", "limit"), [(8 * GB, 500_000_000), (2 * GB, 256 << 20), (512 * GB, 4 << 30)])
-def test_cache_limit(total, limit):
-    """A sixteenth of the memory, between 256 MiB and 4 GiB."""
-    assert Machine("metal", total, total).cache_limit == limit
-
-
-def test_cache_limit_on_cuda():
-    """All activations of a full-size forward (6.5 GB at 704x480x97) stay."""
-    assert Machine("cuda", 80 * GB, 70 * GB).cache_limit == 20 * GB
-
-
-def test_metal_is_kept_responsive():
-    machine = Machine("metal", 64 * GB, 48 * GB)
-    assert machine.short_jobs
-    assert machine.text_layers_per_eval > 0

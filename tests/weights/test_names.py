@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlx_ltxw.weights.names import grouped, natural_key, readable
+from mlx_ltxw.printing import readable
+from mlx_ltxw.weights.names import grouped, natural_key
 
 
 def test_natural_order():

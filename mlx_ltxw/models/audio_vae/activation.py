@@ -8,6 +8,7 @@ from math import pi
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.models.audio_vae.resample import downsample, kaiser_sinc, upsample
 
 RATE, TAPS = 2, 12
@@ -16,11 +17,6 @@ REACH = 6
 
 _SINE = (3.14159263, -5.16770949, 2.55007173, -0.59827557, 0.07765671)
 """sin(pi z) / z as a polynomial in z^2 on |z| <= 1/2; largest error of the sine 1.4e-8 (Chebyshev fit)."""
-
-
-def on_cpu() -> bool:
-    """Whether arrays are computed on the CPU by default."""
-    return mx.default_device().type == mx.DeviceType.cpu
 
 
 @partial(mx.compile, shapeless=True)

@@ -67,18 +67,18 @@ class VocoderWithBWE(nn.Module):
         """Sample rate of the waveform, in Hz."""
         return self.config.output_rate
 
-    def __call__(self, mel: mx.array, evaluate_stages: bool = False) -> mx.array:
+    def __call__(self, mel: mx.array, in_pieces: bool = False) -> mx.array:
         """Renders `mel` (B, T, mels, 2), natural log, any dtype, as (B, N, 2) in float32 within -1 and 1.
 
         N is T * 160 * 3 for LTX-2.3.
 
         Args:
-            evaluate_stages: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
+            in_pieces: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
         """
-        base = self.vocoder(mel, evaluate_stages)  # (B, n, 2) at the input rate
+        base = self.vocoder(mel, in_pieces)  # (B, n, 2) at the input rate
         length = base.shape[1]
         base = mx.pad(base, [(0, 0), (0, -length % self.config.hop), (0, 0)])
-        added = self.bwe_generator(self.mel_stft(base), evaluate_stages)
+        added = self.bwe_generator(self.mel_stft(base), in_pieces)
         taps = mx.array(hann_sinc(self.config.ratio))
         plain = upsample(base, taps, self.config.ratio, (taps.size - 1) // 2)
         return mx.clip(plain + added, -1, 1)[:, : length * self.config.ratio]

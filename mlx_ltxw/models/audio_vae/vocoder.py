@@ -14,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.audio_vae.activation import REACH, Activation1d, on_cpu
+from mlx_ltxw.machine import on_cpu
+from mlx_ltxw.models.audio_vae.activation import REACH, Activation1d
 from mlx_ltxw.models.audio_vae.config import STEREO, GeneratorConfig
 from mlx_ltxw.models.audio_vae.resample import polyphase
 
@@ -156,11 +157,11 @@ class Vocoder(nn.Module):
             for size, dilations in zip(self.config.block_kernels, self.config.block_dilations, strict=True)
         )
 
-    def __call__(self, mel: mx.array, evaluate_stages: bool = False) -> mx.array:
+    def __call__(self, mel: mx.array, in_pieces: bool = False) -> mx.array:
         """Renders `mel` (B, T, mels, 2), natural log, as a waveform (B, T * product of rates, 2) in float32.
 
         Args:
-            evaluate_stages: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
+            in_pieces: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
         """
         batch, frames, _, _ = mel.shape
         x = mel.astype(mx.float32).swapaxes(2, 3).reshape(batch, frames, -1)  # (B, T, 2 * mels)
@@ -169,7 +170,7 @@ class Vocoder(nn.Module):
         for stage, up in enumerate(self.ups):
             group = self.resblocks[stage * blocks : (stage + 1) * blocks]
             x = in_chunks(partial(mean_of, group), up(x), self._reach())
-            if evaluate_stages:
+            if in_pieces:
                 mx.eval(x)
         x = in_chunks(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
         if self.config.final == "tanh":

@@ -14,13 +14,15 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.machine import on_cpu
+
 _SCORES = 2 << 20
 """Bytes of scores made at a time, where one head's are not more."""
 
 
 def preferred() -> bool:
     """Whether the current device is a CPU on which the stock exponential is slow."""
-    return sys.platform != "darwin" and mx.default_device() == mx.Device(mx.cpu)
+    return sys.platform != "darwin" and on_cpu()
 
 
 _LEAST = -126.0

@@ -22,17 +22,17 @@ class TextEncoder:
         config: The Gemma's numbers.
         model: The decoder stack.
         tokenizer: Gives ids and masks as NumPy arrays.
-        layers_per_eval: See `load`.
+        in_pieces: See `load`.
     """
 
-    def __init__(self, model: Gemma, tokenizer: PromptTokenizer, layers_per_eval: int = 0) -> None:
+    def __init__(self, model: Gemma, tokenizer: PromptTokenizer, in_pieces: bool = False) -> None:
         self.config: GemmaConfig = model.config
         self.model = model
         self.tokenizer = tokenizer
-        self.layers_per_eval = layers_per_eval
+        self.in_pieces = in_pieces
 
     @classmethod
-    def load(cls, path: Path, dtype: mx.Dtype = mx.bfloat16, layers_per_eval: int = 0) -> TextEncoder:
+    def load(cls, path: Path, dtype: mx.Dtype = mx.bfloat16, in_pieces: bool = False) -> TextEncoder:
         """Opens a Gemma-3 folder in mlx-lm's layout (quantised or not), or Google's own.
 
         Weights are read from disk when they are first needed.
@@ -40,8 +40,8 @@ class TextEncoder:
         Args:
             path: Holds `config.json`, `model*.safetensors`, `tokenizer.json` and `tokenizer_config.json`.
             dtype: Of the activations, and of the weights that are not quantised.
-            layers_per_eval: Evaluates after every so many layers, which keeps each piece of work on the GPU short
-                enough for the system's watchdog; 0 leaves evaluation to the caller.
+            in_pieces: Evaluates after each layer, which keeps each piece of work on the GPU short enough for the
+                system's watchdog.
 
         Raises:
             UserError: a file is missing or broken, or the model is no Gemma-3.
@@ -55,7 +55,7 @@ class TextEncoder:
                 f"The tokenizer knows {tokenizer.vocab_size} tokens and the text encoder {model.config.vocab_size}.",
                 "Put the tokenizer files of the same model beside its weights.",
             )
-        return cls(model, tokenizer, layers_per_eval)
+        return cls(model, tokenizer, in_pieces)
 
     def tokenize(self, prompts: list[str], truncate: bool = False) -> tuple[mx.array, mx.array]:
         """Token ids (B, 1024) int32 and mask (B, 1024) bool, padded on the left; see `PromptTokenizer`."""
@@ -90,5 +90,5 @@ class TextEncoder:
         start, stop = int(places[0]), int(places[-1]) + 1
         if stop - start != places.size:
             raise ValueError("the mask has padding between the tokens of a prompt")
-        states = self.model(mx.array(ids[None, start:stop]), self.layers_per_eval)
+        states = self.model(mx.array(ids[None, start:stop]), self.in_pieces)
         return mx.pad(states, [(0, 0), (start, len(ids) - stop), (0, 0), (0, 0)])

@@ -58,15 +58,15 @@ class Gemma(nn.Module):
         )
         self.update_modules(exact)
 
-    def __call__(self, ids: mx.array, layers_per_eval: int = 0) -> mx.array:
+    def __call__(self, ids: mx.array, in_pieces: bool = False) -> mx.array:
         """All hidden states of prompts without padding.
 
         Source: transformers `modeling_gemma3.py:Gemma3TextModel.forward` with `output_hidden_states`.
 
         Args:
             ids: (B, T) token ids, none of them padding.
-            layers_per_eval: Evaluates after every so many layers, so that no single piece of work on the GPU gets too
-                long for the system's watchdog; 0 leaves evaluation to the caller.
+            in_pieces: Evaluates after each layer, so that no single piece of work on the GPU gets too long for the
+                system's watchdog.
 
         Returns:
             (B, T, layers + 1, hidden_size) in the weights' dtype: the scaled embedding, the output of each layer but
@@ -79,7 +79,7 @@ class Gemma(nn.Module):
         for index, layer in enumerate(self.layers, start=1):
             h = layer(h, sliding if index % self.config.pattern else whole)
             states.append(h)
-            if layers_per_eval and index % layers_per_eval == 0:
+            if in_pieces:
                 mx.eval(h)
         return mx.stack([*states[:-1], self.norm(h)], axis=2)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.machine import on_cpu, on_metal
+
 
 class CausalConv3d(nn.Module):
     """3x3x3 convolution that repeats border frames in time and pads height and width by one.
@@ -56,9 +58,9 @@ def prefer_frames(weight: mx.array) -> bool:
     widths which are no multiple of 16 fall back to the 27 copies.
     """
     out_channels, in_channels = weight.shape[0], weight.shape[-1]
-    if mx.default_device() == mx.Device(mx.cpu):
+    if on_cpu():
         return out_channels <= 2 * in_channels
-    return mx.metal.is_available() and bool(out_channels % 16 or in_channels % 16)
+    return on_metal() and bool(out_channels % 16 or in_channels % 16)
 
 
 def conv3d_direct(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int) -> mx.array:

@@ -74,12 +74,12 @@ class Encoder(nn.Module):
         self.conv_out = CausalConv3d(width, config.latent_channels + config.log_var_channels, padding, causal=True)
         self.patch_size = config.patch_size
 
-    def __call__(self, video: mx.array, evaluate_blocks: bool = False) -> mx.array:
+    def __call__(self, video: mx.array, in_pieces: bool = False) -> mx.array:
         """Video (B, F, H, W, 3) -> means, then log-variance channels (B, F', H', W', C + extra), not normalised."""
         x = self.conv_in(patchify(video, self.patch_size))
         for layer in each_layer(self.down_blocks):
             x = layer(x)
-            if evaluate_blocks:
+            if in_pieces:
                 mx.eval(x)
         return self.conv_out(nn.silu(pixel_norm(x)))
 
@@ -98,12 +98,12 @@ class Decoder(nn.Module):
         self.conv_out = CausalConv3d(width, 3 * config.patch_size**2, padding, causal)
         self.patch_size = config.patch_size
 
-    def __call__(self, latent: mx.array, evaluate_blocks: bool = False) -> mx.array:
+    def __call__(self, latent: mx.array, in_pieces: bool = False) -> mx.array:
         """Latent (B, F', H', W', C), denormalised -> video (B, F, H, W, 3)."""
         x = self.conv_in(latent)
         for layer in each_layer(self.up_blocks):
             x = layer(x)
-            if evaluate_blocks:
+            if in_pieces:
                 mx.eval(x)
         return unpatchify(self.conv_out(nn.silu(pixel_norm(x))), self.patch_size)
 
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
 class VideoVAE(nn.Module):
     """Encoder, decoder and the statistics they share.
 
-    Both directions run in the weights' dtype and answer in the input's dtype. `evaluate_blocks` evaluates after every
+    Both directions run in the weights' dtype and answer in the input's dtype. `in_pieces` evaluates after every
     residual and resampling block, so that no GPU command runs long enough for a watchdog to kill it and intermediate
     arrays are let go early; it must be off where gradients are taken.
     """
@@ -123,7 +123,7 @@ class VideoVAE(nn.Module):
         self.decoder = Decoder(config)
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
 
-    def encode(self, video: mx.array, evaluate_blocks: bool = False) -> mx.array:
+    def encode(self, video: mx.array, in_pieces: bool = False) -> mx.array:
         """Video (B, F, H, W, 3) in [-1, 1] -> normalised latent means (B, F', H', W', C).
 
         F should be 1 + k * `config.scale[0]`; frames beyond the last such number are left out with a warning, as the
@@ -142,15 +142,15 @@ class VideoVAE(nn.Module):
         if extra := (frames - 1) % time:
             logger.warning("the last %d of %d frames are not encoded (1 + %d*k fit)", extra, frames, time)
             video = video[:, : frames - extra]
-        moments = self.encoder(video.astype(self.encoder.conv_in.conv.weight.dtype), evaluate_blocks)
+        moments = self.encoder(video.astype(self.encoder.conv_in.conv.weight.dtype), in_pieces)
         means = moments[..., : self.config.latent_channels]
         return self.per_channel_statistics.normalize(means).astype(video.dtype)
 
-    def decode(self, latent: mx.array, evaluate_blocks: bool = False) -> mx.array:
+    def decode(self, latent: mx.array, in_pieces: bool = False) -> mx.array:
         """Normalised latent (B, F', H', W', C) -> video (B, 1 + (F' - 1) * time, H, W, 3).
 
         Pixels are about [-1, 1]; they are not clipped.
         """
         x = self.per_channel_statistics.un_normalize(latent)
-        x = self.decoder(x.astype(self.decoder.conv_in.conv.weight.dtype), evaluate_blocks)
+        x = self.decoder(x.astype(self.decoder.conv_in.conv.weight.dtype), in_pieces)
         return x.astype(latent.dtype)

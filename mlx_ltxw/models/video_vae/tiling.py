@@ -68,16 +68,14 @@ class Span:
         return self.out + len(self.weights)
 
 
-def decode_tiled(
-    vae: VideoVAE, latent: mx.array, tiling: Tiling | None, evaluate_blocks: bool = False
-) -> Iterator[mx.array]:
+def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None, in_pieces: bool = False) -> Iterator[mx.array]:
     """Decodes one clip tile by tile and yields its frames in order.
 
     Args:
         vae: Its decoder and statistics are used.
         latent: Normalised (1, F', H', W', C).
         tiling: None decodes the clip whole, in one chunk.
-        evaluate_blocks: As in `VideoVAE.decode`.
+        in_pieces: As in `VideoVAE.decode`.
 
     Yields:
         Evaluated chunks (f, H, W, 3) of about [-1, 1] in the latent's dtype, all frames once. At most one temporal
@@ -92,7 +90,7 @@ def decode_tiled(
     times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
     shared = None  # blended frames of the last tile that the next one still adds to
     for i, time in enumerate(times):
-        frames = _blend(vae, latent[:, time.start : time.end], rows, columns, evaluate_blocks)
+        frames = _blend(vae, latent[:, time.start : time.end], rows, columns, in_pieces)
         frames = frames * mx.array(time.weights)[:, None, None, None]
         if shared is not None:
             frames[: shared.shape[0]] += shared
@@ -104,13 +102,13 @@ def decode_tiled(
             yield chunk
 
 
-def _blend(vae: VideoVAE, latent: mx.array, rows: list[Span], columns: list[Span], evaluate_blocks: bool) -> mx.array:
+def _blend(vae: VideoVAE, latent: mx.array, rows: list[Span], columns: list[Span], in_pieces: bool) -> mx.array:
     """Decodes one temporal tile (1, f', H', W', C) -> (f, H, W, 3) in fp32, blended in height and width."""
     frames = 1 + (latent.shape[1] - 1) * vae.config.scale[0]
     out = mx.zeros((frames, rows[-1].out_end, columns[-1].out_end, 3))
     for row in rows:
         for column in columns:
-            tile = vae.decode(latent[:, :, row.start : row.end, column.start : column.end], evaluate_blocks)[0]
+            tile = vae.decode(latent[:, :, row.start : row.end, column.start : column.end], in_pieces)[0]
             tile = tile * mx.array(row.weights)[:, None, None] * mx.array(column.weights)[:, None]
             out[:, row.out : row.out_end, column.out : column.out_end] += tile
             mx.eval(out)

@@ -19,11 +19,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.files import replacing, write_errors
+from mlx_ltxw.files import write_errors
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
-from mlx_ltxw.weights.memory import this_machine
+from mlx_ltxw.weights.saving import save_arrays
 
 if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE
@@ -217,7 +218,7 @@ def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
 def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
     """(Tv, C) fp32."""
     pixels = mx.array(read_picture(clip))[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
-    latent = vae.encode(pixels, evaluate_blocks=this_machine().short_jobs)
+    latent = vae.encode(pixels, this_machine().in_pieces)
     return _finite(latent.astype(mx.float32).reshape(-1, latent.shape[-1]), clip)
 
 
@@ -248,7 +249,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) 
 
 def _features(captions: Sequence[str], model: ModelDir, progress: Progress) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
-    encoder = model.load_text_encoder(default_dtype(), layers_per_eval=this_machine().text_layers_per_eval)
+    encoder = model.load_text_encoder(default_dtype(), this_machine().in_pieces)
     projection: Any = model.load("text_projection", default_dtype())
     features = {}
     for index, caption in enumerate(captions):
@@ -279,8 +280,7 @@ def _facts(job: _Job) -> dict[str, str]:
 
 def _write(path: Path, arrays: dict[str, mx.array], facts: dict[str, str]) -> None:
     mx.eval(arrays)
-    with replacing(path) as partial, write_errors(path), partial.open("wb") as file:
-        mx.save_safetensors(file, arrays, facts)
+    save_arrays(path, arrays, facts)
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:

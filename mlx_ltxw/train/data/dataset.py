@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_bytes
 from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.files import write_bytes
 from mlx_ltxw.train.data.captions import Labels, from_folders
 from mlx_ltxw.train.data.clip import Clip
 from mlx_ltxw.train.data.cutting import Word

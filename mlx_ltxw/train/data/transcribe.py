@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_errors, write_text
 from mlx_ltxw.train.data.cutting import Word
-from mlx_ltxw.weights.manifest import replace_text
 
 WHISPER = "mlx-community/whisper-large-v3-turbo"
 
@@ -84,8 +84,9 @@ class Remembered:
         if key not in self._known:
             new = self._transcriber(mono)
             self._known[key] = {"text": new.text, "words": [[w.text, w.start, w.end] for w in new.words]}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(self._path, json.dumps(self._known, indent=1) + "\n")
+            with write_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._path, json.dumps(self._known, indent=1) + "\n")
         kept = self._known[key]
         return Transcript(kept["text"], tuple(Word(*word) for word in kept["words"]))
 

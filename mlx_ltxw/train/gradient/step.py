@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
@@ -21,7 +22,6 @@ from mlx_ltxw.train.gradient.layout import Factors, Layout, place, release
 from mlx_ltxw.train.gradient.loss import noised, velocity_loss
 from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import this_machine
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -88,7 +88,7 @@ def submission(config: TrainConfig) -> Callable[..., None]:
     """
     if compiles(config):
         return lambda *_: None
-    return mx.async_eval if this_machine().blocks_per_submission else mx.eval
+    return mx.async_eval if this_machine().in_pieces else mx.eval
 
 
 class Objective:

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten, tree_map
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import adapted_linears, attach
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.transformer import Modality, Rotary, Transformer
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import pullbacks, step
@@ -21,7 +22,6 @@ from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import place
 from mlx_ltxw.train.gradient.recompute import CastLinear, expand
 from mlx_ltxw.tree import share, size_of
-from mlx_ltxw.weights.memory import Machine
 from tests.train.clips import build_model, factors, gradient, objective, small
 
 TOLERANCE = 1e-4

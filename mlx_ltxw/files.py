@@ -1,0 +1,289 @@
+"""Files in and out, for every room.
+
+Whole files or none: everything is written beside its final name, flushed to the disk, and moved there when complete.
+What a killed process leaves beside is removed by the next one that writes into the folder. What is read is a regular
+file of a bounded size. A folder that only one process may change is locked, and the second one hears who has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from mlx_ltxw.errors import UserError
+
+LARGEST_TEXT = 64 << 20
+"""Bytes of the largest text or table that is read whole, unless a caller says otherwise."""
+
+LOCK = ".mlx-ltxw.lock"
+_PREFIX, _SUFFIX = ".mlx-ltxw-", ".part"
+_serial = itertools.count()
+_swept: set[str] = set()
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP}  # file systems that flush no folder
+_HINTS = {
+    errno.ENOSPC: "Free some space on that disk, or choose another output folder.",
+    errno.EDQUOT: "Your quota on that disk is used up; free some space, or choose another output folder.",
+    errno.EFBIG: "The file is larger than this disk or account allows; choose another output folder.",
+    errno.EROFS: "That disk is read-only; choose another output folder.",
+}
+_ANOTHER = "Choose an output file in a folder that exists and that you may write to."
+
+
+def check_writable(path: Path | str) -> None:
+    """Refuses an output name that cannot be written, so that a long run fails before it starts.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the name belongs to something that is not a plain file.
+    """
+    path = Path(path)
+    folder = path.parent
+    with write_errors(path):
+        if not folder.is_dir():
+            raise UserError(f"{path} cannot be written: {folder} is not a folder.", _ANOTHER)
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} cannot be written: it is not a plain file.", "Choose another output name.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{path} cannot be written: {folder} is not writable.", _ANOTHER)
+
+
+@contextmanager
+def write_errors(path: Path | str, hint: str = "") -> Iterator[None]:
+    """Turns what the system says about writing `path`, also through FFmpeg and MLX, into a `UserError`.
+
+    Args:
+        path: What is written.
+        hint: What to do about a full disk, where another sentence than "choose another folder" helps.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason, code = error.strerror or str(error), error.errno or 0
+        full = hint if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise UserError(f"{path} could not be written: {reason}.", full or _HINTS.get(code, _ANOTHER)) from error
+    except RuntimeError as error:
+        if not str(error).startswith("[write]"):  # MLX's, which names no reason; it is a full disk as good as always
+            raise
+        reason = os.strerror(errno.ENOSPC)
+        raise UserError(f"{path} could not be written: {reason}.", hint or _HINTS[errno.ENOSPC]) from error
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Gives a name in `path`'s folder to write to; on success it becomes `path`, on any exception it is removed.
+
+    The new file has the permissions that the process's umask gives, and is on the disk when the call returns.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    path = Path(path)
+    check_writable(path)
+    if str(path.parent) not in _swept:
+        sweep(path.parent)
+    with write_errors(path):
+        partial, held = _begin(path.parent)
+    try:
+        yield partial
+        with write_errors(path):
+            _flush(partial)  # the name must not reach the disk before the content does
+            os.replace(partial, path)
+            _flush_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(held)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all."""
+    with replacing(path) as partial, write_errors(path):
+        partial.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a UTF-8 text to `path`, whole or not at all."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def sweep(folder: Path, deep: bool = False) -> None:
+    """Removes what killed processes left half-written in `folder`; what a living one is writing stays.
+
+    Args:
+        folder: Only files that `replacing` made are touched.
+        deep: Also in the folders below.
+    """
+    _swept.add(str(folder))
+    with suppress(OSError):  # a folder that cannot be listed is no reason to stop
+        for part in folder.glob(f"{'**/' if deep else ''}{_PREFIX}*{_SUFFIX}"):
+            with suppress(OSError):
+                handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
+                    part.unlink()
+                finally:
+                    os.close(handle)
+
+
+@contextmanager
+def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[None]:
+    """Holds a folder, so that no other process works in it at the same time; the lock goes with the process.
+
+    Args:
+        path: The folder; made if need be.
+        what: What is done in it, for the other's message: `training run`, `conversion`.
+        lock: The file that carries the lock, removed at the end; in the folder by default.
+
+    Raises:
+        UserError: another process holds it, and which; or the folder cannot be written.
+    """
+    lock = lock or path / LOCK
+    with write_errors(path):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = _lock(lock, path, what)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+
+
+def read_bytes(path: Path | str, limit: int = LARGEST_TEXT) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        UserError: it is missing, unreadable, no regular file (a pipe, a device), or larger than `limit`.
+    """
+    path = Path(path)
+    hint = "Check the path and its permissions."
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would keep it waiting
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(f"{path} is not a plain file.", "Name a file.")
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.", "Check the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", hint) from error
+    if len(data) > limit:
+        raise UserError(f"{path} is larger than the {limit:,} bytes such a file has.", "Name another file.")
+    return data
+
+
+def read_text(path: Path | str, limit: int = LARGEST_TEXT) -> str:
+    """The text of a regular file in UTF-8, without a byte order mark.
+
+    Raises:
+        UserError: as `read_bytes`, or it is no UTF-8.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
+
+
+def local_path(text: str) -> Path:
+    """The path a user named, `~` resolved.
+
+    Raises:
+        UserError: no system has such a name.
+    """
+    if "\0" in text or len(os.fsencode(text)) > 4095 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+        shown = text if len(text) <= 80 else f"{text[:77]}…"
+        raise UserError(f"'{shown}' cannot be the name of a file.", "Check the path.")
+    with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
+        return Path(text).expanduser()
+    return Path(text)
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The path of a file that a list inside `folder` names.
+
+    Raises:
+        UserError: the name leads out of the folder, or is none.
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) and "\0" not in name and "\\" not in name else ()
+    if not parts or ".." in parts or parts[0].startswith("/"):
+        raise UserError(f"A list in {folder} names {name!r}, which is no file in it.", "Copy or make the folder again.")
+    return folder.joinpath(*parts)
+
+
+def _begin(folder: Path) -> tuple[Path, int]:
+    """A new file to write to, and the handle that holds its lock."""
+    while True:
+        partial = folder / f"{_PREFIX}{os.getpid()}-{next(_serial)}{_SUFFIX}"
+        try:
+            handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            swept = not _same(handle, partial)
+        except OSError as error:  # a file system without locks, or another process is sweeping this very file
+            swept = isinstance(error, BlockingIOError)
+        if not swept:
+            return partial, handle
+        os.close(handle)
+
+
+def _lock(lock: Path, path: Path, what: str) -> int:
+    """The handle of a lock file that is ours, with our name in it."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+            os.close(handle)
+            raise UserError(f"{path} is in use by {holder}.", "Wait until it ends, or stop it.") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(handle)
+                raise
+        if not _same(handle, lock):  # the one before us removed it
+            os.close(handle)
+            continue
+        os.ftruncate(handle, 0)
+        os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
+        return handle
+
+
+def _same(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+        if sys.platform == "darwin":
+            with suppress(OSError):
+                fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's own cache there
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(handle)

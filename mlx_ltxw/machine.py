@@ -1,0 +1,104 @@
+"""This machine: what MLX computes on, how much memory there is, and the settings that a process of ours makes.
+
+Everything that depends on the device asks here. MLX is imported by the functions, so that a command may call `settle`
+before it is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_ltxw.cuda_graphs import avoid_cuda_graphs
+from mlx_ltxw.heap import keep_freed_memory
+
+_SMALL_CACHE, _LARGE_CACHE = 256 << 20, 4 << 30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What MLX's default device is and has.
+
+    Attributes:
+        backend: `metal`, `cuda` or `cpu`.
+        total: Bytes of memory; unified on a Mac, the card's on CUDA.
+        budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
+            the total.
+    """
+
+    backend: str
+    total: int
+    budget: int
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether networks hand their work over block by block, instead of describing all of it first.
+
+        On a GPU each block is under way while Python describes the next one, and no single job is so long that a Mac's
+        display watchdog ends it.
+        """
+        return self.backend != "cpu"
+
+    @property
+    def cache_limit(self) -> int:
+        """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size.
+
+        On CUDA the limit leaves room for all activations of a forward (6.5 GB at 704x480x97), which would otherwise be
+        freed and allocated again in each.
+        """
+        if self.backend == "cuda":
+            return self.total // 4
+        return max(_SMALL_CACHE, min(_LARGE_CACHE, self.total // 16))
+
+
+def this_machine() -> Machine:
+    """Reads MLX's device information, and the system's where MLX tells nothing (CPU)."""
+    mx = _mlx()
+    if on_cpu():
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Machine("cpu", total, total)
+    info = mx.device_info()
+    total = int(info.get("memory_size") or info["total_memory"])
+    budget = info.get("max_recommended_working_set_size") or info.get("free_memory") or total
+    return Machine("metal" if on_metal() else "cuda", total, int(budget))
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU."""
+    mx = _mlx()
+    return mx.default_device() == mx.Device(mx.cpu)
+
+
+def on_metal() -> bool:
+    """Whether MLX computes on a Mac's GPU."""
+    return not on_cpu() and _mlx().metal.is_available()
+
+
+def peak_memory() -> int:
+    """Bytes: the larger of MLX's own peak and the process's resident peak.
+
+    MLX counts no memory of other libraries nor of mapped files, the system no GPU memory; on unified memory the two
+    overlap.
+    """
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(_mlx().get_peak_memory(), resident)
+
+
+def settle() -> None:
+    """Makes the settings that MLX's work gains from: no CUDA graphs, freed memory kept on Linux.
+
+    They are the whole process's, so importing makes none of them; the command and each run call this. What the user has
+    set otherwise stays.
+    """
+    avoid_cuda_graphs()
+    keep_freed_memory()
+
+
+def _mlx() -> Any:
+    import mlx_ltxw.blas  # noqa: F401  # before MLX
+
+    return importlib.import_module("mlx.core")

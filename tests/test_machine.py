@@ -1,0 +1,75 @@
+"""What importing leaves alone, what a run settles, and what is asked of the device."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlx_ltxw import heap
+from mlx_ltxw.blas import VARIABLE
+from mlx_ltxw.cuda_graphs import VARIABLE as CUDA_GRAPHS
+from mlx_ltxw.machine import Machine, on_cpu, this_machine
+
+GB = 10**9
+ROOMS = ("models", "models.text", "weights", "adapter", "convert", "pipeline", "train", "train.data", "tree", "world")
+
+
+def python(code, **environment):
+    plain = {name: value for name, value in os.environ.items() if name not in (*heap.VARIABLES, CUDA_GRAPHS)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=plain | environment, check=True).stdout.strip()
+
+
+def test_importing_changes_nothing():
+    """No variable, no malloc setting (each would need `ctypes`), no MLX."""
+    code = (
+        "import os, sys\n"
+        "before = dict(os.environ)\n"
+        "import mlx_ltxw, mlx_ltxw.errors, mlx_ltxw.files, mlx_ltxw.hub\n"
+        "print(dict(os.environ) == before, 'mlx.core' in sys.modules, 'ctypes' in sys.modules, 'numpy' in sys.modules)"
+    )
+    assert python(code) == "True False False False"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the BLAS is loaded on Linux alone")
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_that_uses_mlx_loads_the_blas_before_it(room):
+    """The library named by the variable is loaded while MLX is not; a room that imports MLX first finds it too late."""
+    code = (
+        "import ctypes, sys\n"
+        "plain, seen = ctypes.CDLL, []\n"
+        "def watched(name, *rest, **more):\n"
+        "    seen.append((name, 'mlx.core' in sys.modules))\n"
+        "    return plain(None if name == 'a-blas' else name, *rest, **more)\n"
+        "ctypes.CDLL = watched\n"
+        f"import mlx_ltxw.{room}\n"
+        "import mlx_ltxw.tree\n"
+        "print([loaded for name, loaded in seen if name == 'a-blas'])"
+    )
+    assert python(code, **{VARIABLE: "a-blas"}) == "[False]"
+
+
+def test_the_device():
+    machine = this_machine()
+    assert on_cpu() == (machine.backend == "cpu")
+    assert 0 < machine.budget <= machine.total
+    assert machine.in_pieces == (machine.backend != "cpu")
+    if machine.backend == "cpu":
+        assert machine.total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(("total", "limit"), [(8 * GB, 500_000_000), (2 * GB, 256 << 20), (512 * GB, 4 << 30)])
+def test_cache_limit(total, limit):
+    """A sixteenth of the memory, between 256 MiB and 4 GiB."""
+    assert Machine("metal", total, total).cache_limit == limit
+
+
+def test_cache_limit_on_cuda():
+    """All activations of a full-size forward (6.5 GB at 704x480x97) stay."""
+    assert Machine("cuda", 80 * GB, 70 * GB).cache_limit == 20 * GB
+
+
+@pytest.mark.parametrize(("backend", "pieces"), [("metal", True), ("cuda", True), ("cpu", False)])
+def test_a_gpu_gets_its_work_in_pieces(backend, pieces):
+    assert Machine(backend, GB, GB).in_pieces is pieces
