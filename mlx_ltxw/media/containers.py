@@ -153,6 +153,11 @@ def format_names(container: Any) -> set[str]:
     return set(container.format.name.split(","))
 
 
+def restarts(container: Any, jump: float) -> bool:
+    """Whether a stream's clock was set anew where it jumps by so many seconds: joined recordings, broadcasts."""
+    return bool(format_names(container) & {"mpegts", "mpeg"}) and not -0.1 <= jump <= 10
+
+
 def _pictures(container: Any) -> list[Any]:
     from av.stream import Disposition
 

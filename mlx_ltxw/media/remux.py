@@ -15,12 +15,13 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo
-from mlx_ltxw.media.containers import DAMAGED, format_names, opened, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, format_names, opened, restarts, start_of, video_stream
 from mlx_ltxw.media.edit_end import set_edit_end
 from mlx_ltxw.media.mp4 import add_audio, created, mux_audio
 from mlx_ltxw.media.video import frame_seconds, shown_seconds
 
 _CONVERT = "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4)."
+_PACK = "Put it into an mp4 first (ffmpeg -i IN -c copy OUT.mp4)."
 _TAGS = {"hevc": "hvc1"}  # Apple's players refuse FFmpeg's own choice, hev1
 _GENERATE_TIMES = {"fflags": "+genpts"}  # AVI stores none to show a frame at, only the order of decoding
 
@@ -129,6 +130,7 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
     step = frame_seconds(stream)
     after: list[Any] = []  # packets that are not shown; kept if one that is shown follows, and may be built on them
     unshown: list[int] = []
+    latest = 0
     for packet in _ordered(source, clip, stream):
         packet.duration = packet.duration or round(step / unit)
         shown_seconds(source, packet, step)
@@ -136,13 +138,15 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
         after.append(packet)
         if packet.is_discard:
             continue
+        latest = max(latest, packet.pts)
         shown.end = max(shown.end, (packet.pts + packet.duration) * unit)
         unshown += [other.pts for other in after if other.is_discard]
         yield from after
         after = []
     if "mp4" in format_names(clip) and stream.duration:
-        shown.hidden = shown.end > stream.duration * unit
-        shown.end = min(shown.end, stream.duration * unit)
+        promised = max(stream.duration * unit, latest * unit + Fraction(step))
+        shown.hidden = shown.end > promised
+        shown.end = min(shown.end, promised)
     if any(pts >= 0 and (pts + 1) * unit < shown.end for pts in unshown):
         raise UserError(f"{source} is put together from pieces by an edit list.", _CONVERT)
     shown.hidden = shown.hidden or any(pts >= 0 for pts in unshown)
@@ -150,19 +154,18 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
 
 def _ordered(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     """A stream's packets from its first key frame on, on one clock, with decoding times that rise."""
-    broadcast = bool(format_names(clip) & {"mpegts", "mpeg"})
     tick = stream.time_base
     shift, last = 0, None
     for packet in _dated(source, clip, stream):
         if last is None and not packet.is_keyframe and not packet.is_discard:
             continue  # a recording that begins in the middle: there is nothing to build it on
         jump = 0 if last is None else (packet.dts + shift - last) * tick
-        if broadcast and not -0.1 <= jump <= 10:  # the clock was set anew
+        if restarts(clip, jump):
             shift = last + round(Fraction(frame_seconds(stream)) / tick) - packet.dts
         packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
         if last is not None and packet.dts <= last:
             packet.dts = last + 1
-        packet.pts = max(packet.pts, packet.dts) if broadcast or jump < 0 else packet.pts
+        packet.pts = max(packet.pts, packet.dts)
         last = packet.dts
         yield packet
 
@@ -182,10 +185,10 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
         for back, untimed in enumerate(reversed(early)):
             untimed.dts = packet.dts - back * step
             if untimed.pts is None:
-                raise UserError(f"{source} has no timestamps.", _CONVERT)
+                raise UserError(f"{source} has no timestamps.", _PACK)
         yield from early
         early = []
     if "mp4" in format_names(clip) and count < stream.frames:  # others count what was dropped, or guess
         raise UserError(f"{source} is damaged: it holds {count} of {stream.frames} frames.", DAMAGED)
     if early or not count:
-        raise UserError(f"{source} has no timestamps.", _CONVERT)
+        raise UserError(f"{source} has no timestamps.", _PACK)

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, audio_stream, format_names, note, opened, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    audio_stream,
+    format_names,
+    note,
+    opened,
+    restarts,
+    start_of,
+    video_stream,
+)
 from mlx_ltxw.media.decoding import decoded
 
 LAYOUTS = {1: "mono", 2: "stereo"}
@@ -19,7 +28,6 @@ LAYOUTS = {1: "mono", 2: "stereo"}
 _RATES = range(1000, 768001)  # Hz; what lies outside was not recorded but misread
 _GAP = 0.015  # seconds; codecs lose 20 ms or more at a time, and timestamps are rounded to less
 _BACK = 0.1  # seconds; a clock that goes back by more was set anew, as where recordings were joined
-_JUMP = 10.0  # seconds; likewise forwards, in broadcasts
 _LONGEST = 3600.0  # seconds of silence in one go
 _BLOCK = 1.0  # seconds
 _COUNTED = {"flac", "caf", "w64", "wv", "tta", "ape"}  # formats whose headers count the samples
@@ -84,7 +92,6 @@ def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Ite
     promised = _declared_end(container, stream) - begin
     end = round(promised * rate) if math.isfinite(promised) else math.inf  # samples after `begin`, as is `at`
     at, shift = min(0, round((float(start_of(stream)) - begin) * rate)), 0
-    broadcast = bool(format_names(container) & {"mpegts", "mpeg"})
     for frame, piece in _pieces(decoded(path, container, stream, begin), channels, rate):
         if frame is not None and frame.pts is not None:
             due = round((float(frame.pts * frame.time_base) - begin) * rate) + shift
@@ -93,9 +100,9 @@ def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Ite
                 gap = due - at
             else:
                 gap = due - at
-                if gap < -_BACK * rate or (broadcast and gap > _JUMP * rate):
-                    shift -= gap
-                gap = gap if _GAP * rate < gap and not (broadcast and gap > _JUMP * rate) else 0
+                if gap < -_BACK * rate or restarts(container, gap / rate):
+                    shift, gap = shift - gap, 0
+                gap = gap if gap > _GAP * rate else 0
             if gap > _LONGEST * rate:
                 raise UserError(f"{path} is damaged: its sound pauses for {gap / rate:.0f} s.", DAMAGED)
             for part in _silence(gap, channels):

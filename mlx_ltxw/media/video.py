@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import RgbConverter, is_hdr
-from mlx_ltxw.media.containers import DAMAGED, format_names, note, opened, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, format_names, note, opened, restarts, start_of, video_stream
 from mlx_ltxw.media.decoding import decoded
 
 LONGEST_FRAME = 3600.0
@@ -65,14 +65,22 @@ def picture_seconds(path: Path | str) -> float:
         stream = video_stream(container)
         if stream is None:
             return 0.0
-        origin, end, packets = float(start_of(stream)), 0.0, 0
         step = frame_seconds(stream)
+        shift = end = latest = 0.0
+        before: float | None = None
+        packets = 0
         for packet in container.demux(stream):
             packets += packet.size > 0
-            if packet.pts is not None and not packet.is_discard:
-                begin = float(packet.pts * packet.time_base) - origin
-                end = max(end, begin + shown_seconds(path, packet, step))
-        return _checked_end(path, container, stream, end or packets * step)
+            if packet.pts is None or packet.is_discard:
+                continue
+            dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + shift
+            if before is not None and restarts(container, dated - before):
+                shift += before + step - dated
+                dated = before + step
+            before = dated
+            begin = float(packet.pts * packet.time_base) - float(start_of(stream)) + shift
+            latest, end = max(latest, begin), max(end, begin + shown_seconds(path, packet, step))
+        return _checked_end(path, container, stream, end or packets * step, latest + step)
 
 
 def read_video(
@@ -150,12 +158,12 @@ def _picture_stream(path: Path | str, container: Any) -> Any:
     return stream
 
 
-def _checked_end(path: Path | str, container: Any, stream: Any, end: float) -> float:
-    """The end by the packets against the header's; an mp4's edit list may end it sooner."""
+def _checked_end(path: Path | str, container: Any, stream: Any, end: float, least: float) -> float:
+    """The end by the packets against the header's; an mp4's edit list may show its last frame for less long."""
     promised = float(stream.duration * stream.time_base) if stream.duration else end
     exact = "mp4" in format_names(container)
     if end >= promised - max(0.1, 2 * frame_seconds(stream)):
-        return min(end, promised) if exact else end
+        return min(end, max(promised, least)) if exact else end
     text = f"its picture ends after {end:.2f} of {promised:.2f} seconds."
     if exact:
         raise UserError(f"{path} is damaged: {text}", DAMAGED)
@@ -167,7 +175,6 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
     """Decoded frames, each with the second (from the stream's start) at which the next one takes its place."""
     origin = float(start_of(stream))
     step = frame_seconds(stream)
-    broadcast = bool(format_names(container) & {"mpegts", "mpeg"})
     waiting, time, shift = None, -step, 0.0
     for frame in decoded(path, container, stream, origin + start):
         before = time
@@ -175,7 +182,7 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
         if waiting is None and is_hdr(frame):
             note(path, "is of high dynamic range; its picture is tone-mapped to BT.709.")
         if waiting is not None:
-            if time < before - 0.1 or (broadcast and time > before + 10):  # the clock was set anew
+            if restarts(container, time - before):
                 shift += before + step - time
                 time = before + step
             yield waiting, time
