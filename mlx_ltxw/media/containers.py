@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -87,6 +88,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     _check_regular(path)
     # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    container = None
     try:
         with av.open(f"file:{path}", options=_OPTIONS | options, **lenient) as container:
             if early := ends_early(path):
@@ -97,6 +99,9 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     except PermissionError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}.", "Give a file that you may read.") from error
     except av.error.FFmpegError as error:
+        if container is None and error.errno == errno.EINVAL:  # what FFmpeg says of a format that is not listed
+            text = f"{path} is a playlist, or of another kind that is not read here."
+            raise UserError(text, "Give the file with the sound or video itself.") from error
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
 
 

@@ -130,12 +130,13 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
     step = frame_seconds(stream)
     after: list[Any] = []  # packets that are not shown; kept if one that is shown follows, and may be built on them
     unshown: list[int] = []
-    latest = 0
+    latest = count = 0
     for packet in _ordered(source, clip, stream):
         packet.duration = packet.duration or round(step / unit)
         shown_seconds(source, packet, step)
         packet.pts, packet.dts = packet.pts - origin, packet.dts - origin
         after.append(packet)
+        count += 1
         if packet.is_discard:
             continue
         latest = max(latest, packet.pts)
@@ -144,6 +145,9 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
         yield from after
         after = []
     if "mp4" in format_names(clip) and stream.duration:
+        if shown.end < stream.duration * unit and count < stream.frames:
+            text = f"its picture ends after {float(shown.end):.2f} of {float(stream.duration * unit):.2f} seconds."
+            raise UserError(f"{source} is damaged: {text}", DAMAGED)
         promised = max(stream.duration * unit, latest * unit + Fraction(step))
         shown.hidden = shown.end > promised
         shown.end = min(shown.end, promised)
@@ -174,9 +178,7 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     """A stream's packets that hold a picture, each with its times; Matroska leaves out the first few decoding times."""
     step = round(Fraction(frame_seconds(stream)) / stream.time_base)
     early: list[Any] = []
-    count = 0
     for packet in clip.demux(stream):
-        count += packet.size > 0 or packet.dts is not None
         if not packet.size:
             continue  # a frame that the camera dropped, or the demuxer's end mark
         early.append(packet)
@@ -188,7 +190,5 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
                 raise UserError(f"{source} has no timestamps.", _PACK)
         yield from early
         early = []
-    if "mp4" in format_names(clip) and count < stream.frames:  # others count what was dropped, or guess
-        raise UserError(f"{source} is damaged: it holds {count} of {stream.frames} frames.", DAMAGED)
-    if early or not count:
+    if early:
         raise UserError(f"{source} has no timestamps.", _PACK)

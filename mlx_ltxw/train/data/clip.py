@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.media.video import picture_seconds as picture_seconds
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.geometry import Geometry
 
