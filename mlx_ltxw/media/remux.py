@@ -130,13 +130,12 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
     step = frame_seconds(stream)
     after: list[Any] = []  # packets that are not shown; kept if one that is shown follows, and may be built on them
     unshown: list[int] = []
-    latest = count = 0
+    latest = 0
     for packet in _ordered(source, clip, stream):
         packet.duration = packet.duration or round(step / unit)
         shown_seconds(source, packet, step)
         packet.pts, packet.dts = packet.pts - origin, packet.dts - origin
         after.append(packet)
-        count += 1
         if packet.is_discard:
             continue
         latest = max(latest, packet.pts)
@@ -145,9 +144,9 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
         yield from after
         after = []
     if "mp4" in format_names(clip) and stream.duration:
-        if shown.end < stream.duration * unit and count < stream.frames:
-            text = f"its picture ends after {float(shown.end):.2f} of {float(stream.duration * unit):.2f} seconds."
-            raise UserError(f"{source} is damaged: {text}", DAMAGED)
+        missing = sum(entry.pos + entry.size > clip.size for entry in stream.index_entries)
+        if missing:
+            raise UserError(f"{source} is damaged: {missing} of {stream.frames} of its frames are cut off.", DAMAGED)
         promised = max(stream.duration * unit, latest * unit + Fraction(step))
         shown.hidden = shown.end > promised
         shown.end = min(shown.end, promised)
