@@ -127,7 +127,7 @@ def _cell(value: float | None, size: int, form: str) -> str:
 def _check_picture(picture: str, overwrite: bool) -> None:
     """Before the work is done."""
     from mlx_ltxw.errors import UserError
-    from mlx_ltxw.media.files import check_writable
+    from mlx_ltxw.files import check_writable
 
     if Path(picture).suffix.lower() != ".png":
         raise UserError(f"A picture cannot be written to {picture}.", "Give --picture a name that ends in .png.")
