@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,11 +21,12 @@ def inspect(target: str, as_json: bool) -> None:
 
 
 def _describe(target: str) -> Any:
+    from mlx_ltxw.files import local_path
     from mlx_ltxw.weights.describe import describe_header, describe_model
     from mlx_ltxw.weights.header import read_header
     from mlx_ltxw.weights.model_dir import ModelDir
 
-    path = Path(target).expanduser()
+    path = local_path(target)
     if path.is_dir() and not (path / "adapter_config.json").exists():
         return describe_model(ModelDir.open(path))
     if path.is_file():

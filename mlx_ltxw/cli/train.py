@@ -48,6 +48,7 @@ def train(
     resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
+    from mlx_ltxw.files import locked_folder, sweep
     from mlx_ltxw.train import loop
     from mlx_ltxw.weights.builtin import BUILTIN_MODEL
     from mlx_ltxw.weights.model_dir import ModelDir
@@ -61,6 +62,9 @@ def train(
     settings += ("coupled=true",) if coupled else ()
     config = _config(file, settings, run if resume else None, model_dir)
     world = World.join()
+    if world.leads:  # for as long as the process lives
+        click.get_current_context().with_resource(locked_folder(run, "training run"))
+        sweep(run, deep=True)
     clips = _in_turn(world, lambda: _prepare(data, run, cache or run / "cache", model_dir, config, told, world.leads))
     if prepare_only:
         if world.leads:

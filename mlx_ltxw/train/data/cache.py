@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_errors
+from mlx_ltxw.files import locked_folder, write_errors
 from mlx_ltxw.machine import this_machine
 from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.weights.dtype import default_dtype
@@ -75,7 +75,7 @@ def build_cache(
 ) -> list[Path]:
     """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
 
-    One process at a time writes a folder.
+    One process at a time writes a folder; another one is told so.
 
     Args:
         clips: From `prepare`.
@@ -87,7 +87,8 @@ def build_cache(
         The clips' files for `load_clip`, in the order of `clips`.
 
     Raises:
-        UserError: a clip cannot be read, its caption has too many tokens, or the folder cannot be written.
+        UserError: a clip cannot be read, its caption has too many tokens, the folder cannot be written, or another
+            process is writing it.
     """
     with write_errors(folder):
         (folder / _LATENTS).mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,9 @@ def build_cache(
     if missing:
         _check_captions(model, [job.clip for job in missing])
         unseen = {job.latents: job for job in missing if not job.latents.is_file()}
-        _encode_clips(list(unseen.values()), model, progress)
-        _encode_captions(list(missing), model, progress)
+        with locked_folder(folder, "training run that encodes its clips"):
+            _encode_clips(list(unseen.values()), model, progress)
+            _encode_captions(list(missing), model, progress)
     return [job.path for job in jobs]
 
 
