@@ -181,6 +181,8 @@ def _check_fields(hint: Any, value: Any, where: str = "") -> None:
             raise Unsound(f"there is no field {' or '.join(some(unknown, 3))}")
         for name, item in value.items():
             _check_fields(hints[name], item, f"{where}{name}.")
+    elif typing.get_origin(hint) is typing.Literal and value is not None and value not in inner:
+        raise Unsound(f"{where[:-1]!r} is {value!r}, and can only be {', '.join(str(choice) for choice in inner)}")
     elif typing.get_origin(hint) is dict and isinstance(value, dict):
         for name, item in value.items():
             _check_fields(inner[1], item, f"{where}{name}.")

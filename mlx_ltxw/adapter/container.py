@@ -100,23 +100,26 @@ def bad_file(path: Path, why: str) -> UserError:
     return UserError(f"'{path}' is not a sound adapter file: {why}.", "Download or export the adapter again.")
 
 
-def array(entry: Tensor, data: np.ndarray) -> mx.array:
+def array(entry: Tensor, data: np.ndarray, first: int = 0, may_be_infinite: bool = False) -> mx.array:
     """One tensor's values, in the file's dtype (F64 as fp32).
 
     Args:
         entry: Of the header.
-        data: All bytes of the file.
+        data: Bytes of the file.
+        first: Where in the file they begin.
+        may_be_infinite: Accept values that are not finite.
 
     Raises:
         ValueError: a dtype that adapters never have, or values that are not finite.
     """
     if entry.dtype not in _DTYPES:
         raise ValueError(f"dtype {entry.dtype} is not one adapters have (F32, F16, BF16)")
-    values = np.frombuffer(data[entry.start : entry.stop].tobytes(), dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
+    raw = data[entry.start - first : entry.stop - first].tobytes()
+    values = np.frombuffer(raw, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
     if entry.dtype == "F64":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-    if not _finite(values, entry.dtype):
+    if not may_be_infinite and not _finite(values, entry.dtype):
         raise ValueError("holds NaN or infinite values")
     made = mx.array(values)
     return made.view(mx.bfloat16) if entry.dtype == "BF16" else made

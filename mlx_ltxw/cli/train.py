@@ -45,6 +45,7 @@ def train(
     resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
+    from mlx_ltxw.files import locked_folder, sweep
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.train import loop
     from mlx_ltxw.train.data.captions import Labels
@@ -61,6 +62,9 @@ def train(
     settings += ("coupled=true",) if coupled else ()
     config = run_config(file, settings, run if resume else None, model_dir)
     world = World.join()
+    if world.leads:  # for as long as the process lives
+        click.get_current_context().with_resource(locked_folder(run, "training run"))
+        sweep(run, deep=True)
     tell = _teller()
     options = DataOptions(
         Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),

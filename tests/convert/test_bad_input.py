@@ -161,7 +161,7 @@ def test_too_small_disk_is_told_before(tmp_path, monkeypatch):
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file" / "out", tmp_path / "file"):
-        with pytest.raises(UserError, match=r"cannot be written|is a file"):
+        with pytest.raises(UserError, match=r"could not be written|is a file"):
             convert(made().checkpoint, out)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -404,5 +404,5 @@ def test_header_with_a_gap(tmp_path):
     header, data = read_file(made().checkpoint)
     last = max((n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"][1])
     header[last]["data_offsets"] = [n + 8 for n in header[last]["data_offsets"]]
-    with pytest.raises(UserError, match="overlaps or leaves a gap"):
+    with pytest.raises(UserError, match="overlap or leave gaps"):
         prepare(write_file(tmp_path / "ltx-dev.safetensors", header, data + bytes(8)))
