@@ -39,7 +39,8 @@ class TensorFile:
 
     Attributes:
         path: Where it lies.
-        tensors: Name -> array, in the file's dtype (F64 as fp32); all values finite.
+        tensors: Name -> array, in the file's dtype (F64 as fp32); all values finite, but for an alpha,
+            which not every method uses.
         metadata: The header's `__metadata__`.
     """
 
@@ -61,7 +62,7 @@ def read_tensors(path: Path) -> TensorFile:
     tensors, faults, spans = {}, [], []
     for name, entry in header.items():
         try:
-            span, array = _tensor(entry, data)
+            span, array = _tensor(entry, data, name.endswith("alpha"))
         except ValueError as error:
             faults.append(f"{name}: {error}")
             continue
@@ -169,7 +170,7 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _tensor(entry: Any, data: np.ndarray) -> tuple[tuple[int, int], mx.array]:
+def _tensor(entry: Any, data: np.ndarray, may_be_infinite: bool = False) -> tuple[tuple[int, int], mx.array]:
     """One tensor and its byte span; ValueError with the reason when it is unsound."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError("its entry in the header is damaged")
@@ -187,7 +188,7 @@ def _tensor(entry: Any, data: np.ndarray) -> tuple[tuple[int, int], mx.array]:
     if dtype == "F64":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-    if not _finite(values, dtype):
+    if not may_be_infinite and not _finite(values, dtype):
         raise ValueError("holds NaN or infinite values")
     array = mx.array(values)
     return (begin, end), array.view(mx.bfloat16) if dtype == "BF16" else array

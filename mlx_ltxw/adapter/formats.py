@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import mlx.core as mx
 
 from mlx_ltxw.adapter.container import bad_file, read_tensors, some, tensor_names
 from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank, greatest, number
+from mlx_ltxw.adapter.fields import metadata_notes
 from mlx_ltxw.adapter.keys import layout, split_key
-from mlx_ltxw.adapter.names import Spellings, mlx_name, not_transformer
-from mlx_ltxw.adapter.scales import PeftScale, diffusers_config, peft_config
+from mlx_ltxw.adapter.names import Spellings, is_norm, mlx_name, not_transformer
+from mlx_ltxw.adapter.scales import PeftScale, diffusers_config, mlx_config, peft_config
 from mlx_ltxw.errors import UserError
 
 _LARGEST = 1e6  # no trained adapter's greatest value lies near these two; bytes read as the wrong dtype do
@@ -91,7 +92,7 @@ def read(path: Path, modules: Iterable[str] | None = None, config: Path | None =
     if config is None and (beside := path.parent / "adapter_config.json").is_file():
         config = beside
     formats = {layout(module) for module in groups}
-    scaling = peft_config(config) if config and "peft" in formats else diffusers_config(file.metadata)
+    scaling = _scaling(formats, config, file.metadata)
     reader = _Reader(Spellings(modules), scaling, leftover)
     for module, parts in groups.items():
         reader.add(module, parts)
@@ -101,8 +102,17 @@ def read(path: Path, modules: Iterable[str] | None = None, config: Path | None =
         formats = formats - {"official", "bare"} | {"mlx"}
     return Adapter(
         name or path.stem, "+".join(sorted(formats)), reader.deltas, reader.biases, reader.alphas, file.metadata,
-        reader.leftover, _notes(formats, reader, file.metadata),
+        reader.leftover, tuple(_notes(formats, reader, file.metadata, config)),
     )  # fmt: skip
+
+
+def _scaling(formats: set[str], config: Path | None, metadata: Mapping[str, str]) -> PeftScale | None:
+    """The configuration that belongs to these names, if any."""
+    if config and "peft" in formats:
+        return peft_config(config)
+    if "lora_adapter_metadata" in metadata or not config or "alpha_folded" in metadata:
+        return diffusers_config(metadata)
+    return mlx_config(config) if formats <= {"official", "bare"} else None
 
 
 def _first_names(path: Path) -> list[str]:
@@ -139,18 +149,20 @@ class _Reader:
 
     def add(self, name: str, parts: dict[str, mx.array]) -> None:
         """Takes one module's tensors in."""
+        path = self.spellings.resolve(name)
+        if path is None and parts.keys() <= {"diff", "diff_b"}:  # of any shape: norms, tables, convolutions
+            self.leftover[name] = "a norm's change is not implemented" if is_norm(name) else _elsewhere(name)
+            return
         try:
-            delta, alpha = _delta(name, parts, self.scaling)
+            delta, bias, alpha = _delta(name, parts, self.scaling)
         except _NotImplementedHere as method:
             self.leftover[name] = f"{method} is not implemented"
             return
         except ValueError as fault:
             self.faults.append(f"{name}: {fault}")
             return
-        path = self.spellings.resolve(name)
         if path is None:
-            part = not_transformer(name)
-            self.leftover[name] = f"belongs to {part}" if part else "no such module in the transformer"
+            self.leftover[name] = _elsewhere(name)
             return
         if path in self.deltas or path in self.biases:
             self.faults.append(f"{name}: a second change of {path}")
@@ -158,44 +170,80 @@ class _Reader:
         self.short |= name.endswith(mlx_name(path)) and mlx_name(path) != path
         if delta is not None:
             self.deltas[path] = delta
-        if "diff_b" in parts:
-            self.biases[path] = parts["diff_b"]
+        if bias is not None:
+            self.biases[path] = bias
         if alpha is not None:
             self.alphas[path] = alpha
+
+
+def _elsewhere(name: str) -> str:
+    part = not_transformer(name)
+    return f"belongs to {part}" if part else "no such module in the transformer"
 
 
 class _NotImplementedHere(Exception):
     """A method of adapting that this program lacks."""
 
 
-def _delta(name: str, parts: dict[str, mx.array], scaling: PeftScale | None) -> tuple[Delta | None, float | None]:
-    """One module's change and its alpha; ValueError with the reason when the tensors do not fit together."""
+def _delta(
+    name: str, parts: dict[str, mx.array], scaling: PeftScale | None
+) -> tuple[Delta | None, mx.array | None, float | None]:
+    """One module's change, its addition to the bias and its alpha; ValueError when the tensors do not fit together."""
     for role in parts:
         if role.startswith("unsupported:"):
             raise _NotImplementedHere(role.removeprefix("unsupported:"))
+    parts = _turned(parts, scaling)
     roles = set(parts)
     if "twice" in roles:
         raise ValueError("the same tensor in two spellings")
     _check_values(parts)
-    stored = _alpha(parts)
     magnitudes = roles & {"dora_scale", "magnitude"}
-    weights = roles - {"alpha", "diff_b"} - magnitudes
+    weights = roles - {"alpha", "diff_b", "lora_bias"} - magnitudes
+    bias = parts.get("diff_b")
     if not weights:
         if roles != {"diff_b"}:
             raise ValueError(f"{' and '.join(sorted(roles))} without the weights they belong to")
-        return None, None
+        return None, bias, None
     if weights == {"diff"}:
-        if roles - {"diff", "diff_b"}:
-            raise ValueError("a whole difference takes no alpha and no magnitude")
+        if magnitudes or "lora_bias" in roles:
+            raise ValueError("a whole difference takes no magnitude and no bias of a LoRA")
         _matrix(parts["diff"], "diff")
-        return Full(parts["diff"]), None
+        return Full(parts["diff"]), bias, None
+    if scaling and scaling.dora is not None and scaling.dora != ("magnitude" in roles):
+        raise ValueError(f"{scaling.source} says use_dora {scaling.dora}, its tensors say otherwise")
+    stored = _alpha(parts)
     inner = _inner(parts, weights, _scale_rule(name, stored, scaling))
     alpha = scaling.alpha_of(name) if stored is None and scaling else stored
+    if inner.rank is None and stored is not None:
+        alpha = None  # without a rank it counts for nothing; LyCORIS writes 1e10, ai-toolkit in fp16 infinity
     if not magnitudes:
-        return inner, alpha
+        return inner, _with_lora_bias(bias, parts, inner), alpha
     if len(magnitudes) > 1:
         raise ValueError("two magnitudes")
-    return _dora(inner, parts), alpha
+    if "lora_bias" in roles:
+        raise ValueError("a magnitude and a bias of a LoRA")
+    return _dora(inner, parts), bias, alpha
+
+
+def _turned(parts: dict[str, mx.array], scaling: PeftScale | None) -> dict[str, mx.array]:
+    """mlx-lm's factors, which stand the other way round, as PEFT's."""
+    if not parts.keys() & {"mlx_a", "mlx_b"}:
+        return parts
+    if scaling is None:
+        raise _NotImplementedHere("mlx-lm's LoRA without its adapter_config.json, which holds the scale,")
+    turned = {"mlx_a": "lora_A", "mlx_b": "lora_B"}
+    if parts.keys() & set(_LORA):
+        return {"twice": next(iter(parts.values()))}
+    return {turned.get(role, role): part.T if role in turned else part for role, part in parts.items()}
+
+
+def _with_lora_bias(bias: mx.array | None, parts: dict[str, mx.array], inner: LowRank | LoKr | LoHa) -> mx.array | None:
+    """PEFT's `lora_bias`: the second factor's own bias, scaled as the product is."""
+    if "lora_bias" not in parts:
+        return bias
+    if not isinstance(inner, LowRank) or parts["lora_bias"].shape != (inner.shape[0],) or bias is not None:
+        raise ValueError(f"lora_B.bias {parts['lora_bias'].shape} does not fit")
+    return inner.scale * parts["lora_bias"].astype(mx.float32)
 
 
 def _scale_rule(name: str, alpha: float | None, scaling: PeftScale | None) -> Callable[[int | None], float]:
@@ -204,8 +252,12 @@ def _scale_rule(name: str, alpha: float | None, scaling: PeftScale | None) -> Ca
     def scale(rank: int | None) -> float:
         if alpha is None and scaling is not None:
             value = scaling.scale(name, rank)
+        elif alpha is None or rank is None:
+            return 1.0
+        elif not math.isfinite(alpha) or alpha == 0:
+            raise ValueError(f"alpha is {alpha:g}, so the module would do nothing")
         else:
-            value = 1.0 if alpha is None or rank is None else alpha / rank
+            value = alpha / rank
         if not 1 / _LARGEST < abs(value) < _LARGEST:
             raise ValueError(f"alpha makes its scale {value:g}")
         return value
@@ -291,15 +343,38 @@ def _alpha(parts: dict[str, mx.array]) -> float | None:
         return None
     if parts["alpha"].size != 1:
         raise ValueError(f"alpha {parts['alpha'].shape} is not one number")
-    value = number(parts["alpha"])
-    if not math.isfinite(value) or value == 0:
-        raise ValueError(f"alpha is {value:g}, so the module would do nothing")
-    return value
+    return number(parts["alpha"])
 
 
-def _notes(formats: set[str], reader: _Reader, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """What the user should know about a scale that no file states."""
-    if reader.alphas or not formats & {"peft", "mlx"} or "alpha_folded" in metadata:
-        return ()
-    origin = "adapter_config.json is missing" if "peft" in formats else "this spelling stores no alpha"
-    return (f"Scale 1 is assumed ({origin}); if alpha was not equal to the rank, set the strength to alpha / rank.",)
+def _notes(formats: set[str], reader: _Reader, metadata: Mapping[str, str], config: Path | None) -> Iterator[str]:
+    """What the user should know: scales that no file states, fields passed over, what a strength does."""
+    scaling = reader.scaling
+    ranks = {delta.rank for delta in reader.deltas.values() if delta.rank is not None}
+    scaled = all(path in reader.alphas or delta.rank is None for path, delta in reader.deltas.items())
+    if not reader.alphas and formats & {"peft", "mlx"} and "alpha_folded" not in metadata and ranks:
+        origin = "adapter_config.json is missing" if "peft" in formats else "this spelling stores no alpha"
+        yield f"Scale 1 is assumed ({origin}); if alpha was not equal to the rank, set the strength to alpha / rank."
+    if scaling:
+        yield from scaling.notes
+    elif "lora_adapter_metadata" in metadata and not scaled:
+        yield "Its lora_adapter_metadata says nothing about the transformer, so scale 1 is used."
+    if config and not (scaling and scaling.source == str(config)) and not scaled and "alpha_folded" not in metadata:
+        yield from _passed_over(config, ranks)
+    yield from metadata_notes(metadata, ranks, scaled)
+    if any(isinstance(delta, DoRA) and delta.length == "rows" for delta in reader.deltas.values()):
+        yield "A strength other than 1 scales B A before the lengths of its DoRA are set, as PEFT and diffusers do it."
+
+
+def _passed_over(config: Path, ranks: set[int]) -> Iterator[str]:
+    """About an `adapter_config.json` beside a file whose names are not PEFT's."""
+    try:
+        scales = peft_config(config).spread(ranks)
+    except UserError:
+        yield f"'{config}' is not applied: it is not of PEFT, or of another method."
+        return
+    if scales != {1.0}:
+        text = " or ".join(f"{scale:g}" for scale in sorted(scales)[:4])
+        yield (
+            f"'{config}' gives scale {text}, which is not applied, since the names in the file are not PEFT's: the "
+            "scale is 1. If the two belong together, set the strength to that scale."
+        )
