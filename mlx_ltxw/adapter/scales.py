@@ -85,9 +85,12 @@ def mlx_config(path: Path) -> PeftScale | None:
     """Reads mlx-lm's `adapter_config.json`, whose `scale` multiplies `B A` as it is; None when it is another's.
 
     Raises:
-        UserError: unreadable, or its rank or scale is missing.
+        UserError: its rank or scale is missing.
     """
-    config = _table(path)
+    try:
+        config = _table(path)
+    except UserError:
+        return None
     inner = config.get("lora_parameters", config if "scale" in config and "lora_alpha" not in config else None)
     if inner is None:
         return None
