@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.header import Header, read_header
 
-from .checkpoint import tell_variant
+from .checkpoint import is_adapter, tell_variant
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, WEIGHTS, Gemma, read_gemma
 from .hub import Repo, looks_like_repo, open_repo
 
@@ -25,12 +25,14 @@ class Source:
         label: As the user named it.
         headers: Of its safetensors files.
         repo, revision: Hub repo and commit, or None for local files.
+        left_out: Names of adapters that lie beside a checkpoint.
     """
 
     label: str
     headers: tuple[Header, ...]
     repo: str | None
     revision: str | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -67,7 +69,10 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     elif revision:
         raise UserError(f"--revision belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
-        found = Source(source, tuple(read_header(file) for file in _local_files(path, variant)), None, None)
+        headers = [read_header(file) for file in _local_files(path, variant)]
+        own = [header for header in headers if not is_adapter(header.tensors)] or headers
+        left_out = tuple(header.path.name for header in headers if header not in own)
+        found = Source(source, tuple(own), None, None, left_out)
     if data:
         for header in found.headers:
             header.check_complete()
