@@ -149,7 +149,7 @@ def metadata_notes(metadata: Mapping[str, str], ranks: Iterable[int], scaled: bo
     odd = [key for key in metadata if _unknown(key, metadata[key])] + _unknown_arguments(metadata)
     if odd:
         more = f" and {len(odd) - 6} more" if len(odd) > 6 else ""
-        notes.append(f"Fields of its metadata that are unknown here are not applied: {', '.join(odd[:6])}{more}.")
+        notes.append(f"Fields of its metadata that are unknown here are not applied: {', '.join(name[:60] for name in odd[:6])}{more}.")
     return notes
 
 
