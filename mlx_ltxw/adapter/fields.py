@@ -148,8 +148,8 @@ def metadata_notes(metadata: Mapping[str, str], ranks: Iterable[int], scaled: bo
         notes.append(f"It was trained beside a reference clip ({text}), which it is not given here.")
     odd = [key for key in metadata if _unknown(key, metadata[key])] + _unknown_arguments(metadata)
     if odd:
-        more = f" and {len(odd) - 6} more" if len(odd) > 6 else ""
-        notes.append(f"Fields of its metadata that are unknown here are not applied: {', '.join(name[:60] for name in odd[:6])}{more}.")
+        names = ", ".join(name[:60] for name in odd[:6]) + (f" and {len(odd) - 6} more" if len(odd) > 6 else "")
+        notes.append(f"Fields of its metadata that are unknown here are not applied: {names}.")
     return notes
 
 
