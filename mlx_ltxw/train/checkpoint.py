@@ -20,9 +20,11 @@ import mlx.core as mx
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_errors
+from mlx_ltxw.parsing import build, parse_json
 from mlx_ltxw.train.config import TrainConfig, changed, read_config
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.saving import save_arrays
 
 FORMAT = 1
@@ -114,16 +116,34 @@ def restore(run: Path, origin: Origin) -> State | None:
     return state
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a state's metadata holds beside its arrays."""
+
+    format: int
+    step: int
+    config: dict[str, Any]
+    base: str
+    data: str
+    paths: list[str]
+
+
 def _training(run: Path, step: int) -> tuple[dict[str, mx.array], dict[str, Any]]:
     file = folder_of(run, step) / "state.safetensors"
+    hint = f"Remove {file.parent} to go on from the one before it."
     try:
-        loaded: Any = mx.load(str(file), return_metadata=True)
-        tensors, metadata = loaded
-        training = json.loads(metadata["training"])
-        if training["format"] != FORMAT:
-            raise ValueError(f"format {training['format']}")
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"The checkpoint {file} cannot be read ({error}).", f"Remove {file.parent} to go on from the one before it."
-        ) from error
-    return tensors, training
+        header = read_header(file)
+        header.check_complete()
+    except UserError as error:
+        raise UserError(f"The checkpoint {file} cannot be read: {error.message}", hint) from error
+    text = header.metadata.get("training", "null")
+    record = build(_Record, parse_json(text, f"The record in {file}", hint), f"The record in {file}", hint)
+    if record.format != FORMAT:
+        raise UserError(f"The checkpoint {file} has the format {record.format}, not {FORMAT}.", hint)
+    try:
+        tensors: Any = mx.load(str(file))
+    except RuntimeError as error:
+        raise UserError(f"The checkpoint {file} cannot be read ({error}).", hint) from error
+    if missing := {"parameters", "first", "second"} - tensors.keys():
+        raise UserError(f"The checkpoint {file} lacks {' and '.join(sorted(missing))}.", hint)
+    return tensors, vars(record)
