@@ -45,6 +45,7 @@ def train(
     resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
+    from mlx_ltxw.machine import slow_blas
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.train import loop
     from mlx_ltxw.train.data.captions import Labels
@@ -62,6 +63,8 @@ def train(
     config = run_config(file, settings, run if resume else None, model_dir)
     world = World.join()
     tell = _teller()
+    for note in slow_blas() if world.leads else ():
+        tell(f"Note: {note}")
     options = DataOptions(
         Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),
         told["transcribe"], told["audio_only"],
