@@ -85,8 +85,8 @@ def slow_blas() -> list[str]:
     if not on_cpu() or not blas.is_missing():
         return []
     return [
-        "OpenBLAS is not installed, and without it MLX is several times slower on this CPU. Debian and Ubuntu have it in "
-        "`sudo apt install libopenblas0-pthread`; any libopenblas.so.0 will do."
+        "OpenBLAS is not installed, and without it MLX is several times slower on this CPU. On Debian and Ubuntu: "
+        "`sudo apt install libopenblas0-pthread`; elsewhere any libopenblas.so.0 will do."
     ]
 
 

@@ -60,12 +60,8 @@ def main() -> None:
         download = [made.checkpoint, *made.gemma.glob("*.safetensors")]
         sizes = [path.stat().st_size / GB for path in download]
         for name in PRECISIONS:
-            plan = prepare(
-                str(made.checkpoint),
-                str(made.gemma),
-                quantization=Quantization.parse(name) if name else None,
-                data=False,
-            ).plan
+            packing = Quantization.parse(name) if name else None
+            plan = prepare(str(made.checkpoint), str(made.gemma), quantization=packing, data=False).plan
             whole, alone = memory(plan), memory(plan, audio_only=True)
             figures = (plan.nbytes, whole["text_encoder"], whole["transformer"], alone["transformer"])
             rows.append(f"| {name or 'none'} | {' | '.join(f'{value / GB:.1f} GB' for value in figures)} |")

@@ -11,7 +11,7 @@ from mlx_ltxw.pipeline.events import Decoded
 
 HIGHEST = -1.0
 """dBTP; EBU R128's limit for what is passed on."""
-_CODING = 0.5  # dB that AAC may add
+_CODING = 0.5  # dB that AAC may add to voices; to full-scale noise it adds up to 1.5
 
 
 def headroom_gain(wave: np.ndarray, rate: int) -> float:

@@ -155,7 +155,9 @@ def test_an_offset_is_taken_out_unless_kept(cli, tmp_path, monkeypatch):
 def test_peaks_leave_headroom(cli, tmp_path, monkeypatch):
     import mlx_ltxw.pipeline.run as pipeline
 
-    loud = np.random.default_rng(0).uniform(-1, 1, (48000, 2)).astype(np.float32)
+    loud = np.random.default_rng(0).normal(0, 1, (48000, 2)).cumsum(axis=0)  # falls with frequency, as voices do
+    loud -= loud.mean(axis=0)
+    loud = (loud / np.abs(loud).max()).astype(np.float32)
     monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (loud, 48000))
     done = generate(cli, tmp_path / "out.mp4", "--wav", "--json")
     for end in (".mp4", ".wav"):
