@@ -21,7 +21,6 @@ from mlx_ltxw.media.spectrogram import write_spectrogram
 PROMPT = 'a woman with red hair by a window, (woman, whispering): "the cat is hiding behind the curtain"'
 SEED = 10
 WIDTH, FRAMES, MARGIN, LINE, GAP = 880, 6, 14, 22, 4
-PLACES = "above", "below"
 PAPER, INK, QUIET = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 Titled = tuple[str, ltx.Clip]
 OUT = Path(__file__).parents[1] / "docs" / "images" / "whisper.png"
@@ -52,7 +51,8 @@ def spectrogram(made: list[Titled]) -> Image.Image:
     """Both sounds on one scale of time, frequency and level."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "both.png"
-        write_spectrogram(path, [clip.waveform for _, clip in made], made[0][1].sample_rate)
+        titles = [f"{title}    {told(clip)}" for title, clip in made]
+        write_spectrogram(path, [clip.waveform for _, clip in made], made[0][1].sample_rate, titles=titles)
         with Image.open(path) as picture:
             return picture.convert("RGB")
 
@@ -67,9 +67,8 @@ def draw(made: list[Titled]) -> Image.Image:
     """The frames once, since they are the same, and below them both sounds."""
     frames, sounds = strip(made[0][1].frames), spectrogram(made)
     sounds = sounds.resize((WIDTH, round(sounds.height * WIDTH / sounds.width)), Image.Resampling.LANCZOS)
-    texts = [(PROMPT, INK), ("One picture for both, the same to the last bit:", QUIET)]
-    lines = [(f"{place}: {title}    {told(clip)}", INK) for place, (title, clip) in zip(PLACES, made, strict=True)]
-    height = 3 * MARGIN + LINE * (len(texts) + len(lines)) + frames.height + sounds.height
+    texts = [(PROMPT, INK), ("One picture for both, the same to the last bit; the sound differs:", QUIET)]
+    height = 3 * MARGIN + LINE * len(texts) + frames.height + sounds.height
     page = Image.new("RGB", (WIDTH, height), PAPER)
     pen, font, top = ImageDraw.Draw(page), ImageFont.load_default(15), MARGIN
     for text, colour in texts:
@@ -77,9 +76,6 @@ def draw(made: list[Titled]) -> Image.Image:
         top += LINE
     page.paste(frames, (MARGIN, top))
     top += frames.height + MARGIN
-    for text, colour in lines:
-        pen.text((MARGIN, top), text, colour, font)
-        top += LINE
     page.paste(sounds, (0, top))
     return page
 

@@ -108,7 +108,7 @@ class Show:
     def _written(self, event: Written) -> None:
         found = event.measurement
         if found is not None and not self.quiet:
-            heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
+            heard = f"{found.register} ({found.confidence:.0%})"
             click.echo(
                 f"written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
                 f"{found.voiced:.0%} voiced",

@@ -45,6 +45,7 @@ def train(
     resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
+    from mlx_ltxw.files import locked_folder, sweep
     from mlx_ltxw.machine import slow_blas
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.train import loop
@@ -62,6 +63,9 @@ def train(
     settings += ("coupled=true",) if coupled else ()
     config = run_config(file, settings, run if resume else None, model_dir)
     world = World.join()
+    if world.leads:  # for as long as the process lives
+        click.get_current_context().with_resource(locked_folder(run, "training run"))
+        sweep(run, deep=True)
     tell = _teller()
     for note in slow_blas() if world.leads else ():
         tell(f"Note: {note}")

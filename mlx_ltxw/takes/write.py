@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.mp4 import open_mp4, remux
+from mlx_ltxw.media.mp4 import open_mp4
+from mlx_ltxw.media.remux import remux
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Settings

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mlx_ltxw.adapter.names import ATTENTIONS, PROJECTIONS, WHISPER_MODULES
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_text
+from mlx_ltxw.parsing import build, parse_yaml
 
 DEFAULT_SIZE = {"width": 192, "height": 192, "frames": 97, "frame_rate": 24.0}
 """Of the public whisper adapter's clips; a model that names its own sizes is trained at those."""
+
+_WORDS = tuple[str, ...]
+_AS_YAML = "Write values as in `steps: 500` or `modules: [audio_attn1]`."
 
 FREE_TO_CHANGE = ("checkpoint_every", "keep_checkpoints", "preview_every", "preview_prompts", "preview_steps",
                   "preview_seed", "log_every", "trackio")  # fmt: skip
@@ -142,7 +144,7 @@ def read_config(
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"'{text}' has no value.", "Write it as key=value, such as {field:steps=500}.")
-        values[name.strip()] = _yaml(value, text)
+        values[name.strip()] = parse_yaml(value, f"'{name}'", _AS_YAML)
     config = _build(values)
     _check_ranges(config)
     _check_use(config)
@@ -156,10 +158,7 @@ def changed(config: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def _file_values(file: Path) -> dict[str, Any]:
-    try:
-        values = _yaml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}).", "Give a YAML file.") from error
+    values = parse_yaml(read_text(file), str(file), _AS_YAML)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -167,45 +166,12 @@ def _file_values(file: Path) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{where} is no YAML.", "Write values as in `steps: 500` or `modules: [audio_attn1]`."
-        ) from error
-
-
 def _build(values: Mapping[str, Any]) -> TrainConfig:
     hints = typing.get_type_hints(TrainConfig)
     if unknown := sorted(set(values) - set(hints)):
         raise UserError(f"There is no training option {_listed(unknown)}.", f"There are: {', '.join(hints)}.")
-    return TrainConfig(**{name: _converted(name, hints[name], value) for name, value in values.items()})
-
-
-def _converted(name: str, hint: Any, value: Any) -> Any:
-    """The value as the field has it; YAML reads 1e-4 as text, and whole numbers may stand for others."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in options:
-        return None
-    target = options[0]
-    if typing.get_origin(target) is Literal:
-        if value in typing.get_args(target):
-            return value
-        raise _bad(name, value, f"one of {', '.join(typing.get_args(target))}")
-    if typing.get_origin(target) is tuple:
-        items = [value] if isinstance(value, str) else value
-        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
-            return tuple(items)
-        raise _bad(name, value, "a list of words")
-    if target is float:
-        try:
-            return float(value) if not isinstance(value, bool) else float("none")
-        except (TypeError, ValueError) as error:
-            raise _bad(name, value, "a number") from error
-    if type(value) is not target:
-        raise _bad(name, value, {bool: "true or false", int: "a whole number"}[target])
-    return value
+    whole = {name: [v] if isinstance(v, str) and hints[name] == _WORDS else v for name, v in values.items()}
+    return build(TrainConfig, whole, "The training options", _AS_YAML)
 
 
 def _check_ranges(config: TrainConfig) -> None:

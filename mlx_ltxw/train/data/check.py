@@ -13,7 +13,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.media.measure import NO_SPEECH, Measurement, measure
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
 from mlx_ltxw.train.data.clip import Clip, read_sound
@@ -122,7 +122,7 @@ def clipped_share(wave: np.ndarray) -> float:
 
 def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
     measured = sound.measurement
-    if measured.lufs <= SILENT_LUFS or measured.register is None:
+    if measured.lufs <= SILENT_LUFS or measured.register == NO_SPEECH:
         return [error(clip.name, "silent", "There is no speech to be heard in the clip; leave it out.")]
     found = []
     if sound.clipped > _CLIPPED:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, probe
+from mlx_ltxw.media.containers import DAMAGED, collected_notes, probe
+from mlx_ltxw.media.video import picture_seconds
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
 from mlx_ltxw.train.data.check import check
-from mlx_ltxw.train.data.clip import Clip, held_frames, picture_seconds
+from mlx_ltxw.train.data.clip import Clip, held_frames
 from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
 from mlx_ltxw.train.data.dataset import Source, find_sources
 from mlx_ltxw.train.data.findings import Finding, error, warning
@@ -86,11 +88,15 @@ def prepare(
     sources, findings = find_sources(data, options.labels)
     clips: list[Clip] = []
     for index, source in enumerate(sources):
-        made, faults = clips_of(source, geometry, options.audio_only, hears)
+        with collected_notes() as notes:
+            made, faults = clips_of(source, geometry, options.audio_only, hears)
         clips += made
-        findings += faults
+        findings += faults + [warning(source.name, "media", f"The file {note}") for note in notes]
+        if made and source.text:
+            findings += [warning(source.name, "caption", text) for text in slips(parse(source.text))]
         progress("find", index + 1, len(sources))
-    checked = check(clips, lambda done: progress("check", done, len(clips)))
+    with collected_notes():  # of the same files, and said by now
+        checked = check(clips, lambda done: progress("check", done, len(clips)))
     findings += checked.findings
     if not sources and not findings:
         findings.append(error("", "no-clips", f"There are no sound or video files in {data}; give another folder."))
