@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     out: Path = parser.parse_args().out
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw(clips()).quantize(128).save(out, optimize=True)
+    draw(clips()).quantize(256).save(out, optimize=True)
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 
