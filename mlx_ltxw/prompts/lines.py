@@ -37,9 +37,11 @@ def check_lines(prompt: str, lines: Sequence[str]) -> list[Hint]:
 def nearest(line: str, lines: Sequence[str]) -> str:
     """The one of `lines` that has most words and letters in common with a line."""
 
+    plain = _plain(line)
+
     def likeness(other: str) -> float:
-        pairs = (_plain(line).split(), _plain(other).split()), (_plain(line), _plain(other))
-        return sum(SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs)
+        words = SequenceMatcher(None, plain.split(), _plain(other).split(), autojunk=False).ratio()
+        return words + SequenceMatcher(None, plain, _plain(other), autojunk=False).ratio()
 
     return max(lines, key=likeness)
 

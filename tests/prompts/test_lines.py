@@ -1,5 +1,8 @@
 """Lines that the built-in model was not taught, and the nearest of its own."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mlx_ltxw.prompts.lines import check_lines, nearest
@@ -61,3 +64,10 @@ def test_escapes_of_a_terminal_are_not_printed():
 
 def test_the_model_that_ships_lists_its_lines():
     assert tuple(ModelDir.open(BUILTIN_MODEL).lines) == SENTENCES
+
+
+def test_the_readmes_prompts_are_the_models_own():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    prompts = re.findall(r"generate\(?\s*'([^']+\"[^']*)'", text)
+    assert len(prompts) >= 5
+    assert [hint.text for prompt in prompts for hint in check_lines(prompt, SENTENCES)] == []
