@@ -46,6 +46,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     from mlx_ltxw.files import locked_folder, sweep
+    from mlx_ltxw.machine import slow_blas
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.train import loop
     from mlx_ltxw.train.data.captions import Labels
@@ -66,6 +67,8 @@ def train(
         click.get_current_context().with_resource(locked_folder(run, "training run"))
         sweep(run, deep=True)
     tell = _teller()
+    for note in slow_blas() if world.leads else ():
+        tell(f"Note: {note}")
     options = DataOptions(
         Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),
         told["transcribe"], told["audio_only"],

@@ -8,13 +8,14 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.machine import Machine, this_machine
+from mlx_ltxw.machine import Machine, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, choose
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import Guidance, passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.samplers import Sampler, euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -60,7 +61,7 @@ class Plan:
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
-        warnings: What will be tight.
+        warnings: What will be tight or slow, and what the model cannot say.
     """
 
     settings: Settings
@@ -108,7 +109,9 @@ def plan(request: Request, model: ModelDir) -> Plan:
     chosen = choose(settings, model.network_config("transformer"))
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
-    warnings = check_fit(weights, machine)
+    warnings = [*check_fit(weights, machine), *slow_blas()]
+    if model.lines:
+        warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
     return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
 

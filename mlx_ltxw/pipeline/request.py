@@ -43,6 +43,7 @@ class Request:
         register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
         video: A clip whose picture is kept and given a new voice.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
+        remove_offset: Take out what lies below 20 Hz, such as a constant offset.
     """
 
     prompt: str
@@ -63,6 +64,7 @@ class Request:
     register_at: str | None = None
     video: str | None = None
     soften_onset: bool = True
+    remove_offset: bool = True
 
     def __post_init__(self) -> None:
         for name, kind in (("seeds", int), ("adapters", str)):
@@ -124,6 +126,7 @@ class Settings:
     register_at: str | None = None
     video: str | None = None
     soften_onset: bool = True
+    remove_offset: bool = True
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:

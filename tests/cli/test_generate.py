@@ -10,6 +10,7 @@ import pytest
 
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.loudness import loudness
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.video import read_video
 
@@ -129,13 +130,47 @@ def test_onset_click_is_taken_down_unless_kept(cli, tmp_path, monkeypatch):
     import mlx_ltxw.pipeline.run as pipeline
 
     click = np.full((48000, 2), 0.01, np.float32)
-    click[: int(0.05 * 48000)] = 0.9
+    click[: int(0.05 * 48000)] = 0.6
+    click[1::2] *= -1  # no offset
     monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (click, 48000))
     peaks = []
     for flag in ("--soften-onset", "--keep-onset"):
         generate(cli, tmp_path / "out.wav", "--audio-only", flag, "--overwrite")
         peaks.append(np.abs(read_audio(tmp_path / "out.wav", 48000)).max())
-    assert peaks == pytest.approx([0.01, 0.9], abs=0.002)
+    assert peaks == pytest.approx([0.01, 0.6], abs=0.002)
+
+
+def test_an_offset_is_taken_out_unless_kept(cli, tmp_path, monkeypatch):
+    import mlx_ltxw.pipeline.run as pipeline
+
+    monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (np.full((48000, 2), 0.1, np.float32), 48000))
+    path, peaks = tmp_path / "out.wav", []
+    for flag in ("--remove-offset", "--keep-offset"):
+        generate(cli, path, "--audio-only", flag, "--overwrite")
+        peaks.append(np.abs(read_audio(path, 48000)).max())
+        assert read_metadata(path)["remove_offset"] == (flag == "--remove-offset")
+    assert peaks == pytest.approx([0, 0.1], abs=1e-4)
+
+
+def test_peaks_leave_headroom(cli, tmp_path, monkeypatch):
+    import mlx_ltxw.pipeline.run as pipeline
+
+    loud = np.random.default_rng(0).normal(0, 1, (48000, 2)).cumsum(axis=0)  # falls with frequency, as voices do
+    loud -= loud.mean(axis=0)
+    loud = (loud / np.abs(loud).max()).astype(np.float32)
+    monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (loud, 48000))
+    done = generate(cli, tmp_path / "out.mp4", "--wav", "--json")
+    for end in (".mp4", ".wav"):
+        assert loudness(read_audio(tmp_path / f"out{end}", 48000), 48000).true_peak < -1
+    heard = json.loads(done.out.splitlines()[-1])["lufs"]  # what is told is of the file
+    assert heard == pytest.approx(loudness(read_audio(tmp_path / "out.wav", 48000), 48000).lufs, abs=0.05)
+
+
+def test_a_line_that_is_not_the_models_own(cli, tmp_path):
+    path = tmp_path / "o.wav"
+    done = cli("generate", 'a man, (man): "look at stars over a lake"', "-o", path, "--audio-only", *SMALL)
+    assert 'The nearest is "look at the stars above the lake".' in done.err
+    assert "The nearest" not in generate(cli, path, "--audio-only", "--overwrite").err
 
 
 def test_hints_before_the_run(cli, tmp_path):
