@@ -237,7 +237,7 @@ def picture(vae: VideoVAE, latents: Latents, geometry: Geometry) -> tuple[np.nda
     networks: Any = SimpleNamespace(video_vae=lambda: vae, dtype=default_dtype())
     assert latents.video is not None
     clock = time.perf_counter()
-    frames = np.concatenate(list(decode_video(networks, latents.video, geometry, this_machine().in_pieces)))
+    frames = np.concatenate(list(decode_video(networks, latents.video, geometry)))
     return frames, round(time.perf_counter() - clock, 2)
 
 

@@ -12,13 +12,12 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.networks import Networks
 
 
-def decode_audio(networks: Networks, tokens: mx.array, in_pieces: bool = False) -> tuple[np.ndarray, int]:
+def decode_audio(networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int]:
     """Audio tokens to sound.
 
     Args:
         networks: For the audio VAE and the vocoder, which is fp32 in any case.
         tokens: (1, T, C).
-        in_pieces: See `Machine.in_pieces`.
 
     Returns:
         A waveform (N, 2) fp32 and its rate.
@@ -26,7 +25,7 @@ def decode_audio(networks: Networks, tokens: mx.array, in_pieces: bool = False) 
     mel = networks.audio_vae().decode(tokens.astype(networks.dtype)).astype(mx.float32)
     mx.eval(mel)
     vocoder = networks.vocoder()
-    waveform = vocoder(mel, in_pieces)
+    waveform = vocoder(mel)
     mx.eval(waveform)
     rate = vocoder.output_rate
     del vocoder
@@ -34,22 +33,19 @@ def decode_audio(networks: Networks, tokens: mx.array, in_pieces: bool = False) 
     return np.asarray(waveform[0]), rate
 
 
-def decode_video(
-    networks: Networks, tokens: mx.array, geometry: Geometry, in_pieces: bool = False
-) -> Iterator[np.ndarray]:
+def decode_video(networks: Networks, tokens: mx.array, geometry: Geometry) -> Iterator[np.ndarray]:
     """Video tokens to pictures; nothing is loaded before the first are asked for.
 
     Args:
         networks: For the video VAE.
         tokens: (1, T, C).
         geometry: Of the clip.
-        in_pieces: See `Machine.in_pieces`.
 
     Yields:
         Chunks of frames (f, H, W, 3) uint8.
     """
     vae = networks.video_vae()
     latent = tokens.reshape(1, *geometry.latent_shape, -1).astype(networks.dtype)
-    for chunk in decode_tiled(vae, latent, Tiling(), in_pieces):
+    for chunk in decode_tiled(vae, latent, Tiling()):
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
         yield np.asarray(mx.round(pixels).astype(mx.uint8))

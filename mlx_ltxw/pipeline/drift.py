@@ -69,7 +69,7 @@ def drift(
 
 def _frames(job: Plan, networks: Networks, latents: Latents) -> Iterator[np.ndarray]:
     assert latents.video is not None
-    return decode_video(networks, latents.video, job.geometry, job.machine.in_pieces)
+    return decode_video(networks, latents.video, job.geometry)
 
 
 def _change(ours: mx.array, base: mx.array) -> float:

@@ -9,20 +9,22 @@ from mlx_ltxw.models.audio_vae import AudioVAE, log_mel
 from mlx_ltxw.models.video_vae import VideoVAE
 
 
-def encode_frames(vae: VideoVAE, frames: np.ndarray, dtype: mx.Dtype, in_pieces: bool = False) -> mx.array:
+def encode_frames(vae: VideoVAE, frames: np.ndarray, dtype: mx.Dtype) -> mx.array:
     """Frames to clean video tokens.
 
     Args:
         vae: The video VAE.
         frames: (F, H, W, 3) uint8 of a size that the latent grid has.
         dtype: Of the pixels as the VAE reads them.
-        in_pieces: See `Machine.in_pieces`.
 
     Returns:
         (1, T, C) fp32, evaluated.
     """
-    pixels = mx.array(frames)[None].astype(mx.float32) / 127.5 - 1  # (1, F, H, W, 3)
-    latent = vae.encode(pixels.astype(dtype), in_pieces).astype(mx.float32)
+
+    def read(start: int, stop: int) -> mx.array:
+        return (mx.array(frames[start:stop])[None].astype(mx.float32) / 127.5 - 1).astype(dtype)
+
+    latent = vae.encode_read(frames.shape[:3], read).astype(mx.float32)
     tokens = latent.reshape(1, -1, latent.shape[-1])
     mx.eval(tokens)
     return tokens

@@ -49,7 +49,7 @@ def run(
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype, job.machine.in_pieces)
+        tokens = encode_frames(networks.video_vae(), picture, job.dtype)
         given = Conditions(video=Given(tokens))
     models: Models | None = None
     for number, seed in enumerate(job.settings.seeds):
@@ -93,7 +93,7 @@ def steps(
         denoiser = Denoiser(
             models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
-            Walk.bounded(int(job.machine.in_pieces)),
+            Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
         start = _start(stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()
@@ -121,12 +121,12 @@ def _start(
 
 def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
     clock = time.perf_counter()
-    waveform, rate = decode_audio(networks, latents.sound, job.machine.in_pieces)
+    waveform, rate = decode_audio(networks, latents.sound)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:
         waveform = remove_offset(waveform, rate)
     seconds = time.perf_counter() - clock
     made = latents.video if job.settings.video is None else None
-    video = None if made is None else decode_video(networks, made, job.geometry, job.machine.in_pieces)
+    video = None if made is None else decode_video(networks, made, job.geometry)
     return Decoded(seed, video, waveform, rate, seconds, peak_memory())

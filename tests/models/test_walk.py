@@ -114,7 +114,7 @@ def test_each_block_is_told_what_it_leaves_out():
     told = []
     skips = Skips(video_self=frozenset({1}), audio_self=frozenset({0, 2}), cross=True)
     x = mx.zeros(1)
-    Walk().through("abc", lambda block, streams, skips: (told.append((block, skips)), streams)[1], (x,), skips)
+    Walk().through("abc", lambda block, streams, skips, done: (told.append((block, skips)), streams)[1], (x,), skips)
     assert told == [
         ("a", BlockSkips(False, True, True)),
         ("b", BlockSkips(True, False, True)),
@@ -124,7 +124,7 @@ def test_each_block_is_told_what_it_leaves_out():
 
 def test_a_walk_can_be_left_between_two_blocks():
     seen = []
-    walking = Walk().over("abcd", lambda block, streams, _: (seen.append(block), streams)[1], (mx.zeros(1),))
+    walking = Walk().over("abcd", lambda block, streams, _, done: (seen.append(block), streams)[1], (mx.zeros(1),))
     next(walking), next(walking)
     walking.close()
     assert seen == ["a", "b"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd, prod
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -9,6 +11,10 @@ from mlx_ltxw.models.audio_vae.config import VocoderConfig
 from mlx_ltxw.models.audio_vae.mel import FLOOR
 from mlx_ltxw.models.audio_vae.resample import hann_sinc, upsample
 from mlx_ltxw.models.audio_vae.vocoder import Vocoder
+
+
+FRAMES = 2048
+"""Spectrum frames rendered at a time, 20.5 s; the frames around them are 6 % more work."""
 
 
 class STFT(nn.Module):
@@ -67,18 +73,36 @@ class VocoderWithBWE(nn.Module):
         """Sample rate of the waveform, in Hz."""
         return self.config.output_rate
 
-    def __call__(self, mel: mx.array, in_pieces: bool = False) -> mx.array:
-        """Renders `mel` (B, T, mels, 2), natural log, any dtype, as (B, N, 2) in float32 within -1 and 1.
+    def reach(self) -> int:
+        """Spectrum frames on either side that a sample depends on."""
+        config, rate = self.config, prod(self.config.vocoder.rates)
+        samples = self.bwe_generator.reach() * config.hop + config.n_fft + hann_sinc(config.ratio).size
+        return self.vocoder.reach() + -(-samples // rate)
 
-        N is T * 160 * 3 for LTX-2.3.
+    def __call__(self, mel: mx.array) -> mx.array:
+        """Renders `mel` (B, T, mels, 2), natural log, any dtype, as (B, N, 2) in float32 within -1 and 1; evaluated.
 
-        Args:
-            in_pieces: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
+        N is T * 160 * 3 for LTX-2.3. A long sound is rendered in pieces of `FRAMES`, each with the frames around it
+        that it depends on, so that memory does not grow with the length; the result is the whole's.
         """
-        base = self.vocoder(mel, in_pieces)  # (B, n, 2) at the input rate
+        length, rate = mel.shape[1], prod(self.config.vocoder.rates)
+        step = self.config.hop // gcd(self.config.hop, rate)  # the spectrum between the two starts at a frame of its own
+        size, reach = -(-FRAMES // step) * step, -(-self.reach() // step) * step
+        if length <= size + reach:
+            return self._render(mel)
+        waveforms, rate = [], rate * self.config.ratio
+        for start in range(0, length, size):
+            first, stop = max(0, start - reach), min(length, start + size + reach)
+            own = self._render(mel[:, first:stop])[:, (start - first) * rate :][:, : size * rate]
+            waveforms.append(mx.contiguous(own))
+            mx.eval(waveforms[-1])
+        return mx.concatenate(waveforms, axis=1)
+
+    def _render(self, mel: mx.array) -> mx.array:
+        base = self.vocoder(mel)  # (B, n, 2) at the input rate
         length = base.shape[1]
         base = mx.pad(base, [(0, 0), (0, -length % self.config.hop), (0, 0)])
-        added = self.bwe_generator(self.mel_stft(base), in_pieces)
+        added = self.bwe_generator(self.mel_stft(base))
         taps = mx.array(hann_sinc(self.config.ratio))
         plain = upsample(base, taps, self.config.ratio, (taps.size - 1) // 2)
         return mx.clip(plain + added, -1, 1)[:, : length * self.config.ratio]

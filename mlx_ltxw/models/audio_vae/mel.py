@@ -12,6 +12,8 @@ from mlx_ltxw.models.audio_vae.config import AudioVAEConfig
 
 FLOOR = 1e-5
 """Smallest mel magnitude before the logarithm."""
+FRAMES = 4096
+"""Spectrum frames made at a time."""
 
 
 def _slaney_hz(mel: np.ndarray) -> np.ndarray:
@@ -57,7 +59,15 @@ def log_mel(waveform: mx.array, config: AudioVAEConfig) -> mx.array:
     frames = 1 + length // config.hop
     total = x.shape[-1]
     windows = mx.as_strided(x, (batch, channels, frames, config.n_fft), (channels * total, total, config.hop, 1))
+    mels = [_log_mel(windows[:, :, start : start + FRAMES], config) for start in range(0, frames, FRAMES)]
+    return mx.concatenate(mels, axis=2).transpose(0, 2, 3, 1)
+
+
+def _log_mel(windows: mx.array, config: AudioVAEConfig) -> mx.array:
+    """(B, channels, frames, n_fft) -> (B, channels, frames, mels), evaluated."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
     magnitude = mx.abs(mx.fft.rfft(windows * mx.array(hann.astype(np.float32))))  # (B, channels, frames, bins)
     mel = magnitude @ mx.array(filterbank(config.sample_rate, config.n_fft, config.mel_bins))
-    return mx.log(mx.maximum(mel, FLOOR)).transpose(0, 2, 3, 1)
+    mel = mx.log(mx.maximum(mel, FLOOR))
+    mx.eval(mel)
+    return mel

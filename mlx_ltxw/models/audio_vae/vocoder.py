@@ -8,6 +8,7 @@ as small as it was loaded.
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -109,11 +110,19 @@ class Vocoder(nn.Module):
             for size, dilations in zip(self.config.block_kernels, self.config.block_dilations, strict=True)
         )
 
-    def __call__(self, mel: mx.array, in_pieces: bool = False) -> mx.array:
+    def reach(self) -> int:
+        """Spectrum frames on either side that a sample depends on."""
+        reach, rate = float(END_KERNEL), 1
+        for step, size in zip(self.config.rates, self.config.kernels, strict=True):
+            reach += -(-size // step) / rate
+            rate *= step
+            reach += self._reach() / rate
+        return ceil(reach + (REACH + END_KERNEL) / rate)
+
+    def __call__(self, mel: mx.array) -> mx.array:
         """Renders `mel` (B, T, mels, 2), natural log, as a waveform (B, T * product of rates, 2) in float32.
 
-        Args:
-            in_pieces: Computes after each stage, which keeps one GPU job short (a display's watchdog on Macs).
+        Each stage is evaluated, which keeps one GPU job short (a display's watchdog on Macs).
         """
         batch, frames, _, _ = mel.shape
         x = mel.astype(mx.float32).swapaxes(2, 3).reshape(batch, frames, -1)  # (B, T, 2 * mels)
@@ -122,8 +131,7 @@ class Vocoder(nn.Module):
         for stage, up in enumerate(self.ups):
             group = self.resblocks[stage * blocks : (stage + 1) * blocks]
             x = ops.in_chunks(partial(mean_of, group), up(x), self._reach())
-            if in_pieces:
-                mx.eval(x)
+            mx.eval(x)
         x = ops.in_chunks(lambda y: self.conv_post(self.act_post(y)), x, REACH + END_KERNEL)
         if self.config.final == "tanh":
             return mx.tanh(x)

@@ -6,15 +6,19 @@ Channels last: sounds are (B, L, C), videos (B, T, H, W, C); weights [O, K, I] a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.submissions import Submissions
 
 PIECE = 2**18
 """Elements of a signal that the CPU works on at a time, so that intermediates stay near its cache."""
+PIECE_ON_GPU = 2**20
+"""And a GPU, so that the dozens of intermediates of a piece stay small."""
 SHORTEST_PIECE = 2048
 
 
@@ -40,9 +44,10 @@ def _streams() -> tuple[Any, Any]:
 
 
 def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
-    """`function(x)`, on the CPU piece by piece along time, two pieces at once.
+    """`function(x)` piece by piece along time, two pieces at once.
 
-    MLX computes an elementwise operation on one core; two streams keep two of them busy.
+    MLX's CPU backend computes an elementwise operation on one core; two streams keep two of them busy. A GPU is handed
+    each piece when the one before the last is done.
 
     Args:
         function: Keeps the length of its input (B, L, C).
@@ -50,29 +55,36 @@ def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int)
             make of their artificial ends is thrown away. The result is the whole's.
     """
     batch, length, channels = x.shape
-    piece = max(SHORTEST_PIECE, min(PIECE // (batch * channels), -(-length // 2)))
-    if not device.on_cpu() or length <= piece + 2 * reach:
+    on_cpu = device.on_cpu()
+    piece = (PIECE if on_cpu else PIECE_ON_GPU) // (batch * channels)
+    piece = max(SHORTEST_PIECE, min(piece, -(-length // 2)) if on_cpu else piece)
+    if length <= piece + 2 * reach:
         return function(x)
-    pieces = []
+    pieces, submissions = [], Submissions(0 if on_cpu else 1, 1)
     for number, start in enumerate(range(0, length, piece)):
         first, stop = max(0, start - reach), min(length, start + piece + reach)
-        with mx.stream(_streams()[number % 2]):
-            pieces.append(function(x[:, first:stop])[:, start - first : start - first + piece])
+        with mx.stream(_streams()[number % 2]) if on_cpu else nullcontext():
+            own = function(x[:, first:stop])[:, start - first : start - first + piece]
+            pieces.append(own if on_cpu else mx.contiguous(own))
+        submissions.add(pieces[-1])
     return mx.concatenate(pieces, axis=1)
 
 
-def conv3d(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int) -> mx.array:
-    """Convolves a video with its border frames repeated.
+def conv3d(
+    x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int
+) -> mx.array:
+    """Convolves a video with its border frames repeated: T frames become `T + before + after - 2`, over the stride.
 
     Args:
         x: (B, T, H, W, I).
         weight: [O, 3, 3, 3, I].
         stride: (time, height, width).
         pad: Rows and columns of zeros on each side.
-        before: How often the first frame is repeated; the last one is repeated 2 - before times.
+        before: How often the first frame is repeated.
+        after: How often the last one is.
     """
     convolve = _conv3d_by_frames if _by_frames_is_faster(weight) else _conv3d_direct
-    return convolve(x, weight, stride, pad, before)
+    return convolve(x, weight, stride, pad, before, after)
 
 
 def _by_frames_is_faster(weight: mx.array) -> bool:
@@ -90,27 +102,35 @@ def _by_frames_is_faster(weight: mx.array) -> bool:
     return mx.metal.is_available() and bool(out_channels % 16 or in_channels % 16)
 
 
-def _conv3d_direct(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int) -> mx.array:
+def _conv3d_direct(
+    x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int
+) -> mx.array:
     """Pads the frames and calls MLX's 3-D convolution."""
-    x = mx.concatenate([x[:, :1]] * before + [x] + [x[:, -1:]] * (2 - before), axis=1)
+    x = _frames(x, -before, x.shape[1] + after)
     return mx.conv3d(x, weight, stride=stride, padding=(0, pad, pad))
 
 
-def _conv3d_by_frames(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int) -> mx.array:
+def _conv3d_by_frames(
+    x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int
+) -> mx.array:
     """Convolves each frame with all three temporal taps at once, then adds the three, shifted in time."""
     batch, frames = x.shape[:2]
     width = weight.shape[0]
     taps = weight.swapaxes(0, 1).reshape(3 * width, *weight.shape[2:])  # [3 O, 3, 3, I], tap slowest
     y = mx.conv2d(x.flatten(0, 1), taps, stride=stride[1:], padding=pad)
     y = y.reshape(batch, frames, *y.shape[1:])  # (B, T, H', W', 3 O)
-    parts = [_shift_frames(y[..., tap * width : (tap + 1) * width], tap - before)[:, :: stride[0]] for tap in range(3)]
+    parts = []
+    for tap in range(3):
+        of_tap = y[..., tap * width : (tap + 1) * width]
+        parts.append(_frames(of_tap, tap - before, frames + after + tap - 2)[:, :: stride[0]])
     return parts[0] + parts[1] + parts[2]
 
 
-def _shift_frames(x: mx.array, by: int) -> mx.array:
-    """Frame t becomes frame t + by of `x` (B, T, ...), with the first and last frame repeated beyond the ends."""
-    if by == 0:
-        return x
-    if by < 0:
-        return mx.concatenate([x[:, :1]] * -by + [x[:, :by]], axis=1)[:, : x.shape[1]]
-    return mx.concatenate([x[:, by:]] + [x[:, -1:]] * by, axis=1)[:, -x.shape[1] :]
+def _frames(x: mx.array, start: int, stop: int) -> mx.array:
+    """Frames start to stop - 1 of `x` (B, T, ...), with the first and last frame repeated beyond the ends."""
+    frames, count = x.shape[1], stop - start
+    parts = [x[:, :1]] * min(max(0, -start), count)
+    if max(0, start) < min(stop, frames):
+        parts.append(x[:, max(0, start) : min(stop, frames)])
+    parts += [x[:, -1:]] * min(max(0, stop - frames), count)
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)

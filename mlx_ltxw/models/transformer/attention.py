@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
 @mx.compile
@@ -72,6 +73,7 @@ class Attention(nn.Module):
         rope: Rope | None = None,
         key_rope: Rope | None = None,
         values_only: bool = False,
+        done: Done = nothing_done,
     ) -> mx.array:
         """Attends from `x` to `context`.
 
@@ -88,7 +90,7 @@ class Attention(nn.Module):
         """
         keys, values = context if isinstance(context, Read) else self.read(x if context is None else context)
         values = self._split(values)
-        out = values if values_only else self._mix(x, keys, values, rope, key_rope)
+        out = values if values_only else self._mix(x, keys, values, rope, key_rope, done)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
         return self.to_out[0](out.reshape(*x.shape[:2], -1))
@@ -106,12 +108,21 @@ class Attention(nn.Module):
         keys, values = (x.astype(context.dtype) for x in shared)
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values))
 
-    def _mix(self, x: mx.array, keys: mx.array, values: mx.array, rope: Rope | None, key_rope: Rope | None) -> mx.array:
+    def _mix(
+        self,
+        x: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        rope: Rope | None,
+        key_rope: Rope | None,
+        done: Done,
+    ) -> mx.array:
         queries = self._split(self.q_norm(self.to_q(x)))
         keys = self._split(self.k_norm(keys))
         if rope is not None:
             queries = apply_split_rope(queries, *rope)
             keys = apply_split_rope(keys, *(key_rope or rope))
+        done((queries, keys, values))
         if len(keys) != len(queries):  # several queries in a row share a context
             keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
         out = ops.attention(

@@ -32,6 +32,7 @@ from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import NO_BLOCK_SKIPS, BlockSkips, Rotary
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.update import Attending, Update
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
 class StreamState(NamedTuple):
@@ -119,6 +120,7 @@ class Block(nn.Module):
         video_state: StreamState,
         audio_state: StreamState,
         skips: BlockSkips = NO_BLOCK_SKIPS,
+        done: Done = nothing_done,
     ) -> BlockOutput:
         """Both streams.
 
@@ -126,24 +128,28 @@ class Block(nn.Module):
             video, audio: Tokens, (B, Tv, Dv) and (B, Ta, Da).
             video_state, audio_state: What all blocks share of them.
             skips: What this block leaves out.
+            done: Takes each part of the work as it is described.
         """
         v, a = video_state, audio_state
         video_own, video_text, video_feed_forward = self.video_updates(v, skips.video_self)
         audio_own, audio_text, audio_feed_forward = self.audio_updates(a, skip_self=skips.audio_self)
 
         text = audio_text.read(audio.dtype)
-        video = video_text(video_own(video))
-        audio = audio_text(audio_own(audio), text)
+        video, audio = video_own(video, done=done), audio_own(audio)
+        done((video, audio))
+        video, audio = video_text(video, done=done), audio_text(audio, text)
         shared = Shared(text=text)
+        done((video, audio))
 
         if not skips.cross:
             shared = Shared(self.video_as_read(video, v), text=text)
             video_reading = self.video_reading(v, audio, a)
             audio_reading = self.audio_reading(a, shared, v.rotary.cross)
             shared = shared._replace(read=audio_reading.read(audio.dtype))
-            video, audio = video_reading(video), audio_reading(audio, shared.read)
+            video, audio = video_reading(video, done=done), audio_reading(audio, shared.read)
+            done((video, audio))
 
-        return BlockOutput(video_feed_forward(video), audio_feed_forward(audio), shared)
+        return BlockOutput(video_feed_forward(video, done=done), audio_feed_forward(audio), shared)
 
     def audio_stream(
         self,

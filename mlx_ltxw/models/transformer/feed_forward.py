@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
 class GELUProjection(nn.Module):
@@ -19,11 +20,12 @@ class GELUProjection(nn.Module):
         return ops.gelu_tanh(self.proj(x))
 
 
-TOKENS = 4096
+TOKENS = 2048
 """How many tokens a feed-forward network takes at a time: of more, each part waits for the one before it.
 
 Its hidden layer is four times as wide as the stream, the widest of a block: at 14,080 tokens of LTX-2.3's video 460 MB
-in bf16, and as much again behind the gelu. To be measured on a GPU: time and peak for 2048, 4096 and 8192.
+in bf16, and as much again behind the gelu. On an H200 parts of 2048 cost no time at either of the measured sizes, and
+of 4096 none at 4290 tokens and 1.8 % at 14,080 (`docs/log.md`).
 """
 
 
@@ -40,8 +42,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = [GELUProjection(dim, inner, bias), nn.Identity(), nn.Linear(inner, dim, bias=bias)]
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, T, dim) -> (B, T, dim)."""
+    def __call__(self, x: mx.array, done: Done = nothing_done) -> mx.array:
+        """(B, T, dim) -> (B, T, dim); each part of the tokens is `done` for itself."""
         tokens = x.shape[1]
         count = -(-tokens // TOKENS)
         if count <= 1:
@@ -53,6 +55,7 @@ class FeedForward(nn.Module):
             if parts:
                 (part,) = mx.depends([part], [parts[-1]])
             parts.append(self._whole(part))
+            done(parts[-1])
         return mx.concatenate(parts, axis=1)
 
     def _whole(self, x: mx.array) -> mx.array:

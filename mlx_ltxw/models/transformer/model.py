@@ -15,7 +15,7 @@ from mlx_ltxw.models.transformer.adaln import MAIN_ROWS, PROMPT_ROWS, AdaLayerNo
 from mlx_ltxw.models.transformer.block import Block, Shared, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Modality, Skips
-from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Paired, Streams, Walk
+from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Done, Paired, Streams, Walk
 
 
 class Transformer(nn.Module):
@@ -67,9 +67,9 @@ class Transformer(nn.Module):
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
 
-        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+        def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             vx, ax = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
             return out.video, out.audio
 
         streams = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
         """The audio stream without any video: velocity (B, Ta, out_channels)."""
         a = self.audio_state(audio, None)
 
-        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+        def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             (ax,) = streams
             return (block.audio_stream(ax, a, skip_self=skips.audio_self),)
 
@@ -114,10 +114,11 @@ class Transformer(nn.Module):
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         b = adapted.audio_state(adapted_audio, video)
 
-        def step(blocks: tuple[Block, Block], streams: Streams, skips: BlockSkips) -> Streams:
+        def step(blocks: tuple[Block, Block], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             block, adapted_block = blocks
             vx, ax, bx = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
+            done((out.video, out.audio))
             bx = adapted_block.audio_stream(bx, b, out.shared, video.rotary.cross, skips.audio_self)
             return out.video, out.audio, bx
 
@@ -142,9 +143,9 @@ class Transformer(nn.Module):
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         latest: list[Shared] = []
 
-        def step(block: Block, streams: Streams, skips: BlockSkips) -> Streams:
+        def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             vx, ax = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips)
+            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
             latest.append(out.shared)
             return out.video, out.audio
 

@@ -15,6 +15,7 @@ from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulate
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
 class Attending(NamedTuple):
@@ -55,7 +56,7 @@ class Update(NamedTuple):
         assert self.attending.context is not None
         return self.network.read(self.attending.context.astype(dtype), self.attending.base_read)
 
-    def __call__(self, x: mx.array, read: Read | None = None) -> mx.array:
+    def __call__(self, x: mx.array, read: Read | None = None, done: Done = nothing_done) -> mx.array:
         """The stream (B, T, dim) after the update.
 
         Args:
@@ -65,8 +66,8 @@ class Update(NamedTuple):
         shift, scale, gate = self.modulation
         queries = modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
         if isinstance(self.network, FeedForward):
-            return add_gated(x, self.network(queries), gate)
+            return add_gated(x, self.network(queries, done), gate)
         context, _, rope, key_rope, values_only = self.attending
         if context is not None and read is None:
             read = self.read(x.dtype)
-        return add_gated(x, self.network(queries, read, rope, key_rope, values_only), gate)
+        return add_gated(x, self.network(queries, read, rope, key_rope, values_only, done), gate)

@@ -6,13 +6,13 @@ has made to the device, with no more than a window of that unfinished.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
+from mlx_ltxw.models.submissions import Submissions
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Skips
 
 Item = TypeVar("Item")
@@ -23,8 +23,17 @@ Second = TypeVar("Second")
 Streams = tuple[mx.array, ...]
 """The streams' tokens, (B, T, dim) each."""
 
-Step = Callable[[Item, Streams, BlockSkips], Streams]
-"""What is done with one block: `(block, streams before it, what it leaves out)` to the streams after it."""
+Done = Callable[[Any], None]
+"""Takes the arrays (a tree of them) that complete a part of the work, so that the device may begin with them."""
+
+
+def nothing_done(part: Any) -> None:
+    """Leaves all work for later."""
+
+
+Step = Callable[[Item, Streams, BlockSkips, Done], Streams]
+"""What is done with one block: `(block, streams before it, what it leaves out, done)` to the streams after it; those
+need not be `done`."""
 
 
 class Blocks(Protocol[ItemOut]):
@@ -55,44 +64,18 @@ class Paired(Generic[First, Second]):
         return self.first[index], self.second[index]
 
 
-def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips) -> Streams:
+def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
     """A step as it is."""
-    return step(block, streams, skips)
+    return step(block, streams, skips, done)
 
 
-class Submissions:
-    """Hands work to the device in pieces.
+WINDOW = 3
+"""Parts of blocks that may be unfinished while a forward goes on.
 
-    Args:
-        every: Pieces that go together in one submission; 0: nothing is submitted.
-        window: How many submissions may be unfinished; None for any number.
-    """
-
-    def __init__(self, every: int, window: int | None) -> None:
-        self.every, self.window = every, window
-        self._pieces = 0
-        self._unfinished: deque[Any] = deque()
-
-    def add(self, piece: Any) -> None:
-        """Takes the arrays (a tree of them) that complete a piece of work."""
-        self._pieces += 1
-        if not self.every or self._pieces % self.every:
-            return
-        mx.async_eval(piece)
-        if self.window is None:
-            return
-        self._unfinished.append(piece)
-        while len(self._unfinished) > self.window:
-            mx.eval(self._unfinished.popleft())
-
-
-WINDOW = 1
-"""Blocks that may be unfinished while a forward goes on: the one that was submitted last.
-
-On an H200 (bf16, 704x480x97) a forward then holds 1.65 GB beyond the weights in place of 6.93, in the same time; at
-1280x704x121 5.2 GB in place of 21.6. Waiting for each block itself holds 0.57 and 2.64 GB, and costs 14 and 4 % more
-time. MLX's CPU backend bounds by itself what is in flight. To be measured on a GPU: 1 and 2, with the feed-forward
-network in parts (`feed_forward.TOKENS`), and for training steps.
+On an H200 (bf16, 48 blocks, feed-forward networks in parts of 4096 tokens) a forward at 704x480x97 then holds 0.81 GB
+beyond the weights, in place of 7.7 with no bound, in the same time; at 1280x704x121 2.2 GB in place of 24. A window of
+2 holds 0.72 and 2.1 GB, 1 holds 0.63 and 1.7 GB in 8 % more time at the smaller size, 0 takes 50 % more. Whole blocks
+hold 2.0 and 6.3 GB with a window of 1 (`docs/log.md`). MLX's CPU backend bounds by itself what is in flight.
 """
 
 
@@ -107,16 +90,18 @@ class Walk:
         window: Submissions that may be unfinished while the next one is described, None for any number: each holds
             its activations in memory. 0 waits for each.
         run: How a step is called; training may put a way here that computes it again in the backward pass.
+        in_parts: Whether each part of a block that the step calls `done` is a submission of its own.
     """
 
     submit_every: int = 0
     window: int | None = None
-    run: Callable[[Step[Any], Any, Streams, BlockSkips], Streams] = call
+    run: Callable[[Step[Any], Any, Streams, BlockSkips, Done], Streams] = call
+    in_parts: bool = False
 
     @classmethod
-    def bounded(cls, submit_every: int) -> Walk:
-        """In submissions of that many blocks, of which no more than `WINDOW` are unfinished."""
-        return cls(submit_every, WINDOW)
+    def bounded(cls, in_parts: bool = True) -> Walk:
+        """In submissions of parts of blocks, of which no more than `WINDOW` are unfinished."""
+        return cls(int(in_parts), WINDOW, in_parts=in_parts)
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""
@@ -127,9 +112,10 @@ class Walk:
     ) -> Iterator[Streams]:
         """Yields the streams after each block, submitted; closing the iterator stops between two blocks."""
         submissions = self.submissions()
+        done = submissions.add if self.in_parts else nothing_done
         for index in range(len(blocks)):
             # The block has no name here, so that nothing holds it while the next one is fetched.
-            streams = self.run(step, blocks[index], streams, skips.of(index))
+            streams = self.run(step, blocks[index], streams, skips.of(index), done)
             submissions.add(streams)
             yield streams
 

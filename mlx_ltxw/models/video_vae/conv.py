@@ -9,9 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.video_vae.pieces import Layer, Piece, Pieces, gathered, joined, kept
 
 
-class CausalConv3d(nn.Module):
+class CausalConv3d(Layer):
     """3x3x3 convolution that repeats border frames in time and pads height and width by one.
 
     Official `convolution.py:CausalConv3d`. In time it is never padded with zeros: a causal one repeats the first frame
@@ -37,14 +38,31 @@ class CausalConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, 3)
         self.padding_mode, self.causal, self.stride = padding_mode, causal, stride
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, T, H, W, I) -> (B, ceil(T / st), ceil(H / sh), ceil(W / sw), O)."""
-        weight, frames_before = self.conv.weight, 2 if self.causal else 1
+    def pieces(self, pieces: Pieces) -> Pieces:
+        """(B, T, H, W, I) -> (B, ceil(T / st), ceil(H / sh), ceil(W / sw), O); two frames are kept between pieces."""
+        if self.stride[0] > 1:
+            pieces = gathered(pieces)
+        before, after = (2, 0) if self.causal else (1, 1)
+        held: list[mx.array] = []
+        for frames, last in pieces:
+            x = joined([*held, frames])
+            del frames
+            count = before + x.shape[1] + (after if last else 0) - 2
+            out = [self._convolved(x, before, after if last else 0)] if count > 0 else []
+            if not last:
+                mx.async_eval(out)
+                used = max(0, count) - before  # frames of x that no later output needs
+                held, before = [kept(x[:, used:]) if used > 0 else x], max(0, -used)
+            del x
+            if out:
+                yield Piece(out.pop(), last)
+
+    def _convolved(self, x: mx.array, before: int, after: int) -> mx.array:
+        """With the first and the last frame repeated so often."""
+        pad = 1
         if self.padding_mode == "reflect":
             x, pad = reflect_edges(x), 0
-        else:
-            pad = 1
-        return ops.conv3d(x, weight, self.stride, pad, frames_before) + self.conv.bias
+        return ops.conv3d(x, self.conv.weight, self.stride, pad, before, after) + self.conv.bias
 
 
 def reflect_edges(x: mx.array) -> mx.array:

@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mlx_ltxw.models.video_vae.config import Block
 from mlx_ltxw.models.video_vae.conv import CausalConv3d
+from mlx_ltxw.models.video_vae.pieces import Layer, Piece, Pieces, Waiting, gathered, paired
 
 Stride = tuple[int, int, int]
 
@@ -19,6 +20,11 @@ Stride = tuple[int, int, int]
 def pixel_norm(x: mx.array) -> mx.array:
     """x / rms(x) over channels, eps 1e-8, computed in fp32 (official `common/normalization.py:PixelNorm`)."""
     return mx.fast.rms_norm(x, None, 1e-8)
+
+
+def activated(piece: Piece) -> Piece:
+    """Norm and SiLU."""
+    return piece._replace(frames=nn.silu(pixel_norm(piece.frames)))
 
 
 def space_to_depth(x: mx.array, stride: Stride) -> mx.array:
@@ -38,7 +44,7 @@ def depth_to_space(x: mx.array, stride: Stride) -> mx.array:
     return x.reshape(batch, frames * t, height * h, width * w, -1)
 
 
-class ResnetBlock3D(nn.Module):
+class ResnetBlock3D(Layer):
     """norm, SiLU, convolution, twice, plus the input (official `resnet.py:ResnetBlock3D`).
 
     Where the width changes, the input passes a one-group norm and a 1x1x1 convolution first.
@@ -52,30 +58,37 @@ class ResnetBlock3D(nn.Module):
             self.norm3 = nn.GroupNorm(1, in_channels, eps=1e-6, pytorch_compatible=True)
             self.conv_shortcut = nn.Conv3d(in_channels, out_channels, 1)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, I) -> (B, T, H, W, O)."""
-        h = self.conv1(nn.silu(pixel_norm(x)))
-        h = self.conv2(nn.silu(pixel_norm(h)))
-        if "conv_shortcut" in self:
-            x = self.conv_shortcut(self.norm3(x))
-        return x + h
+        if "conv_shortcut" in self:  # whose norm is over all frames
+            pieces = gathered(pieces)
+        waiting = Waiting()
+
+        def added(piece: Piece) -> Piece:
+            x = waiting.take(piece.frames.shape[1])
+            if "conv_shortcut" in self:
+                x = self.conv_shortcut(self.norm3(x))
+            return piece._replace(frames=x + piece.frames)
+
+        first = self.conv1.pieces(map(activated, map(waiting.put, pieces)))
+        return map(added, self.conv2.pieces(map(activated, first)))
 
 
-class MidBlock(nn.Module):
+class MidBlock(Layer):
     """A run of residual blocks of one width (official `resnet.py:UNetMidBlock3D`)."""
 
     def __init__(self, channels: int, num_layers: int, padding_mode: str, causal: bool) -> None:
         super().__init__()
         self.res_blocks = [ResnetBlock3D(channels, channels, padding_mode, causal) for _ in range(num_layers)]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, C) -> the same shape."""
         for block in self.res_blocks:
-            x = block(x)
-        return x
+            pieces = block.pieces(pieces)
+        return pieces
 
 
-class SpaceToDepthDownsample(nn.Module):
+class SpaceToDepthDownsample(Layer):
     """Halves axes by space-to-depth of a convolution, plus the input's group means (official `sampling.py`)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: Stride, padding_mode: str, causal: bool) -> None:
@@ -83,15 +96,21 @@ class SpaceToDepthDownsample(nn.Module):
         self.conv = CausalConv3d(in_channels, out_channels // prod(stride), padding_mode, causal)
         self.stride, self.out_channels = stride, out_channels
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, I) -> (B, ceil(T/st), H/sh, W/sw, O)."""
         if self.stride[0] == 2:
-            x = mx.concatenate([x[:, :1], x], axis=1)  # 2k + 1 frames become k + 1
-        skip = mx.unflatten(space_to_depth(x, self.stride), -1, (self.out_channels, -1)).mean(axis=-1)
-        return space_to_depth(self.conv(x), self.stride) + skip
+            pieces = paired(pieces)  # 2k + 1 frames become k + 1
+        waiting = Waiting()
+
+        def lowered(piece: Piece) -> Piece:
+            x = space_to_depth(waiting.take(piece.frames.shape[1]), self.stride)
+            skip = mx.unflatten(x, -1, (self.out_channels, -1)).mean(axis=-1)
+            return piece._replace(frames=space_to_depth(piece.frames, self.stride) + skip)
+
+        return map(lowered, self.conv.pieces(map(waiting.put, pieces)))
 
 
-class DepthToSpaceUpsample(nn.Module):
+class DepthToSpaceUpsample(Layer):
     """Doubles axes by depth-to-space of a convolution (official `sampling.py`).
 
     Doubling time drops the first frame, so T frames become 2T - 1. `residual` adds the rearranged input, its channels
@@ -104,15 +123,23 @@ class DepthToSpaceUpsample(nn.Module):
         super().__init__()
         self.conv = CausalConv3d(in_channels, out_channels * prod(stride), padding_mode, causal)
         self.stride, self.residual = stride, residual
+        self.growth = out_channels * prod(stride) / in_channels
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, I) -> (B, T*st - (st - 1), H*sh, W*sw, O)."""
-        dropped = self.stride[0] - 1
-        y = depth_to_space(self.conv(x), self.stride)[:, dropped:]
-        if self.residual:
-            skip = depth_to_space(x, self.stride)[:, dropped:]  # I / prod(stride) channels
-            y = y + mx.tile(skip, (1, 1, 1, 1, y.shape[-1] // skip.shape[-1]))
-        return y
+        waiting, dropped = Waiting(), self.stride[0] - 1
+
+        def raised(piece: Piece) -> Piece:
+            nonlocal dropped
+            y = depth_to_space(piece.frames, self.stride)[:, dropped:]
+            if self.residual:
+                x = waiting.take(piece.frames.shape[1])
+                skip = depth_to_space(x, self.stride)[:, dropped:]  # I / prod(stride) channels
+                y = y + mx.tile(skip, (1, 1, 1, 1, y.shape[-1] // skip.shape[-1]))
+            dropped = 0
+            return piece._replace(frames=y)
+
+        return map(raised, self.conv.pieces(map(waiting.put, pieces) if self.residual else pieces))
 
 
 class ChannelNorm(nn.Module):
@@ -129,7 +156,7 @@ class ChannelNorm(nn.Module):
         return unit * (x.shape[-1] ** 0.5 * self.gamma.flatten())
 
 
-class AttnBlock3D(nn.Module):
+class AttnBlock3D(Layer):
     """Single-head self-attention over the pixels of each frame, plus the input (official `attention.py`, 1.2.0)."""
 
     def __init__(self, channels: int) -> None:
@@ -138,15 +165,18 @@ class AttnBlock3D(nn.Module):
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, C) -> the same shape."""
+        return map(lambda piece: piece._replace(frames=self._attended(piece.frames)), pieces)
+
+    def _attended(self, x: mx.array) -> mx.array:
         frames = x.flatten(0, 1)  # (B T, H, W, C)
         q, k, v = mx.split(self.to_qkv(self.norm(frames)).flatten(1, 2)[:, None], 3, axis=-1)  # (B T, 1, H W, C)
         y = mx.fast.scaled_dot_product_attention(q, k, v, scale=x.shape[-1] ** -0.5)
         return x + self.proj(y.reshape(frames.shape)).reshape(x.shape)
 
 
-def encoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[nn.Module, int]:
+def encoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
     """Builds one entry of `encoder_blocks` and tells its output width (official `video_vae.py:_make_encoder_block`)."""
     width = channels * block.multiplier
     if block.kind == "res_x":
@@ -160,7 +190,7 @@ def encoder_block(block: Block, channels: int, padding_mode: str, causal: bool) 
     return CausalConv3d(channels, width, padding_mode, causal, block.stride), width
 
 
-def decoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[nn.Module, int]:
+def decoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
     """Builds one decoder block and tells its output width (official `conv_video_decoder.py:_make_decoder_block`)."""
     width = channels // block.multiplier
     if block.kind == "res_x":

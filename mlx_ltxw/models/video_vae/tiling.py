@@ -68,14 +68,13 @@ class Span:
         return self.out + len(self.weights)
 
 
-def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None, in_pieces: bool = False) -> Iterator[mx.array]:
+def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None) -> Iterator[mx.array]:
     """Decodes one clip tile by tile and yields its frames in order.
 
     Args:
         vae: Its decoder and statistics are used.
         latent: Normalised (1, F', H', W', C).
-        tiling: None decodes the clip whole, in one chunk.
-        in_pieces: As in `VideoVAE.decode`.
+        tiling: None decodes the clip whole.
 
     Yields:
         Evaluated chunks (f, H, W, 3) of about [-1, 1] in the latent's dtype, all frames once. At most one temporal
@@ -88,32 +87,63 @@ def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None, in_piec
         raise ValueError(f"tiled decoding takes one clip at a time, got a batch of {latent.shape[0]}")
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
-    shared = None  # blended frames of the last tile that the next one still adds to
+    canvas = Canvas((times[-1].out_end, rows[-1].out_end, columns[-1].out_end), vae.config.scale[0])
     for i, time in enumerate(times):
-        frames = _blend(vae, latent[:, time.start : time.end], rows, columns, in_pieces)
-        frames = frames * mx.array(time.weights)[:, None, None, None]
-        if shared is not None:
-            frames[: shared.shape[0]] += shared
-        ready = (times[i + 1].out if i + 1 < len(times) else time.out_end) - time.out
-        chunk, shared = frames[:ready].astype(latent.dtype), frames[ready:]
-        mx.eval(chunk, shared)
-        del frames
-        if ready:  # an overlap of one latent less than the tile lets the second tile start with the first
+        for row in rows:
+            for column in columns:
+                _decode_tile(vae, latent, canvas, (time, row, column))
+        for chunk in canvas.take(times[i + 1].out if i + 1 < len(times) else time.out_end):
+            chunk = chunk.astype(latent.dtype)
+            mx.eval(chunk)
             yield chunk
 
 
-def _blend(vae: VideoVAE, latent: mx.array, rows: list[Span], columns: list[Span], in_pieces: bool) -> mx.array:
-    """Decodes one temporal tile (1, f', H', W', C) -> (f, H, W, 3) in fp32, blended in height and width."""
-    frames = 1 + (latent.shape[1] - 1) * vae.config.scale[0]
-    out = mx.zeros((frames, rows[-1].out_end, columns[-1].out_end, 3))
-    for row in rows:
-        for column in columns:
-            tile = vae.decode(latent[:, :, row.start : row.end, column.start : column.end], in_pieces)[0]
-            tile = tile * mx.array(row.weights)[:, None, None] * mx.array(column.weights)[:, None]
-            out[:, row.out : row.out_end, column.out : column.out_end] += tile
-            mx.eval(out)
-            del tile
-    return out
+def _decode_tile(vae: VideoVAE, latent: mx.array, canvas: Canvas, tile: tuple[Span, Span, Span]) -> None:
+    """Adds one tile's weighted pixels to the canvas, as its decoder makes them."""
+    time, row, column = tile
+    part = latent[:, time.start : time.end, row.start : row.end, column.start : column.end]
+    start = 0
+    for piece in vae.decode_pieces(part):
+        pixels = piece[0] * mx.array(row.weights)[:, None, None] * mx.array(column.weights)[:, None]
+        stop = start + pixels.shape[0]
+        pixels = pixels * mx.array(time.weights[start:stop])[:, None, None, None]
+        canvas.add(time.out + start, row, column, pixels)
+        start = stop
+
+
+class Canvas:
+    """The frames that tiles have begun, in strips of a few, so that adding to one copies little.
+
+    Args:
+        size: Frames, height and width of the clip.
+        step: Frames of a strip; a multiple of it begins each temporal tile.
+    """
+
+    def __init__(self, size: tuple[int, int, int], step: int) -> None:
+        self.size, self.step = size, step
+        self._strips: dict[int, mx.array] = {}
+
+    def add(self, frame: int, row: Span, column: Span, pixels: mx.array) -> None:
+        """Adds pixels (f, h, w, 3), fp32, from a frame on where a tile lies; evaluates."""
+        frames, height, width = self.size
+        end = frame + pixels.shape[0]
+        touched = range(frame // self.step, -(-end // self.step))
+        for index in touched:
+            first = index * self.step
+            length = min(self.step, frames - first)
+            strip = self._strips.pop(index, None)
+            strip = mx.zeros((length, height, width, 3)) if strip is None else strip
+            start, stop = max(first, frame), min(first + length, end)
+            part = pixels[start - frame : stop - frame]
+            strip[start - first : stop - first, row.out : row.out_end, column.out : column.out_end] += part
+            self._strips[index] = strip
+        mx.eval([self._strips[index] for index in touched])
+
+    def take(self, before: int) -> Iterator[mx.array]:
+        """Gives up the strips that end before a frame, or with it."""
+        for index in sorted(self._strips):
+            if index * self.step + self._strips[index].shape[0] <= before:
+                yield self._strips.pop(index)
 
 
 def spans(

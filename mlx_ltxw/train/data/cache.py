@@ -216,7 +216,7 @@ def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
 
 def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
     """(Tv, C) fp32; the VAE reads fp32 pixels, as the official trainer has it."""
-    return _finite(encode_frames(vae, read_picture(clip), mx.float32, this_machine().in_pieces)[0], clip)
+    return _finite(encode_frames(vae, read_picture(clip), mx.float32)[0], clip)
 
 
 def _finite(tokens: mx.array, clip: Clip) -> mx.array:

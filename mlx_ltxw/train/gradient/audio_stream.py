@@ -17,7 +17,7 @@ from mlx_ltxw.models.transformer.block import Block, StreamState
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.rope import Rope
-from mlx_ltxw.models.transformer.walk import Streams
+from mlx_ltxw.models.transformer.walk import Done, Streams
 from mlx_ltxw.train.gradient.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
 
 
@@ -51,7 +51,7 @@ def gradient(
     rope = None if video is None else video.rotary.cross
     videos, blocks = iter(watched), []
 
-    def step(block: Block, streams: Streams, _: BlockSkips) -> Streams:
+    def step(block: Block, streams: Streams, _: BlockSkips, done: Done) -> Streams:
         (x,), shared, own = streams, next(videos), Gradients()
         after, back = audio_block(block, x, shared, rope, state, own)
         blocks.append((_from_input(block, x, shared, rope, state, own) if again else back, own))

@@ -9,11 +9,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ltxw.models.transformer.inputs import BlockSkips
-from mlx_ltxw.models.transformer.walk import Step, Streams
+from mlx_ltxw.models.transformer.walk import Done, Step, Streams, nothing_done
 from mlx_ltxw.tree import dense_weight, linears, replace, share
 
 
-def checkpointed(step: Step[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips) -> Streams:
+def checkpointed(
+    step: Step[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips, done: Done = nothing_done
+) -> Streams:
     """Runs a step of a walk (`Walk.run`) so that the backward pass computes it again instead of keeping activations.
 
     What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
@@ -32,7 +34,7 @@ def checkpointed(step: Step[nn.Module], block: nn.Module, streams: Streams, skip
     def forward(*given: mx.array) -> Streams:
         copy: Any = share(block)
         copy.update(tree_unflatten(list(zip(names, given, strict=False))))
-        return step(copy, given[len(names) :], skips)
+        return step(copy, given[len(names) :], skips, nothing_done)
 
     run: Any = mx.custom_function(forward)
 

@@ -104,7 +104,7 @@ def walking(config: TrainConfig) -> Walk:
     """
     if compiles(config):
         return Walk()
-    return Walk.bounded(1) if this_machine().in_pieces else Walk(submit_every=1, window=0)
+    return Walk.bounded() if this_machine().in_pieces else Walk(submit_every=1, window=0)
 
 
 class Objective:
