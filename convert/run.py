@@ -84,6 +84,8 @@ def prepare(
     if text_encoder:
         check_access(text_encoder)
     found = open_checkpoint(source, revision, variant, data)
+    for name in found.left_out:
+        _say(f"{name} is an adapter (LoRA) and is left out; give it to `generate` with --adapter.")
     checkpoint = read_checkpoint(found.headers)
     text = open_gemma(text_encoder, data) if text_encoder else None
     plan = make_plan(checkpoint, text.gemma if text else None, quantization, shard_bytes)

@@ -13,7 +13,7 @@ from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
 from mlx_ltxw.weights.header import Header, parse_header, read_header
 from mlx_ltxw.weights.text import WEIGHTS
 
-from .checkpoint import tell_variant
+from .checkpoint import is_adapter, tell_variant
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -28,12 +28,14 @@ class Source:
         label: As the user named it.
         headers: Of its safetensors files.
         repo, revision: Hub repo and commit, or None for local files.
+        left_out: Names of adapters that lie beside a checkpoint.
     """
 
     label: str
     headers: tuple[Header, ...]
     repo: str | None
     revision: str | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -70,7 +72,10 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     elif revision:
         raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
-        found = Source(source, tuple(read_header(file) for file in _local_files(path, variant)), None, None)
+        headers = [read_header(file) for file in _local_files(path, variant)]
+        own = [header for header in headers if not is_adapter(header.tensors)] or headers
+        left_out = tuple(header.path.name for header in headers if header not in own)
+        found = Source(source, tuple(own), None, None, left_out)
     if data:
         for header in found.headers:
             header.check_complete()

@@ -99,6 +99,7 @@ def test_dataclasses():
     made = build(Outer, {"text": "x", "numbers": [1, 2], "inner": {"scale": 3}}, "x")
     assert made == Outer("x", (1, 2), Inner(3.0))
     assert type(made.inner.scale) is float
+    assert vars(build(Outer, {"text": "x"}, "x")) == vars(Outer("x"))
 
 
 @pytest.mark.parametrize(

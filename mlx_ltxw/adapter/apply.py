@@ -7,14 +7,14 @@ removes the adapter exactly. Quantised linears keep their packed weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.branches import Branch, FullBranch, LowRankBranch, branch_of
-from mlx_ltxw.adapter.deltas import Delta
+from mlx_ltxw.adapter.deltas import Delta, at_strength
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
@@ -101,7 +101,7 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Parts:
         for path in placement.placed:
             value = strength.of(path)
             if value:
-                modules.setdefault(path, []).append((adapter.deltas.get(path), adapter.biases.get(path), value))
+                modules.setdefault(path, []).extend(_parts(adapter, path, value))
     return modules
 
 
@@ -145,6 +145,18 @@ class BlendedRead(Read):
         both = cls(*base)
         both.adapted = adapted
         return both
+
+
+def _parts(adapter: Adapter, path: str, strength: float) -> Iterator[Part]:
+    """The change and the addition to the bias, apart where a strength acts on the two in different ways."""
+    delta, bias = adapter.deltas.get(path), adapter.biases.get(path)
+    if delta is not None:
+        delta, factor = at_strength(delta, strength)
+        if factor != strength:
+            yield delta, None, factor
+            delta = None
+    if delta is not None or bias is not None:
+        yield delta, bias, strength
 
 
 class BlendedAttention(nn.Module):

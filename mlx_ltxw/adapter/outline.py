@@ -19,6 +19,7 @@ _LARGEST_FILE = 1 << 30  # bytes of tensors that are read to measure an adapter
 _MOST_TENSORS = 20_000
 _LARGEST_CHANGE = 1 << 26  # elements of one changed weight (LTX-2.3's largest in a block has so many)
 _MOST_ALPHAS = 10_000
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _METHODS = {"lokr": "LoKr", "hada": "LoHa", "lora": "LoRA", "diff": "whole difference"}
 
 
@@ -80,9 +81,10 @@ def outline(header: Header) -> Outline:
         if rank := _rank(parts):
             ranks[str(rank)] += 1
     weights = [t for parts in groups.values() for role, t in parts.items() if role != "alpha"]
+    dtypes = Counter(_DTYPES.get(t.dtype, t.dtype) for t in weights)
     return Outline(
-        tuple(sorted({layout(name) for name in groups})), methods, ranks, Counter(t.dtype for t in weights),
-        _alphas(groups), tuple(sorted(modules)), sum("diff_b" in parts for parts in groups.values()),
+        tuple(sorted({layout(name) for name in groups})), methods, ranks, dtypes, _alphas(groups),
+        tuple(sorted(modules)), sum("diff_b" in parts for parts in groups.values()),
         sum(t.elements for t in weights), leftover,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mlx_ltxw.media.audio import LAYOUTS, as_waveform, to_frames
-from mlx_ltxw.media.blocks import slices
+from mlx_ltxw.media.sound import slices
 
 RATE = 16000
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlx_ltxw.media.audio import LAYOUTS, resample, to_frames
-from mlx_ltxw.media.blocks import slices
+from mlx_ltxw.media.sound import slices
 
 SILENCE_LUFS = -70.0
 """The absolute gate of ITU-R BS.1770-4: what lies below counts as silence, and FFmpeg reports nothing less."""

@@ -11,11 +11,11 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
-from mlx_ltxw.media.blocks import opened_sound, slices
 from mlx_ltxw.media.ear import Ear
 from mlx_ltxw.media.loudness import Meter
 from mlx_ltxw.media.pitch import BANDS, HOP, Frames, analyse, loudest, track
 from mlx_ltxw.media.registers import MIXED, NO_SPEECH, REGISTERS, Reference, bridged, hear, judge
+from mlx_ltxw.media.sound import opened_sound, slices
 
 __all__ = ["MIXED", "NO_SPEECH", "REGISTERS", "Measurement", "measure"]
 

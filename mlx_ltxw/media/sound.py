@@ -29,7 +29,7 @@ _RATES = range(1000, 768001)  # Hz; what lies outside was not recorded but misre
 _GAP = 0.015  # seconds; codecs lose 20 ms or more at a time, and timestamps are rounded to less
 _BACK = 0.1  # seconds; a clock that goes back by more was set anew, as where recordings were joined
 _LONGEST = 3600.0  # seconds of silence in one go
-_BLOCK = 1.0  # seconds
+_BLOCK = 5.0  # seconds
 _COUNTED = {"flac", "caf", "w64", "wv", "tta", "ape"}  # formats whose headers count the samples
 
 
@@ -39,8 +39,8 @@ def opened_sound(
 ) -> Iterator[tuple[int, int, Iterator[np.ndarray]]]:
     """A file's sound at its own rate: the rate, the number of channels (1 or 2), and blocks (N, channels) fp32.
 
-    Second 0 is the picture's first frame, or without a picture the sound's first sample. The blocks, of a second or
-    so, are decoded as they are taken. More than two channels are mixed down.
+    Second 0 is the picture's first frame, or without a picture the sound's first sample. The blocks, of some seconds,
+    are decoded as they are taken. More than two channels are mixed down.
 
     Args:
         start: Seconds to leave out at the beginning.
@@ -60,6 +60,13 @@ def opened_sound(
         pieces = _in_step(path, container, stream, origin + start)
         most = math.inf if seconds is None else math.ceil(seconds * rate)
         yield rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
+
+
+def slices(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+    """A waveform (N, C) in blocks as a file gives them."""
+    size = max(1, round(_BLOCK * rate))
+    for at in range(0, len(wave), size):
+        yield wave[at : at + size]
 
 
 def in_channels(wave: np.ndarray, channels: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 
 from mlx_ltxw.files import write_bytes
 from mlx_ltxw.media.audio import as_waveform
-from mlx_ltxw.media.blocks import opened_sound, slices
 from mlx_ltxw.media.metadata import PNG_SIGNATURE, png_text_chunk, to_text
+from mlx_ltxw.media.sound import opened_sound, slices
 
 TOP_HZ = 16000.0
 RANGE_DB = 80.0

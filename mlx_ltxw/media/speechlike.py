@@ -38,6 +38,9 @@ def figures(frames: Frames, pitch: PitchTrack, window: slice) -> np.ndarray | No
     active = level > max(SPEECH_LEVEL * loudest(level), SILENCE_LEVEL)
     if active.sum() < 8:
         return None
+    at = np.flatnonzero(active)  # the silence before and after a word says nothing about it
+    window = slice(window.start + at[0], window.start + at[-1] + 1)
+    level, active = frames.level[window], active[at[0] : at[-1] + 1]
     raw = 10 * np.log10(frames.bands[window, :_BANDS].astype(np.float64) + 1e-14)
     bands = _smooth(np.maximum(raw, raw[active].max() - _FLOOR_DB - 10))
     return np.array([*_of_level(level, active), *_of_colour(bands, active), *_of_pitch(frames, pitch, window, active)])

@@ -58,11 +58,19 @@ def figures_of(items: list[Item]) -> list[tuple[Item, np.ndarray]]:
     found = []
     for item in items:
         pitch = track(item.frames)
-        rows = [figures(item.frames, pitch, window) for window in windows(item.frames)]
+        rows = [figures(item.frames, pitch, window) for window in (*windows(item.frames), *_short(item))]
         kept = [row for row in rows if row is not None]
         if kept:
             found.append((item, np.array(kept)))
     return found
+
+
+def _short(item: Item) -> list[slice]:
+    """Two parts of a clip as short as one word."""
+    count = len(item.frames.level)
+    draw = np.random.default_rng(count)
+    sizes = draw.integers(50, 120, 2)
+    return [slice(start := int(draw.integers(0, max(1, count - size))), start + int(size)) for size in sizes]
 
 
 def efforts_of(items: list[Item]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,8 @@ from mlx_ltxw.models.transformer import Skips, Transformer, TransformerConfig, W
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.walk import Paired
-from tests.models.test_transformer import both, relative_error, streams
+from tests.models.test_transformer import both, streams
+from tests.numbers import relative_error
 
 LAYERS = 5
 
