@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text, write_bytes, write_errors
+from mlx_ltxw.media.measure import Measurement
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.parsing import build, parse_json
-from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
@@ -30,6 +31,27 @@ from mlx_ltxw.weights.model_dir import ModelDir
 INDEX = "samples.json"
 _FOLDER = re.compile(r"step-(\d{6,18})")
 _MOST_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A listening sample is on its way.
+
+    Attributes:
+        step: Of the adapter.
+        number, samples: Which of how many, from 1.
+        done, total: Denoising steps.
+    """
+
+    step: int
+    number: int
+    samples: int
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        whose = f"step {self.step}" if self.step else "the base model"
+        return f"sample {self.number} of {self.samples} of {whose} · denoising {self.done}/{self.total}"
 
 
 @dataclass(frozen=True)
@@ -73,8 +95,10 @@ def folder_of(run_folder: Path, step: int) -> Path:
 def make_samples(
     run_folder: Path, step: int, adapter: Path | None, prompts: Sequence[str], model: ModelDir,
     transformer: Transformer, config: TrainConfig,
-) -> list[Sample]:  # fmt: skip
+) -> Generator[Sampling, None, list[Sample]]:  # fmt: skip
     """Makes the samples of a step, or reads them when they were made before.
+
+    Closing it leaves no sample half-written; they are made anew the next time.
 
     Args:
         run_folder: Of the run.
@@ -102,7 +126,9 @@ def make_samples(
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
         )  # fmt: skip
-        samples.append(_make(plan(request, model), networks, folder, step, number))
+        job = plan(request, model)
+        yield Sampling(step, number, len(prompts), 0, job.steps)
+        samples.append((yield from _make(job, networks, folder, step, number, len(prompts))))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
@@ -115,14 +141,21 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
-def _make(job: Plan, networks: Networks, folder: Path, step: int, number: int) -> Sample:
+def _make(
+    job: Plan, networks: Networks, folder: Path, step: int, number: int, count: int
+) -> Generator[Sampling, None, Sample]:
     names = _names(number)
     paths = [folder / name for name in names]
+    figures: Measurement | None = None
 
     def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
         return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
 
-    (figures,) = (event.measurement for event in written(job, write, networks=networks) if isinstance(event, Written))
+    for event in written(job, write, networks=networks):
+        if isinstance(event, Step):
+            yield Sampling(step, number, count, event.index, event.total)
+        elif isinstance(event, Written):
+            figures = event.measurement
     assert figures is not None
     return Sample(step, job.settings.prompt, *names, figures.register, figures.lufs, figures.voiced)
 

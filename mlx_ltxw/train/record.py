@@ -55,8 +55,9 @@ class Given:
 
     def absolute(self) -> Given:
         """With local paths that hold from any folder."""
-        paths = {name: getattr(self, name) for name in ("data", "model", "cache")}
-        return dataclasses.replace(self, **{name: absolute(path) for name, path in paths.items()})
+        return dataclasses.replace(
+            self, data=absolute(self.data), model=absolute(self.model), cache=absolute(self.cache)
+        )
 
 
 @dataclass(frozen=True)
