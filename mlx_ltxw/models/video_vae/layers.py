@@ -167,7 +167,7 @@ class AttnBlock3D(Layer):
 
     def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, C) -> the same shape."""
-        return map(lambda piece: piece._replace(frames=self._attended(piece.frames)), pieces)
+        return (piece._replace(frames=self._attended(piece.frames)) for piece in pieces)
 
     def _attended(self, x: mx.array) -> mx.array:
         frames = x.flatten(0, 1)  # (B T, H, W, C)
