@@ -26,13 +26,13 @@ class Description:
     """An adapter in figures.
 
     Attributes:
-        name: Of the file.
+        name: The file's name, or what the user called it.
         format: How it spells module names.
         methods: LoRA, LoKr, LoHa, DoRA or whole difference -> modules.
         ranks: Rank -> modules.
         alphas: Alpha, stored or configured -> modules; empty when the file knows none.
         scales: What multiplies B @ A -> modules.
-        dtypes: Of the weights -> modules.
+        dtypes: Weight dtype -> how many modules have it.
         targets: Kind of module -> how many.
         rms: Kind of module -> root mean square of its changes' elements (of DoRA: before the lengths); of a large file,
             which is described from its header, none.

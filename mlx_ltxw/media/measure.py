@@ -71,7 +71,7 @@ def measure(
 
     Args:
         source: A file with sound, or (N,) or (N, 2) samples in [-1, 1].
-        rate: Of the samples, Hz.
+        rate: Samples a second.
         reference: A clip of the same voice and microphone, spoken normally: soft is then what is softer than it.
 
     Raises:

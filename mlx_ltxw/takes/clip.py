@@ -27,7 +27,7 @@ class Clip:
 
     Attributes:
         waveform: (N, 2) fp32 in [-1, 1], at the level it was decoded at; `save` turns down what peaks above -1.5 dBTP.
-        sample_rate: Of it, Hz.
+        sample_rate: Samples a second of the waveform.
         settings: Every choice that made it, with its one seed.
     """
 

@@ -39,8 +39,8 @@ class Origin:
     Attributes:
         config: Options of the run.
         base: Of the model: sha256 of its sources.
-        data: Of the clips: their keys' sha256.
-        paths: Of the adapted linears.
+        data: sha256 over the keys of all clips.
+        paths: Official names of the adapted linears, sorted.
     """
 
     config: TrainConfig

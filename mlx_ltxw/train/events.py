@@ -19,7 +19,7 @@ class Started:
         step, total: Steps done before, and in all.
         linears: Trained.
         parameters: Numbers trained.
-        data: Of the clips.
+        data: How many clips there are, and their seconds.
         machines: How many.
         notes: What is to be known before it starts.
     """
@@ -50,7 +50,7 @@ class Progress:
         step, total: From 1.
         audio_loss: Mean over the clips of the step.
         video_loss: The same, unweighted; None where the video is not trained on.
-        learning_rate: Of this step.
+        learning_rate: After warm-up and decay, at this step.
         gradient_norm: Before it was shortened.
         delta_rms: Of the adapter's change after the step; None on steps that measure none.
         seconds: It took.

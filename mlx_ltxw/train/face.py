@@ -56,7 +56,7 @@ def train(
         out: Folder of the run.
         model: The base: a model directory, a Hub repository, a loaded model, or None for the built-in one.
         resume: Goes on from the newest checkpoint, with what the run was told where nothing else is said.
-        speaker, manner, scene: Of clips that do not tell.
+        speaker, manner, scene: Taken for clips whose caption does not tell.
         audio_only: Leaves pictures out.
         transcribe: Lets Whisper fill in what is said (extra `asr`).
         cache: Where encoded clips are kept; in the run by default.

@@ -36,7 +36,7 @@ class Data:
 
     Attributes:
         clips: How many.
-        seconds: Of all together.
+        seconds: Sound of all clips together.
         with_picture: How many have one.
         kinds: `speaker, manner` as captions write them -> clips; `no speaker` where a caption names none.
         captions: Different ones.
@@ -110,8 +110,8 @@ def write_card(
         run: Folder of the run.
         config: Its options.
         model: The base.
-        data: Of the clips.
-        delta_rms: Of the adapter.
+        data: How many clips there are, and their seconds.
+        delta_rms: Root mean square of all elements of the adapter's changes.
         samples: Of the base model (step 0) and of the finished adapter.
     """
     source = model.config.get("source") or {}

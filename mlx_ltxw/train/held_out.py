@@ -28,8 +28,8 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[set[int], 
 
     Args:
         clips: All, in their order.
-        share: Of them.
-        seed: Of the choice.
+        share: How many of them are kept back, 0 to 1.
+        seed: Which ones, drawn with this seed.
 
     Returns:
         Their indices, and a sentence that says how they were chosen; none, and '', for a share of 0.
@@ -60,9 +60,9 @@ class HeldOut:
     Args:
         files: Cached clips; the first `_MOST_MEASURED` of a shuffled order are measured.
         base: The frozen transformer.
-        grid: Of the model.
-        config: Of the run.
-        objective: Of the run.
+        grid: Pixels and seconds of one latent token.
+        config: The run's training options.
+        objective: The run's loss.
     """
 
     def __init__(

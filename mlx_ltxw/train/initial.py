@@ -27,7 +27,7 @@ def initial_adapter(base: Transformer, config: TrainConfig) -> tuple[Adapter, tu
 
     Args:
         base: The transformer.
-        config: Of the run.
+        config: The run's training options.
 
     Returns:
         The adapter, what is to be known about it, and the file's sha256 (empty for a fresh one).

@@ -38,7 +38,7 @@ class Sampling:
     """A listening sample is on its way.
 
     Attributes:
-        step: Of the adapter.
+        step: Steps that the adapter has been trained for; 0 is the base.
         number, samples: Which of how many, from 1.
         done, total: Denoising steps.
     """
@@ -101,8 +101,8 @@ def make_samples(
     Closing it leaves no sample half-written; they are made anew the next time.
 
     Args:
-        run_folder: Of the run.
-        step: Of the adapter.
+        run_folder: The run's folder, which holds `samples/`.
+        step: Steps that the adapter has been trained for; 0 is the base.
         adapter: Its file; None for the base model alone.
         prompts: One sample each.
         model: The base.

@@ -32,7 +32,7 @@ class Given:
         data: A folder of clips, or a JSONL.
         model: A model directory or Hub repository; None for the built-in.
         cache: Where encoded clips are kept; None for the run.
-        speaker, manner, scene: Of clips that do not tell.
+        speaker, manner, scene: Taken for clips whose caption does not tell.
         transcribe: Whether Whisper fills in what is said.
         audio_only: Whether pictures are left out.
         force: Whether a distilled model will do.

@@ -64,7 +64,7 @@ class Clips:
     Attributes:
         files: The cached clips to train on.
         held_out: Those kept back.
-        seconds: Of the first together.
+        seconds: Sound of the clips to train on, together.
         note: How those kept back were chosen; empty without any.
     """
 

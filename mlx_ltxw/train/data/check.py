@@ -43,7 +43,7 @@ class Sound:
     """What was measured of one clip.
 
     Attributes:
-        digest: Of its samples.
+        digest: Hash of the samples, to find a sound that comes twice.
         clipped: See `clipped_share`.
         register, confidence, lufs, voiced: As `Measurement` has them.
     """
@@ -62,7 +62,7 @@ class Checked:
 
     Attributes:
         clips: Those without errors.
-        findings: Of all clips.
+        findings: Faults of the data, clip by clip.
         statistics: Of the clips without errors, as JSON takes them.
     """
 

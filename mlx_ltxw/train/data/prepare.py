@@ -52,7 +52,7 @@ class Prepared:
     Attributes:
         clips: Those without errors, in the order of their names.
         findings: Errors and warnings; see `findings.table` and `findings.refuse_errors`.
-        statistics: Of `clips`, as JSON takes them.
+        statistics: Counts and seconds over `clips`, as JSON takes them.
     """
 
     clips: tuple[Clip, ...]

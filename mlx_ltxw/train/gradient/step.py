@@ -114,8 +114,8 @@ class Objective:
         base: The frozen transformer.
         adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it, and without
             numbers except while a gradient is computed.
-        layout: Of the vector.
-        config: Of the run.
+        layout: Which part of the vector is which factor.
+        config: The run's training options.
     """
 
     def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
