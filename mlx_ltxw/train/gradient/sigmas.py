@@ -19,7 +19,7 @@ def shift(tokens: int) -> float:
     return 0.95 + _SLOPE * (tokens - 1024)
 
 
-def draw(key: mx.array, tokens: int, count: int = 1) -> mx.array:
+def draw_sigmas(key: mx.array, tokens: int, count: int = 1) -> mx.array:
     """Noise levels in [0, 1], (count,) fp32.
 
     Args:

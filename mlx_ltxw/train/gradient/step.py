@@ -74,11 +74,11 @@ def draw(group: Group, config: TrainConfig) -> Draw:
         video_key, audio_key, video_level, audio_level = mx.random.split(group.keys[i], 4)
         audio_shape = group.audio.shape[1:]
         audios.append(mx.random.normal((count, *audio_shape), key=audio_key))
-        own = sigmas.draw(audio_level, audio_shape[0], count)
+        own = sigmas.draw_sigmas(audio_level, audio_shape[0], count)
         if group.video is not None:
             video_shape = group.video.shape[1:]
             videos.append(mx.random.normal(video_shape, key=video_key))
-            level = sigmas.draw(video_level, video_shape[0])
+            level = sigmas.draw_sigmas(video_level, video_shape[0])
             video_sigmas.append(level[0])
             own = mx.repeat(level, count) if config.sigma == "shared" else own
         audio_sigmas.append(own)
