@@ -124,7 +124,7 @@ def _measured(
         duration=duration,
         by_second=verdict.by_second,
         notes=_notes(ear.cancelled, duration),
-        reference=Reference(as_played, heard.effort),
+        reference=Reference(as_played, analysis.effort),
     )
 
 
