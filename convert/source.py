@@ -25,8 +25,8 @@ class Source:
     """Resolved files.
 
     Attributes:
-        label: As the user named it.
-        headers: Of its safetensors files.
+        label: What the user wrote: a path or `owner/name`.
+        headers: One a safetensors file.
         repo, revision: Hub repo and commit, or None for local files.
         left_out: Names of adapters that lie beside a checkpoint.
     """
@@ -55,7 +55,7 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
 
     Args:
         source: A file, a directory of component files, `owner/name` or `owner/name/file`.
-        revision: Of a Hub repo.
+        revision: Branch, tag or commit of a Hub repo.
         variant: `dev` or `distilled`; chooses among several files.
         data: Whether the tensors are needed; without, a Hub file's header alone is fetched, and a file may be cut
             after its header.

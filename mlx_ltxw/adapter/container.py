@@ -107,7 +107,7 @@ def array(entry: Tensor, data: np.ndarray, first: int = 0, may_be_infinite: bool
     """One tensor's values, in the file's dtype (F64 and F8_E4M3 as fp32, F8_E5M2 as fp16).
 
     Args:
-        entry: Of the header.
+        entry: The tensor's line in the header.
         data: Bytes of the file.
         first: Where in the file they begin.
         may_be_infinite: Accept values that are not finite.

@@ -22,17 +22,17 @@ _METHODS: dict[type, str] = {LowRank: "LoRA", LoKr: "LoKr", LoHa: "LoHa", DoRA: 
 
 
 @dataclass(frozen=True)
-class Description:
+class AdapterDescription:
     """An adapter in figures.
 
     Attributes:
-        name: Of the file.
+        name: The file's name, or what the user called it.
         format: How it spells module names.
         methods: LoRA, LoKr, LoHa, DoRA or whole difference -> modules.
         ranks: Rank -> modules.
         alphas: Alpha, stored or configured -> modules; empty when the file knows none.
         scales: What multiplies B @ A -> modules.
-        dtypes: Of the weights -> modules.
+        dtypes: Weight dtype -> how many modules have it.
         targets: Kind of module -> how many.
         rms: Kind of module -> root mean square of its changes' elements (of DoRA: before the lengths); of a large file,
             which is described from its header, none.
@@ -85,7 +85,7 @@ class Description:
         return "\n".join(printable(line) for line in lines)
 
 
-def describe(source: str | Path) -> Description:
+def describe(source: str | Path) -> AdapterDescription:
     """Reads and describes an adapter: a file, a folder, a Hub repository or a built-in name.
 
     Raises:
@@ -99,12 +99,12 @@ def describe(source: str | Path) -> Description:
     return describe_adapter(read(located.path, config=located.config, name=located.name))
 
 
-def _describe_outline(name: str, header: Header) -> Description:
+def _describe_outline(name: str, header: Header) -> AdapterDescription:
     """Of a large adapter, whose changes are not measured."""
     found = outline(header)
     size = sum(tensor.nbytes for tensor in header.tensors.values())
     note = f"The file is large ({readable(size)}, {len(header.tensors):,} tensors); its changes were not measured."
-    return Description(
+    return AdapterDescription(
         name=name,
         format="+".join(found.formats),
         methods=dict(found.methods.most_common()),
@@ -123,7 +123,7 @@ def _describe_outline(name: str, header: Header) -> Description:
     )
 
 
-def describe_adapter(adapter: Adapter) -> Description:
+def describe_adapter(adapter: Adapter) -> AdapterDescription:
     """Describes an adapter already read."""
     measured = {path: rms(delta) for path, delta in sorted(adapter.deltas.items())}
     squares: dict[str, list[float]] = defaultdict(list)
@@ -134,7 +134,7 @@ def describe_adapter(adapter: Adapter) -> Description:
         sizes[kind(path)].append(size)
     deltas = list(adapter.deltas.values())
     tensors = [tensor for delta in deltas for tensor in _tensors(delta)]
-    return Description(
+    return AdapterDescription(
         name=adapter.name,
         format=adapter.format,
         methods=_count([_METHODS[type(delta)] for delta in deltas]),

@@ -135,7 +135,7 @@ def metadata_notes(metadata: Mapping[str, str], ranks: Iterable[int], scaled: bo
 
     Args:
         metadata: The file's own.
-        ranks: Of its modules.
+        ranks: Module -> rank of its factors.
         scaled: Whether every scale is known: stored with the tensors, configured or folded in.
     """
     notes = []

@@ -50,17 +50,17 @@ class Ear:
             yield from blocks
             return
         resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[self.channels], rate=RATE)
-        heard = made = 0
+        taken = made = 0
         for block in blocks:
-            parts = [p.to_ndarray() for frame in to_frames(block, self.rate, heard) for p in resampler.resample(frame)]
-            heard += len(block)
+            parts = [p.to_ndarray() for frame in to_frames(block, self.rate, taken) for p in resampler.resample(frame)]
+            taken += len(block)
             if parts:
                 out = np.concatenate(parts, axis=1).T
                 made += len(out)
                 yield out
-        rest = [part.to_ndarray() for part in resampler.resample(None)] if heard else []
+        rest = [part.to_ndarray() for part in resampler.resample(None)] if taken else []
         out = np.concatenate([np.zeros((self.channels, 0), np.float32), *rest], axis=1).T
-        missing = round(heard * RATE / self.rate) - made
+        missing = round(taken * RATE / self.rate) - made
         yield np.pad(out[: max(0, missing)], ((0, max(0, missing - len(out))), (0, 0)))
 
     def _one_channel(self, block: np.ndarray) -> np.ndarray:

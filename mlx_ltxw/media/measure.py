@@ -14,7 +14,7 @@ from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.ear import Ear
 from mlx_ltxw.media.loudness import Meter
 from mlx_ltxw.media.pitch import BANDS, HOP, Frames, analyse, loudest, track
-from mlx_ltxw.media.registers import MIXED, NO_SPEECH, REGISTERS, Reference, bridged, hear, judge
+from mlx_ltxw.media.registers import MIXED, NO_SPEECH, REGISTERS, Reference, activity, bridged, judge
 from mlx_ltxw.media.sound import opened_sound, slices
 
 __all__ = ["MIXED", "NO_SPEECH", "REGISTERS", "Measurement", "measure"]
@@ -71,7 +71,7 @@ def measure(
 
     Args:
         source: A file with sound, or (N,) or (N, 2) samples in [-1, 1].
-        rate: Of the samples, Hz.
+        rate: Samples a second.
         reference: A clip of the same voice and microphone, spoken normally: soft is then what is softer than it.
 
     Raises:
@@ -101,10 +101,10 @@ def _measured(
         raise UserError(f"{name} is empty.", "Give a clip with sound.")
     loudness, duration = meter.result(), meter.count / rate
     pitch = track(frames)
-    heard = hear(frames, pitch)
+    analysis = activity(frames, pitch)
     as_played = loudness.lufs + (_MONO if channels == 1 else 0.0)
-    verdict = judge(heard, as_played, reference.reference if reference else None)
-    speech = frames.speech & heard.likely
+    verdict = judge(analysis, as_played, reference.reference if reference else None)
+    speech = frames.speech & analysis.likely
     if verdict.register == NO_SPEECH or not speech.any():
         speech = frames.speech
     tilt, centroid = _spectral_shape(frames, speech, min(_TILT_TOP, 0.4 * rate))

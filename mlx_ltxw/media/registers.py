@@ -52,7 +52,7 @@ _STRETCH = 0.050  # s of voice on both sides of such a gap
 
 
 @dataclass(frozen=True)
-class Heard:
+class Analysis:
     """What is known of a clip's voice, before the registers: T frames, S seconds."""
 
     speech: np.ndarray  # (S,) probability that the second is spoken in
@@ -79,7 +79,7 @@ class Reference(NamedTuple):
     effort: np.ndarray | None
 
 
-def hear(frames: Frames, pitch: PitchTrack) -> Heard:
+def activity(frames: Frames, pitch: PitchTrack) -> Analysis:
     """Finds the speech in a clip, and the voice in the speech."""
     chance = np.zeros(-(-len(frames.level) // round(1 / HOP)))
     for second, window in enumerate(windows(frames)[: len(chance)]):
@@ -92,7 +92,7 @@ def hear(frames: Frames, pitch: PitchTrack) -> Heard:
     voiced = bridged(pitch.voiced) & active
     effort = effort_figures(frames, pitch, spoken & pitch.voiced)
     level = 20 * np.log10(np.maximum(frames.level, 1e-9))
-    return Heard(chance, likely, spoken, voiced, level, effort)
+    return Analysis(chance, likely, spoken, voiced, level, effort)
 
 
 def _active(level: np.ndarray) -> np.ndarray:
@@ -138,24 +138,24 @@ def effort_figures(frames: Frames, pitch: PitchTrack, voiced: np.ndarray) -> np.
     return np.array([np.median(ratio), slope, first, breath, noise, np.log2(np.median(pitch.f0[voiced]) / 100)])
 
 
-def judge(heard: Heard, lufs: float, reference: Reference | None = None) -> Verdict:
+def judge(analysis: Analysis, lufs: float, reference: Reference | None = None) -> Verdict:
     """The register of what was heard; `lufs` is that of two loudspeakers."""
-    seconds = len(heard.speech)
-    speech = speech_chance(heard.speech)
-    if speech <= 0.5 or not heard.spoken.any():
-        enough = min(1.0, len(heard.level) * HOP / _ENOUGH_SPEECH)
-        return Verdict(NO_SPEECH, min(_MOST, 1 - speech) * enough, _why_none(heard), (NO_SPEECH,) * seconds)
-    spoken = heard.spoken
-    whispered = _whispered(heard)
+    seconds = len(analysis.speech)
+    speech = speech_chance(analysis.speech)
+    if speech <= 0.5 or not analysis.spoken.any():
+        enough = min(1.0, len(analysis.level) * HOP / _ENOUGH_SPEECH)
+        return Verdict(NO_SPEECH, min(_MOST, 1 - speech) * enough, _why_none(analysis), (NO_SPEECH,) * seconds)
+    spoken = analysis.spoken
+    whispered = _whispered(analysis)
     parts = (whispered, spoken & ~whispered)  # whispered, voiced
     lengths = [part.sum() * HOP for part in parts]
     least = max(_LEAST_PART, _LEAST_SHARE * sum(lengths))
-    voice = _voice(heard, parts[1], lufs, reference) if lengths[1] else None
-    by_second = _by_second(heard, whispered, voice)
-    share = float(heard.voiced[spoken].mean())
+    voice = _voice(analysis, parts[1], lufs, reference) if lengths[1] else None
+    by_second = _by_second(analysis, whispered, voice)
+    share = float(analysis.voiced[spoken].mean())
     whispering = _logistic((WHISPER_VOICED - share) / _VOICED_SPREAD)
     if min(lengths) >= least:
-        sure = min(_logistic(abs(heard.voiced[part].mean() - WHISPER_VOICED) / _VOICED_SPREAD) for part in parts)
+        sure = min(_logistic(abs(analysis.voiced[part].mean() - WHISPER_VOICED) / _VOICED_SPREAD) for part in parts)
         sure *= _logistic(4 * math.log(min(lengths) / least) + 1)
         register, why = MIXED, f"{lengths[0]:.1f} s without voice, {lengths[1]:.1f} s with"
     elif lengths[0] > lengths[1] or voice is None:
@@ -175,22 +175,22 @@ def speech_chance(chance: np.ndarray) -> float:
     return _logistic(fitted.CLIP[0] * float(top.mean()) + fitted.CLIP[1])
 
 
-def _whispered(heard: Heard) -> np.ndarray:
+def _whispered(analysis: Analysis) -> np.ndarray:
     """(T,) bool: spoken frames about which, for 0.8 s of speech, there is hardly any voice."""
-    at = np.flatnonzero(heard.spoken)
+    at = np.flatnonzero(analysis.spoken)
     size = min(len(at), round(_TOGETHER / HOP))
     count = np.convolve(np.ones(len(at)), np.ones(size), "same")
-    share = np.convolve(heard.voiced[at], np.ones(size), "same") / count
-    whispered = np.zeros_like(heard.spoken)
+    share = np.convolve(analysis.voiced[at], np.ones(size), "same") / count
+    whispered = np.zeros_like(analysis.spoken)
     whispered[at] = share < WHISPER_VOICED
     return whispered
 
 
-def _by_second(heard: Heard, whispered: np.ndarray, voice: _Voice | None) -> tuple[str, ...]:
+def _by_second(analysis: Analysis, whispered: np.ndarray, voice: _Voice | None) -> tuple[str, ...]:
     hop = round(1 / HOP)
     names = []
-    for second in range(len(heard.speech)):
-        spoken = heard.spoken[second * hop : (second + 1) * hop]
+    for second in range(len(analysis.speech)):
+        spoken = analysis.spoken[second * hop : (second + 1) * hop]
         if spoken.mean() < _ACTIVE:
             names.append(NO_SPEECH)
         elif voice is None or whispered[second * hop : (second + 1) * hop].sum() > spoken.sum() / 2:
@@ -209,15 +209,15 @@ class _Voice(NamedTuple):
     by_second: tuple[str, ...]
 
 
-def _voice(heard: Heard, part: np.ndarray, lufs: float, reference: Reference | None) -> _Voice:
+def _voice(analysis: Analysis, part: np.ndarray, lufs: float, reference: Reference | None) -> _Voice:
     """Normal or soft, by effort or by level, or both one after the other."""
-    seconds = len(heard.speech)
-    power = 10 ** (heard.level / 10)
-    lufs += 10 * math.log10(power[part].mean() / power[heard.spoken].mean())
-    softer = _softer_seconds(heard, part)
-    effort = 0.5 if heard.effort is None else _logistic(fitted.EFFORT.score(heard.effort))
+    seconds = len(analysis.speech)
+    power = 10 ** (analysis.level / 10)
+    lufs += 10 * math.log10(power[part].mean() / power[analysis.spoken].mean())
+    softer = _softer_seconds(analysis, part)
+    effort = 0.5 if analysis.effort is None else _logistic(fitted.EFFORT.score(analysis.effort))
     if reference is not None:
-        register, sure, why = _compared(lufs, effort, heard.effort, reference)
+        register, sure, why = _compared(lufs, effort, analysis.effort, reference)
     elif effort > 0.5:
         register, sure, why = "soft", effort, "effort: a steep spectrum and breath in the voice, at any level"
     else:
@@ -248,12 +248,12 @@ def _compared(lufs: float, effort: float, figures: np.ndarray | None, reference:
     return ("soft", quiet, words) if quiet > 0.5 else ("normal", (1 - quiet) * (1 - effort / 2), words)
 
 
-def _softer_seconds(heard: Heard, part: np.ndarray) -> tuple[np.ndarray, float, float] | None:
+def _softer_seconds(analysis: Analysis, part: np.ndarray) -> tuple[np.ndarray, float, float] | None:
     """Which seconds (S,) are of a softer part, by how many dB, how sure that is; None if all are alike."""
     hop = round(1 / HOP)
-    count = len(heard.speech)
-    voiced = np.pad(part & heard.voiced, (0, count * hop - len(part))).reshape(count, hop)
-    power = np.pad(10 ** (heard.level / 10), (0, count * hop - len(part))).reshape(count, hop)
+    count = len(analysis.speech)
+    voiced = np.pad(part & analysis.voiced, (0, count * hop - len(part))).reshape(count, hop)
+    power = np.pad(10 ** (analysis.level / 10), (0, count * hop - len(part))).reshape(count, hop)
     held = np.flatnonzero(voiced.sum(axis=1) >= _ENOUGH_VOICE)
     if len(held) < 4:
         return None
@@ -271,10 +271,10 @@ def _softer_seconds(heard: Heard, part: np.ndarray) -> tuple[np.ndarray, float, 
     return middle, step, min(0.9, _logistic((step - _LEVEL_STEP) / 2 + 0.3))
 
 
-def _why_none(heard: Heard) -> str:
-    if heard.level.max(initial=-200.0) < 20 * math.log10(SILENCE_LEVEL):
+def _why_none(analysis: Analysis) -> str:
+    if analysis.level.max(initial=-200.0) < 20 * math.log10(SILENCE_LEVEL):
         return "silence"
-    if heard.voiced.mean() > 0.5:
+    if analysis.voiced.mean() > 0.5:
         return "a tone whose colour and pitch do not move as in speech"
     return "a sound whose colour does not change as in speech"
 

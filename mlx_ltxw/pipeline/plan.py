@@ -29,11 +29,11 @@ class Stage:
     """One way from noise to clean latents.
 
     Attributes:
-        geometry: Of the latents.
+        geometry: Pixels, frames and rate that the latents stand for.
         sigmas: (steps + 1,) fp32 noise levels.
         sampler: How the steps are taken.
-        video_guidance: Of the video; None without one.
-        audio_guidance: Of the audio.
+        video_guidance: How the video is steered; None without one.
+        audio_guidance: How the audio is steered.
         start: `noise`, or the clean latents of the stage before, with noise at the first of `sigmas`.
     """
 
@@ -57,7 +57,7 @@ class Plan:
         settings: Every choice made.
         model: Where the weights are.
         stages: One after another.
-        dtype: Of the networks.
+        dtype: bf16 or fp32, of weights and activations.
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.

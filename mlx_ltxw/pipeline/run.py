@@ -83,8 +83,8 @@ def steps(
     Args:
         job: From `plan`.
         models: From `transformers`.
-        contexts: Of the job's prompts.
-        seed: Of the clip.
+        contexts: The job's prompts, encoded.
+        seed: The clip's random seed.
         given: What is not to be made.
         noise_source: The noise that stages start from.
     """

@@ -50,7 +50,7 @@ class Turn:
     """One speaker's line.
 
     Attributes:
-        speaker: As written, in lower case.
+        speaker: `woman`, `man` or what else was written, in lower case.
         manner: As written, in lower case; empty without one.
         line: What is said, without its quotes.
         quoted: Whether the line stood in quotes.

@@ -15,7 +15,7 @@ from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.takes.given import read_picture
+from mlx_ltxw.takes.given import given_frames
 from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
@@ -27,7 +27,7 @@ class Clip:
 
     Attributes:
         waveform: (N, 2) fp32 in [-1, 1], at the level it was decoded at; `save` turns down what peaks above -1.5 dBTP.
-        sample_rate: Of it, Hz.
+        sample_rate: Samples a second of the waveform.
         settings: Every choice that made it, with its one seed.
     """
 
@@ -86,7 +86,7 @@ class Clip:
         if not self.has_picture:
             raise UserError("This clip is sound alone.", "Leave {field:audio_only} out to make a picture.")
         if self._made.video is None:
-            return read_picture(self.settings, self._job.geometry.grid)
+            return given_frames(self.settings, self._job.geometry.grid)
         frames = np.concatenate([np.empty((0, self.settings.height, self.settings.width, 3), np.uint8),
                                  *self._made.video])  # fmt: skip
         if len(frames) != self.settings.frames:

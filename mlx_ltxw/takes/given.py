@@ -37,7 +37,7 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
     return dataclasses.replace(request, **missing)
 
 
-def read_picture(settings: Settings, grid: LatentGrid) -> np.ndarray:
+def given_frames(settings: Settings, grid: LatentGrid) -> np.ndarray:
     """The clip's frames (F, H, W, 3) uint8 at the run's size and rate; the last one fills the last latent frame."""
     assert settings.video is not None
     size = settings.frames, settings.frame_rate, settings.width, settings.height

@@ -14,7 +14,7 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.events import Decoding, Told, Written
-from mlx_ltxw.takes.given import fit_to_clip, read_picture
+from mlx_ltxw.takes.given import fit_to_clip, given_frames
 from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
@@ -43,7 +43,7 @@ def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None
         job: From `fit`.
         networks: Of its model and dtype; None loads what is needed for this run alone.
     """
-    picture = read_picture(job.settings, job.geometry.grid) if job.settings.video else None
+    picture = given_frames(job.settings, job.geometry.grid) if job.settings.video else None
     yield from run(job, networks, picture=picture)
 
 

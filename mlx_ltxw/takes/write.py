@@ -24,8 +24,8 @@ def write_files(
 
     Args:
         paths: Of one clip: an mp4 or wav, then what goes beside it, wav or png (`Output.names`).
-        clip: As the run gives it.
-        settings: Of the run.
+        clip: The run's `Decoded`; its frames are taken here.
+        settings: Every choice of the run, resolved.
         metadata: Stored in each mp4 and wav.
 
     Yields:

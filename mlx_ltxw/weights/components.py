@@ -109,7 +109,7 @@ class Component:
         Args:
             config: From `read_config`.
             names: Of the tensors it is to hold, whose numbering may not end before the layers do; checked first.
-            options: Of the network's constructor.
+            options: Keyword arguments of the network's constructor.
 
         Raises:
             UserError: the config has more layers than the tensors, or describes no network.

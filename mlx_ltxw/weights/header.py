@@ -43,7 +43,7 @@ class Tensor:
     """One entry of a header.
 
     Attributes:
-        name: As in the file.
+        name: The tensor's name in the file.
         dtype: safetensors code, such as `BF16`.
         shape: In the file's layout.
         path: The file that holds the data.

@@ -249,7 +249,7 @@ def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress.Progress, "step", interrupt)
+    monkeypatch.setattr(progress.Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL)
     assert done.code == 130
     assert os.listdir(tmp_path) == []
@@ -304,7 +304,7 @@ def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
 
 
 def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
-    from mlx_ltxw.cli.progress import Progress
+    from mlx_ltxw.cli.progress import Bar
     from mlx_ltxw.pipeline.events import Step
     from mlx_ltxw.takes.events import Decoding
 
@@ -313,7 +313,7 @@ def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    bar = Progress()
+    bar = Bar()
     for index in (1, 2):
         bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None))
     bar.decoding(Decoding(3, 9, 17))
@@ -407,16 +407,16 @@ def test_files_of_somebody_elses_request_are_not_read(cli, tmp_path):
 
 def test_each_clip_is_written_when_it_is_done(cli, tmp_path, monkeypatch):
     """Ctrl-C while the second is made leaves the first."""
-    from mlx_ltxw.cli.progress import Progress
+    from mlx_ltxw.cli.progress import Bar
 
-    step = Progress.step
+    step = Bar.step
 
     def interrupt(self, event):
         if event.seed == 2:
             raise KeyboardInterrupt
         step(self, event)
 
-    monkeypatch.setattr(Progress, "step", interrupt)
+    monkeypatch.setattr(Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", 1, "--seed", 2)
     assert done.code == 130
     assert os.listdir(tmp_path) == ["out-1.wav"]

@@ -12,7 +12,6 @@ from mlx_ltxw.models.audio_vae.mel import FLOOR
 from mlx_ltxw.models.audio_vae.resample import hann_sinc, upsample
 from mlx_ltxw.models.audio_vae.vocoder import Vocoder
 
-
 FRAMES = 2048
 """Spectrum frames rendered at a time, 20.5 s; the frames around them are 6 % more work."""
 
@@ -86,7 +85,7 @@ class VocoderWithBWE(nn.Module):
         that it depends on, so that memory does not grow with the length; the result is the whole's.
         """
         length, rate = mel.shape[1], prod(self.config.vocoder.rates)
-        step = self.config.hop // gcd(self.config.hop, rate)  # the spectrum between the two starts at a frame of its own
+        step = self.config.hop // gcd(self.config.hop, rate)  # the spectrum between starts at a frame of its own
         size, reach = -(-FRAMES // step) * step, -(-self.reach() // step) * step
         if length <= size + reach:
             return self._render(mel)

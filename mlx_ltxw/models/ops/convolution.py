@@ -70,9 +70,7 @@ def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int)
     return mx.concatenate(pieces, axis=1)
 
 
-def conv3d(
-    x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int
-) -> mx.array:
+def conv3d(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int) -> mx.array:
     """Convolves a video with its border frames repeated: T frames become `T + before + after - 2`, over the stride.
 
     Args:

@@ -75,7 +75,7 @@ class AdaLayerNormSingle(nn.Module):
 
         Args:
             timesteps: (B, T) scaled sigmas, fp32; T is 1 or the token count.
-            dtype: Of the stream.
+            dtype: bf16 or fp32, of the stream.
 
         Returns:
             The modulation (B, T, rows, dim) and the embedding before its last SiLU (B, T, dim).

@@ -84,7 +84,7 @@ class TransformerConfig:
         layers: Transformer blocks.
         video, audio: The two streams.
         cross_dim: Width of the audio-video attentions (`audio_cross_attention_dim`).
-        eps: Of every norm.
+        eps: Added to the mean square in every norm.
         theta: Base of the rotary frequencies.
         timestep_scale: Multiplies sigma before the sinusoid.
         gate_timestep_scale: The same for the audio-video gates.

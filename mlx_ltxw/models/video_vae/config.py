@@ -36,7 +36,7 @@ DECODER_BLOCKS = {
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockConfig:
     """One entry of `encoder_blocks` or `decoder_blocks`.
 
     Args:
@@ -57,7 +57,7 @@ class Block:
         return next((stride for start, stride in STRIDES.items() if self.kind.startswith(start)), (1, 1, 1))
 
     @classmethod
-    def read(cls, entry: Any, needs: dict[str, tuple[str, ...]], name: str) -> Block:
+    def read(cls, entry: Any, needs: dict[str, tuple[str, ...]], name: str) -> BlockConfig:
         """Reads `[kind, number of layers]` or `[kind, {option: value}]`; every option must have an effect."""
         if not isinstance(entry, list | tuple) or len(entry) != 2:
             raise UserError(f"The checkpoint's config has a damaged block in '{name}'.", "Use an LTX-2.3 checkpoint.")
@@ -96,8 +96,8 @@ class VideoVAEConfig:
 
     latent_channels: int
     log_var_channels: int
-    encoder_blocks: tuple[Block, ...]
-    decoder_blocks: tuple[Block, ...]
+    encoder_blocks: tuple[BlockConfig, ...]
+    decoder_blocks: tuple[BlockConfig, ...]
     decoder_base_channels: int
     patch_size: int
     padding_mode: str
@@ -175,12 +175,12 @@ def _refuse_other_generations(values: Section) -> None:
         )
 
 
-def _resampling(blocks: tuple[Block, ...]) -> tuple[int, int]:
+def _resampling(blocks: tuple[BlockConfig, ...]) -> tuple[int, int]:
     return prod(block.stride[0] for block in blocks), prod(block.stride[1] for block in blocks)
 
 
-def _read_blocks(values: Section, key: str, needs: dict[str, tuple[str, ...]]) -> tuple[Block, ...]:
+def _read_blocks(values: Section, key: str, needs: dict[str, tuple[str, ...]]) -> tuple[BlockConfig, ...]:
     entries = values.take(key)
     if not isinstance(entries, list) or not 1 <= len(entries) <= LONGEST:
         raise UserError(f"The checkpoint's config has no list of blocks in 'vae.{key}'.", "Use an LTX-2.3 checkpoint.")
-    return tuple(Block.read(entry, needs, f"vae.{key}") for entry in entries)
+    return tuple(BlockConfig.read(entry, needs, f"vae.{key}") for entry in entries)

@@ -109,7 +109,7 @@ class Decoder(Layer):
         """Latent (B, F', H', W', C), denormalised -> video (B, F, H, W, 3)."""
         x = through(self.up_blocks, self.conv_in.pieces(pieces))
         pixels = self.conv_out.pieces(map(activated, cut(x)))
-        return map(lambda piece: piece._replace(frames=unpatchify(piece.frames, self.patch_size)), pixels)
+        return (piece._replace(frames=unpatchify(piece.frames, self.patch_size)) for piece in pixels)
 
 
 class VideoVAE(nn.Module):

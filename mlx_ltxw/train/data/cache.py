@@ -51,7 +51,7 @@ class CachedClip:
     Attributes:
         key: Hash of the clip's content, its geometry, its caption and the model.
         name: The file it came from, for messages.
-        caption: As the text encoder read it.
+        caption: The very text that was encoded.
         width, height, frames, frame_rate: Geometry of the clip.
         video: (Tv, C) fp32 normalised clean video tokens; None for sound alone.
         audio: (Ta, C) fp32 normalised clean audio tokens.

@@ -25,7 +25,7 @@ class Transcript:
     """What was heard.
 
     Attributes:
-        text: As one line.
+        text: All that was said, in one line.
         words: With their times, counted from the beginning of the samples; empty where they are not known.
     """
 
