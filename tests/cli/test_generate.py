@@ -67,7 +67,7 @@ def test_json_is_one_event_a_line(cli, tmp_path):
     events = [json.loads(line) for line in done.out.splitlines()]
     assert [event["event"] for event in events] == ["started", "conditioned", "step", "step", "written"]
     assert events[-1]["files"] == [str(tmp_path / "out.wav")]
-    assert events[-1]["register"] in ("normal", "soft", "whispering", None)
+    assert events[-1]["register"] in ("normal", "soft", "whispering", "mixed", "no speech")
     assert events[0]["settings"]["steps"] == 2
     assert done.err == ""
 

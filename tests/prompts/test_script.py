@@ -21,7 +21,7 @@ def test_yaml(tmp_path):
     assert read_script(write(tmp_path, "s.yaml", YAML)) == [
         Part('a dim room, (woman, whispering): "close your eyes"', 4.0),
         Part('a dim room, (man, whispering quietly): "why?"', None),
-        Part('a street, (man): "Taxi!"', None),
+        Part('a street, (man): "Taxi!"', None, normal=True),
     ]
 
 
