@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig
+from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig, autoencoder
 from tests.numbers import relative_error
 from tests.reference.audio import OfficialAudioVAE, audio_vae_section
 from tests.reference.weights import load_official
@@ -49,6 +49,19 @@ def test_decode(pair, frames):
     mel = vae.decode(mx.array(tokens))
     assert mel.shape == (2, 4 * frames - 3, 64, 2)
     assert relative_error(mel, official.decode(tokens)) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_long_sound_in_pieces_equals_the_official_whole(pair, size, monkeypatch):
+    vae, official = pair
+    monkeypatch.setattr(autoencoder, "FRAMES", size)
+    draw = np.random.default_rng(size)
+    mel = draw.normal(-5, 2, (1, 250, 64, 2)).astype(np.float32)
+    assert vae.encoder.reach() < 4 * 63 - 4 * size  # so that some pieces do not reach the beginning
+    assert relative_error(vae.encode(mx.array(mel)), official.encode(mel)) < 1e-5
+    tokens = draw.normal(0, 1, (1, 60, vae.config.features)).astype(np.float32)
+    assert vae.decoder.reach() < 60 - size
+    assert relative_error(vae.decode(mx.array(tokens)), official.decode(tokens)) < 1e-5
 
 
 def test_computes_in_the_weights_dtype():

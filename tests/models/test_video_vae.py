@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.ops import convolution
-from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
+from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig, pieces
 from mlx_ltxw.models.video_vae.conv import CausalConv3d, reflect_edges
 from mlx_ltxw.models.video_vae.layers import AttnBlock3D, pixel_norm
 from mlx_ltxw.models.video_vae.model import patchify, unpatchify
@@ -86,6 +86,46 @@ def test_decoder_equals_the_official_one(weights, frames, height, width, request
     video = vae.decode(mx.array(latent))
     assert video.shape == (2, 1 + (frames - 1) * 8, height * 32, width * 32, 3)
     assert relative_error(video, official.decode(latent)) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 400_000])
+@pytest.mark.parametrize("weights", ["zeros", "reflect"])
+def test_a_video_in_pieces_equals_the_official_whole(weights, size, request, monkeypatch):
+    """Down to one frame a piece, where every layer keeps what its next output needs."""
+    vae, official = request.getfixturevalue(weights)
+    monkeypatch.setattr(pieces, "BYTES", size)
+    video, latent = noise(2, 25, 64, 64, 3), noise(2, 4, 2, 2, 8)
+    assert relative_error(vae.encode(mx.array(video)), official.encode(video)) < 1e-5
+    parts = list(vae.decode_pieces(mx.array(latent)))
+    assert len(parts) > 1
+    assert relative_error(np.concatenate(parts, axis=1), official.decode(latent)) < 1e-5
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_other_blocks_in_pieces_equal_the_official_ones(causal, monkeypatch):
+    vae, official = pair(causal_decoder=causal, **OTHER_BLOCKS)
+    monkeypatch.setattr(pieces, "BYTES", 1)
+    video, latent = noise(1, 17, 64, 96, 3), noise(1, 3, 3, 2, 8)
+    assert relative_error(vae.encode(mx.array(video)), official.encode(video)) < 1e-5
+    assert relative_error(vae.decode(mx.array(latent)), official.decode(latent)) < 1e-5
+
+
+def test_memory_does_not_grow_with_the_length(zeros, monkeypatch):
+    vae, _ = zeros
+    monkeypatch.setattr(pieces, "BYTES", 1 << 18)
+
+    def beyond(frames):
+        latent = mx.zeros((1, frames, 4, 4, 8))
+        mx.eval(latent)
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        for _ in vae.decode_pieces(latent):
+            pass
+        return mx.get_peak_memory() - before
+
+    short, long = beyond(8), beyond(24)
+    assert long < 1.3 * short
 
 
 @pytest.mark.parametrize("log_var", ["per_channel", "constant"])

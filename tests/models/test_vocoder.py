@@ -10,7 +10,7 @@ import torch
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.audio_vae import VocoderConfig, VocoderWithBWE, activation, soften_onset, vocoder
+from mlx_ltxw.models.audio_vae import VocoderConfig, VocoderWithBWE, activation, bandwidth, soften_onset, vocoder
 from mlx_ltxw.models.audio_vae.resample import downsample, hann_sinc, kaiser_sinc, upsample
 from mlx_ltxw.models.ops import convolution, device
 from tests.numbers import relative_error as relative
@@ -87,6 +87,28 @@ def test_pieces_make_the_whole(pair, monkeypatch):
     """Long sounds are rendered piece by piece on the CPU."""
     own, official = pair
     monkeypatch.setattr(convolution, "PIECE", 1)
+    monkeypatch.setattr(convolution, "SHORTEST_PIECE", 300)
+    mel = made_mel(6)
+    assert relative(own(mx.array(mel)), render(official, mel)) < 1e-5
+
+
+@pytest.mark.parametrize("base", [{}, {"upsample_rates": [5, 4, 2], "upsample_kernel_sizes": [11, 8, 4]}])
+def test_a_long_sound_in_pieces_is_the_whole(base, monkeypatch):
+    """Its frames reach each other over 50 others: rendered 30 at a time, with and without the hop among the rates."""
+    own, official = build(vocoder_section(base=base))
+    mel = made_mel(3 * own.reach() + 41)
+    whole = np.array(own(mx.array(mel)))
+    monkeypatch.setattr(bandwidth, "FRAMES", 31)
+    pieces = np.array(own(mx.array(mel)))
+    assert relative(pieces, whole) < 1e-6
+    assert np.abs(pieces - whole).max() < 1e-5
+    assert relative(pieces, render(official, mel)) < 1e-5
+
+
+def test_a_gpu_takes_the_stages_in_pieces(pair, monkeypatch):
+    own, official = pair
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(convolution, "PIECE_ON_GPU", 1)
     monkeypatch.setattr(convolution, "SHORTEST_PIECE", 300)
     mel = made_mel(6)
     assert relative(own(mx.array(mel)), render(official, mel)) < 1e-5
