@@ -53,11 +53,11 @@ def test_resume_takes_the_runs_own_options(run, tiny_model, tmp_path):
 
 
 def test_resume_begins_no_other_run(run, tiny_model, tmp_path):
-    with pytest.raises(UserError, match="no run in .*mistyped"):
+    with pytest.raises(UserError, match=r"no run in .*mistyped"):
         again(tmp_path / "mistyped", tiny_model)
     assert not (tmp_path / "mistyped").exists()
     write_metrics(run, range(1, 16))
-    with pytest.raises(UserError, match="checkpoints of the run .* are gone .*step 15"):
+    with pytest.raises(UserError, match=r"checkpoints of the run .* are gone .*step 15"):
         again(run, tiny_model)
 
 
@@ -80,9 +80,9 @@ def test_two_runs_in_one_folder(run, tiny_model):
 
 
 def test_metrics_of_another_shape_are_left_out(tmp_path):
-    lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff", b'{"step": "3"}',
-             b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b'{"step": true}', b"[" * 5000,
-             b'{"step": 6}', b'{"step": 7, "audio_lo']  # fmt: skip
+    lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff", b"{}",
+             b'{"step": "3"}', b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b"[" * 5000,
+             b'{"step": true}', b'{"step": 6}', b'{"step": 7, "audio_lo']  # fmt: skip
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
@@ -142,7 +142,7 @@ def test_clips_kept_back_are_measured_with_the_same_noise(tiny_model, tmp_path):
     progress = [trainer.step(False)[0] for _ in range(3)]
     assert [event.held_out_loss is not None for event in progress] == [True, True, True]  # first, every second, last
     assert trainer.held_out.loss(trainer.state.parameters) == progress[-1].held_out_loss
-    assert ", kept back 0" in str(progress[-1]) or ", kept back " in str(progress[-1])
+    assert ", kept back " in str(progress[-1])
 
 
 def clips(*voices):
