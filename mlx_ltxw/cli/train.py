@@ -125,7 +125,8 @@ def _prepared(begun: Begun, as_json: bool) -> Clips:
 
 def _teller() -> Callable[[str], None]:
     """Prints for people, with fields as this command's flags."""
-    spell = spelling(click.get_current_context().command)
+    context = click.get_current_context(silent=True)
+    spell = spelling(context.command if context else train)
     return lambda text: click.echo(spelled(text, spell), err=True)
 
 

@@ -102,7 +102,7 @@ def begin(
     config = read_config(file, settings, before.config.to_dict() if before else None).with_sizes(model.generation)
     config = dataclasses.replace(config, init_adapter=absolute(config.init_adapter))
     if before:
-        check_options(run, before.config, config)
+        check_options(run, before.config.with_sizes(model.generation), config)
     if config.trackio:
         check_trackio()
     return Begun(run, given, config, model, world)

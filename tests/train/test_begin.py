@@ -80,9 +80,15 @@ def test_two_runs_in_one_folder(run, tiny_model):
 
 
 def test_metrics_of_another_shape_are_left_out(tmp_path):
+<<<<<<< HEAD
     lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff"]
     lines += [b'{"step": "3"}', b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b'{"step": true}']
     lines += [b"[" * 5000, b'{"step": 6}', b'{"step": 7, "audio_lo']
+=======
+    lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff", b"{}",
+             b'{"step": "3"}', b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b"[" * 5000,
+             b'{"step": true}', b'{"step": 6}', b'{"step": 7, "audio_lo']  # fmt: skip
+>>>>>>> train
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
@@ -142,7 +148,7 @@ def test_clips_kept_back_are_measured_with_the_same_noise(tiny_model, tmp_path):
     progress = [trainer.step(False)[0] for _ in range(3)]
     assert [event.held_out_loss is not None for event in progress] == [True, True, True]  # first, every second, last
     assert trainer.held_out.loss(trainer.state.parameters) == progress[-1].held_out_loss
-    assert ", kept back 0" in str(progress[-1]) or ", kept back " in str(progress[-1])
+    assert ", kept back " in str(progress[-1])
 
 
 def clips(*voices):
