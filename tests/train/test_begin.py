@@ -80,15 +80,9 @@ def test_two_runs_in_one_folder(run, tiny_model):
 
 
 def test_metrics_of_another_shape_are_left_out(tmp_path):
-<<<<<<< HEAD
-    lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff"]
-    lines += [b'{"step": "3"}', b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b'{"step": true}']
-    lines += [b"[" * 5000, b'{"step": 6}', b'{"step": 7, "audio_lo']
-=======
     lines = [b'{"step": 2, "audio_loss": 0.5}', b'{"step": 1, "audio_loss": 0.6}', b"[1]", b"null", b"\xff", b"{}",
              b'{"step": "3"}', b'{"step": 4, "audio_loss": NaN}', b'{"step": 5, "audio_loss": "x"}', b"[" * 5000,
              b'{"step": true}', b'{"step": 6}', b'{"step": 7, "audio_lo']  # fmt: skip
->>>>>>> train
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
