@@ -21,6 +21,7 @@ from mlx_ltxw.adapter.placing import Placement, match, place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
@@ -183,11 +184,12 @@ class BlendedAttention(nn.Module):
         rope: Rope | None = None,
         key_rope: Rope | None = None,
         values_only: bool = False,
+        done: Done = nothing_done,
     ) -> mx.array:
         """As the attention, (B, T, D) -> (B, T, D), of what `read` gave."""
         assert isinstance(context, BlendedRead)
-        base = self._bare(x, context, rope, key_rope, values_only)
-        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only)
+        base = self._bare(x, context, rope, key_rope, values_only, done)
+        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only, done)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
     def read(self, context: mx.array, shared: Read | None = None) -> BlendedRead:

@@ -88,7 +88,7 @@ def test_decoder_equals_the_official_one(weights, frames, height, width, request
     assert relative_error(video, official.decode(latent)) < 1e-5
 
 
-@pytest.mark.parametrize("size", [1, 100_000, 400_000])
+@pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.parametrize("weights", ["zeros", "reflect"])
 def test_a_video_in_pieces_equals_the_official_whole(weights, size, request, monkeypatch):
     """Down to one frame a piece, where every layer keeps what its next output needs."""

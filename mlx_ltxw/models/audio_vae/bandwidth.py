@@ -7,6 +7,7 @@ from math import gcd, prod
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae.config import VocoderConfig
 from mlx_ltxw.models.audio_vae.mel import FLOOR
 from mlx_ltxw.models.audio_vae.resample import hann_sinc, upsample
@@ -84,18 +85,13 @@ class VocoderWithBWE(nn.Module):
         N is T * 160 * 3 for LTX-2.3. A long sound is rendered in pieces of `FRAMES`, each with the frames around it
         that it depends on, so that memory does not grow with the length; the result is the whole's.
         """
-        length, rate = mel.shape[1], prod(self.config.vocoder.rates)
-        step = self.config.hop // gcd(self.config.hop, rate)  # the spectrum between starts at a frame of its own
-        size, reach = -(-FRAMES // step) * step, -(-self.reach() // step) * step
-        if length <= size + reach:
-            return self._render(mel)
-        waveforms, rate = [], rate * self.config.ratio
-        for start in range(0, length, size):
-            first, stop = max(0, start - reach), min(length, start + size + reach)
-            own = self._render(mel[:, first:stop])[:, (start - first) * rate :][:, : size * rate]
-            waveforms.append(mx.contiguous(own))
+        rate, waveforms = prod(self.config.vocoder.rates), []
+        step = self.config.hop // gcd(self.config.hop, rate)  # so that a frame of the second spectrum begins there too
+        for window in ops.windows(mel.shape[1], FRAMES, self.reach(), step):
+            waveform = self._render(mel[:, window.first : window.stop])
+            waveforms.append(window.own(waveform, rate * self.config.ratio))
             mx.eval(waveforms[-1])
-        return mx.concatenate(waveforms, axis=1)
+        return waveforms[0] if len(waveforms) == 1 else mx.concatenate(waveforms, axis=1)
 
     def _render(self, mel: mx.array) -> mx.array:
         base = self.vocoder(mel)  # (B, n, 2) at the input rate

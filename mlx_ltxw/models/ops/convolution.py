@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from mlx_ltxw.models.submissions import Submissions
 
 PIECE = 2**18
 """Elements of a signal that the CPU works on at a time, so that intermediates stay near its cache."""
-PIECE_ON_GPU = 2**20
+PIECE_ON_GPU = 2**21
 """And a GPU, so that the dozens of intermediates of a piece stay small."""
 SHORTEST_PIECE = 2048
 
@@ -58,16 +59,57 @@ def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int)
     on_cpu = device.on_cpu()
     piece = (PIECE if on_cpu else PIECE_ON_GPU) // (batch * channels)
     piece = max(SHORTEST_PIECE, min(piece, -(-length // 2)) if on_cpu else piece)
-    if length <= piece + 2 * reach:
-        return function(x)
     pieces, submissions = [], Submissions(0 if on_cpu else 1, 1)
-    for number, start in enumerate(range(0, length, piece)):
-        first, stop = max(0, start - reach), min(length, start + piece + reach)
+    for number, window in enumerate(windows(length, piece, reach)):
         with mx.stream(_streams()[number % 2]) if on_cpu else nullcontext():
-            own = function(x[:, first:stop])[:, start - first : start - first + piece]
-            pieces.append(own if on_cpu else mx.contiguous(own))
+            pieces.append(window.own(function(x[:, window.first : window.stop])))
         submissions.add(pieces[-1])
-    return mx.concatenate(pieces, axis=1)
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one piece of a signal reads, and what of it is the piece's own.
+
+    Args:
+        first, stop: Samples that it reads.
+        start, end: Its own.
+    """
+
+    first: int
+    stop: int
+    start: int
+    end: int
+
+    def own(self, y: mx.array, rate: int = 1) -> mx.array:
+        """The piece's own part of what was made of its window, at `rate` samples for one; in memory of its own."""
+        if (self.first, self.stop) == (self.start, self.end):
+            return y
+        return mx.contiguous(y[:, (self.start - self.first) * rate : (self.end - self.first) * rate])
+
+
+def windows(length: int, piece: int, reach: int, step: int = 1) -> list[Window]:
+    """Cuts a signal into pieces, each with what its samples depend on.
+
+    All windows have one length, because a GPU library plans a convolution anew for each length it meets.
+
+    Args:
+        length: Of the signal.
+        piece: Samples of a piece at most, up to the step.
+        reach: Samples on either side that a sample depends on.
+        step: Pieces and windows start at a multiple of it.
+    """
+    count = -(-length // piece)
+    size = -(-length // (count * step)) * step
+    span = size + 2 * -(-reach // step) * step
+    if count == 1 or length <= span:
+        return [Window(0, length, 0, length)]
+    latest = -(-(length - span) // step) * step
+    cut = []
+    for start in range(0, length, size):
+        first = min(max(0, start - (span - size) // 2), latest)
+        cut.append(Window(first, min(first + span, length), start, min(start + size, length)))
+    return cut
 
 
 def conv3d(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int) -> mx.array:

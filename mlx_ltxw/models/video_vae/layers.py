@@ -167,13 +167,14 @@ class AttnBlock3D(Layer):
 
     def pieces(self, pieces: Pieces) -> Pieces:
         """(B, T, H, W, C) -> the same shape."""
-        return (piece._replace(frames=self._attended(piece.frames)) for piece in pieces)
+        return map(self._attended, pieces)
 
-    def _attended(self, x: mx.array) -> mx.array:
+    def _attended(self, piece: Piece) -> Piece:
+        x = piece.frames
         frames = x.flatten(0, 1)  # (B T, H, W, C)
         q, k, v = mx.split(self.to_qkv(self.norm(frames)).flatten(1, 2)[:, None], 3, axis=-1)  # (B T, 1, H W, C)
         y = mx.fast.scaled_dot_product_attention(q, k, v, scale=x.shape[-1] ** -0.5)
-        return x + self.proj(y.reshape(frames.shape)).reshape(x.shape)
+        return piece._replace(frames=x + self.proj(y.reshape(frames.shape)).reshape(x.shape))
 
 
 def encoder_block(block: BlockConfig, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:

@@ -109,7 +109,10 @@ class Decoder(Layer):
         """Latent (B, F', H', W', C), denormalised -> video (B, F, H, W, 3)."""
         x = through(self.up_blocks, self.conv_in.pieces(pieces))
         pixels = self.conv_out.pieces(map(activated, cut(x)))
-        return (piece._replace(frames=unpatchify(piece.frames, self.patch_size)) for piece in pixels)
+        return map(self._unpatched, pixels)
+
+    def _unpatched(self, piece: Piece) -> Piece:
+        return piece._replace(frames=unpatchify(piece.frames, self.patch_size))
 
 
 class VideoVAE(nn.Module):
