@@ -13,7 +13,8 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.measure import NO_SPEECH, measure
+from mlx_ltxw.media.measure import NO_SPEECH, REGISTERS, measure
+from mlx_ltxw.media.registers import WHISPER_VOICED
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
 from mlx_ltxw.train.data.clip import Clip, read_sound
@@ -31,6 +32,7 @@ SHORTEST = 1.0
 """Seconds of sound that a clip must have."""
 
 _SURE = 0.75  # confidence of a measured register that contradicts a caption
+_VOICED_FAR = 0.2  # from the voiced share that parts a whisper from a voice
 _HURRIED = 1.6  # how many times faster than audiobooks people talk
 _CLIPPED = 1e-3  # share of samples that are cut off
 _LEVELS = 32  # between silence and the peak
@@ -153,10 +155,13 @@ def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
         found.append(warning(clip.name, "clipped", text))
     turns = parse(clip.caption).turns
     asked = {asked_register(turn) for turn in turns}
-    if len(asked) == 1 and sound.confidence >= _SURE:
+    if len(asked) == 1:
         (register,) = asked
         bare_soft = sound.register == "soft" and not any(turn.manner for turn in turns)
-        if register is not None and register != sound.register and not bare_soft:
+        # how loud a voice was is seldom sure; that it is one, or none, is
+        voice = "whispering" in (register, sound.register) and abs(sound.voiced - WHISPER_VOICED) > _VOICED_FAR
+        sure = sound.confidence >= _SURE or (voice and sound.register in REGISTERS)
+        if register is not None and register != sound.register and sure and not bare_soft:
             found.append(warning(clip.name, "register", _mismatch(turns[0].manner, register, sound)))
     return found
 
