@@ -5,7 +5,7 @@ is slow at that, another way to the same numbers.
 """
 
 from mlx_ltxw.models.ops.activations import gelu_tanh, snake
-from mlx_ltxw.models.ops.convolution import conv1d, conv3d, in_chunks, windows
+from mlx_ltxw.models.ops.convolution import conv1d, conv3d, in_chunks, paced, windows
 from mlx_ltxw.models.ops.device import settle_compile
 from mlx_ltxw.models.ops.dot_product import attention, attention_weights, head_groups, heads_first
 
@@ -18,6 +18,7 @@ __all__ = [
     "head_groups",
     "heads_first",
     "in_chunks",
+    "paced",
     "settle_compile",
     "snake",
     "windows",

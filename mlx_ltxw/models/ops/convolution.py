@@ -18,8 +18,8 @@ from mlx_ltxw.models.submissions import Submissions
 
 PIECE = 2**18
 """Elements of a signal that the CPU works on at a time, so that intermediates stay near its cache."""
-PIECE_ON_GPU = 2**21
-"""And a GPU, so that the dozens of intermediates of a piece stay small."""
+PIECE_ON_GPU = 2**22
+"""And a GPU, so that the intermediates of a piece stay small; smaller pieces take longer to describe than to compute."""
 SHORTEST_PIECE = 2048
 
 
@@ -44,6 +44,11 @@ def _streams() -> tuple[Any, Any]:
     return mx.new_thread_local_stream(mx.cpu), mx.new_thread_local_stream(mx.cpu)
 
 
+def paced() -> Submissions:
+    """Hands work to a GPU as it is described, with two pieces unfinished; a CPU gets it when the result is asked for."""
+    return Submissions(0 if device.on_cpu() else 1, 1)
+
+
 def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int) -> mx.array:
     """`function(x)` piece by piece along time, two pieces at once.
 
@@ -59,7 +64,7 @@ def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, reach: int)
     on_cpu = device.on_cpu()
     piece = (PIECE if on_cpu else PIECE_ON_GPU) // (batch * channels)
     piece = max(SHORTEST_PIECE, min(piece, -(-length // 2)) if on_cpu else piece)
-    pieces, submissions = [], Submissions(0 if on_cpu else 1, 1)
+    pieces, submissions = [], paced()
     for number, window in enumerate(windows(length, piece, reach)):
         with mx.stream(_streams()[number % 2]) if on_cpu else nullcontext():
             pieces.append(window.own(function(x[:, window.first : window.stop])))

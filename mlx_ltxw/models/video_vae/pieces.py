@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from mlx_ltxw.models.submissions import Submissions
 
-BYTES = 32 << 20
+BYTES = 24 << 20
 """Of a piece at most, unless a single frame is larger."""
 WINDOW = 1
 """Pieces that layers have made and that may be unfinished at a time."""
