@@ -19,7 +19,7 @@ from mlx_ltxw.models.submissions import Submissions
 PIECE = 2**18
 """Elements of a signal that the CPU works on at a time, so that intermediates stay near its cache."""
 PIECE_ON_GPU = 2**22
-"""And a GPU, so that the intermediates of a piece stay small; smaller pieces take longer to describe than to compute."""
+"""And a GPU, so that what a piece leaves between is small; smaller ones take longer to describe than to compute."""
 SHORTEST_PIECE = 2048
 
 
@@ -45,7 +45,7 @@ def _streams() -> tuple[Any, Any]:
 
 
 def paced() -> Submissions:
-    """Hands work to a GPU as it is described, with two pieces unfinished; a CPU gets it when the result is asked for."""
+    """Hands work to a GPU as it is described, two pieces unfinished; a CPU gets it when the result is asked for."""
     return Submissions(0 if device.on_cpu() else 1, 1)
 
 
