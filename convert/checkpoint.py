@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,14 @@ def tell_variant(names: Sequence[str]) -> str | None:
     return told.pop() if len(told) == 1 else None
 
 
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether a file of these tensors is a LoRA or its like."""
+    return any(_ADAPTER.search(name) for name in names)
+
+
+_ADAPTER = re.compile(r"\.(lora_[ABab]|lora[_.](up|down)|lokr_w[12](_[ab])?|hada_w[12]_[ab]|diff|diff_b)(\.|$)")
+
+
 def _join(headers: Sequence[Header]) -> dict[str, Tensor]:
     names: dict[str, Tensor] = {}
     twice: dict[str, list[str]] = {}
@@ -113,7 +121,7 @@ def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> 
     config, version = metadata["config"], _version(metadata.get("model_version", ""))
     transformer = config.get("transformer", {})
     block = f"{DIFFUSION}transformer_blocks.0."
-    if any(re.search(r"\.(lora_[AB]|lora_(up|down)|lokr_w1|hada_w1_a)(\.|$)", name) for name in names):
+    if is_adapter(names):
         raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with {field:adapters}.")
     if config.get("_class_name") == "LatentUpsampler":
         raise UserError("This is a latent upscaler, not a checkpoint.", _USE_23)

@@ -68,7 +68,7 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
 
     Args:
         folder: Holds `config.json` and the tokenizer.
-        headers: Of its weight files.
+        headers: One a weight file.
 
     Raises:
         UserError: files are missing, the model is no Gemma-3 or is quantised, or its rotary settings are lost.

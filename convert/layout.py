@@ -68,7 +68,7 @@ def _vae_prefix(tensors: list[Tensor]) -> str:
     return {_VIDEO_RANK: "vae.", _AUDIO_RANK: "audio_vae."}.get(len(first[0].shape), "") if first else ""
 
 
-def place(name: str) -> tuple[str, str] | None:
+def component_of(name: str) -> tuple[str, str] | None:
     """Component and parameter path of an official name; None where no component has it."""
     for prefix, component, stripped in _PREFIXES:
         if name.startswith(prefix):

@@ -16,7 +16,7 @@ from mlx_ltxw.weights.names import grouped, natural_key
 
 from .checkpoint import Checkpoint
 from .gemma import Gemma
-from .layout import axes, place
+from .layout import axes, component_of
 from .quantize import Quantization, in_blocks
 
 SHARD_BYTES = 2 << 30
@@ -136,7 +136,7 @@ def make_plan(
     scales: dict[str, Tensor] = {}
     unplaced = []
     for official, tensor in checkpoint.tensors.items():
-        if (spot := place(official)) is None:
+        if (spot := component_of(official)) is None:
             unplaced.append(official)
             continue
         component, name = spot

@@ -16,7 +16,7 @@ class Quantization:
     """How MLX packs a linear's weight; the fields of mlx-lm's `quantization` entries.
 
     Attributes:
-        bits: Of one weight.
+        bits: Bits a weight takes: 4 or 8.
         group_size: Weights along the input axis that share a scale.
         mode: `affine` (scale and bias), or a shared-exponent float format, whose scales are one byte each.
     """
@@ -56,7 +56,7 @@ class Quantization:
         """The arrays that replace a weight [out, in]: suffix -> (safetensors dtype, shape).
 
         Args:
-            shape: Of the weight.
+            shape: (out, in) of the weight.
             dtype: Of the weight, which affine scales keep.
         """
         out, width = shape

@@ -71,7 +71,7 @@ def prepare(
         source: Checkpoint: a file, a directory of component files, or a Hub repo (`owner/name[/file]`).
         text_encoder: Gemma-3: a directory or a Hub repo (`owner/name[@revision]`).
         quantization: For the linears of the transformer's blocks and of Gemma.
-        revision: Of the checkpoint's repo.
+        revision: Branch, tag or commit of the checkpoint's repo.
         variant: `dev` or `distilled`, where the file's name does not tell.
         data: False plans from headers alone: nothing large is downloaded, and cut files are accepted.
         shard_bytes: Largest output file.
@@ -84,6 +84,8 @@ def prepare(
     if text_encoder:
         check_access(text_encoder)
     found = open_checkpoint(source, revision, variant, data)
+    for name in found.left_out:
+        _say(f"{name} is an adapter (LoRA) and is left out; give it to `generate` with --adapter.")
     checkpoint = read_checkpoint(found.headers)
     text = open_gemma(text_encoder, data) if text_encoder else None
     plan = make_plan(checkpoint, text.gemma if text else None, quantization, shard_bytes)

@@ -13,7 +13,7 @@ from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
 from mlx_ltxw.weights.header import Header, parse_header, read_header
 from mlx_ltxw.weights.text import WEIGHTS
 
-from .checkpoint import tell_variant
+from .checkpoint import is_adapter, tell_variant
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -25,15 +25,17 @@ class Source:
     """Resolved files.
 
     Attributes:
-        label: As the user named it.
-        headers: Of its safetensors files.
+        label: What the user wrote: a path or `owner/name`.
+        headers: One a safetensors file.
         repo, revision: Hub repo and commit, or None for local files.
+        left_out: Names of adapters that lie beside a checkpoint.
     """
 
     label: str
     headers: tuple[Header, ...]
     repo: str | None
     revision: str | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -53,7 +55,7 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
 
     Args:
         source: A file, a directory of component files, `owner/name` or `owner/name/file`.
-        revision: Of a Hub repo.
+        revision: Branch, tag or commit of a Hub repo.
         variant: `dev` or `distilled`; chooses among several files.
         data: Whether the tensors are needed; without, a Hub file's header alone is fetched, and a file may be cut
             after its header.
@@ -70,7 +72,10 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     elif revision:
         raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
-        found = Source(source, tuple(read_header(file) for file in _local_files(path, variant)), None, None)
+        headers = [read_header(file) for file in _local_files(path, variant)]
+        own = [header for header in headers if not is_adapter(header.tensors)] or headers
+        left_out = tuple(header.path.name for header in headers if header not in own)
+        found = Source(source, tuple(own), None, None, left_out)
     if data:
         for header in found.headers:
             header.check_complete()

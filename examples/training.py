@@ -12,11 +12,13 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "training")
 clips = folder / "clips"
 clips.mkdir(parents=True, exist_ok=True)
 
-# Four clips with a caption beside each. Yours would be recordings.
+# Two clips with a caption beside each. Yours would be recordings, and dozens of them.
 model = ltx.load()
-for seed, line in enumerate(["close your eyes", "stay here"] * 2):
+for seed, line in enumerate(["close your eyes", "stay here"]):
     prompt = f'a woman in dim light, (woman, whispering): "{line}"'
-    model.generate(prompt, adapter="whisper", seed=seed, audio_only=True, steps=4).save(clips / f"{seed}.wav")
+    model.generate(prompt, adapter="whisper", seed=seed, audio_only=True, frames=49, steps=4).save(
+        clips / f"{seed}.wav"
+    )
     (clips / f"{seed}.txt").write_text(prompt)
 
 done = ltx.train(
@@ -24,9 +26,11 @@ done = ltx.train(
     folder / "run",
     model=model,
     follow=print,  # each event says itself in a line
-    steps=5,
+    frames=49,  # two seconds
+    steps=3,  # 2000 is the default
     rank=4,
     preview_every=0,
+    preview_prompts=[prompt],
     preview_steps=2,
 )
 

@@ -54,6 +54,7 @@ class Fields(TypedDict, total=False):
     register_at: str | None
     video: str | None
     soften_onset: bool
+    remove_offset: bool
 
 
 def load(model: str | Path | None = None, *, resident: bool = True) -> Model:

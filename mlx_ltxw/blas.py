@@ -33,5 +33,16 @@ def prefer_openblas() -> bool:
     return True
 
 
+def is_missing() -> bool:
+    """Whether there is no system OpenBLAS where one would be used: on Linux, unless the variable names another."""
+    if LOADED or VARIABLE in os.environ or not sys.platform.startswith("linux"):
+        return False
+    try:
+        ctypes.CDLL("libopenblas.so.0")
+    except OSError:
+        return True
+    return False  # it is there, but MLX came first
+
+
 LOADED = prefer_openblas()
 """Whether a system OpenBLAS was loaded ahead of MLX's own BLAS."""

@@ -76,6 +76,18 @@ def on_metal() -> bool:
     return not on_cpu() and _mlx().metal.is_available()
 
 
+def slow_blas() -> list[str]:
+    """A note for who computes on the CPU without the fast BLAS that Linux systems offer; else nothing."""
+    from mlx_ltxw import blas
+
+    if not on_cpu() or not blas.is_missing():
+        return []
+    return [
+        "OpenBLAS is not installed, and without it MLX is several times slower on this CPU. On Debian and Ubuntu: "
+        "`sudo apt install libopenblas0-pthread`; elsewhere any libopenblas.so.0 will do."
+    ]
+
+
 def peak_memory() -> int:
     """Bytes: the larger of MLX's own peak and the process's resident peak.
 

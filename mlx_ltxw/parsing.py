@@ -91,7 +91,7 @@ def build(cls: type[T], values: Any, what: str, hint: str = _HINT) -> T:
         if not isinstance(values, dict):
             raise Unsound("it is no table of values")
         _check_fields(cls, values)
-        return msgspec.convert(values, cls, strict=True)
+        return _initialised(msgspec.convert(values, cls, strict=True))
     except (Unsound, msgspec.ValidationError) as error:
         raise UserError(f"{what} cannot be used: {_told(error)}.", hint) from error
 
@@ -181,12 +181,23 @@ def _check_fields(hint: Any, value: Any, where: str = "") -> None:
             raise Unsound(f"there is no field {' or '.join(some(unknown, 3))}")
         for name, item in value.items():
             _check_fields(hints[name], item, f"{where}{name}.")
+    elif typing.get_origin(hint) is typing.Literal and value is not None and value not in inner:
+        raise Unsound(f"{where[:-1]!r} is {value!r}, and can only be {', '.join(str(choice) for choice in inner)}")
     elif typing.get_origin(hint) is dict and isinstance(value, dict):
         for name, item in value.items():
             _check_fields(inner[1], item, f"{where}{name}.")
     elif typing.get_origin(hint) in (list, tuple) and isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_fields(inner[0], item, f"{where[:-1]}[{index}].")
+
+
+def _initialised(value: Any) -> Any:
+    """The same values in dataclasses that their own `__init__` made; msgspec leaves defaults to the class."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{f.name: _initialised(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    if isinstance(value, dict):
+        return {name: _initialised(item) for name, item in value.items()}
+    return type(value)(map(_initialised, value)) if isinstance(value, list | tuple) else value
 
 
 def _told(error: Exception) -> str:

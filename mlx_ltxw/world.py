@@ -19,7 +19,7 @@ class World:
     """The machines of a run.
 
     Attributes:
-        rank: Of this one; 0 writes.
+        rank: This process's number, from 0; 0 writes.
         size: How many.
         group: MLX's, None when alone.
     """

@@ -59,6 +59,37 @@ def test_missing_library_is_no_error():
     ]
 
 
+NOTE = "import mlx_ltxw.machine as m; print(len(m.slow_blas()), *m.slow_blas())"
+LATE = "import mlx.core; "
+NOT_THERE = (
+    "import ctypes\n"
+    "plain = ctypes.CDLL\n"
+    "def absent(name, *rest, **more):\n"
+    "    if name == 'libopenblas.so.0': raise OSError\n"
+    "    return plain(name, *rest, **more)\n"
+    "ctypes.CDLL = absent\n"
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the BLAS is loaded on Linux alone")
+def test_a_missing_library_is_told():
+    environment = {"MLX_LTXW_OPENBLAS": ""}
+    code = f"import os; os.environ.pop('MLX_LTXW_OPENBLAS', None)\n{NOT_THERE}{NOTE}"
+    told = run(code, **environment)
+    assert told[0] == "1"
+    assert "libopenblas0-pthread`;" in told
+    assert run(NOT_THERE + NOTE, MLX_LTXW_OPENBLAS="0") == ["0"]  # as the user wants it
+    on_gpu = "import mlx_ltxw.machine as m; m.on_cpu = lambda: False\nprint(m.slow_blas())"
+    assert run(code.replace(NOTE, on_gpu), **environment) == ["[]"]
+
+
+@needs_library
+@pytest.mark.parametrize("first", ["", LATE])
+def test_a_library_that_is_there_is_not(first):
+    code = f"import os; os.environ.pop('MLX_LTXW_OPENBLAS', None)\n{first}{NOTE}"
+    assert run(code) == ["0"]
+
+
 def test_never_on_macos(monkeypatch):
     from mlx_ltxw import blas
 

@@ -99,6 +99,7 @@ def test_dataclasses():
     made = build(Outer, {"text": "x", "numbers": [1, 2], "inner": {"scale": 3}}, "x")
     assert made == Outer("x", (1, 2), Inner(3.0))
     assert type(made.inner.scale) is float
+    assert vars(build(Outer, {"text": "x"}, "x")) == vars(Outer("x"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_dataclasses():
         ({"text": "x", "inner": {"scale": "3"}}, r"'inner\.scale' is a text, not a number"),
         ({"text": "x", "inner": {"scale": 3, "more": 1}}, r"no field 'inner\.more'"),
         ({"text": "x", "inner": []}, "'inner' is a list, not a table"),
-        ({"text": "x", "kind": "c"}, "'kind' cannot be 'c'"),
+        ({"text": "x", "kind": "c"}, "'kind' is 'c', and can only be a, b"),
         ({"text": "x", "more": 1, "most": 2}, "no field 'more' or 'most'"),
         ({}, "the field 'text' is missing"),
         ([], "no table"),

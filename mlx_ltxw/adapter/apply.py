@@ -7,20 +7,21 @@ removes the adapter exactly. Quantised linears keep their packed weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.branches import Branch, FullBranch, LowRankBranch, branch_of
-from mlx_ltxw.adapter.deltas import Delta
+from mlx_ltxw.adapter.deltas import Delta, at_strength
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
@@ -101,7 +102,7 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Parts:
         for path in placement.placed:
             value = strength.of(path)
             if value:
-                modules.setdefault(path, []).append((adapter.deltas.get(path), adapter.biases.get(path), value))
+                modules.setdefault(path, []).extend(_parts(adapter, path, value))
     return modules
 
 
@@ -147,6 +148,18 @@ class BlendedRead(Read):
         return both
 
 
+def _parts(adapter: Adapter, path: str, strength: float) -> Iterator[Part]:
+    """The change and the addition to the bias, apart where a strength acts on the two in different ways."""
+    delta, bias = adapter.deltas.get(path), adapter.biases.get(path)
+    if delta is not None:
+        delta, factor = at_strength(delta, strength)
+        if factor != strength:
+            yield delta, None, factor
+            delta = None
+    if delta is not None or bias is not None:
+        yield delta, bias, strength
+
+
 class BlendedAttention(nn.Module):
     """An adapted text attention whose strength differs from token to token: `base(x) + gate * (adapted(x) - base(x))`.
 
@@ -171,11 +184,12 @@ class BlendedAttention(nn.Module):
         rope: Rope | None = None,
         key_rope: Rope | None = None,
         values_only: bool = False,
+        done: Done = nothing_done,
     ) -> mx.array:
         """As the attention, (B, T, D) -> (B, T, D), of what `read` gave."""
         assert isinstance(context, BlendedRead)
-        base = self._bare(x, context, rope, key_rope, values_only)
-        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only)
+        base = self._bare(x, context, rope, key_rope, values_only, done)
+        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only, done)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
     def read(self, context: mx.array, shared: Read | None = None) -> BlendedRead:

@@ -26,6 +26,8 @@ _DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
+    "F8_E4M3": np.dtype("u1"),
+    "F8_E5M2": np.dtype("u1"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
 }
@@ -37,7 +39,8 @@ class TensorFile:
 
     Attributes:
         path: Where it lies.
-        tensors: Name -> array, in the file's dtype (F64 as fp32); all values finite.
+        tensors: Name -> array, in the file's dtype (F64 as fp32); all values finite, but for an alpha,
+            which not every method uses.
         metadata: The header's `__metadata__`.
     """
 
@@ -63,7 +66,7 @@ def read_tensors(path: Path) -> TensorFile:
     tensors, faults = {}, []
     for name, entry in header.tensors.items():
         try:
-            tensors[name] = array(entry, data)
+            tensors[name] = array(entry, data, may_be_infinite=name.endswith("alpha"))
         except ValueError as error:
             faults.append(f"{name}: {error}")
     if faults:
@@ -100,23 +103,30 @@ def bad_file(path: Path, why: str) -> UserError:
     return UserError(f"'{path}' is not a sound adapter file: {why}.", "Download or export the adapter again.")
 
 
-def array(entry: Tensor, data: np.ndarray) -> mx.array:
-    """One tensor's values, in the file's dtype (F64 as fp32).
+def array(entry: Tensor, data: np.ndarray, first: int = 0, may_be_infinite: bool = False) -> mx.array:
+    """One tensor's values, in the file's dtype (F64 and F8_E4M3 as fp32, F8_E5M2 as fp16).
 
     Args:
-        entry: Of the header.
-        data: All bytes of the file.
+        entry: The tensor's line in the header.
+        data: Bytes of the file.
+        first: Where in the file they begin.
+        may_be_infinite: Accept values that are not finite.
 
     Raises:
         ValueError: a dtype that adapters never have, or values that are not finite.
     """
     if entry.dtype not in _DTYPES:
-        raise ValueError(f"dtype {entry.dtype} is not one adapters have (F32, F16, BF16)")
-    values = np.frombuffer(data[entry.start : entry.stop].tobytes(), dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
+        raise ValueError(f"dtype {entry.dtype} is not one adapters have (F32, F16, BF16, F8)")
+    raw = data[entry.start - first : entry.stop - first].tobytes()
+    values = np.frombuffer(raw, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
     if entry.dtype == "F64":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-    if not _finite(values, entry.dtype):
+    if entry.dtype == "F8_E5M2":  # the upper half of a float16
+        values = (values.astype(np.uint16) << 8).view(np.float16)
+    if entry.dtype == "F8_E4M3":
+        values = np.array(mx.from_fp8(mx.array(values), mx.float32))
+    if not may_be_infinite and not _finite(values, entry.dtype):
         raise ValueError("holds NaN or infinite values")
     made = mx.array(values)
     return made.view(mx.bfloat16) if entry.dtype == "BF16" else made

@@ -8,7 +8,7 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import mlx.core as mx
@@ -138,13 +138,16 @@ class Full:
 class DoRA:
     """DoRA: the inner change, then every row (or column) of the weight brought to a learned length.
 
-    `W' = magnitude / length * (W + inner)`. What `length` measures depends on who wrote the file:
+    `W' = magnitude / length * (W + inner)`. What `length` measures, and what a strength does, depends on who wrote the
+    file; each is read as its own program reads it:
 
-    | length | measured on | written by |
-    |---|---|---|
-    | `rows` | each row of W + inner | PEFT, musubi, ai-toolkit (`lora_magnitude_vector`, `magnitude`) |
-    | `base_rows` | each row of W | ComfyUI's reading of `dora_scale` (out, 1) (`weight_adapter/base.py`) |
-    | `columns` | each column of W + inner | the same with `dora_scale` (1, in) |
+    | length | measured on | at strength s | written by |
+    |---|---|---|---|
+    | `rows` | each row of W + inner | s * inner in inner's place | PEFT, musubi, ai-toolkit (`magnitude`) |
+    | `base_rows` | each row of W | W + s (W' - W) | ComfyUI's reading of `dora_scale` (out, 1) |
+    | `columns` | each column of W + inner | W + s (W' - W) | the same with `dora_scale` (1, in) |
+
+    At strength 0 a module is left out, lengths and all; PEFT would keep the lengths.
 
     Attributes:
         inner: The change before the lengths.
@@ -182,6 +185,18 @@ class DoRA:
 
 
 Delta = LowRank | LoKr | LoHa | Full | DoRA
+
+
+def at_strength(delta: Delta, strength: float) -> tuple[Delta, float]:
+    """The change that a strength makes of this one, and the factor that is still to multiply it.
+
+    Only PEFT's DoRA is no straight line: `set_scale` and diffusers' `adapter_weights` scale `B A` inside the norm
+    (`peft/tuners/lora/layer.py`, `dora.py`).
+    """
+    if isinstance(delta, DoRA) and delta.length == "rows":
+        inner = replace(delta.inner, scale=delta.inner.scale * strength)
+        return replace(delta, inner=inner), 1.0
+    return delta, strength
 
 
 def change(delta: Delta, weight: mx.array) -> mx.array:

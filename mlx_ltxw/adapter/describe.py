@@ -12,31 +12,36 @@ from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank, rms
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import kind
+from mlx_ltxw.adapter.outline import outline, too_large
 from mlx_ltxw.adapter.source import locate
+from mlx_ltxw.printing import printable, readable, some
+from mlx_ltxw.weights.header import Header, read_header
 
+_MOST_LINES = 40
 _METHODS: dict[type, str] = {LowRank: "LoRA", LoKr: "LoKr", LoHa: "LoHa", DoRA: "DoRA", Full: "whole difference"}
 
 
 @dataclass(frozen=True)
-class Description:
+class AdapterDescription:
     """An adapter in figures.
 
     Attributes:
-        name: Of the file.
+        name: The file's name, or what the user called it.
         format: How it spells module names.
         methods: LoRA, LoKr, LoHa, DoRA or whole difference -> modules.
         ranks: Rank -> modules.
         alphas: Alpha, stored or configured -> modules; empty when the file knows none.
         scales: What multiplies B @ A -> modules.
-        dtypes: Of the weights -> modules.
+        dtypes: Weight dtype -> how many modules have it.
         targets: Kind of module -> how many.
-        rms: Kind of module -> root mean square of its changes' elements (of DoRA: before the lengths).
+        rms: Kind of module -> root mean square of its changes' elements (of DoRA: before the lengths); of a large file,
+            which is described from its header, none.
         parameters: Numbers stored.
         biases: Modules whose bias changes too.
         leftover: What is not for the transformer -> why.
         notes: What reading had to assume.
         metadata: The file's own.
-        modules: Module -> root mean square of its change.
+        modules: Module -> root mean square of its change; None where it was not measured.
     """
 
     name: str
@@ -53,7 +58,7 @@ class Description:
     leftover: dict[str, str]
     notes: tuple[str, ...]
     metadata: dict[str, str]
-    modules: dict[str, float]
+    modules: dict[str, float | None]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -64,39 +69,72 @@ class Description:
             f"adapter     {self.name}",
             f"format      {self.format} ({_counted(self.methods)})",
             f"rank        {_counted(self.ranks) or 'none'}",
-            f"alpha       {_counted(self.alphas) or 'not stored'}; scale {_counted(self.scales)}",
+            f"alpha       {_counted(self.alphas) or 'not stored'}"
+            + (f"; scale {_counted(self.scales)}" if self.scales else ""),
             f"weights     {self.parameters:,} ({_counted(self.dtypes)})",
             f"changes     {len(self.modules)} modules" + (f" and {self.biases} biases" if self.biases else ""),
         ]
-        lines += [f"  {name:<22}{count:>5}   rms {self.rms[name]:.3e}" for name, count in self.targets.items()]
-        lines += [f"no place    {name}: {why}" for name, why in self.leftover.items()]
+        for name, count in self.targets.items():
+            lines.append(f"  {name:<22}{count:>5}" + (f"   rms {self.rms[name]:.3e}" if name in self.rms else ""))
+        places = [f"no place    {name}: {why}" for name, why in self.leftover.items()]
+        lines += places[:_MOST_LINES] + [f"no place    and {len(places) - _MOST_LINES:,} more"] * (
+            len(places) > _MOST_LINES
+        )
         lines += [f"note        {note}" for note in self.notes]
         lines += [f"metadata    {key}: {_shortened(value)}" for key, value in sorted(self.metadata.items())]
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
 
 
-def describe(source: str | Path) -> Description:
+def describe(source: str | Path) -> AdapterDescription:
     """Reads and describes an adapter: a file, a folder, a Hub repository or a built-in name.
 
     Raises:
         UserError: as `formats.read` and `source.locate`.
     """
     located = locate(str(source), BUILTIN_ADAPTERS)
+    header = read_header(located.path)
+    header.check_complete()
+    if too_large(header):
+        return _describe_outline(located.name, header)
     return describe_adapter(read(located.path, config=located.config, name=located.name))
 
 
-def describe_adapter(adapter: Adapter) -> Description:
+def _describe_outline(name: str, header: Header) -> AdapterDescription:
+    """Of a large adapter, whose changes are not measured."""
+    found = outline(header)
+    size = sum(tensor.nbytes for tensor in header.tensors.values())
+    note = f"The file is large ({readable(size)}, {len(header.tensors):,} tensors); its changes were not measured."
+    return AdapterDescription(
+        name=name,
+        format="+".join(found.formats),
+        methods=dict(found.methods.most_common()),
+        ranks=dict(found.ranks.most_common()),
+        alphas=dict(found.alphas.most_common()),
+        scales={},
+        dtypes=dict(found.dtypes.most_common()),
+        targets=found.targets,
+        rms={},
+        parameters=found.parameters,
+        biases=found.biases,
+        leftover=found.leftover,
+        notes=(note,),
+        metadata=dict(header.metadata),
+        modules=dict.fromkeys(found.modules),
+    )
+
+
+def describe_adapter(adapter: Adapter) -> AdapterDescription:
     """Describes an adapter already read."""
-    modules = {path: rms(delta) for path, delta in sorted(adapter.deltas.items())}
+    measured = {path: rms(delta) for path, delta in sorted(adapter.deltas.items())}
     squares: dict[str, list[float]] = defaultdict(list)
     sizes: dict[str, list[int]] = defaultdict(list)
-    for path, value in modules.items():
+    for path, value in measured.items():
         size = math.prod(adapter.deltas[path].shape)
         squares[kind(path)].append(value * value * size)
         sizes[kind(path)].append(size)
     deltas = list(adapter.deltas.values())
     tensors = [tensor for delta in deltas for tensor in _tensors(delta)]
-    return Description(
+    return AdapterDescription(
         name=adapter.name,
         format=adapter.format,
         methods=_count([_METHODS[type(delta)] for delta in deltas]),
@@ -111,7 +149,7 @@ def describe_adapter(adapter: Adapter) -> Description:
         leftover=adapter.leftover,
         notes=adapter.notes,
         metadata=adapter.metadata,
-        modules=modules,
+        modules=dict(measured),
     )
 
 
@@ -139,9 +177,9 @@ def _counted(counts: dict[str, int]) -> str:
     """`32`, or `32 (288), 384 (1360)` when there are several."""
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{value} ({count})" for value, count in counts.items())
+    return ", ".join(some([f"{value} ({count})" for value, count in counts.items()], 20))
 
 
 def _shortened(text: str, limit: int = 160) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:10_000].split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

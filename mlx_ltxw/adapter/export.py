@@ -3,7 +3,7 @@
 | target | names | read by |
 |---|---|---|
 | `comfyui` | `diffusion_model.<official>.lora_A/B.weight` | ComfyUI, the official loader, diffusers, mlx-ltxw |
-| `diffusers` | `transformer.<diffusers>.lora_A/B.weight`, `lora_adapter_metadata` | diffusers, PEFT |
+| `diffusers` | `transformer.<diffusers>.lora_A/B.weight`, `lora_adapter_metadata`; PEFT's DoRA | diffusers, PEFT |
 | `mlx` | `diffusion_model.<official without .0>.lora_A/B.weight` | MLX ports that number no single-element list |
 
 Alpha is folded into B, since half of the readers ignore it: every reader then computes `B @ A` as it stands. Where that
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import mlx.core as mx
 
@@ -56,10 +57,14 @@ def export(adapter: Adapter, target: str, path: Path, extra: Mapping[str, str] |
         name = exported_name(module, target)
         if isinstance(delta, LowRank):
             tensors |= _low_rank(name, delta)
+        elif target == "diffusers" and _is_peft_dora(delta):
+            tensors |= _peft_dora(name, delta)
         elif target == "comfyui":
             tensors |= _other(name, delta, adapter.name)
         else:
             raise _unreadable(adapter.name, target, type(delta).__name__)
+    if target == "diffusers" and len({isinstance(delta, DoRA) for delta in adapter.deltas.values()}) > 1:
+        raise _unreadable(adapter.name, target, "both LoRA and DoRA modules, for which its configuration has one field")
     if adapter.biases and target != "comfyui":
         raise _unreadable(adapter.name, target, "a changed bias")
     tensors |= {f"{exported_name(module, target)}.diff_b": bias for module, bias in adapter.biases.items()}
@@ -93,6 +98,15 @@ def _low_rank(name: str, delta: LowRank) -> dict[str, mx.array]:
     b = fold(delta.b, delta.scale)
     dtype = b.dtype if delta.a.dtype == b.dtype else mx.float32  # readers multiply the two without a cast
     return {f"{name}.lora_A.weight": delta.a.astype(dtype), f"{name}.lora_B.weight": b.astype(dtype)}
+
+
+def _is_peft_dora(delta: Delta) -> TypeGuard[DoRA]:
+    return isinstance(delta, DoRA) and delta.length == "rows" and isinstance(delta.inner, LowRank)
+
+
+def _peft_dora(name: str, delta: DoRA) -> dict[str, mx.array]:
+    assert isinstance(delta.inner, LowRank)
+    return _low_rank(name, delta.inner) | {f"{name}.lora_magnitude_vector": delta.magnitude}
 
 
 def _other(name: str, delta: Delta, adapter: str) -> dict[str, mx.array]:
@@ -142,6 +156,7 @@ def _peft_metadata(adapter: Adapter) -> dict[str, object]:
         "target_modules": sorted(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
+        "use_dora": any(isinstance(delta, DoRA) for delta in adapter.deltas.values()),
     }
     return {f"transformer.{key}": value for key, value in config.items()}
 

@@ -109,7 +109,7 @@ def fuse_parts(
         module: Left as it is.
         parts: From `by_module` for a model, of one block from `by_block`.
         quantized: As for `fuse`.
-        keep_beside: Of a path in `module`.
+        keep_beside: Whether adapters of a linear, by its path in `module`, stay beside it.
     """
     here = linears(module)
     packed = {path for path in parts if isinstance(here[path], nn.QuantizedLinear)}

@@ -11,6 +11,9 @@ ROLES = {
     "lora.down.weight": "lora_A",
     "lora_B.weight": "lora_B",
     "lora_B": "lora_B",
+    "lora_B.bias": "lora_bias",
+    "lora_a": "mlx_a",
+    "lora_b": "mlx_b",
     "lora_up.weight": "lora_B",
     "lora.up.weight": "lora_B",
     "alpha": "alpha",
@@ -39,7 +42,6 @@ UNSUPPORTED = {
     "hada_t1": "a convolution's LoHa",
     "hada_t2": "a convolution's LoHa",
     "lora_A.bias": "a LoRA with biases of its own",
-    "lora_B.bias": "a LoRA with biases of its own",
     "oft_blocks": "OFT",
     "oft_R.weight": "OFT",
     "oft_R": "OFT",
@@ -53,12 +55,22 @@ UNSUPPORTED = {
     "a2.weight": "GLoRA",
     "b1.weight": "GLoRA",
     "b2.weight": "GLoRA",
-    "lora_a": "mlx-lm's LoRA, whose scale is in no file of its own",
-    "lora_b": "mlx-lm's LoRA, whose scale is in no file of its own",
+    "scalar": "LyCORIS' scalar",
+    "on_input": "IA3",
+    "ia3_l": "IA3",
+    "oft_diag": "OFT",
+    "lora_E": "AdaLoRA",
+    "lora_diag": "KaSA",
+    "lora_embedding_A": "a LoRA of an embedding",
+    "lora_embedding_B": "a LoRA of an embedding",
+    "vera_lambda_b": "VeRA",
+    "vera_lambda_d": "VeRA",
+    "base_layer.bias": "a whole bias in place of the model's own (PEFT's bias)",
 }
 """End of a tensor's name -> the method it belongs to, none of which is implemented."""
 
-_PEFT_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(default\w*)\.(weight|bias)$")
+_PEFT_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.((?!lora_)\w+)\.(weight|bias)$")
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
 _PEFT_NAMED_FACTOR = re.compile(r"\.(lokr_w[12](?:_[ab])?|hada_w[12]_[ab]|lora_magnitude_vector)\.(default\w*)$")
 
 
@@ -66,8 +78,9 @@ def split_key(key: str) -> tuple[str, str] | None:
     """The module's name as the file spells it, and the tensor's role; None when the ending is unknown.
 
     An ending that belongs to a method this program lacks gives the role `unsupported:<method>`. PEFT's adapter name in
-    the middle (`.lora_A.default.weight`) is passed over.
+    the middle (`.lora_A.default.weight`) is passed over, and so are the wrappers of torch.compile, FSDP and DDP.
     """
+    key = _WRAPPERS.sub("", key)
     key = _PEFT_NAMED.sub(lambda m: f".{m[1]}.{m[3]}", key)
     key = _PEFT_NAMED_FACTOR.sub(lambda m: f".{m[1]}", key)
     parts = key.split(".")

@@ -55,8 +55,8 @@ PREFIXES = (
 )
 """Wrappers put in front of a dotted module name."""
 
-FLAT_PREFIXES = ("lora_unet_model_", "lora_unet_", "lora_transformer_", "lycoris_model_", "lycoris_")
-"""Wrappers in front of a name whose dots became underscores; a longer one before its own beginning."""
+FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
+"""Wrappers in front of a name whose dots became underscores; `PREFIXES`, made flat, or more underscores may follow."""
 
 _ELSEWHERE = (
     (r"(audio_|video_)?embeddings_connector[._]", "the text connectors"),
@@ -149,8 +149,9 @@ class Spellings:
     def resolve(self, name: str) -> str | None:
         """The official name of a module as some program spells it; None when no module is meant."""
         for prefix in FLAT_PREFIXES:
-            if name.startswith(prefix) and (path := self._flat.get(name.removeprefix(prefix))):
-                return path
+            if name.startswith(prefix):
+                rest = _strip_flat(name.removeprefix(prefix))
+                return next((self._flat[bare] for bare in rest if bare in self._flat), None)
         return self._dotted.get(_strip(name))
 
 
@@ -158,11 +159,28 @@ def not_transformer(name: str) -> str | None:
     """Which other part of the system a name belongs to, if it is a known one."""
     bare = _strip(name)
     for prefix in FLAT_PREFIXES:
-        bare = bare.removeprefix(prefix)
+        if bare.startswith(prefix):
+            bare = list(_strip_flat(bare.removeprefix(prefix)))[-1]
     for pattern, part in _ELSEWHERE:
         if re.match(pattern, bare):
             return part
     return None
+
+
+def is_norm(name: str) -> bool:
+    """Whether a name is that of a query's or key's norm."""
+    return re.search(r"[._](q_norm|k_norm|norm_q|norm_k)$", name) is not None
+
+
+def _strip_flat(name: str) -> Iterator[str]:
+    """A flat name, and what remains of it as wrapper by wrapper goes; `transformer_blocks` begins like one."""
+    name = name.lstrip("_")
+    yield name
+    for prefix in PREFIXES:
+        flat = prefix.replace(".", "_")
+        if name.startswith(flat) and not name.startswith("transformer_blocks_"):
+            yield from _strip_flat(name.removeprefix(flat))
+            return
 
 
 def _strip(name: str) -> str:

@@ -4,6 +4,7 @@
 |---|---|
 | a stored `.alpha` (kohya, musubi, ComfyUI, LyCORIS) | alpha / rank of that very module |
 | PEFT with `adapter_config.json`, diffusers with `lora_adapter_metadata` | their alpha / rank, patterns, rsLoRA |
+| mlx-lm with `adapter_config.json` | its `scale` |
 | official trainer, ai-toolkit, musubi for ComfyUI, official distilled LoRA | 1: alpha is not stored, or folded in |
 
 A `lora_alpha` in the metadata alone is not applied: the official distilled LoRA says 384 for modules of rank 32 to 384,
@@ -15,12 +16,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from mlx_ltxw.adapter.fields import Refused, check_peft
 from mlx_ltxw.errors import UserError
+
+_MAX_CONFIG = 10_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class PeftScale:
         alpha, rank: Of all modules but those the patterns name.
         alphas, ranks: Pattern of a module name's end -> value.
         rslora: Divide by the rank's square root.
+        dora: Whether its modules are DoRA; None when the configuration does not say.
+        notes: Fields of the configuration that are set and unknown.
     """
 
     source: str
@@ -42,6 +48,8 @@ class PeftScale:
     alphas: Mapping[str, float]
     ranks: Mapping[str, int]
     rslora: bool
+    dora: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def scale(self, name: str, rank: int | None) -> float:
         """For one module, whose factors have this rank (None: whole factors).
@@ -58,61 +66,113 @@ class PeftScale:
         """The alpha configured for one module."""
         return float(_by_pattern(self.alphas, name.removeprefix(self.prefix), self.alpha))
 
+    def spread(self, ranks: Iterable[int]) -> set[float]:
+        """Every scale it can give to modules of these ranks."""
+        alphas = {self.alpha, *self.alphas.values()}
+        return {alpha / (math.sqrt(rank) if self.rslora else rank) for alpha in alphas for rank in ranks}
+
 
 def peft_config(path: Path) -> PeftScale:
     """Reads PEFT's `adapter_config.json`.
 
     Raises:
-        UserError: unreadable, or of a method other than LoRA, LoKr and LoHa.
+        UserError: unreadable, of a method other than LoRA, LoKr and LoHa, or with a field that is not implemented.
+    """
+    return _read(_table(path), str(path), "base_model.model.")
+
+
+def mlx_config(path: Path) -> PeftScale | None:
+    """Reads mlx-lm's `adapter_config.json`, whose `scale` multiplies `B A` as it is; None when it is another's.
+
+    Raises:
+        UserError: its rank or scale is missing.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _bad(str(path), "it cannot be read") from error
-    if not isinstance(config, dict):
-        raise _bad(str(path), "it is no table")
-    method = config.get("peft_type", "LORA")
-    if method not in ("LORA", "LOKR", "LOHA"):
-        raise _bad(str(path), f"its method is {method}; LoRA, LoKr and LoHa are implemented")
-    for key in ("fan_in_fan_out", "modules_to_save"):
-        if config.get(key):
-            raise _bad(str(path), f"it sets {key}, which is not implemented")
-    return _read(config, str(path), "base_model.model.", "lora_alpha" if method == "LORA" else "alpha")
+        config = _table(path)
+    except UserError:
+        return None
+    inner = config.get("lora_parameters", config if "scale" in config and "lora_alpha" not in config else None)
+    if inner is None:
+        return None
+    rank, scale = (inner.get("rank"), inner.get("scale")) if isinstance(inner, dict) else (None, None)
+    if type(rank) is not int or not 1 <= rank < 1e6:
+        raise _bad(str(path), "its rank is missing or no positive number")
+    if not _is_number(scale):
+        raise _bad(str(path), "its scale is missing or no number")
+    return PeftScale(str(path), "", scale * rank, rank, {}, {}, False)
 
 
 def diffusers_config(metadata: Mapping[str, str]) -> PeftScale | None:
-    """Reads the `lora_adapter_metadata` that diffusers writes; None when the file has none for the transformer."""
+    """Reads diffusers' `lora_adapter_metadata`; None when the file has none, or none for the transformer.
+
+    A pipeline writes its fields as `transformer.r`, a model by itself (`save_lora_adapter`) as `r`.
+    """
     text = metadata.get("lora_adapter_metadata")
     if text is None:
         return None
     source = "its lora_adapter_metadata"
     try:
         table = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad(source, "it is no JSON") from error
     if not isinstance(table, dict):
         raise _bad(source, "it is no table")
     prefix = "transformer."
     config = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
-    return _read(config, source, prefix, "lora_alpha") if config else None
+    config = config or {key: value for key, value in table.items() if "." not in key}
+    return _read(config, source, prefix) if config else None
 
 
-def _read(config: dict[str, Any], source: str, prefix: str, alpha_key: str) -> PeftScale:
+def _table(path: Path) -> dict[str, Any]:
+    """A configuration file, in whatever UTF and with or without a byte order mark."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_CONFIG:
+            raise ValueError
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _bad(str(path), "it cannot be read") from error
+    if not isinstance(config, dict):
+        raise _bad(str(path), "it is no table")
+    return config
+
+
+def _read(config: dict[str, Any], source: str, prefix: str) -> PeftScale:
+    method = config.get("peft_type") or ("LORA" if "lora_alpha" in config or "alpha" not in config else "LOKR")
+    if method not in ("LORA", "LOKR", "LOHA"):
+        raise _bad(source, f"its method is {str(method)[:40]}; LoRA, LoKr and LoHa are implemented")
+    alpha_key = "lora_alpha" if method == "LORA" else "alpha"
+    try:
+        unknown = check_peft(config)
+    except Refused as error:
+        raise _bad(source, error.why, error.hint) from error
     rank, alpha = config.get("r"), config.get(alpha_key)
-    if type(rank) is not int or rank < 1:
+    if type(rank) is not int or not 1 <= rank < 1e6:
         raise _bad(source, "its rank 'r' is missing or no positive number")
     if not _is_number(alpha):
         raise _bad(source, f"its '{alpha_key}' is missing or no number")
-    patterns = [config.get(key) or {} for key in ("alpha_pattern", "rank_pattern")]
-    for pattern in patterns:
-        if not isinstance(pattern, dict) or not all(_is_number(v) and v > 0 for v in pattern.values()):
-            raise _bad(source, "a pattern of ranks or alphas is damaged")
-        for key in pattern:
-            try:
-                re.compile(key)
-            except re.error as error:
-                raise _bad(source, f"its pattern '{key}' is damaged") from error
-    return PeftScale(source, prefix, float(alpha), rank, patterns[0], patterns[1], bool(config.get("use_rslora")))
+    notes = (f"Fields of {source} that are unknown here are not applied: {', '.join(unknown)[:200]}.",)
+    return PeftScale(
+        source, prefix, float(alpha), rank, _pattern(config, "alpha_pattern", source),
+        _pattern(config, "rank_pattern", source), bool(config.get("use_rslora")),
+        bool(config["use_dora"]) if "use_dora" in config else None, notes if unknown else (),
+    )  # fmt: skip
+
+
+def _pattern(config: dict[str, Any], field: str, source: str) -> dict[str, Any]:
+    pattern = config.get(field) or {}
+    if not isinstance(pattern, dict) or not all(_is_number(v) and v > 0 for v in pattern.values()):
+        raise _bad(source, "a pattern of ranks or alphas is damaged")
+    for key in pattern:
+        try:
+            re.compile(key)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise _bad(source, f"its pattern '{key[:80]}' is damaged") from error
+        if len(key) > 500 or _NESTED.search(key):
+            raise _bad(source, f"its pattern '{key[:80]}' is no module's name")
+    return pattern
+
+
+_NESTED = re.compile(r"[*+}]\)[*+{]")  # a repeated repetition takes exponential time where it does not fit
 
 
 def _by_pattern(patterns: Mapping[str, float], name: str, default: float) -> float:
@@ -127,5 +187,5 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e9
 
 
-def _bad(source: str, why: str) -> UserError:
-    return UserError(f"The adapter's configuration ({source}) cannot be used: {why}.", "Export the adapter again.")
+def _bad(source: str, why: str, hint: str = "Export the adapter again.") -> UserError:
+    return UserError(f"The adapter's configuration ({source}) cannot be used: {why}.", hint)

@@ -52,7 +52,11 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--frame-rate", type=float, help="Frames a second.")
 @click.option("--audio-only", is_flag=True, help="Sound alone; loads nothing of the video side.")
 @click.option("--video", type=click.Path(), help="Keep this clip's picture and give it a new voice.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME|FILE|REPO[:STRENGTH]", help="Repeat for several.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="NAME|FILE|REPO[:STRENGTH]",
+    help="Built in, for the built-in model: whisper, and whisper-mixed, which leaves plain captions normal. Repeat for "
+    "several.",
+)  # fmt: skip
 @click.option(
     "--lock-video/--no-lock-video", default=None, help="Keep the picture exactly as without adapters.  [default: lock]"
 )
@@ -70,6 +74,7 @@ LONGEST_PROMPT = 1 << 20
 @click.option(
     "--soften-onset/--keep-onset", default=None, help="Take down a click at the very start.  [default: soften]"
 )
+@click.option("--remove-offset/--keep-offset", default=None, help="Take out what lies below 20 Hz.  [default: remove]")
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")

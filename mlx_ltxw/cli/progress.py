@@ -15,7 +15,7 @@ from mlx_ltxw.takes.events import Decoding
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
 
 
-class Progress:
+class Bar:
     """Denoising, then decoding.
 
     Args:

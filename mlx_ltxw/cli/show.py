@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mlx_ltxw.cli.fields import spelling
-from mlx_ltxw.cli.progress import Progress
+from mlx_ltxw.cli.progress import Bar
 from mlx_ltxw.errors import spelled
 from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.pipeline.drift import drift
@@ -62,7 +62,7 @@ class Show:
             The final latents by seed.
         """
         made: dict[int, Latents] = {}
-        bar = Progress(quiet=self.quiet)
+        bar = Bar(quiet=self.quiet)
         for event in events:
             if isinstance(event, Step):
                 made[event.seed] = event.latents
@@ -84,7 +84,7 @@ class Show:
 
     def drifts(self, job: Plan, made: dict[int, Latents], networks: Networks) -> None:
         """Runs without the adapters too, and says how far the picture and the sound moved."""
-        bar = Progress("without adapters, seed", self.quiet)
+        bar = Bar("without adapters, seed", self.quiet)
         for change in drift(job, made, networks, bar.step):
             if self.as_json:
                 line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
@@ -108,7 +108,7 @@ class Show:
     def _written(self, event: Written) -> None:
         found = event.measurement
         if found is not None and not self.quiet:
-            heard = f"{found.register} ({found.confidence:.0%})" if found.register else "no speech"
+            heard = f"{found.register} ({found.confidence:.0%})"
             click.echo(
                 f"written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
                 f"{found.voiced:.0%} voiced",

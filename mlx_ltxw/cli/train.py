@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +17,29 @@ from mlx_ltxw.cli.fields import spelling
 from mlx_ltxw.errors import UserError, spelled
 
 if TYPE_CHECKING:
+    from mlx_ltxw.train.data.findings import Finding
     from mlx_ltxw.train.events import Event
+    from mlx_ltxw.train.start import Begun, Clips
     from mlx_ltxw.world import World
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """Its help ends with the training options."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from mlx_ltxw.train.config import TrainConfig, as_yaml
+
+        formatter.write_paragraph()
+        formatter.write_text("Training options, for --set and --config (examples/whisper.yaml has them all):")
+        for group, options in TrainConfig.by_group().items():
+            with formatter.section(group.capitalize()):
+                rows = [(o.name, f"{o.metadata['help']}  [default: {as_yaml(o.default)}]") for o in options]
+                formatter.write_dl(rows)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="A folder of clips with .txt captions, or JSONL."
+    "--data", type=click.Path(), help="A folder of clips with .txt captions, or JSONL; with --resume the run's own."
 )
 @click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
@@ -30,76 +48,93 @@ if TYPE_CHECKING:
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One option, over the file; repeat for more."
 )
 @click.option("--coupled", is_flag=True, help="Train through the video too; short for --set coupled=true.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
+@click.option(
+    "--init-adapter", metavar="NAME|FILE|REPO", help="Start from this LoRA; short for --set init_adapter=FILE."
+)
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on from the newest checkpoint, with the run's own options; with --set steps=N beyond its end.",
+)  # fmt: skip
 @click.option("--prepare-only", is_flag=True, help="Cut, check and encode the clips, and stop.")
 @click.option("--transcribe", is_flag=True, help="Let Whisper fill in what is said (extra `asr`).")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Of clips that do not tell.")
 @click.option("--manner", help="Of clips that do not tell: whispering, soft, normal, or words.")
 @click.option("--scene", help="Of clips that do not tell.")
 @click.option("--audio-only", is_flag=True, help="Leave pictures out, and train on sound alone.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Where encoded clips are kept.  [default: in the run]")
+@click.option("--cache", type=click.Path(), help="Where encoded clips are kept.  [default: in the run]")
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
 @click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 def train(
-    data: Path, run: Path, model: str | None, file: Path | None, settings: tuple[str, ...], coupled: bool,
-    resume: bool, prepare_only: bool, cache: Path | None, force: bool, upload: str | None, **told: Any,
+    run: Path, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
+    resume: bool, prepare_only: bool, upload: str | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
-    from mlx_ltxw.takes.models import open_model
+    if given["data"] is None and not resume:
+        raise click.UsageError("Missing option '--data'.")
     from mlx_ltxw.train import loop
-    from mlx_ltxw.train.data.captions import Labels
-    from mlx_ltxw.train.data.findings import table
-    from mlx_ltxw.train.data.prepare import DataOptions
-    from mlx_ltxw.train.start import prepare_clips, run_config, write_config
+    from mlx_ltxw.train.finish import check_upload
+    from mlx_ltxw.train.finish import upload as push
+    from mlx_ltxw.train.record import Given
+    from mlx_ltxw.train.start import begin, holding, job_of, keep_record
     from mlx_ltxw.world import World
 
     if prepare_only and (upload or resume):
         raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
-    model_dir = open_model(model)
-    loop.check_base(model_dir, force)
-    loop.check_folder(run, resume)
     settings += ("coupled=true",) if coupled else ()
-    config = run_config(file, settings, run if resume else None, model_dir)
-    world = World.join()
-    tell = _teller()
-    options = DataOptions(
-        Labels(speaker=told["speaker"], manner=told["manner"], scene=told["scene"]),
-        told["transcribe"], told["audio_only"],
-    )  # fmt: skip
-    clips = _in_turn(
-        world,
-        lambda: prepare_clips(
-            data, run, cache or run / "cache", model_dir, config, options, leads=world.leads,
-            progress=_Bars(world.leads), tell=lambda found: tell(table(found)) if world.leads else None,
-        ),
-    )  # fmt: skip
-    if prepare_only:
-        if world.leads:
-            click.echo(f"{len(clips)} clips are encoded; {run / 'clips.jsonl'} lists them.", err=True)
-        return
-    if world.leads:
-        write_config(run, config)
-    with _asked_to_stop() as asked:
-        done = _follow(loop.train(loop.Job(config, model_dir, clips, run, world), asked), world)
-    if not done:
-        sys.exit(128 + (asked.number or signal.SIGINT))
+    settings += (f"init_adapter={json.dumps(init_adapter)}",) if init_adapter else ()
+    begun = begin(run, Given(**given), World.join(), file=file, settings=settings, resume=resume)
+    world = begun.world
     if upload and world.leads:
-        from mlx_ltxw.train.finish import upload as push
+        check_upload(upload)
+    with holding(begun):
+        if not prepare_only:
+            keep_record(begun)
+        clips = _in_turn(world, lambda: _prepared(begun, as_json))
+        if prepare_only:
+            if world.leads:
+                count = len(clips.files) + len(clips.held_out)
+                click.echo(f"{count} clips are encoded; {run / 'clips.jsonl'} lists them.", err=True)
+            return
+        with _asked_to_stop() as asked:
+            done = _follow(loop.train(job_of(begun, clips), asked), world, asked, as_json)
+        if not done:
+            sys.exit(128 + (asked.number or signal.SIGINT))
+        if upload and world.leads:
+            click.echo(push(run, upload), err=as_json)
 
-        click.echo(push(run, upload))
+
+def _prepared(begun: Begun, as_json: bool) -> Clips:
+    from mlx_ltxw.machine import slow_blas
+    from mlx_ltxw.train.data.findings import table
+    from mlx_ltxw.train.start import prepare_clips
+
+    leads, tell = begun.world.leads, _teller()
+    for note in slow_blas() if leads else ():
+        tell(f"Note: {note}")
+
+    def told(findings: Sequence[Finding]) -> None:
+        if not leads:
+            return
+        tell(table(findings))
+        if as_json:
+            _print_json("data", {"findings": [dataclasses.asdict(finding) for finding in findings]})
+
+    return prepare_clips(begun, progress=_Bars(leads and not as_json), tell=told)
 
 
 def _teller() -> Callable[[str], None]:
     """Prints for people, with fields as this command's flags."""
-    spell = spelling(click.get_current_context().command)
+    context = click.get_current_context(silent=True)
+    spell = spelling(context.command if context else train)
     return lambda text: click.echo(spelled(text, spell), err=True)
 
 
-def _in_turn(world: World, work: Callable[[], list[Path]]) -> list[Path]:
+def _in_turn(world: World, work: Callable[[], Clips]) -> Clips:
     """The lead machine's work first; the others then find it done, or do their own where they share no disk."""
-    result = work() if world.leads else []
+    result = work() if world.leads else None
     world.wait()
-    return result if world.leads else work()
+    return work() if result is None else result
 
 
 class _Bars:
@@ -132,10 +167,12 @@ class _Asked:
 
     Attributes:
         number: Of the first signal; Ctrl-C's where another machine asked.
+        at_once: Whether nothing is under way that must be finished first.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.at_once = False
 
     def __call__(self) -> bool:
         return bool(self.number)
@@ -147,9 +184,10 @@ def _asked_to_stop() -> Iterator[_Asked]:
     asked = _Asked()
 
     def note(number: int, frame: Any) -> None:
-        if asked() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = asked()
         asked.number = asked.number or number
+        if asked.at_once or (again and number == signal.SIGINT):
+            raise KeyboardInterrupt
         click.echo("\nfinishing the step …", err=True)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -160,22 +198,58 @@ def _asked_to_stop() -> Iterator[_Asked]:
             signal.signal(number, handler)
 
 
-def _follow(events: Iterator[Event], world: World) -> bool:
-    """Shows a run on one line; whether it came to its end."""
-    from mlx_ltxw.train.events import Finished, Progress, Stopped
+def _follow(events: Iterator[Event], world: World, asked: _Asked, as_json: bool = False) -> bool:
+    """Shows a run; whether it came to its end."""
+    from mlx_ltxw.train.events import Finished, Sampling, Stopped
 
-    ended = False
-    line = _Line()
-    for event in events:
-        ended = ended or isinstance(event, Finished)
-        if not world.leads:
-            ended = not isinstance(event, Stopped)
-        elif isinstance(event, Progress):
-            line.show(event)
-        else:
-            line.leave()
-            click.echo(_told(event), err=True)
+    ended, tell, line = False, _teller(), _Line()
+    asked.at_once = alone = world.size == 1  # while the models are loaded, and samples made: all is saved then
+    try:
+        for event in events:
+            asked.at_once = alone and isinstance(event, Sampling)
+            ended = ended or isinstance(event, Finished)
+            if not world.leads:
+                ended = not isinstance(event, Stopped)
+            elif as_json:
+                _print_json(type(event).__name__.lower(), event_values(event))
+            else:
+                _show(event, line, tell)
+    except KeyboardInterrupt:
+        if not asked.at_once:
+            raise
+        line.leave()
+        tell("Stopped at once; every finished step is saved. Go on with {field:resume=True}.")
     return ended
+
+
+def event_values(event: Event) -> dict[str, Any]:
+    """An event's fields as JSON takes them."""
+    return {
+        name: [dataclasses.asdict(one) for one in value] if name == "samples" and isinstance(value, tuple)
+        else dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else str(value) if isinstance(value, Path)
+        else value
+        for name, value in ((field.name, getattr(event, field.name)) for field in dataclasses.fields(event))
+    }  # fmt: skip
+
+
+def _print_json(name: str, values: dict[str, Any]) -> None:
+    click.echo(json.dumps({"event": name, **values}, ensure_ascii=False))
+
+
+def _show(event: Event, line: _Line, tell: Callable[[str], None]) -> None:
+    """One event for people."""
+    from mlx_ltxw.train.events import Progress, Sampling, Started
+
+    if isinstance(event, Progress):
+        line.show(str(event), event.delta_rms is not None)
+    elif isinstance(event, Sampling):
+        line.show(str(event), event.done == 0)
+    else:
+        line.leave()
+        tell(str(event))
+        for note in event.notes if isinstance(event, Started) else ():
+            tell(f"Note: {note}")
 
 
 class _Line:
@@ -185,12 +259,12 @@ class _Line:
         self.terminal = sys.stderr.isatty()
         self.length = 0
 
-    def show(self, progress: Any) -> None:
-        text = str(progress)
+    def show(self, text: str, always: bool) -> None:
+        """Writes it; `always`, where there is no terminal."""
         if self.terminal:
             click.echo(f"\r{text:<{self.length}}", err=True, nl=False)
             self.length = len(text)
-        elif progress.delta_rms is not None:
+        elif always:
             click.echo(text, err=True)
 
     def leave(self) -> None:
@@ -198,26 +272,3 @@ class _Line:
         if self.length:
             click.echo(err=True)
         self.length = 0
-
-
-def _told(event: Event) -> str:
-    from mlx_ltxw.train.events import Finished, Sampled, Saved, Started, Stopped
-    from mlx_ltxw.train.finish import heard
-
-    if isinstance(event, Started):
-        begin = f", from step {event.step}" if event.step else ""
-        machines = f" on {event.machines} machines" if event.machines > 1 else ""
-        return (
-            f"training {event.parameters:,} numbers in {event.linears} linears on {event.data.clips} clips "
-            f"({event.data.seconds:.0f} s), {event.total} steps{begin}{machines}"
-        )
-    if isinstance(event, Saved):
-        return f"saved {event.folder}"
-    if isinstance(event, Sampled):
-        return "\n".join([f"samples of step {event.step}: {event.page}", *(f"  {heard(s)}" for s in event.samples)])
-    if isinstance(event, Stopped):
-        return f"Stopped after step {event.step}, which is saved; go on with --resume."
-    if not isinstance(event, Finished):
-        return str(event)
-    lines = [f"  step {sample.step}: {heard(sample)}: {sample.prompt}" for sample in event.samples]
-    return "\n".join([f"{event.adapter}: delta rms {event.delta_rms:.3e}", *lines])

@@ -2,50 +2,122 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.cut_off import ends_early
+
+logger = logging.getLogger(__name__)
 
 DAMAGED = "Play it in another program; if it is damaged there too, replace it."
+
+# What FFmpeg may read, and how: this machine's files alone, and no format that names other files or addresses
+# (playlists such as HLS, DASH, ffconcat and SDP, and numbered pictures).
+_FORMATS = (
+    "mov,matroska,mpegts,mpeg,avi,flv,live_flv,ogg,asf,mxf,nut,dv,rm,wtv,ivf,gif,apng,nsv,nuv,r3d,yuv4mpegpipe,"
+    "wav,w64,aiff,au,caf,flac,mp3,aac,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,wv,tta,ape,tak,shn,mpc,mpc8,"
+    "voc,loas,latm,g722,gsm,oma,qcp,iff,xwma,spdif,dsf,ircam,sds,smjpeg,lc3,osq,qoa,"
+    "h264,hevc,vvc,av1,obu,m4v,mpegvideo,mjpeg,mjpeg_2000,vc1,vc1test,dnxhd,dirac,h263,h261,"
+    "png_pipe,jpeg_pipe,bmp_pipe,webp_pipe,tiff_pipe,jpegxl_pipe"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.I)
+
+_said: set[tuple[str, str]] = set()
+_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file says about itself; a part that is missing is None."""
+    """What a file's headers say; a part that is missing is None."""
 
-    duration: float | None  # seconds
+    duration: float | None  # seconds, of the longest track
     fps: Fraction | None
-    width: int | None
+    width: int | None  # as stored; `video.describe_picture` tells what is shown
     height: int | None
     rate: int | None  # of the sound, Hz
     channels: int | None
 
 
+def note(path: Path | str, text: str) -> None:
+    """Says something of a file that is read all the same: to `collected_notes` within one, else as a warning, once."""
+    notes = _collected.get()
+    if notes is not None and text not in notes:
+        notes.append(text)
+    if notes is None and (str(path), text) not in _said:
+        logger.warning("%s %s", path, text)
+    _said.add((str(path), text))
+
+
 @contextmanager
-def opened(path: Path | str) -> Iterator[Any]:
-    """Opens a media file with PyAV and names it in every error that reading it raises.
+def collected_notes() -> Iterator[list[str]]:
+    """Gathers what `note` says within the block, each sentence without the file's name, in place of warnings."""
+    notes: list[str] = []
+    token = _collected.set(notes)
+    try:
+        yield notes
+    finally:
+        _collected.reset(token)
+
+
+@contextmanager
+def opened(path: Path | str, **options: str) -> Iterator[Any]:
+    """Opens a local media file with PyAV and names it in every error that reading it raises.
+
+    Args:
+        path: A regular file; addresses, pipes and devices are refused.
+        options: More of FFmpeg's options for the container.
 
     Raises:
         UserError: missing, no media file, or damaged at any point while it is read.
     """
     import av
 
+    _check_regular(path)
     # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    container = None
     try:
-        with av.open(str(path), **lenient) as container:
+        with av.open(f"file:{path}", options=_OPTIONS | options, **lenient) as container:
+            if early := ends_early(path):
+                note(path, early)
             yield container
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} does not exist.", "Check the name and the folder.") from error
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}.", "Give a file that you may read.") from error
     except av.error.FFmpegError as error:
+        if container is None and error.errno == errno.EINVAL:  # what FFmpeg says of a format that is not listed
+            text = f"{path} is a playlist, or of another kind that is not read here."
+            raise UserError(text, "Give the file with the sound or video itself.") from error
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
+
+
+def _check_regular(path: Path | str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _ADDRESS.match(str(path)):
+            raise UserError(f"{path} is no file on this machine.", "Download it, and give the file.") from error
+        raise UserError(f"{path} does not exist.", "Check the name and the folder.") from error
+    except (OSError, ValueError) as error:  # a name too long, or with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be opened: {reason}.", "Check the name and the folder.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise UserError(f"{path} cannot be opened: it is {kind}, not a file.", "Give a file with sound or video.")
 
 
 def probe(path: Path | str) -> MediaInfo:
@@ -55,7 +127,7 @@ def probe(path: Path | str) -> MediaInfo:
         UserError: the file cannot be read.
     """
     with opened(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
+        video, audio = _best(_pictures(container)), _best(_sounds(container))
         return MediaInfo(
             duration=None if container.duration is None else container.duration / 1e6,
             fps=video.average_rate if video else None,
@@ -67,18 +139,53 @@ def probe(path: Path | str) -> MediaInfo:
 
 
 def video_stream(container: Any) -> Any:
-    """The first video stream with a known codec that is not a cover picture, or None."""
-    from av.stream import Disposition
-
-    streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-    return next((s for s in streams if s.codec_context), None)
+    """The video stream that players show, or None: the default one with a known codec that is no cover picture."""
+    return _noted(container, _pictures(container), "picture")
 
 
 def audio_stream(container: Any) -> Any:
-    """The first audio stream with a known codec, or None."""
-    return next((s for s in container.streams.audio if s.codec_context), None)
+    """The audio stream that players play, or None: the default one with a known codec."""
+    return _noted(container, _sounds(container), "sound")
 
 
 def start_of(stream: Any) -> Fraction:
     """The second, on the container's clock, at which a stream begins."""
     return (stream.start_time or 0) * stream.time_base
+
+
+def format_names(container: Any) -> set[str]:
+    """FFmpeg's names of a container's format, such as {"mov", "mp4", ...}."""
+    return set(container.format.name.split(","))
+
+
+def restarts(container: Any, jump: float) -> bool:
+    """Whether a stream's clock was set anew where it jumps by so many seconds: joined recordings, broadcasts."""
+    return bool(format_names(container) & {"mpegts", "mpeg"}) and not -0.1 <= jump <= 10
+
+
+def _pictures(container: Any) -> list[Any]:
+    from av.stream import Disposition
+
+    left_out = Disposition.attached_pic | Disposition.timed_thumbnails
+    return [s for s in container.streams.video if s.codec_context and not s.disposition & left_out]
+
+
+def _sounds(container: Any) -> list[Any]:
+    return [s for s in container.streams.audio if s.codec_context and s.channels]
+
+
+def _best(streams: list[Any]) -> Any:
+    """The first of those marked as default, or of all that are no help for the blind or deaf and no commentary."""
+    from av.stream import Disposition
+
+    aside = Disposition.visual_impaired | Disposition.hearing_impaired | Disposition.comment | Disposition.descriptions
+    ranked = sorted(streams, key=lambda s: (not s.disposition & Disposition.default, bool(s.disposition & aside)))
+    return ranked[0] if ranked else None
+
+
+def _noted(container: Any, streams: list[Any], kind: str) -> Any:
+    best = _best(streams)
+    if len(streams) > 1:
+        text = f"has {len(streams)} {kind} tracks; track {streams.index(best) + 1}, which players take, is used."
+        note(container.name.removeprefix("file:"), text)
+    return best

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.audio import as_waveform, read_audio
-from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.loudness import loudness
-from mlx_ltxw.media.pitch import HOP, RATE, Frames, PitchTrack, analyse, loudest, to_mono, track
+from mlx_ltxw.media.audio import as_waveform
+from mlx_ltxw.media.ear import Ear
+from mlx_ltxw.media.loudness import Meter
+from mlx_ltxw.media.pitch import BANDS, HOP, Frames, analyse, loudest, track
+from mlx_ltxw.media.registers import MIXED, NO_SPEECH, REGISTERS, Reference, activity, bridged, judge
+from mlx_ltxw.media.sound import opened_sound, slices
 
-REGISTERS = ("normal", "soft", "whispering")
+__all__ = ["MIXED", "NO_SPEECH", "REGISTERS", "Measurement", "measure"]
 
-# Where the thresholds come from: 336 espeak-ng clips (20 voices, 10 whispers, 4 to 8 sentences; the tests print a table
-# of such clips). Voiced share: whispers 0.00, voices 0.85 to 1.00, voices in white noise of their own power 0.59; so
-# whispering lies below 0.45. Loudness on two loudspeakers: voices -20 to -13 LUFS, the same at 0.25 to 0.28 of the
-# amplitude -32 to -25; so soft lies below -23. A clip brought to a loudness target has lost what tells these two apart.
-WHISPER_VOICED = 0.45
-SOFT_LUFS = -23.0
 _MONO = 3.01  # dB that a mono clip gains when both loudspeakers play it
-_VOICED_SPREAD = 0.08  # how far from a threshold the confidence is 0.73
-_LUFS_SPREAD = 1.0
-_ENOUGH_SPEECH = 0.5  # seconds; less than that lowers the confidence
-
-_BRIDGE = 0.128  # s; an unvoiced gap this short is a consonant of voiced speech (pYIN's frame at 16 kHz)
-_STRETCH = 0.050  # s of voice on both sides of such a gap
-_TILT_BAND = (100.0, 5000.0)
-_SYLLABLE_BAND = (300.0, 2500.0)
+_CANCELLED = 0.1  # of the clip
+_TILT_TOP = 5000.0  # Hz
+_SYLLABLE_BANDS = slice(5, 14)  # of `pitch.BANDS`: 317 Hz to 2.5 kHz
 _DIP_DB = 2.0  # between two syllables (de Jong and Wempe 2009)
 _QUIET_DB = 25.0  # below the loudest syllable there are none (same source)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one clip; what cannot be known of a clip without speech is None."""
+    """Figures of one clip; what cannot be known of a clip without sound is None.
 
-    register: str | None  # one of REGISTERS
+    Of a clip with speech, `voiced` to `rate` are those of the speech; of another, of its louder sounds.
+    """
+
+    register: str  # one of REGISTERS, `mixed` or `no speech`
     confidence: float  # 0 to 1
+    rests_on: str  # what the register rests on, in words
     lufs: float  # integrated, EBU R128, of the channels as they are; -70 is silence
     true_peak: float  # dBTP
     voiced: float  # share of the speech that is voiced, 0 to 1
@@ -51,20 +46,33 @@ class Measurement:
     centroid: float | None  # of the same, power-weighted, Hz
     rate: float  # syllable-like peaks a second of speech
     duration: float  # s
+    by_second: tuple[str, ...]  # the register of each second, `no speech` in pauses
+    notes: tuple[str, ...]  # what else is to be known about the sound
+    reference: Reference = field(repr=False, compare=False)  # what another clip is compared with
 
     def minus(self, other: Measurement) -> dict[str, float | None]:
         """This less `other`, figure by figure; None where one of them has none."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("register", "confidence")]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in FIGURES}
         return {name: None if a is None or b is None else a - b for name, (a, b) in pairs.items()}
 
+    def as_dict(self) -> dict[str, object]:
+        """All that is measured, as JSON takes it."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reference"}
 
-def measure(source: Path | str | np.ndarray, rate: int | None = None) -> Measurement:
-    """Measures a file, or samples.
+
+FIGURES = ("lufs", "true_peak", "voiced", "f0", "hnr", "tilt", "centroid", "rate", "duration")
+"""The names of a measurement's numbers, but for the confidence."""
+
+
+def measure(
+    source: Path | str | np.ndarray, rate: int | None = None, *, reference: Measurement | None = None
+) -> Measurement:
+    """Measures a file, or samples; an hour takes no more memory than its figures need, about 150 MB.
 
     Args:
         source: A file with sound, or (N,) or (N, 2) samples in [-1, 1].
-        rate: Of the samples, Hz.
+        rate: Samples a second.
+        reference: A clip of the same voice and microphone, spoken normally: soft is then what is softer than it.
 
     Raises:
         UserError: the file cannot be read or holds no samples.
@@ -72,114 +80,87 @@ def measure(source: Path | str | np.ndarray, rate: int | None = None) -> Measure
     if isinstance(source, np.ndarray):
         if rate is None:
             raise ValueError("samples need their rate")
-        name, samples = "The clip", source
-    else:
-        info = probe(source)
-        rate = info.rate or 48000
-        name, samples = str(source), read_audio(source, rate, 1 if info.channels == 1 else 2)
-    wave = as_waveform(samples, name)
-    if not len(wave):
+        wave = as_waveform(source, "The clip")
+        return _measured("The clip", rate, wave.shape[1], slices(wave, rate), reference)
+    with opened_sound(source) as (rate, channels, blocks):
+        return _measured(str(source), rate, channels, blocks, reference)
+
+
+def _measured(
+    name: str, rate: int, channels: int, blocks: Iterable[np.ndarray], reference: Measurement | None
+) -> Measurement:
+    meter, ear = Meter(rate, channels), Ear(rate, channels)
+
+    def metered() -> Iterator[np.ndarray]:
+        for block in blocks:
+            meter.push(as_waveform(block, name))
+            yield block
+
+    frames = analyse(ear.hear(metered()))
+    if not meter.count:
         raise UserError(f"{name} is empty.", "Give a clip with sound.")
-    lufs, true_peak = loudness(wave, rate)
-    mono = to_mono(wave, rate)
-    frames = analyse(mono)
+    loudness, duration = meter.result(), meter.count / rate
     pitch = track(frames)
-    speech = frames.speech
-    voiced = _voiced_share(pitch, speech)
-    tilt, centroid = _spectral_shape(mono, speech, min(_TILT_BAND[1], 0.4 * rate))
-    heard = lufs + (_MONO if wave.shape[1] == 1 else 0.0)
-    register, confidence = imply_register(voiced, heard, float(speech.sum()) * HOP)
+    analysis = activity(frames, pitch)
+    as_played = loudness.lufs + (_MONO if channels == 1 else 0.0)
+    verdict = judge(analysis, as_played, reference.reference if reference else None)
+    speech = frames.speech & analysis.likely
+    if verdict.register == NO_SPEECH or not speech.any():
+        speech = frames.speech
+    tilt, centroid = _spectral_shape(frames, speech, min(_TILT_TOP, 0.4 * rate))
+    f0 = pitch.f0[pitch.voiced & speech]
     return Measurement(
-        register=register,
-        confidence=confidence,
-        lufs=lufs,
-        true_peak=true_peak,
-        voiced=voiced,
-        f0=float(np.median(pitch.f0[pitch.voiced])) if pitch.voiced.any() else None,
+        register=verdict.register,
+        confidence=verdict.confidence,
+        rests_on=verdict.rests_on,
+        lufs=loudness.lufs,
+        true_peak=loudness.true_peak,
+        voiced=float(bridged(pitch.voiced)[speech].mean()) if speech.any() else 0.0,
+        f0=float(np.median(f0)) if len(f0) else None,
         hnr=_harmonics_to_noise(frames, speech),
         tilt=tilt,
         centroid=centroid,
-        rate=_syllable_rate(mono, speech),
-        duration=len(wave) / rate,
+        rate=_syllable_rate(frames, speech),
+        duration=duration,
+        by_second=verdict.by_second,
+        notes=_notes(ear.cancelled, duration),
+        reference=Reference(as_played, analysis.effort),
     )
 
 
-def imply_register(voiced: float, lufs: float, speech: float) -> tuple[str | None, float]:
-    """The register of a clip with `speech` seconds of speech, and a confidence in 0 to 1.
-
-    `lufs` is that of two loudspeakers. Too little voicing is whispering at any loudness; voiced speech is soft below
-    -23 LUFS. The confidence is logistic in the distances from both thresholds.
-    """
-    if not speech:
-        return None, 0.0
-    whispering = _logistic((WHISPER_VOICED - voiced) / _VOICED_SPREAD)
-    soft = _logistic((SOFT_LUFS - lufs) / _LUFS_SPREAD)
-    if whispering > 0.5:
-        register, sure = "whispering", whispering
-    else:
-        register, sure = ("soft", soft) if soft > 0.5 else ("normal", 1 - soft)
-        sure *= 1 - whispering
-    return register, sure * min(1.0, speech / _ENOUGH_SPEECH)
-
-
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
-
-
-def _voiced_share(pitch: PitchTrack, speech: np.ndarray) -> float:
-    """Voiced frames among speech frames, where a short unvoiced gap between two stretches of voice counts as voiced.
-
-    Without that, the share would tell how many of a sentence's consonants are voiceless; with it, it agrees with pYIN
-    at 16 kHz and its usual 2048-sample frames (espeak-ng voices: 0.95 and 0.96; whispers: 0.00 and 0.05).
-    """
-    if not speech.any():
-        return 0.0
-    voiced = pitch.voiced.copy()
-    change = np.flatnonzero(np.diff(voiced.astype(int), prepend=0, append=0))
-    starts, ends = change[::2], change[1::2]
-    long = ends - starts >= round(_STRETCH / HOP)
-    for i in range(len(starts) - 1):
-        if long[i] and long[i + 1] and starts[i + 1] - ends[i] <= round(_BRIDGE / HOP):
-            voiced[ends[i] : starts[i + 1]] = True
-    return float(voiced[speech].mean())
+def _notes(cancelled: float, duration: float) -> tuple[str, ...]:
+    if cancelled < _CANCELLED * duration:
+        return ()
+    return (f"For {cancelled:.1f} s the two channels cancel each other (opposite phase); their difference was heard.",)
 
 
 def _harmonics_to_noise(frames: Frames, speech: np.ndarray) -> float | None:
     """Median over speech frames of 10 log10(r / (1 - r)), r the greatest normalised autocorrelation (Boersma 1993)."""
     if not speech.any():
         return None
-    r = frames.periodicity[speech]
+    r = frames.periodicity[speech].astype(np.float64)
     return float(np.median(10 * np.log10(r / (1 - r))))
 
 
-def _spectral_shape(mono: np.ndarray, speech: np.ndarray, top: float) -> tuple[float | None, float | None]:
+def _spectral_shape(frames: Frames, speech: np.ndarray, top: float) -> tuple[float | None, float | None]:
     """-> (tilt, centroid) of the mean power density of speech frames; the tilt is fitted to third-octave bands."""
     if not speech.any():
         return None, None
-    size, hop = 512, round(HOP * RATE)
-    padded = np.pad(mono, (size // 2, size // 2 + hop))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][: len(speech)][speech]
-    power = (np.abs(np.fft.rfft(windows * np.hanning(size))) ** 2).mean(axis=0)
-    hertz = np.fft.rfftfreq(size, 1 / RATE)
-    centroid = float((hertz * power).sum() / power.sum())
-    edges = _TILT_BAND[0] * 2 ** (np.arange(0, 1 + int(3 * np.log2(top / _TILT_BAND[0]))) / 3)
-    density = [power[(hertz >= low) & (hertz < high)] for low, high in pairwise(edges)]
-    octaves = np.log2(edges[:-1] * 2 ** (1 / 6))
-    held = [i for i, band in enumerate(density) if len(band) and band.mean() > 0]
-    level = 10 * np.log10([density[i].mean() for i in held])
-    return float(np.polyfit(octaves[held], level, 1)[0]), centroid
+    weight = frames.level[speech].astype(np.float64) ** 2
+    centroid = float((frames.centroid[speech] * weight).sum() / weight.sum())
+    count = int(3 * np.log2(top / BANDS[0]))
+    density = (speech.astype(np.float32) @ frames.bands)[:count] / speech.sum() / np.diff(BANDS)[:count]
+    held = np.flatnonzero(density > 0)
+    level = 10 * np.log10(density[held])
+    return float(np.polyfit(np.log2(BANDS[held]), level, 1)[0]), centroid
 
 
-def _syllable_rate(mono: np.ndarray, speech: np.ndarray) -> float:
-    """Peaks of the loudness curve of 300-2500 Hz that stand 2 dB above the dips beside them, a second of speech."""
+def _syllable_rate(frames: Frames, speech: np.ndarray) -> float:
+    """Peaks of the loudness curve of 317-2540 Hz that stand 2 dB above the dips beside them, a second of speech."""
     if not speech.any():
         return 0.0
-    spectrum = np.fft.rfft(mono)
-    hertz = np.fft.rfftfreq(len(mono), 1 / RATE)
-    band = np.fft.irfft(spectrum * ((hertz >= _SYLLABLE_BAND[0]) & (hertz <= _SYLLABLE_BAND[1])), len(mono))
-    hop = round(HOP * RATE)
-    energy = np.pad(band**2, (0, -len(band) % hop)).reshape(-1, hop).mean(axis=1)
-    smooth = np.hanning(13)[1:-1]  # 120 ms: shorter than a syllable, longer than a pitch period
+    energy = frames.bands[:, _SYLLABLE_BANDS].sum(axis=1, dtype=np.float64)
+    smooth = np.hanning(12)[1:-1]  # with the frame's own 50 ms: shorter than a syllable, longer than a pitch period
     curve = 10 * np.log10(np.convolve(energy, smooth / smooth.sum(), "same") + 1e-12)
     at = np.flatnonzero(speech)
     spoken = curve[at[0] : at[-1] + 1]
@@ -190,7 +171,7 @@ def _syllable_rate(mono: np.ndarray, speech: np.ndarray) -> float:
 def _count_peaks(curve: np.ndarray, dip: float, floor: float) -> int:
     """Rises of at least `dip` followed by falls of at least `dip` (or the end), whose tops are over `floor`."""
     count, rising, low, high = 0, False, math.inf, -math.inf
-    for value in curve:
+    for value in curve.tolist():
         low, high = min(low, value), max(high, value)
         if not rising and value >= low + dip:
             rising, high = True, value

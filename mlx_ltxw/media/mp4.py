@@ -1,4 +1,4 @@
-"""Mp4 files out: H.264 and AAC, frame by frame, in exact step; and a new voice for an existing clip."""
+"""Mp4 files out: H.264 and AAC, frame by frame, in exact step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo, to_frames
-from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
 from mlx_ltxw.media.metadata import KEY, to_text
 
 logger = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class Mp4Writer:
         with write_errors(self._path):
             self._container.mux(self._video.encode(None))
             if self._waveform is not None:
-                _mux_audio(self._container, self._audio, self._waveform, Fraction(0), self.count * self._step)
+                mux_audio(self._container, self._audio, self._waveform, self.count * self._step)
             self._container.close()
 
 
@@ -121,7 +120,7 @@ def open_mp4(
         UserError: `path` cannot be written.
     """
     path = Path(path)
-    with replacing(path) as partial, _created(path, partial, metadata) as container:
+    with replacing(path) as partial, created(path, partial, metadata) as container:
         codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
         options = {"crf": "0" if lossless else str(crf)}
         video = container.add_stream(codec, rate=frame_rate(rate), options=options)
@@ -130,7 +129,7 @@ def open_mp4(
             context = video.codec_context
             context.color_primaries = context.color_trc = context.colorspace = _BT709
             context.color_range = _LIMITED
-        writer = Mp4Writer(container, video, _add_audio(container) if sound else None, path)
+        writer = Mp4Writer(container, video, add_audio(container) if sound else None, path)
         yield writer
         writer.finish()
 
@@ -157,73 +156,13 @@ def write_mp4(
             clip.audio(waveform)
 
 
-def remux(
-    source: Path | str, waveform: np.ndarray, path: Path | str, *, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Gives a clip a new voice: its video packets are copied untouched, its sound is replaced.
-
-    Args:
-        source: Any clip whose video codec mp4 can hold.
-        waveform: (N, 2) fp32 in [-1, 1] at 48 kHz; padded or cut to the picture's length.
-        path: The mp4 to write; may be `source` itself.
-
-    Raises:
-        UserError: `source` cannot be read, has no picture, or a codec that mp4 cannot hold; `path` cannot be written.
-    """
-    path, waveform = Path(path), as_stereo(waveform)
-    with replacing(path) as partial, opened(source) as clip:
-        stream = video_stream(clip)
-        if stream is None:
-            raise UserError(f"{source} has no picture that can be decoded.", "Give a video file.")
-        with _created(path, partial, metadata) as container:
-            try:
-                video, audio = container.add_stream_from_template(stream), _add_audio(container)
-                container.start_encoding()
-            except ValueError as error:
-                raise UserError(
-                    f"{source} holds {stream.codec_context.name} video, which mp4 cannot hold.",
-                    "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4).",
-                ) from error
-            end = start = start_of(stream)
-            for packet in _timed_packets(source, clip, stream):
-                end = max(end, (packet.pts + packet.duration) * stream.time_base)
-                packet.stream = video
-                with write_errors(path):
-                    container.mux(packet)
-            with write_errors(path):
-                _mux_audio(container, audio, waveform, start, end - start)
-                container.close()
-
-
-def _timed_packets(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
-    """A stream's packets, each with its times; Matroska leaves out the first few decoding times."""
-    step = round(1 / (stream.average_rate or 25) / stream.time_base)
-    early: list[Any] = []
-    count = 0
-    for packet in clip.demux(stream):
-        if not packet.size:
-            continue  # the demuxer's end mark
-        count += 1
-        packet.duration = packet.duration or step
-        early.append(packet)
-        if packet.dts is not None:
-            for back, untimed in enumerate(reversed(early)):
-                untimed.dts = packet.dts - back * step
-            yield from early
-            early = []
-    if count < stream.frames:  # 0 where the header does not tell
-        raise UserError(f"{source} is damaged: it holds {count} of {stream.frames} frames.", DAMAGED)
-    if early:
-        raise UserError(f"{source} has no timestamps.", "Put it into an mp4 first (ffmpeg -i IN -c:v libx264 OUT.mp4).")
-
-
 @contextmanager
-def _created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> Iterator[Any]:
+def created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> Iterator[Any]:
     """A new mp4 container in `partial`; the block closes it itself when all went well."""
     import av
 
     with write_errors(path):
-        container = av.open(str(partial), "w", format="mp4", options=_CONTAINER)
+        container = av.open(f"file:{partial}", "w", format="mp4", options=_CONTAINER)
     if metadata is not None:
         container.metadata[KEY] = to_text(metadata)
     try:
@@ -234,20 +173,24 @@ def _created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> I
         raise
 
 
-def _add_audio(container: Any) -> Any:
+def add_audio(container: Any) -> Any:
+    """A track for `mux_audio`."""
     audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
     audio.bit_rate = _AUDIO_BITS
     return audio
 
 
-def _mux_audio(container: Any, audio: Any, waveform: np.ndarray, start: Fraction, length: Fraction) -> None:
-    """Encodes (N, 2) from second `start` on, fitted to `length` seconds."""
+def mux_audio(container: Any, audio: Any, waveform: np.ndarray, length: Fraction) -> None:
+    """Encodes (N, 2), fitted to `length` seconds."""
     samples = round(length * AUDIO_RATE)
     if len(waveform) > samples:
         logger.info("the sound is %.3f s longer than the picture and is cut", len(waveform) / AUDIO_RATE - length)
-    fitted = np.pad(waveform[:samples], ((0, max(0, samples - len(waveform))), (0, 0)))
-    for frame in (*to_frames(fitted, AUDIO_RATE, round(start * AUDIO_RATE)), None):
-        container.mux(audio.encode(frame))
+    for at in range(0, samples, AUDIO_RATE):  # silence is made by the second: a picture may last for hours
+        block = waveform[at : min(at + AUDIO_RATE, samples)]
+        block = np.pad(block, ((0, min(AUDIO_RATE, samples - at) - len(block)), (0, 0)))
+        for frame in to_frames(block, AUDIO_RATE, at):
+            container.mux(audio.encode(frame))
+    container.mux(audio.encode(None))
 
 
 def _to_yuv(frame: Any) -> Any:

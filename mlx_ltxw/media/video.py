@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import struct
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,73 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import opened, start_of, video_stream
+from mlx_ltxw.media.colour import RgbConverter, is_hdr
+from mlx_ltxw.media.containers import DAMAGED, format_names, note, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.decoding import decoded
 
-_TAGGED_MATRICES = (1, 5, 6, 9)  # BT.709, BT.470BG, SMPTE 170M, BT.2020
+LONGEST_FRAME = 3600.0
+"""Seconds that one frame may claim to be on screen."""
+
+_GUESSED_RATE = 25  # frames a second, where nothing tells
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a player shows of a file.
+
+    Attributes:
+        width, height: Pixels, with the picture turned as its rotation mark says and its pixels made square.
+        seconds: From the first frame to the end of the last.
+    """
+
+    width: int
+    height: int
+    seconds: float
+
+
+def describe_picture(path: Path | str) -> Picture:
+    """The size and length that a file's picture has on screen; decodes one frame.
+
+    Raises:
+        UserError: the file cannot be read, has no picture, or ends before its header says so.
+    """
+    seconds = picture_seconds(path)
+    with opened(path) as container:
+        stream = _picture_stream(path, container)
+        for frame in decoded(path, container, stream, 0.0):
+            width, height = frame.width * float(stream.sample_aspect_ratio or 1), float(frame.height)
+            if _orientation(frame)[0]:
+                width, height = height, width
+            return Picture(max(1, round(width)), max(1, round(height)), seconds)
+    raise UserError(f"{path} has no picture that can be decoded.", "Give a video file.")
+
+
+def picture_seconds(path: Path | str) -> float:
+    """How long the picture of a file lasts, from its packets' times; decodes nothing. 0 without a picture.
+
+    Raises:
+        UserError: the file cannot be read, or ends before its header says so.
+    """
+    with opened(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            return 0.0
+        step = frame_seconds(stream)
+        shift = end = latest = 0.0
+        before: float | None = None
+        packets = 0
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            if packet.pts is None or packet.is_discard:
+                continue
+            dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + shift
+            if before is not None and restarts(container, dated - before):
+                shift += before + step - dated
+                dated = before + step
+            before = dated
+            begin = float(packet.pts * packet.time_base) - float(start_of(stream)) + shift
+            latest, end = max(latest, begin), max(end, begin + shown_seconds(path, packet, step))
+        return _checked_end(path, container, stream, end or packets * step, latest + step)
 
 
 def read_video(
@@ -29,7 +96,7 @@ def read_video(
     """The picture of a file at another rate and size.
 
     Each instant shows the frame that is on screen then, scaled to cover `width` x `height` and cropped about the
-    centre; pixel shape and a phone's rotation mark are honoured.
+    centre; pixel shape and a phone's rotation mark are honoured, and pictures in PQ or HLG are tone-mapped.
 
     Args:
         path: Any file with a picture.
@@ -48,14 +115,13 @@ def read_video(
     out = np.empty((frames, height, width, 3), np.uint8)
     done = 0
     with opened(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise UserError(f"{path} has no picture that can be decoded.", "Give a video file.")
-        for frame, until in _timeline(container, stream, start):
+        stream = _picture_stream(path, container)
+        convert = RgbConverter()
+        for frame, until in _timeline(path, container, stream, start):
             # a tenth of a frame forgives timestamps that were rounded to milliseconds
             stop = min(frames, math.ceil((until - start) * fps - 0.1))
             if stop > done:
-                out[done:stop] = _conform(frame, stream, width, height)
+                out[done:stop] = _conform(frame, stream, width, height, convert)
                 done = stop
             if done == frames:
                 return out
@@ -68,39 +134,84 @@ def read_video(
     )
 
 
-def _timeline(container: Any, stream: Any, start: float) -> Iterator[tuple[Any, float]]:
+def frame_seconds(stream: Any) -> float:
+    """How long a frame is on screen where it does not say so itself."""
+    return float(1 / (stream.average_rate or stream.guessed_rate or _GUESSED_RATE))
+
+
+def shown_seconds(path: Path | str, packet: Any, step: float) -> float:
+    """How long a packet's, or a decoded frame's, picture is on screen; `step` where it does not say.
+
+    Raises:
+        UserError: longer than anybody shows one.
+    """
+    seconds = float(packet.duration * packet.time_base) if packet.duration else step
+    if seconds > LONGEST_FRAME:
+        raise UserError(f"{path} is damaged: one of its frames claims to last {seconds:,.0f} s.", DAMAGED)
+    return seconds
+
+
+def _picture_stream(path: Path | str, container: Any) -> Any:
+    stream = video_stream(container)
+    if stream is None:
+        raise UserError(f"{path} has no picture that can be decoded.", "Give a video file.")
+    return stream
+
+
+def _checked_end(path: Path | str, container: Any, stream: Any, end: float, least: float) -> float:
+    """The end by the packets against the header's; an mp4's edit list may show its last frame for less long."""
+    promised = float(stream.duration * stream.time_base) if stream.duration else end
+    exact = "mp4" in format_names(container)
+    if end >= promised - max(0.1, 2 * frame_seconds(stream)):
+        return min(end, max(promised, least)) if exact else end
+    text = f"its picture ends after {end:.2f} of {promised:.2f} seconds."
+    if exact:
+        raise UserError(f"{path} is damaged: {text}", DAMAGED)
+    note(path, f"may be cut off: {text}")
+    return end
+
+
+def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> Iterator[tuple[Any, float]]:
     """Decoded frames, each with the second (from the stream's start) at which the next one takes its place."""
-    stream.thread_type = "AUTO"
     origin = float(start_of(stream))
-    step = float(1 / (stream.average_rate or 25))
-    if start > 1:
-        container.seek(int((start + origin) * 1e6))  # lands on the key frame before it
-    waiting, time = None, -step
-    for frame in container.decode(stream):
-        time = time + step if frame.pts is None else float(frame.pts * stream.time_base) - origin
+    step = frame_seconds(stream)
+    waiting, time, shift = None, -step, 0.0
+    for frame in decoded(path, container, stream, origin + start):
+        before = time
+        time = time + step if frame.pts is None else float(frame.pts * frame.time_base) - origin + shift
+        if waiting is None and is_hdr(frame):
+            note(path, "is of high dynamic range; its picture is tone-mapped to BT.709.")
         if waiting is not None:
+            if restarts(container, time - before):
+                shift += before + step - time
+                time = before + step
             yield waiting, time
         waiting = frame
     if waiting is not None:
-        yield waiting, time + step
+        yield waiting, time + shown_seconds(path, waiting, step)
 
 
-def _conform(frame: Any, stream: Any, width: int, height: int) -> np.ndarray:
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How a decoded frame is brought upright: whether transposed, then mirrored left to right, then top to bottom.
+
+    By the display matrix: ((a, b), (c, d)) takes a stored pixel (x, y) to (ax + cy, bx + dy); ISO/IEC 14496-12, 6.2.2.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = struct.unpack("<5i" if sys.byteorder == "little" else ">5i", bytes(matrix)[:20])
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+
+
+def _conform(frame: Any, stream: Any, width: int, height: int, convert: RgbConverter) -> np.ndarray:
     """A decoded frame -> (height, width, 3) uint8."""
-    from av.video.reformatter import Colorspace, Interpolation
-
-    turns = round(frame.rotation / 90) % 4  # quarter turns anticlockwise
-    across, down = (height, width) if turns % 2 else (width, height)  # as the frame is stored
+    transposed, mirrored, upended = _orientation(frame)
+    across, down = (height, width) if transposed else (width, height)  # as the frame is stored
     shape = float(stream.sample_aspect_ratio or 1)
     scale = max(across / (frame.width * shape), down / frame.height)
     wide, high = max(across, round(frame.width * shape * scale)), max(down, round(frame.height * scale))
-    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601  # as players do with unmarked files
-    picture = frame.reformat(
-        width=wide,
-        height=high,
-        format="rgb24",
-        src_colorspace=None if int(frame.colorspace) in _TAGGED_MATRICES else guess,
-        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
-    ).to_ndarray()
+    picture = convert(frame, wide, high)
     left, top = (wide - across) // 2, (high - down) // 2
-    return np.rot90(picture[top : top + down, left : left + across], turns)
+    picture = picture[top : top + down, left : left + across]
+    picture = picture.swapaxes(0, 1) if transposed else picture
+    return picture[:: -1 if upended else 1, :: -1 if mirrored else 1]

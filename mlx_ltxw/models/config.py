@@ -8,12 +8,22 @@ that names it, never a silent default.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from mlx_ltxw.errors import UserError
 
 logger = logging.getLogger(__name__)
 _ABSENT: Any = object()
+
+LARGEST = 1 << 17
+"""The largest width, rate or number of taps that is believed."""
+
+DEEPEST = 1000
+"""The largest number of layers."""
+
+LONGEST = 100
+"""The most entries of a list of numbers or blocks."""
 
 
 class Section:
@@ -45,6 +55,43 @@ class Section:
                 "Use the config that ships inside the LTX-2.3 checkpoint; its numbers are never guessed.",
             )
         return default
+
+    def count(self, key: str, default: Any = _ABSENT, most: int = LARGEST) -> int:
+        """A whole number from 1 to `most`: a width, a number of layers; anything else is no such network's."""
+        value = self.take(key, default)
+        if type(value) is not int or not 1 <= value <= most:
+            raise self._refused(key, value, f"Only whole numbers from 1 to {most:,} are")
+        return value
+
+    def counts(self, key: str, most: int = LARGEST) -> tuple[int, ...]:
+        """A list of such numbers."""
+        values = self.take(key)
+        if not isinstance(values, list | tuple) or not 1 <= len(values) <= LONGEST:
+            raise self._refused(key, values, "Only a list of numbers is")
+        for value in values:
+            if type(value) is not int or not 1 <= value <= most:
+                raise self._refused(key, value, f"Only whole numbers from 1 to {most:,} are")
+        return tuple(values)
+
+    def number(self, key: str, default: Any = _ABSENT) -> float:
+        """A finite number above 0."""
+        value = self.take(key, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise self._refused(key, value, "Only numbers above 0 are")
+        return value
+
+    def flag(self, key: str, default: Any = _ABSENT) -> bool:
+        """True or false."""
+        value = self.take(key, default)
+        if type(value) is not bool:
+            raise self._refused(key, value, "Only true and false are")
+        return value
+
+    def _refused(self, key: str, value: Any, allowed: str) -> UserError:
+        return UserError(
+            f"The checkpoint's config sets '{self.name}.{key}' to {str(value)[:80]!r}, which LTX-2.3 never does.",
+            f"{allowed} possible there; use an LTX-2.3 checkpoint with its own config.",
+        )
 
     def expect(self, key: str, *allowed: Any) -> None:
         """Reads `key` and refuses a value this port does not implement."""

@@ -93,9 +93,9 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
     Args:
         transformer: The base; left as it is under the lock, and used up without it.
         chosen: From `choose`.
-        settings: Of the run.
+        settings: Every choice of the run, resolved.
         geometry: Of the clip, for strengths in time.
-        dtype: Of the activations.
+        dtype: bf16 or fp32, of the activations.
     """
     if not chosen.adapters:
         return Models(transformer, None, ())

@@ -35,7 +35,7 @@ def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_
     Args:
         model_dir: Holds the text encoder, projection and connectors.
         prompts: The prompt and, where guidance needs it, the negative prompt.
-        dtype: Of the contexts.
+        dtype: bf16 or fp32, of the contexts.
         in_pieces: See `Machine.in_pieces`.
 
     Raises:

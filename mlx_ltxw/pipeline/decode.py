@@ -39,7 +39,7 @@ def decode_video(networks: Networks, tokens: mx.array, geometry: Geometry) -> It
     Args:
         networks: For the video VAE.
         tokens: (1, T, C).
-        geometry: Of the clip.
+        geometry: The clip's pixels, frames and rate.
 
     Yields:
         Chunks of frames (f, H, W, 3) uint8.

@@ -26,9 +26,9 @@ class Denoiser:
         adapted: The adapted transformer under the exact video lock; None without one.
         contexts: Text contexts of the prompt and, where guidance needs it, the negative prompt.
         video_guidance: None without a video.
-        audio_guidance: Of the audio, base and adapted.
+        audio_guidance: How the audio is steered, base and adapted alike.
         video_rotary, audio_rotary: Rotation tables.
-        dtype: Of the transformer's activations.
+        dtype: bf16 or fp32, of the transformer's activations.
         given: What is not to be made.
         walk: How a forward goes over the blocks.
     """

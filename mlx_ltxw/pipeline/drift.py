@@ -22,7 +22,7 @@ class Drift:
     """The change an adapter makes to one clip.
 
     Attributes:
-        seed: Of the clip.
+        seed: The clip's random seed.
         video, audio: Relative L2 change of the latents.
         psnr: Of the decoded picture against that without the adapter, dB; infinite when equal.
     """
@@ -44,7 +44,7 @@ def drift(
         made: Its final latents by seed.
         networks: Of that run, which remember the text contexts.
         follow: Gets each step without the adapters.
-        noise_source: Of that run.
+        noise_source: Where that run's noise came from.
     """
     plain = dataclasses.replace(
         job,

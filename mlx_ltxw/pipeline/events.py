@@ -39,7 +39,7 @@ class Step:
     """One denoising step is done.
 
     Attributes:
-        seed: Of the clip.
+        seed: The clip's random seed.
         index, total: From 1.
         sigma: Noise level it started from.
         seconds: It took.
@@ -61,7 +61,7 @@ class Decoded:
     """One clip is ready.
 
     Attributes:
-        seed: Of the clip.
+        seed: The clip's random seed.
         video: Chunks of frames (f, H, W, 3) uint8, decoded as they are taken; take them before the next event. None
             where none is made.
         waveform: (N, 2) fp32 in [-1, 1].

@@ -99,7 +99,7 @@ def combine(guidance: Guidance, clean: dict[str, mx.array]) -> mx.array:
     """The guided clean latent.
 
     Args:
-        guidance: Of this modality.
+        guidance: How strongly this modality is steered.
         clean: Pass name -> predicted clean latent (B, T, C), fp32; `cond` always, others where they ran.
 
     Returns:

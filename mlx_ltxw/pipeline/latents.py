@@ -106,7 +106,7 @@ def noise(geometry: Geometry, video_channels: int, audio_channels: int, seed: in
         geometry: The clip's size.
         video_channels, audio_channels: Width of a token.
         seed: Drives everything.
-        stage: Of the run, from 0.
+        stage: The stage's number in the run, from 0.
     """
     key = mx.random.key(seed)
     for _ in range(stage):

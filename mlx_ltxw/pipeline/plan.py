@@ -8,13 +8,14 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.machine import Machine, this_machine
+from mlx_ltxw.machine import Machine, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, choose
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import Guidance, passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.samplers import Sampler, euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -28,11 +29,11 @@ class Stage:
     """One way from noise to clean latents.
 
     Attributes:
-        geometry: Of the latents.
+        geometry: Pixels, frames and rate that the latents stand for.
         sigmas: (steps + 1,) fp32 noise levels.
         sampler: How the steps are taken.
-        video_guidance: Of the video; None without one.
-        audio_guidance: Of the audio.
+        video_guidance: How the video is steered; None without one.
+        audio_guidance: How the audio is steered.
         start: `noise`, or the clean latents of the stage before, with noise at the first of `sigmas`.
     """
 
@@ -56,11 +57,11 @@ class Plan:
         settings: Every choice made.
         model: Where the weights are.
         stages: One after another.
-        dtype: Of the networks.
+        dtype: bf16 or fp32, of weights and activations.
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
-        warnings: What will be tight.
+        warnings: What will be tight or slow, and what the model cannot say.
     """
 
     settings: Settings
@@ -108,7 +109,9 @@ def plan(request: Request, model: ModelDir) -> Plan:
     chosen = choose(settings, model.network_config("transformer"))
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
-    warnings = check_fit(weights, machine)
+    warnings = [*check_fit(weights, machine), *slow_blas()]
+    if model.lines:
+        warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
     return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-import types
-import typing
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import build
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
 
@@ -44,6 +43,7 @@ class Request:
         register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
         video: A clip whose picture is kept and given a new voice.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
+        remove_offset: Take out what lies below 20 Hz, such as a constant offset.
     """
 
     prompt: str
@@ -64,6 +64,7 @@ class Request:
     register_at: str | None = None
     video: str | None = None
     soften_onset: bool = True
+    remove_offset: bool = True
 
     def __post_init__(self) -> None:
         for name, kind in (("seeds", int), ("adapters", str)):
@@ -82,7 +83,8 @@ class Request:
             UserError: it is no request, or has fields this version does not know.
         """
         makers = ("kind", "mlx_ltxw", "model", "adapter_sha256")
-        return _build(cls, {name: value for name, value in values.items() if name not in makers})
+        request = {name: value for name, value in values.items() if name not in makers}
+        return build(cls, request, "The stored request", "Use a file that this version of mlx-ltxw generate wrote.")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Settings:
     register_at: str | None = None
     video: str | None = None
     soften_onset: bool = True
+    remove_offset: bool = True
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:
@@ -145,7 +148,7 @@ class Settings:
 
 def defaults_for(variant: str, generation: dict[str, Any] | None) -> Defaults:
     """The defaults of a dev or distilled model, overlaid with the model dir's `generation` section."""
-    defaults = _build(Defaults, generation or {})
+    defaults = build(Defaults, generation or {}, "The model's own defaults", "Convert the model again.")
     if variant == "distilled":
         return dataclasses.replace(
             defaults, steps=DISTILLED_STEPS, video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE
@@ -223,43 +226,3 @@ def _check_adapters(settings: Settings) -> None:
         )
     if settings.video is not None and settings.audio_only:
         raise UserError("{field:video} and {field:audio_only} exclude each other.", "Leave one of them out.")
-
-
-def _build(cls: type, values: Any) -> Any:
-    """Builds a dataclass from parsed JSON: tuples from lists, nested dataclasses from objects, nothing unknown."""
-    if not isinstance(values, dict):
-        raise UserError("The metadata is no request.", "Use a file that mlx-ltxw generate wrote.")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(
-            f"Unknown fields in {cls.__name__}: {', '.join(unknown)}.",
-            "Use the version of mlx-ltxw that wrote the file.",
-        )
-    try:
-        return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
-    except TypeError as error:
-        raise UserError(
-            f"The metadata is no {cls.__name__}: {error}.", "Use a file that mlx-ltxw generate wrote."
-        ) from error
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    target = options[0]  # `X | None` puts X first
-    if dataclasses.is_dataclass(target) and isinstance(target, type):
-        return _build(target, value)
-    if typing.get_origin(target) is tuple:
-        inner = typing.get_args(target)[0]
-        return tuple(_convert(inner, item) for item in value)
-    if target is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, target):
-        raise TypeError(f"{value!r} is no {target.__name__}")
-    return value
-
-
-def _is_union(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.audio_vae import soften_onset
+from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
 from mlx_ltxw.pipeline.adapters import Models, apply
 from mlx_ltxw.pipeline.contexts import Contexts
@@ -83,8 +83,8 @@ def steps(
     Args:
         job: From `plan`.
         models: From `transformers`.
-        contexts: Of the job's prompts.
-        seed: Of the clip.
+        contexts: The job's prompts, encoded.
+        seed: The clip's random seed.
         given: What is not to be made.
         noise_source: The noise that stages start from.
     """
@@ -124,6 +124,8 @@ def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Deco
     waveform, rate = decode_audio(networks, latents.sound)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
+    if job.settings.remove_offset:
+        waveform = remove_offset(waveform, rate)
     seconds = time.perf_counter() - clock
     made = latents.video if job.settings.video is None else None
     video = None if made is None else decode_video(networks, made, job.geometry)

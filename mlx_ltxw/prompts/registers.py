@@ -36,7 +36,12 @@ WORDS_PER_SECOND = 9300 / 3600
 """Speaking rate of audiobook narration: 9,300 words an hour (Audiobook Creation Exchange's estimate), 155 a minute."""
 
 _QUOTES = '"“”„«»'
-_TURN = re.compile(r"\(\s*(?P<speaker>[^(),:]+?)\s*(?:,\s*(?P<manner>[^():]*?)\s*)?\)\s*:\s*")
+_CLOSING = {'"': '"“”', "“": '”"', "”": '”"', "„": "“”", "«": "»", "»": "«"}
+_TURN = re.compile(
+    r"[(（]\s*(?P<speaker>[^(),:（），：]+?)\s*(?:[,，]\s*(?P<manner>[^():（）：]*?)\s*)?[)）]\s*"
+    rf"(?:(?P<colon>[:：])\s*|(?=[{_QUOTES}]))"
+)
+_SPEAKER_WORDS = {"woman", "man", "women", "men", "female", "male", "girl", "boy", "lady", "guy", "speaker", "narrator"}
 _NO_ARTICLE = re.compile(r"(a|an|the|two|three|some|several|one|his|her|their|in|inside|on|at|under|by|near)\b", re.I)
 
 
@@ -45,16 +50,20 @@ class Turn:
     """One speaker's line.
 
     Attributes:
-        speaker: As written, in lower case.
+        speaker: `woman`, `man` or what else was written, in lower case.
         manner: As written, in lower case; empty without one.
         line: What is said, without its quotes.
         quoted: Whether the line stood in quotes.
+        mark: The brackets and the colon as written, without spaces after them.
+        after: What follows the quoted line and is not said.
     """
 
     speaker: str
     manner: str
     line: str
     quoted: bool
+    mark: str = ""
+    after: str = ""
 
     @property
     def register(self) -> Register | None:
@@ -92,7 +101,7 @@ class Hint:
 
     Attributes:
         code: Stable name: `grammar`, `speaker`, `man-whispering`, `no-manner`, `unknown-manner`, `mixed-registers`,
-            `quotes`, `too-long`, `needs-adapter`.
+            `quotes`, `slip`, `too-long`, `needs-adapter`.
         text: A sentence or two.
     """
 
@@ -104,19 +113,83 @@ class Hint:
 
 
 def parse(prompt: str) -> Prompt:
-    """Takes a prompt apart; whatever follows no grammar is all scene."""
-    marks = list(_TURN.finditer(prompt))
+    """Takes a prompt apart; whatever follows no grammar is all scene.
+
+    Brackets within a quoted line are the line's. A missing or full-width colon is forgiven (see `slips`).
+    """
+    marks = _marks(prompt)
     if not marks:
         return Prompt(prompt.strip(), ())
     ends = [mark.start() for mark in marks[1:]] + [len(prompt)]
     turns = []
     for mark, end in zip(marks, ends, strict=True):
         text = prompt[mark.end() : end].strip().rstrip(",").rstrip()
-        body = text.rstrip(".!?… ")
-        quoted = len(body) > 1 and body[0] in _QUOTES and body[-1] in _QUOTES
-        line = body[1:-1] if quoted else text.strip(_QUOTES)
-        turns.append(Turn(mark["speaker"].lower(), (mark["manner"] or "").lower(), line.strip(), quoted))
+        line, quoted, after = _line(text)
+        turn = Turn(mark["speaker"].lower(), (mark["manner"] or "").lower(), line, quoted, mark[0].rstrip(), after)
+        turns.append(turn)
     return Prompt(prompt[: marks[0].start()].strip().rstrip(",").rstrip(), tuple(turns))
+
+
+def slips(prompt: Prompt) -> list[str]:
+    """What is off in a prompt that is understood all the same: a sentence for each kind."""
+    found = []
+    for turn in prompt.turns:
+        if not turn.mark.endswith(":"):
+            what = "full-width" if turn.mark.endswith("：") else "missing"
+            found.append(f'The colon after {turn.mark.rstrip("：")} is {what}; write {mend_mark(turn.mark)} "…".')
+        elif mend_mark(turn.mark) != turn.mark:
+            found.append(f"The brackets or comma of {turn.mark} are full-width; write {mend_mark(turn.mark)}")
+        if turn.after:
+            text = (
+                f'Words follow the quoted line: "{_start(turn.after)}"; they are not said. Put them before the speaker.'
+            )
+            found.append(text)
+    return list(dict.fromkeys(found))
+
+
+def mend(text: str) -> str:
+    """A prompt with an ordinary colon after each speaker, and ordinary brackets and commas around it."""
+    for mark in reversed(_marks(text)):
+        text = f"{text[: mark.start()]}{mend_mark(mark[0].rstrip())} {text[mark.end() :]}"
+    return text
+
+
+def mend_mark(mark: str) -> str:
+    """`（woman，whispering）` -> `(woman, whispering):`."""
+    inner = re.sub(r"\s*，\s*", ", ", mark.rstrip(":： ").strip("()（）").strip())
+    return f"({inner}):"
+
+
+def _marks(prompt: str) -> list[re.Match[str]]:
+    """Where speakers stand: outside of quoted lines, and without a colon only before a quote and if it is a speaker."""
+    found: list[re.Match[str]] = []
+    at = 0
+    while mark := _TURN.search(prompt, at):
+        named = mark["manner"] is not None or mark["speaker"].lower().split()[-1] in _SPEAKER_WORDS
+        if not (mark["colon"] or named):
+            at = mark.end()
+            continue
+        found.append(mark)
+        at = mark.end()
+        closing = _CLOSING.get(prompt[at : at + 1], "")
+        closed = [place for place in (prompt.find(quote, at + 1) for quote in closing) if place >= 0]
+        at = min(closed, default=at)
+    return found
+
+
+def _line(text: str) -> tuple[str, bool, str]:
+    """What follows a speaker -> the line without its quotes, whether it had any, and what follows them."""
+    body = text.rstrip(".!?… ")
+    if len(body) > 1 and body[0] in _QUOTES and body[-1] in _QUOTES:
+        return body[1:-1].strip(), True, ""
+    last = max((text.rfind(quote) for quote in _CLOSING.get(text[:1], "")), default=-1)
+    if last > 0:
+        return text[1:last].strip(), True, text[last + 1 :].strip(" ,.")
+    return text.strip(_QUOTES).strip(), False, ""
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"
 
 
 def build(scene: str, speaker: str, manner: str, line: str) -> str:
@@ -172,6 +245,7 @@ def check(prompt: str, seconds: float, adapter: bool = True) -> list[Hint]:
         text = "Two registers in one clip come out as one; make them as parts of a {field:script}."
         hints.append(Hint("mixed-registers", text))
     hints += [_quotes_hint(turn) for turn in turns if not turn.quoted]
+    hints += [Hint("slip", text) for text in slips(Prompt("", turns))]
     needed = sum(turn.seconds for turn in turns)
     if needed > seconds:
         text = (

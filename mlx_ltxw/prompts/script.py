@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.prompts.registers import build, parse
+from mlx_ltxw.files import read_text
+from mlx_ltxw.parsing import parse_yaml
+from mlx_ltxw.prompts.registers import build, mend, parse
+
+LARGEST = 4 << 20
+"""Bytes of a script."""
 
 _FIELDS = ("scene", "speaker", "manner", "line")
 _OPTIONS = ("seconds", "adapter", "strength", "seed")
@@ -47,9 +52,9 @@ def read_script(path: Path) -> list[Part]:
         UserError: naming the part or line that is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The script '{path}' cannot be read.", "Give a UTF-8 text or YAML file.") from error
+        text = read_text(path, LARGEST)
+    except UserError as error:
+        raise UserError(f"The script cannot be read: {error.message}", "Give a UTF-8 text or YAML file.") from error
     parts = _from_yaml(path, text) if path.suffix.lower() in (".yaml", ".yml") else _from_lines(path, text)
     if not parts:
         raise UserError(f"The script '{path}' is empty.", "Write one part a line, or a YAML list.")
@@ -68,17 +73,12 @@ def _from_lines(path: Path, text: str) -> list[Part]:
                 f"Line {number} of '{path}' is not one part of a script.",
                 'Write it as: a dim room, (woman, whispering): "close your eyes".',
             )
-        parts.append(Part(prompt))
+        parts.append(Part(mend(prompt)))
     return parts
 
 
 def _from_yaml(path: Path, text: str) -> list[Part]:
-    import yaml
-
-    try:
-        items = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"The script '{path}' is no sound YAML: {error}.", "Mend it, or write lines.") from error
+    items = parse_yaml(text, f"The script '{path}'", "Mend it, or write lines.")
     if not isinstance(items, list):
         raise UserError(f"The script '{path}' is no list.", "Write a list of parts, each beginning with '- '.")
     parts: list[Part] = []
@@ -103,9 +103,8 @@ def _part(path: Path, number: int, item: Any, scene: str | None) -> tuple[Part, 
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)} (each a text).", "Add what is missing.")
     seconds = item.get("seconds")
-    if seconds is not None and (
-        not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= 600
-    ):
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 < seconds <= 600):
         raise UserError(f"{where}: seconds is {seconds!r}.", "Give a number of seconds over 0.")
     try:
         prompt = build(*(fields[key] for key in _FIELDS))

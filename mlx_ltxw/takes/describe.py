@@ -60,7 +60,7 @@ class MadeFile:
         return printable("\n".join(lines), keep="\n")
 
 
-Described = Description | adapters.Description | MadeFile
+Described = Description | adapters.AdapterDescription | MadeFile
 
 
 def describe(target: str) -> Described:

@@ -14,7 +14,7 @@ class Decoding:
     """Some frames of a clip are decoded and written.
 
     Attributes:
-        seed: Of the clip.
+        seed: The clip's random seed.
         done, total: Frames.
     """
 
@@ -28,7 +28,7 @@ class Written:
     """One clip's files are there, each whole.
 
     Attributes:
-        seed: Of the clip.
+        seed: The clip's random seed.
         files: The main one first; empty for a part of a script, which is on its way into the whole.
         measurement: Of its sound; None for a whole script, whose parts were measured.
         peak_memory: Bytes.
@@ -46,8 +46,8 @@ class PartBegun:
 
     Attributes:
         number, total: From 1.
-        prompt: Of the part.
-        seed: Of the part.
+        prompt: What the part shows and says.
+        seed: The part's random seed.
         kept: Whether it is there from an earlier run, and is not made again.
     """
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.video import read_video
+from mlx_ltxw.media.remux import check_remux
+from mlx_ltxw.media.video import describe_picture, read_video
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.request import Defaults, Request, Settings
 
@@ -21,25 +20,24 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
     The frame rate stays the model's own; the picture itself is never re-encoded, only seen at this size.
 
     Raises:
-        UserError: the clip cannot be read, has no picture, or is too short.
+        UserError: the clip cannot be read, has no picture, is too short, or cannot be given a new voice.
     """
     assert request.video is not None
-    clip = probe(request.video)
-    if clip.width is None or clip.height is None or clip.duration is None:
-        raise UserError(f"{request.video} has no picture.", "Give a video file.")
+    clip = describe_picture(request.video)
+    check_remux(request.video)
     rate = request.frame_rate or defaults.frame_rate
     scale = math.sqrt(defaults.width * defaults.height / (clip.width * clip.height))
     chosen = {
         "width": max(1, round(clip.width * scale / grid.width)) * grid.width,
         "height": max(1, round(clip.height * scale / grid.height)) * grid.height,
-        "frames": max(0, math.ceil((clip.duration * rate - 1) / grid.frames)) * grid.frames + 1,
+        "frames": max(0, math.ceil((clip.seconds * rate - 1) / grid.frames)) * grid.frames + 1,
         "frame_rate": rate,
     }
     missing: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(request, name) is None}
     return dataclasses.replace(request, **missing)
 
 
-def read_picture(settings: Settings, grid: LatentGrid) -> np.ndarray:
+def given_frames(settings: Settings, grid: LatentGrid) -> np.ndarray:
     """The clip's frames (F, H, W, 3) uint8 at the run's size and rate; the last one fills the last latent frame."""
     assert settings.video is not None
     size = settings.frames, settings.frame_rate, settings.width, settings.height

@@ -14,7 +14,8 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.events import Decoding, Told, Written
-from mlx_ltxw.takes.given import fit_to_clip, read_picture
+from mlx_ltxw.takes.given import fit_to_clip, given_frames
+from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
@@ -42,7 +43,7 @@ def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None
         job: From `fit`.
         networks: Of its model and dtype; None loads what is needed for this run alone.
     """
-    picture = read_picture(job.settings, job.geometry.grid) if job.settings.video else None
+    picture = given_frames(job.settings, job.geometry.grid) if job.settings.video else None
     yield from run(job, networks, picture=picture)
 
 
@@ -68,8 +69,9 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
 
 
 def written(
-    job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None
-) -> Iterator[Told]:
+    job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
+    finish: Callable[[Decoded], Decoded] = turned_down,
+) -> Iterator[Told]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 
     Args:
@@ -77,11 +79,13 @@ def written(
         write: Writes a clip.
         files: Names of a seed's clip, for `Written`.
         networks: See `follow`.
+        finish: What is done to a clip before it is measured and written.
     """
     with closing(follow(job, networks)) as events:
         for event in events:
             if isinstance(event, Decoded):
-                yield from write(event, job)
-                yield Written(event.seed, files(event.seed), measure(event.waveform, event.rate), peak_memory())
+                clip = finish(event)
+                yield from write(clip, job)
+                yield Written(clip.seed, files(clip.seed), measure(clip.waveform, clip.rate), peak_memory())
             else:
                 yield event

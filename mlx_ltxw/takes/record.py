@@ -34,7 +34,7 @@ class Record:
         requests: What makes it again: one, or a script's parts in order.
         model: What names the model that made it; empty in old files.
         version: Of the program; None in files of others.
-        training_step: Of a sample's adapter.
+        training_step: Steps that a sample's adapter had been trained for.
         adapter_sha256: Local adapter, as the request names it -> its content.
     """
 
@@ -103,7 +103,7 @@ def with_given(record: Record, adapters: Iterable[str], video: str | None, name:
     taken from those given: the one of the same content, or of the same name.
 
     Args:
-        record: Of the file.
+        record: What made the file.
         adapters: Given ones, as `FILE[:STRENGTH]`; a clip's or sample's take the place of all of its own.
         video: The given clip.
         name: The file's, for the message.

@@ -30,6 +30,7 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, draw_seeds
 from mlx_ltxw.prompts.script import Part
 from mlx_ltxw.takes.events import PartBegun, Told, Written
+from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, written
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
@@ -128,7 +129,7 @@ def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> G
         kept = kept and number not in again
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
         if not kept:
-            yield from written(job, _writer(path))
+            yield from written(job, _writer(path), finish=lambda clip: clip)  # the whole is turned down, not each part
         files.append(path)
     return files
 
@@ -214,7 +215,7 @@ def _join(jobs: Sequence[Plan], files: list[Path], names: list[Path]) -> None:
     lengths = [round(job.geometry.seconds * AUDIO_RATE) for job in jobs]
     waves = [_fitted(read_audio(file, AUDIO_RATE), length) for file, length in zip(files, lengths, strict=True)]
     overlap = round(CROSSFADE * first.frame_rate)
-    sound = join_waveforms(waves, round(overlap / first.frame_rate * AUDIO_RATE))
+    sound = with_headroom(join_waveforms(waves, round(overlap / first.frame_rate * AUDIO_RATE)), AUDIO_RATE)
     for path in names:
         if path.suffix == ".png":
             write_spectrogram(path, sound, AUDIO_RATE)

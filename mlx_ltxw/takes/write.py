@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.media.audio import write_wav
-from mlx_ltxw.media.mp4 import open_mp4, remux
+from mlx_ltxw.media.mp4 import open_mp4
+from mlx_ltxw.media.remux import remux
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Settings
@@ -23,8 +24,8 @@ def write_files(
 
     Args:
         paths: Of one clip: an mp4 or wav, then what goes beside it, wav or png (`Output.names`).
-        clip: As the run gives it.
-        settings: Of the run.
+        clip: The run's `Decoded`; its frames are taken here.
+        settings: Every choice of the run, resolved.
         metadata: Stored in each mp4 and wav.
 
     Yields:

@@ -20,12 +20,15 @@ import mlx.core as mx
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_errors
+from mlx_ltxw.parsing import build, parse_json
 from mlx_ltxw.train.config import TrainConfig, changed, read_config
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
+from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.saving import save_arrays
 
 FORMAT = 1
+_SAME = "Resume with what the run began with, or start a new one in another folder."
 _FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -36,8 +39,8 @@ class Origin:
     Attributes:
         config: Options of the run.
         base: Of the model: sha256 of its sources.
-        data: Of the clips: their keys' sha256.
-        paths: Of the adapted linears.
+        data: sha256 over the keys of all clips.
+        paths: Official names of the adapted linears, sorted.
     """
 
     config: TrainConfig
@@ -50,6 +53,18 @@ class Origin:
             "format": FORMAT, "step": step, "config": self.config.to_dict(), "base": self.base, "data": self.data,
             "paths": list(self.paths),
         })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The record in a state file; see `Origin`."""
+
+    format: int
+    step: int
+    config: dict[str, Any]
+    base: str
+    data: str
+    paths: tuple[str, ...]
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -72,9 +87,10 @@ def save(run: Path, state: State, layout: Layout, origin: Origin) -> Path:
     export(layout.adapter(state.parameters, f"step {state.step}"), "comfyui", folder / "adapter.safetensors")
     tensors = {"parameters": state.parameters, "first": state.first, "second": state.second}
     save_arrays(folder / "state.safetensors", tensors, {"training": origin.to_json(state.step)})
-    for step in saved_steps(run)[: -origin.config.keep_checkpoints]:
-        (folder_of(run, step) / "state.safetensors").unlink()
-        shutil.rmtree(folder_of(run, step))
+    with write_errors(folder):
+        for step in saved_steps(run)[: -origin.config.keep_checkpoints]:
+            _file(run, step).unlink()  # first: a folder with a state is whole
+            shutil.rmtree(folder_of(run, step))
     return folder
 
 
@@ -87,43 +103,81 @@ def saved_steps(run: Path) -> list[int]:
 def saved_config(run: Path) -> TrainConfig | None:
     """The options of the newest checkpoint; None when there is none."""
     steps = saved_steps(run)
-    return read_config(base=_training(run, steps[-1])[1]["config"]) if steps else None
+    return read_config(base=_training(run, steps[-1]).config) if steps else None
 
 
-def restore(run: Path, origin: Origin) -> State | None:
+def restore(run: Path, origin: Origin, size: int) -> State | None:
     """The newest checkpoint's state; None when there is none.
 
+    Args:
+        run: Folder of the run.
+        origin: What it must belong to.
+        size: Numbers of the adapter.
+
     Raises:
-        UserError: it belongs to other options, another model or other data.
+        UserError: it belongs to other options, another model or other data, or it is damaged.
     """
     steps = saved_steps(run)
     if not steps:
         return None
-    tensors, training = _training(run, steps[-1])
-    hint = "Resume with what the run began with, or start a new one in another folder."
-    before = read_config(base=training["config"])
-    if names := changed(before, origin.config):
-        told = ", ".join(f"{name} {getattr(before, name)} to {getattr(origin.config, name)}" for name in names)
-        raise UserError(f"The run in {run} cannot be resumed with other options ({told}).", hint)
+    training = _training(run, steps[-1])
+    check_options(run, read_config(base=training.config), origin.config)
     for name, what in (("base", "another model"), ("data", "other clips or captions"), ("paths", "other modules")):
-        ours = getattr(origin, name)
-        if training[name] != (list(ours) if isinstance(ours, tuple) else ours):
-            raise UserError(f"The run in {run} was trained on {what}.", hint)
-    state = State(training["step"], tensors["parameters"], tensors["first"], tensors["second"])
-    mx.eval(state.parameters, state.first, state.second)
-    return state
+        if getattr(training, name) != getattr(origin, name):
+            raise UserError(f"The run in {run} was trained on {what}.", _SAME)
+    return State(training.step, *_vectors(_file(run, steps[-1]), size))
 
 
-def _training(run: Path, step: int) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    file = folder_of(run, step) / "state.safetensors"
-    try:
-        loaded: Any = mx.load(str(file), return_metadata=True)
-        tensors, metadata = loaded
-        training = json.loads(metadata["training"])
-        if training["format"] != FORMAT:
-            raise ValueError(f"format {training['format']}")
-    except (RuntimeError, KeyError, ValueError) as error:
+def check_options(run: Path, before: TrainConfig, now: TrainConfig) -> None:
+    """Refuses to go on with options that would make another adapter, or fewer steps than are done.
+
+    Raises:
+        UserError: names them.
+    """
+    if names := changed(before, now):
+        told = ", ".join(f"{name} {getattr(before, name)} to {getattr(now, name)}" for name in names)
+        raise UserError(f"The run in {run} cannot be resumed with other options ({told}).", _SAME)
+    if (done := max(saved_steps(run), default=0)) > now.steps:
         raise UserError(
-            f"The checkpoint {file} cannot be read ({error}).", f"Remove {file.parent} to go on from the one before it."
-        ) from error
-    return tensors, training
+            f"The run in {run} has done {done} steps, more than {now.steps}.", "Give {field:steps} more, or leave it."
+        )
+
+
+def _file(run: Path, step: int) -> Path:
+    return folder_of(run, step) / "state.safetensors"
+
+
+def _training(run: Path, step: int) -> _Training:
+    """What a state file says of itself."""
+    file = _file(run, step)
+    try:
+        header = read_header(file)
+        header.check_complete()
+        text = header.metadata.get("training")
+        if text is None:
+            raise UserError("It holds no training state.", "")
+        training = build(_Training, parse_json(text, "The record"), "The record")
+        if training.format != FORMAT or training.step != step:
+            raise UserError(f"It is of format {training.format} and step {training.step}.", "")
+    except UserError as error:
+        raise _unreadable(file, error.message) from error
+    return training
+
+
+def _vectors(file: Path, size: int) -> list[mx.array]:
+    """The parameters and the two moments, (size,) fp32 each."""
+    tensors = read_header(file).tensors
+    names = ("parameters", "first", "second")
+    if any(name not in tensors or tensors[name].shape != (size,) or tensors[name].dtype != "F32" for name in names):
+        raise _unreadable(file, f"it does not hold {', '.join(names)} of {size:,} numbers each.")
+    loaded: Any = mx.load(str(file))
+    vectors = [loaded[name] for name in names]
+    if not all(mx.isfinite(vector).all().item() for vector in vectors):
+        raise _unreadable(file, "it holds numbers that are not finite.")
+    return vectors
+
+
+def _unreadable(file: Path, why: str) -> UserError:
+    return UserError(
+        f"The checkpoint {file} cannot be read: {why}", f"Remove {file.parent} to go on from the one before it."
+    )

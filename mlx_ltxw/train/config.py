@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,84 +13,88 @@ import yaml
 
 from mlx_ltxw.adapter.names import ATTENTIONS, PROJECTIONS, WHISPER_MODULES
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_text
+from mlx_ltxw.parsing import build, parse_yaml
 
 DEFAULT_SIZE = {"width": 192, "height": 192, "frames": 97, "frame_rate": 24.0}
 """Of the public whisper adapter's clips; a model that names its own sizes is trained at those."""
 
-FREE_TO_CHANGE = ("checkpoint_every", "keep_checkpoints", "preview_every", "preview_prompts", "preview_steps",
-                  "preview_seed", "log_every", "trackio")  # fmt: skip
-"""Options that leave the adapter's numbers alone; all others are fixed when a run is resumed."""
+_WORDS = tuple[str, ...]
+_AS_YAML = "Write values as in `steps: 500` or `modules: [audio_attn1]`."
+
+FREE_TO_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_prompts", "preview_steps",
+                  "preview_seed", "log_every", "held_out_every", "trackio")  # fmt: skip
+"""Options that a resumed run may be given anew; all others decide what its adapter's numbers mean."""
+
+GROUPS = ("length", "adapter", "optimizer", "batch", "method", "held out", "checkpoints and samples", "size")
+
+
+def _option(default: Any, group: str, text: str) -> Any:
+    """A field with its group and its line in `train -h` and in config files."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All options of a run. Sizes left at None are the model's own.
+    """All options of a run, each with its line of help. Sizes left at None are the model's own."""
 
-    Attributes:
-        steps: Optimizer steps.
-        rank, alpha: Of the adapter; its change is alpha / rank times B A.
-        modules: Attentions that are adapted.
-        projections: Linears of each; gates never are.
-        learning_rate: At the first step.
-        final_learning_rate: What share of it is left after the last step; falls linearly (`LinearLR`).
-        warmup: Steps over which it rises from zero.
-        weight_decay: AdamW's, decoupled.
-        max_grad_norm: Longer gradients are shortened to it; 0 for no limit.
-        batch_size: Clips a forward, over all machines together.
-        accumulation: Forwards an optimizer step.
-        audio_draws: Noise draws of the adapted audio for one pass of the video.
-        coupled: Train through the video too, as the official trainer does, instead of under the exact video lock.
-        video_loss: Weight of the video's loss beside the audio's, when coupled.
-        sigma: Noise levels of video and audio drawn independently, or shared.
-        activations: Dtype of what is differentiated. Under the lock the video runs forward only, in the dtype that
-            pictures are generated in.
-        gradient_checkpointing: Compute each block again in the backward pass instead of keeping its activations.
-        compile: Make the step one compiled function; None: on a Mac's GPU.
-        seed: Drives the fresh adapter, the data's order, the noise and its levels.
-        checkpoint_every: Steps between checkpoints; the last step makes one in any case.
-        keep_checkpoints: How many are kept.
-        preview_every: Steps between listening samples; 0 for those at the end alone.
-        preview_prompts: Of the samples; empty for one caption a speaker and manner of the data.
-        preview_steps: Denoising steps of a sample; None for the model's own.
-        preview_seed: Of the samples' noise.
-        log_every: Steps between lines of progress with the delta's RMS.
-        trackio: Log to trackio too.
-        width, height: Pixels of the clips.
-        frames, frame_rate: Their length.
-    """
-
-    steps: int = 2000
-    rank: int = 32
-    alpha: float = 32.0
-    modules: tuple[str, ...] = WHISPER_MODULES
-    projections: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    learning_rate: float = 2e-4
-    final_learning_rate: float = 0.1
-    warmup: int = 0
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    batch_size: int = 2
-    accumulation: int = 1
-    audio_draws: int = 1
-    coupled: bool = False
-    video_loss: float = 0.0
-    sigma: Literal["independent", "shared"] = "independent"
-    activations: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    compile: bool | None = None
-    seed: int = 42
-    checkpoint_every: int = 250
-    keep_checkpoints: int = 2
-    preview_every: int = 500
-    preview_prompts: tuple[str, ...] = ()
-    preview_steps: int | None = None
-    preview_seed: int = 10
-    log_every: int = 10
-    trackio: bool = False
-    width: int | None = None
-    height: int | None = None
-    frames: int | None = None
-    frame_rate: float | None = None
+    steps: int = _option(2000, "length", "Optimizer steps; a finished run goes on when resumed with more.")
+    warmup: int = _option(0, "length", "Steps over which the learning rate rises from zero.")
+    rank: int = _option(32, "adapter", "Of the low-rank factors.")
+    alpha: float = _option(32.0, "adapter", "The change is alpha / rank times B A.")
+    modules: tuple[str, ...] = _option(WHISPER_MODULES, "adapter", "Attentions that are adapted.")
+    projections: tuple[str, ...] = _option(
+        ("to_q", "to_k", "to_v", "to_out.0"), "adapter", "Linears of each attention; gates never are."
+    )
+    init_adapter: str | None = _option(None, "adapter", "A LoRA to start from: a name, file or repository.")
+    learning_rate: float = _option(2e-4, "optimizer", "At the first step.")
+    final_learning_rate: float = _option(
+        0.1, "optimizer", "Share of it that is left after the last step; falls in a straight line."
+    )
+    weight_decay: float = _option(0.01, "optimizer", "AdamW's, decoupled.")
+    max_grad_norm: float = _option(1.0, "optimizer", "Longer gradients are shortened to it; 0 for no limit.")
+    batch_size: int = _option(2, "batch", "Clips a forward, over all machines together.")
+    accumulation: int = _option(1, "batch", "Forwards an optimizer step.")
+    audio_draws: int = _option(1, "batch", "Noise draws of the adapted audio for one pass of the video.")
+    seed: int = _option(42, "batch", "Drives the fresh adapter, the order of the data, the noise and its levels.")
+    coupled: bool = _option(
+        False, "method", "Train through the video too, as the official trainer does, not under the exact video lock."
+    )
+    video_loss: float = _option(0.0, "method", "Weight of the video's loss beside the audio's, when coupled.")
+    sigma: Literal["independent", "shared"] = _option(
+        "independent", "method", "Noise levels of video and audio: drawn apart (independent), or shared."
+    )
+    activations: Literal["float32", "bfloat16"] = _option(
+        "float32", "method", "Dtype of what is differentiated: float32 or bfloat16."
+    )
+    gradient_checkpointing: bool = _option(
+        False, "method", "Compute each block again in the backward pass: less memory, more time."
+    )
+    compile: bool | None = _option(None, "method", "Make the step one compiled function; null: on a Mac's GPU.")
+    held_out: float = _option(
+        0.0, "held out", "Share of the clips that is not trained on but measured, whole voices where there are several."
+    )
+    held_out_every: int = _option(100, "held out", "Steps between two measurements of their loss.")
+    checkpoint_every: int = _option(
+        250, "checkpoints and samples", "Steps between checkpoints; the last step makes one in any case."
+    )
+    keep_checkpoints: int = _option(2, "checkpoints and samples", "How many are kept.")
+    preview_every: int = _option(
+        500, "checkpoints and samples", "Steps between listening samples; 0 for those at the end alone."
+    )
+    preview_prompts: tuple[str, ...] = _option(
+        (), "checkpoints and samples", "Of the samples; empty: a caption of each speaker and manner."
+    )
+    preview_steps: int | None = _option(
+        None, "checkpoints and samples", "Denoising steps of a sample; null: the model's own."
+    )
+    preview_seed: int = _option(10, "checkpoints and samples", "Of the samples' noise.")
+    log_every: int = _option(10, "checkpoints and samples", "Steps between lines with the RMS of the change.")
+    trackio: bool = _option(False, "checkpoints and samples", "Log to trackio too.")
+    width: int | None = _option(None, "size", "Pixels of the clips; null: the model's own, or 192.")
+    height: int | None = _option(None, "size", "Pixels of the clips; null: the model's own, or 192.")
+    frames: int | None = _option(None, "size", "Their length; null: the model's own, or 97.")
+    frame_rate: float | None = _option(None, "size", "Frames a second; null: the model's own, or 24.")
 
     @property
     def scale(self) -> float:
@@ -118,6 +121,11 @@ class TrainConfig:
             self, **{name: value for name, value in sizes.items() if getattr(self, name) is None}
         )
 
+    @classmethod
+    def by_group(cls) -> dict[str, list[dataclasses.Field[Any]]]:
+        """The options in the order of `GROUPS`; each field's `metadata["help"]` is its line."""
+        return {group: [f for f in dataclasses.fields(cls) if f.metadata["group"] == group] for group in GROUPS}
+
     def to_dict(self) -> dict[str, Any]:
         """As YAML and JSON take it."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
@@ -142,11 +150,31 @@ def read_config(
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"'{text}' has no value.", "Write it as key=value, such as {field:steps=500}.")
-        values[name.strip()] = _yaml(value, text)
+        values[name.strip()] = parse_yaml(value, f"'{name}'", _AS_YAML)
     config = _build(values)
     _check_ranges(config)
     _check_use(config)
     return config
+
+
+def as_yaml(value: Any) -> str:
+    """A value as it stands in a config file and in help."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return (
+        str(yaml.safe_dump(plain, default_flow_style=True, width=1 << 16, allow_unicode=True))
+        .removesuffix("\n...\n")
+        .strip()
+    )
+
+
+def commented(config: TrainConfig, heading: Sequence[str] = ()) -> str:
+    """All options as a config file, each with its line of help behind it."""
+    lines = [f"# {line}" for line in heading]
+    for group, options in TrainConfig.by_group().items():
+        texts = [f"{option.name}: {as_yaml(getattr(config, option.name))}" for option in options]
+        lines += ["", f"# {group}"]
+        lines += [f"{text:<40}  # {option.metadata['help']}" for text, option in zip(texts, options, strict=True)]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def changed(config: TrainConfig, other: TrainConfig) -> list[str]:
@@ -156,10 +184,7 @@ def changed(config: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def _file_values(file: Path) -> dict[str, Any]:
-    try:
-        values = _yaml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}).", "Give a YAML file.") from error
+    values = parse_yaml(read_text(file), str(file), _AS_YAML)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -167,51 +192,19 @@ def _file_values(file: Path) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{where} is no YAML.", "Write values as in `steps: 500` or `modules: [audio_attn1]`."
-        ) from error
-
-
 def _build(values: Mapping[str, Any]) -> TrainConfig:
     hints = typing.get_type_hints(TrainConfig)
     if unknown := sorted(set(values) - set(hints)):
         raise UserError(f"There is no training option {_listed(unknown)}.", f"There are: {', '.join(hints)}.")
-    return TrainConfig(**{name: _converted(name, hints[name], value) for name, value in values.items()})
-
-
-def _converted(name: str, hint: Any, value: Any) -> Any:
-    """The value as the field has it; YAML reads 1e-4 as text, and whole numbers may stand for others."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in options:
-        return None
-    target = options[0]
-    if typing.get_origin(target) is Literal:
-        if value in typing.get_args(target):
-            return value
-        raise _bad(name, value, f"one of {', '.join(typing.get_args(target))}")
-    if typing.get_origin(target) is tuple:
-        items = [value] if isinstance(value, str) else value
-        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
-            return tuple(items)
-        raise _bad(name, value, "a list of words")
-    if target is float:
-        try:
-            return float(value) if not isinstance(value, bool) else float("none")
-        except (TypeError, ValueError) as error:
-            raise _bad(name, value, "a number") from error
-    if type(value) is not target:
-        raise _bad(name, value, {bool: "true or false", int: "a whole number"}[target])
-    return value
+    whole = {name: [v] if isinstance(v, str) and hints[name] == _WORDS else v for name, v in values.items()}
+    return build(TrainConfig, whole, "The training options", _AS_YAML)
 
 
 def _check_ranges(config: TrainConfig) -> None:
     least = {
         "steps": 1, "rank": 1, "batch_size": 1, "accumulation": 1, "audio_draws": 1, "checkpoint_every": 1,
         "keep_checkpoints": 1, "log_every": 1, "preview_every": 0, "preview_steps": 1, "warmup": 0, "video_loss": 0,
+        "held_out": 0, "held_out_every": 1,
         "max_grad_norm": 0, "weight_decay": 0, "final_learning_rate": 0, "seed": 0, "preview_seed": 0,
         "width": 1, "height": 1, "frames": 1,
     }  # fmt: skip
@@ -223,6 +216,8 @@ def _check_ranges(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
             raise _bad(name, value, "above 0")
+    if config.held_out > 0.5:
+        raise _bad("held_out", config.held_out, "a share of at most 0.5")
     known = {"modules": ATTENTIONS, "projections": [name for name in PROJECTIONS if name != "to_gate_logits"]}
     for name, names in known.items():
         chosen = getattr(config, name)

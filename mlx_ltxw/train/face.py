@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.train import loop
-from mlx_ltxw.train.data.captions import Labels
-from mlx_ltxw.train.data.prepare import DataOptions
 from mlx_ltxw.train.events import Event, Finished
 from mlx_ltxw.train.preview import Sample
-from mlx_ltxw.train.start import prepare_clips, run_config, write_config
+from mlx_ltxw.train.record import Given
+from mlx_ltxw.train.start import begin, holding, job_of, keep_record, prepare_clips
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
 
@@ -56,8 +55,8 @@ def train(
         data: A folder of clips with .txt captions beside them, or a JSONL.
         out: Folder of the run.
         model: The base: a model directory, a Hub repository, a loaded model, or None for the built-in one.
-        resume: Goes on from the newest checkpoint.
-        speaker, manner, scene: Of clips that do not tell.
+        resume: Goes on from the newest checkpoint, with what the run was told where nothing else is said.
+        speaker, manner, scene: Taken for clips whose caption does not tell.
         audio_only: Leaves pictures out.
         transcribe: Lets Whisper fill in what is said (extra `asr`).
         cache: Where encoded clips are kept; in the run by default.
@@ -69,18 +68,19 @@ def train(
     Raises:
         UserError: the options, the data or the folder will not do.
     """
-    base, run = _directory(model), Path(out)
-    loop.check_base(base, force)
-    loop.check_folder(run, resume)
+    run, base = Path(out), None if model is None or isinstance(model, str) else _directory(model)
+    name = str(base.path) if base else model if isinstance(model, str) else None
+    given = Given(
+        str(data), name, None if cache is None else str(cache), speaker, manner, scene, transcribe, audio_only, force
+    )
     settings = [f"{name}={json.dumps(value)}" for name, value in options.items()]
-    config = run_config(None, settings, run if resume else None, base)
-    labels = DataOptions(Labels(speaker=speaker, manner=manner, scene=scene), transcribe, audio_only)
-    clips = prepare_clips(Path(data), run, Path(cache or run / "cache"), base, config, labels)
-    write_config(run, config)
-    for event in loop.train(loop.Job(config, base, clips, run, World.join())):
-        follow(event)
-        if isinstance(event, Finished):
-            finished = Trained(event.adapter, event.delta_rms, event.samples, run)
+    begun = begin(run, given, World.join(), settings=settings, resume=resume, model=base)
+    with holding(begun):
+        keep_record(begun)
+        for event in loop.train(job_of(begun, prepare_clips(begun))):
+            follow(event)
+            if isinstance(event, Finished):
+                finished = Trained(event.adapter, event.delta_rms, event.samples, run)
     return finished
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import mlx.core as mx
 from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_bytes
+from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip
@@ -33,10 +36,11 @@ class Data:
 
     Attributes:
         clips: How many.
-        seconds: Of all together.
+        seconds: Sound of all clips together.
         with_picture: How many have one.
         kinds: `speaker, manner` as captions write them -> clips; `no speaker` where a caption names none.
         captions: Different ones.
+        held_out: More clips, which were not trained on.
     """
 
     clips: int
@@ -44,17 +48,25 @@ class Data:
     with_picture: int
     kinds: dict[str, int]
     captions: int
+    held_out: int = 0
 
     @classmethod
-    def of(cls, clips: Sequence[CachedClip]) -> Data:
+    def of(cls, clips: Sequence[CachedClip], seconds: float | None = None, held_out: int = 0) -> Data:
+        """Counts the clips.
+
+        Args:
+            clips: Those trained on.
+            seconds: Of what is heard in them, where it is known; otherwise that of their windows.
+            held_out: How many more there are.
+        """
         kinds: Counter[str] = Counter()
         for clip in clips:
             turns = parse(clip.caption).turns
             kinds[", ".join(filter(None, (turns[0].speaker, turns[0].manner))) if turns else "no speaker"] += 1
         return cls(
-            len(clips), sum(clip.frames / clip.frame_rate for clip in clips),
+            len(clips), sum(clip.frames / clip.frame_rate for clip in clips) if seconds is None else seconds,
             sum(clip.video is not None for clip in clips), dict(sorted(kinds.items())),
-            len({clip.caption for clip in clips}),
+            len({clip.caption for clip in clips}), held_out,
         )  # fmt: skip
 
 
@@ -68,7 +80,7 @@ def base_sha256(model: ModelDir) -> str:
 
 
 def write_adapter(
-    run: Path, parameters: mx.array, layout: Layout, config: TrainConfig, model: ModelDir, data: Data
+    run: Path, parameters: mx.array, layout: Layout, config: TrainConfig, model: ModelDir, data: Data, initial: str = ""
 ) -> Path:
     """Writes `adapter.safetensors`, alpha folded in.
 
@@ -84,6 +96,8 @@ def write_adapter(
         "register_words": json.dumps(list(data.kinds)),
         "software": f"mlx-ltxw {__version__}",
     }
+    if initial:
+        metadata["init_adapter_sha256"] = initial
     return export(layout.adapter(parameters, run.resolve().name), "comfyui", run / ADAPTER, metadata)
 
 
@@ -96,8 +110,8 @@ def write_card(
         run: Folder of the run.
         config: Its options.
         model: The base.
-        data: Of the clips.
-        delta_rms: Of the adapter.
+        data: How many clips there are, and their seconds.
+        delta_rms: Root mean square of all elements of the adapter's changes.
         samples: Of the base model (step 0) and of the finished adapter.
     """
     source = model.config.get("source") or {}
@@ -105,6 +119,8 @@ def write_card(
     front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
     heard = "\n".join(_row(pair) for pair in _pairs(samples))
+    held_out = f"{data.held_out} more were kept back and not trained on." if data.held_out else ""
+    begun = f"| started from | {Path(config.init_adapter).name} |\n" if config.init_adapter else ""
     mode = "through the video too" if config.coupled else "under the exact video lock"
     text = f"""{chr(10).join(front)}
 ---
@@ -119,11 +135,12 @@ A LoRA for LTX-2.3 ({model.path.name}, {model.variant}), trained with mlx-ltxw {
 | rank, alpha | {config.rank}, {config.alpha:g} |
 | modules | {", ".join(config.modules)} ({", ".join(config.projections)}) |
 | steps | {config.steps}, {config.clips_per_step} clips each, learning rate {config.learning_rate:g}, {mode} |
-| base sha256 | `{base_sha256(model)}` |
+{begun}| base sha256 | `{base_sha256(model)}` |
 | root mean square of the change | {delta_rms:.3e} |
 
 ## Data
-{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture; {data.captions} captions.
+{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture, {data.captions} captions.
+{held_out}
 
 | speaker and manner | clips |
 |---|---|
@@ -155,7 +172,65 @@ def _row(pair: tuple[Sample, Sample]) -> str:
 
 def heard(sample: Sample) -> str:
     """`whispering, -24.1 LUFS, 3% voiced`."""
-    return f"{sample.register or 'no speech'}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
+    return f"{sample.register}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
+
+
+def check_space(run: Path, size: int, checkpoints: int) -> None:
+    """Refuses a run whose checkpoints will not fit on the disk.
+
+    Args:
+        run: Its folder, which is there.
+        size: Numbers of the adapter.
+        checkpoints: How many are kept; one more is there while it is written.
+
+    Raises:
+        UserError: there is too little space.
+    """
+    with write_errors(run):
+        free = shutil.disk_usage(run).free
+    if free < (needed := 4 * size * (4 * (checkpoints + 1) + 1)):  # parameters, two moments and the adapter, fp32
+        raise UserError(
+            f"{run} has {readable(free)} of free space, and the checkpoints need {readable(needed)}.",
+            "Free some space, give {field:keep_checkpoints} fewer, or choose another folder.",
+        )
+
+
+def check_upload(repo: str) -> None:
+    """Refuses a run whose adapter could not be pushed at its end: no connection, no login, another's name.
+
+    Raises:
+        UserError: says which.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    with _told(repo, "cannot be uploaded to", "Log in with `hf auth login`, or leave {field:upload} out."):
+        validate_repo_id(repo)
+        account: Any = HfApi().whoami()
+    owner, slash, _ = repo.partition("/")
+    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
+    if slash and owner not in owners:
+        raise UserError(
+            f"The account {account.get('name')} cannot write to {repo}.",
+            f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
+        )
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise UserError("The Hub's token may only read.", "Log in with one that may write: `hf auth login`.")
+
+
+@contextmanager
+def _told(repo: str, what: str, hint: str) -> Iterator[None]:
+    """What the Hub says, in a sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
+        lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"The adapter {what} {repo}: {lines[0][:300] if lines else type(error).__name__}.", hint
+        ) from error
 
 
 def upload(run: Path, repo: str) -> str:
@@ -168,17 +243,10 @@ def upload(run: Path, repo: str) -> str:
         UserError: what the Hub says.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api: Any = HfApi()
     patterns = [ADAPTER, CARD, "index.html", "samples/**"]
-    try:
+    with _told(repo, f"is in {run}, but could not be uploaded to", "Run it again with {field:resume=True}."):
         address = str(api.create_repo(repo, exist_ok=True))
         api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=patterns, commit_message="Adapter")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"The upload to {repo} failed: {reason}.",
-            f"The adapter is in {run}; log in with `hf auth login` and retry.",
-        ) from error
     return address

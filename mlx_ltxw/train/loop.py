@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,12 @@ from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Event, Finished, Progress, Sampled, Saved, Started, Stopped
 from mlx_ltxw.train.gradient import optimizer
 from mlx_ltxw.train.gradient.batches import Batches
-from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
 from mlx_ltxw.train.gradient.recompute import expand
 from mlx_ltxw.train.gradient.step import Objective
+from mlx_ltxw.train.held_out import HeldOut
+from mlx_ltxw.train.initial import initial_adapter
 from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
@@ -46,6 +47,9 @@ class Job:
         clips: The cached clips, in the same order on every machine.
         run: Folder of the run.
         world: The machines.
+        held_out: Cached clips that are not trained on, but measured.
+        seconds: Of the clips together, where it is known; of their windows otherwise.
+        notes: What is to be known before it starts.
     """
 
     config: TrainConfig
@@ -53,6 +57,9 @@ class Job:
     clips: Sequence[Path]
     run: Path
     world: World
+    held_out: Sequence[Path] = ()
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_base(model: ModelDir, force: bool) -> None:
@@ -88,7 +95,8 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]
         stop: Asked once a step; when it says yes on any machine, the step is finished and saved, and the run ends.
 
     Yields:
-        Started, then Progress, Saved and Sampled as they come, and Finished or Stopped.
+        Started, then Progress, Saved, Sampling and Sampled as they come, and Finished or Stopped. Whatever was done is
+        saved when Sampling comes, so that a caller may end the run there.
 
     Raises:
         UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.
@@ -128,15 +136,22 @@ class Trainer:
         if on_cpu():
             expand(self.base, default_dtype())
         mx.eval(self.base.parameters())
-        adapter = fresh_adapter(self.base, config)
+        adapter, notes, self.initial_sha256 = initial_adapter(self.base, config)
+        self.notes = (*job.notes, *notes)
         self.layout, parameters = Layout.of(adapter)
         self.objective = Objective(self.base, attach(self.base, [(adapter, Strength())]), self.layout, config)
         share = (job.world.rank, job.world.size)
-        self.batches = Batches(job.clips, self.base, latent_grid(job.model), config, share)
+        grid = latent_grid(job.model)
+        self.batches = Batches(job.clips, self.base, grid, config, share)
+        self.held_out = None
+        if job.held_out and job.world.leads:
+            self.held_out = HeldOut(job.held_out, self.base, grid, config, self.objective)
         self.weight = mx.array(1 / config.clips_per_step)
-        self.data = finish.Data.of(clips)
+        self.data = finish.Data.of(clips, job.seconds, len(job.held_out))
         self.prompts = choose_prompts([clip.caption for clip in clips], config)
         self.origin = checkpoint.Origin(config, finish.base_sha256(job.model), _fingerprint(clips), self.layout.paths)
+        if job.world.leads:
+            finish.check_space(job.run, self.layout.size, config.keep_checkpoints)
         self.state = self._begin(State.fresh(parameters))
         self.metrics = Metrics(job.run, config, self.state.step) if job.world.leads else None
         self.pace = 0.0
@@ -145,7 +160,9 @@ class Trainer:
     def started(self) -> Started:
         """What is about to be trained."""
         config, layout = self.job.config, self.layout
-        return Started(self.state.step, config.steps, len(layout.paths), layout.size, self.data, self.job.world.size)
+        return Started(
+            self.state.step, config.steps, len(layout.paths), layout.size, self.data, self.job.world.size, self.notes
+        )
 
     def step(self, stop: bool) -> tuple[Progress, bool]:
         """One optimizer step.
@@ -175,9 +192,11 @@ class Trainer:
         delta = float(self.layout.delta_rms(state.parameters)) if logged else None
         seconds = time.perf_counter() - clock
         self.pace = seconds if not self.pace else 0.9 * self.pace + 0.1 * seconds
+        measured = state.step % config.held_out_every == 0 or state.step in (1, config.steps)
+        held_out = self.held_out.loss(state.parameters) if self.held_out and measured else None
         progress = Progress(
             state.step, config.steps, audio, video if config.video_loss else None, rate, length, delta,
-            seconds, self.pace * (config.steps - state.step), peak_memory(),
+            seconds, self.pace * (config.steps - state.step), peak_memory(), held_out,
         )  # fmt: skip
         if self.metrics is not None:
             self.metrics.add(progress.to_dict())
@@ -197,20 +216,23 @@ class Trainer:
         if step and (not config.preview_every or step % config.preview_every or step == config.steps):
             return  # the last step's are made of the finished adapter
         if step or config.preview_every:
-            yield self._sample(step, self._step_adapter() if step else None)
+            yield (yield from self._sample(step, self._step_adapter() if step else None))
 
     def finish(self) -> Iterator[Event]:
         """The finished adapter, what it does, its card and the page."""
         job, state = self.job, self.state
         if state.step not in checkpoint.saved_steps(job.run):
             yield Saved(state.step, self._save())
-        path = finish.write_adapter(job.run, state.parameters, self.layout, job.config, job.model, self.data)
-        without = self._sample(0, None)
-        with_it = self._sample(state.step, path)
+        path = finish.write_adapter(
+            job.run, state.parameters, self.layout, job.config, job.model, self.data, self.initial_sha256
+        )
+        without = yield from self._sample(0, None)
+        with_it = yield from self._sample(state.step, path)
         yield with_it
         samples = [*without.samples, *with_it.samples]
         delta = float(self.layout.delta_rms(state.parameters))
         finish.write_card(job.run, job.config, job.model, self.data, delta, samples)
+        write_page(job.run, job.config, self.metrics.lines if self.metrics else [])  # with a link to the card
         if self.metrics is not None:
             self.metrics.close()
         yield Finished(path, delta, tuple(samples))
@@ -218,7 +240,7 @@ class Trainer:
     def _begin(self, fresh: State) -> State:
         """The newest checkpoint's state, read by the lead machine and told to the others."""
         world = self.job.world
-        found = checkpoint.restore(self.job.run, self.origin) if world.leads else None
+        found = checkpoint.restore(self.job.run, self.origin, self.layout.size) if world.leads else None
         state = found or fresh
         if world.size == 1:
             return state
@@ -263,10 +285,10 @@ class Trainer:
             self._save()
         return folder / "adapter.safetensors"
 
-    def _sample(self, step: int, adapter: Path | None) -> Sampled:
+    def _sample(self, step: int, adapter: Path | None) -> Generator[Event, None, Sampled]:
         job = self.job
-        samples = make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
-        page = write_page(job.run, job.run.resolve().name, self.metrics.lines if self.metrics else [])
+        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
+        page = write_page(job.run, job.config, self.metrics.lines if self.metrics else [])
         mx.clear_cache()
         return Sampled(step, tuple(samples), page)
 

@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.files import read_bytes, write_bytes, write_errors
+from mlx_ltxw.parsing import Unsound, load_json, sound
 from mlx_ltxw.train.config import TrainConfig
 
 NAME = "metrics.jsonl"
+_LARGEST = 1 << 30  # bytes; some millions of steps
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines written so far; what a crash cut short is left out."""
-    try:
-        lines = (run / NAME).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    """The lines written so far, in the order of their steps; what a crash cut short or others wrote is left out.
+
+    Raises:
+        UserError: the file cannot be read, or is no plain file.
+    """
+    path = run / NAME
+    if not path.exists():
         return []
-    kept = []
-    for line in lines:
+    kept: dict[int, dict[str, Any]] = {}
+    for raw in read_bytes(path, _LARGEST).splitlines():
         try:
-            kept.append(json.loads(line))
-        except ValueError:
-            break
-    return kept
+            line = sound(load_json(raw))
+        except Unsound:
+            continue
+        if isinstance(line, dict) and _counts(line.get("step")) and all(map(_is_number, line.values())):
+            kept[line["step"]] = line
+    return [kept[step] for step in sorted(kept) if "audio_loss" in kept[step]]
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_trackio() -> None:
+    """Refuses a run that would log to a package that is not there.
+
+    Raises:
+        UserError: trackio is not installed.
+    """
+    if sys.modules.get("trackio", True) is None or importlib.util.find_spec("trackio") is None:
+        raise UserError("trackio is not installed.", "Install mlx-ltxw[track], or leave trackio out.")
 
 
 class Metrics:
@@ -62,9 +89,7 @@ class Metrics:
 
 
 def _trackio(run: Path, config: TrainConfig) -> Any:
-    try:
-        trackio = importlib.import_module("trackio")
-    except ImportError as error:
-        raise UserError("trackio is not installed.", "Install mlx-ltxw[track], or leave trackio out.") from error
+    check_trackio()
+    trackio = importlib.import_module("trackio")
     trackio.init(project="mlx-ltxw", name=run.resolve().name, config=config.to_dict(), resume="allow")
     return trackio

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_text, write_bytes, write_errors
+from mlx_ltxw.media.measure import Measurement
 from mlx_ltxw.models.transformer import Transformer
-from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.parsing import build, parse_json
+from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
@@ -25,7 +29,29 @@ from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"
+_FOLDER = re.compile(r"step-(\d{6,18})")
 _MOST_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A listening sample is on its way.
+
+    Attributes:
+        step: Steps that the adapter has been trained for; 0 is the base.
+        number, samples: Which of how many, from 1.
+        done, total: Denoising steps.
+    """
+
+    step: int
+    number: int
+    samples: int
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        whose = f"step {self.step}" if self.step else "the base model"
+        return f"sample {self.number} of {self.samples} of {whose} · denoising {self.done}/{self.total}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +62,7 @@ class Sample:
         step: Of the adapter; 0 is the base model.
         prompt: What was asked for.
         wav, picture: Names of its files, beside the index.
-        register: As measured; None without speech.
+        register: As measured; `no speech`, or `mixed`.
         lufs, voiced: Loudness, and the voiced share of the speech.
     """
 
@@ -44,7 +70,7 @@ class Sample:
     prompt: str
     wav: str
     picture: str
-    register: str | None
+    register: str
     lufs: float
     voiced: float
 
@@ -69,12 +95,14 @@ def folder_of(run_folder: Path, step: int) -> Path:
 def make_samples(
     run_folder: Path, step: int, adapter: Path | None, prompts: Sequence[str], model: ModelDir,
     transformer: Transformer, config: TrainConfig,
-) -> list[Sample]:  # fmt: skip
+) -> Generator[Sampling, None, list[Sample]]:  # fmt: skip
     """Makes the samples of a step, or reads them when they were made before.
 
+    Closing it leaves no sample half-written; they are made anew the next time.
+
     Args:
-        run_folder: Of the run.
-        step: Of the adapter.
+        run_folder: The run's folder, which holds `samples/`.
+        step: Steps that the adapter has been trained for; 0 is the base.
         adapter: Its file; None for the base model alone.
         prompts: One sample each.
         model: The base.
@@ -86,8 +114,8 @@ def make_samples(
     """
     folder = folder_of(run_folder, step)
     made_of = _made_of(adapter, prompts, config)
-    if (known := _read_index(folder)).get("made_of") == made_of:
-        return _samples(known)
+    if (known := _read_index(folder, step)).samples and known.made_of == made_of:
+        return list(known.samples)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     networks = Networks(model, default_dtype(), transformer=transformer)
@@ -98,7 +126,9 @@ def make_samples(
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
         )  # fmt: skip
-        samples.append(_make(plan(request, model), networks, folder, step, number))
+        job = plan(request, model)
+        yield Sampling(step, number, len(prompts), 0, job.steps)
+        samples.append((yield from _make(job, networks, folder, step, number, len(prompts))))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
@@ -111,32 +141,56 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 
-def _make(job: Plan, networks: Networks, folder: Path, step: int, number: int) -> Sample:
-    names = f"{number}.wav", f"{number}.png"
+def _make(
+    job: Plan, networks: Networks, folder: Path, step: int, number: int, count: int
+) -> Generator[Sampling, None, Sample]:
+    names = _names(number)
     paths = [folder / name for name in names]
+    figures: Measurement | None = None
 
     def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
         return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
 
-    (figures,) = (event.measurement for event in written(job, write, networks=networks) if isinstance(event, Written))
+    for event in written(job, write, networks=networks):
+        if isinstance(event, Step):
+            yield Sampling(step, number, count, event.index, event.total)
+        elif isinstance(event, Written):
+            figures = event.measurement
     assert figures is not None
     return Sample(step, job.settings.prompt, *names, figures.register, figures.lufs, figures.voiced)
 
 
 def all_samples(run_folder: Path) -> list[Sample]:
     """Every sample of a run, by step."""
-    folders = sorted((run_folder / "samples").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    return [sample for folder in folders for sample in _samples(_read_index(folder))]
+    names = [_FOLDER.fullmatch(path.name) for path in (run_folder / "samples").glob("step-*")]
+    steps = sorted(int(name[1]) for name in names if name)
+    return [sample for step in steps for sample in _read_index(folder_of(run_folder, step), step).samples]
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    """What the samples of a step are; empty when they are not all there."""
+@dataclass(frozen=True)
+class _Index:
+    """`samples.json`: what the samples of a step were made of, and what they are."""
+
+    made_of: dict[str, Any]
+    samples: tuple[Sample, ...]
+
+
+def _read_index(folder: Path, step: int) -> _Index:
+    """What the samples of a step are; empty when they are not all there, so that they are made again."""
+    file = folder / INDEX
+    nothing = _Index({}, ())
+    if not file.is_file():
+        return nothing
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return index if isinstance(index, dict) else {}
+        index = build(_Index, parse_json(read_text(file), str(file)), str(file))
+    except UserError:
+        return nothing
+    for number, sample in enumerate(index.samples, start=1):
+        names = sample.wav, sample.picture
+        if sample.step != step or names != _names(number) or not all((folder / name).is_file() for name in names):
+            return nothing
+    return index
 
 
-def _samples(index: dict[str, Any]) -> list[Sample]:
-    return [Sample(**item) for item in index.get("samples", [])]
+def _names(number: int) -> tuple[str, str]:
+    return f"{number}.wav", f"{number}.png"

@@ -2,74 +2,175 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import locked_folder, sweep, write_bytes, write_errors
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
-from mlx_ltxw.train.checkpoint import saved_config
+from mlx_ltxw.takes.models import open_model
+from mlx_ltxw.train.checkpoint import check_options
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
+from mlx_ltxw.train.data.captions import Labels
 from mlx_ltxw.train.data.dataset import write_listing
 from mlx_ltxw.train.data.findings import Finding, refuse_errors
+from mlx_ltxw.train.data.known import Known
 from mlx_ltxw.train.data.prepare import DataOptions, prepare
+from mlx_ltxw.train.held_out import hold_out
+from mlx_ltxw.train.loop import Job, check_base, check_folder
+from mlx_ltxw.train.metrics import check_trackio
+from mlx_ltxw.train.record import NAME, Given, Record, absolute, read_record, write_record
 from mlx_ltxw.weights.model_dir import ModelDir
-
-CONFIG = "config.yaml"
+from mlx_ltxw.world import World
 
 Progress = Callable[[str, int, int], object]
 """Gets the stage, and how many of its items are done, of how many."""
 
 
-def run_config(file: Path | None, settings: Sequence[str], resumed: Path | None, model: ModelDir) -> TrainConfig:
-    """The options; those of the run that is resumed where nothing else is said."""
-    before = saved_config(resumed) if resumed else None
-    return read_config(file, settings, before.to_dict() if before else None).with_sizes(model.generation)
+@dataclass(frozen=True)
+class Begun:
+    """A run whose options are known.
+
+    Attributes:
+        run: Its folder.
+        given: What was said beside the training options, paths absolute; `data` is there.
+        config: The training options, sizes included.
+        model: The base.
+        world: The machines.
+    """
+
+    run: Path
+    given: Given
+    config: TrainConfig
+    model: ModelDir
+    world: World
+
+    @property
+    def cache(self) -> Path:
+        """Where encoded clips are kept."""
+        return Path(self.given.cache) if self.given.cache else self.run / "cache"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The encoded data.
+
+    Attributes:
+        files: The cached clips to train on.
+        held_out: Those kept back.
+        seconds: Sound of the clips to train on, together.
+        note: How those kept back were chosen; empty without any.
+    """
+
+    files: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+    seconds: float
+    note: str
+
+
+def begin(
+    run: Path, given: Given, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
+    resume: bool = False, model: ModelDir | None = None,
+) -> Begun:  # fmt: skip
+    """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
+
+    Args:
+        run: Its folder.
+        given: What is said beside the training options.
+        world: The machines; one that does not share the disk takes all options as they are said.
+        file: Training options, YAML.
+        settings: `key=value` over them.
+        resume: Whether a run is gone on with.
+        model: In place of `given.model`.
+
+    Raises:
+        UserError: the options, the model or the folder will not do; or there is no run to resume.
+    """
+    before = read_record(run) if resume and (world.leads or (run / NAME).exists()) else None
+    given = (given.over(before.given) if before else given).absolute()
+    if given.data is None:
+        raise UserError("There is no data to train on.", "Give {field:data}: a folder of clips, or a JSONL.")
+    model = model or open_model(given.model)
+    check_base(model, given.force)
+    check_folder(run, resume)
+    config = read_config(file, settings, before.config.to_dict() if before else None).with_sizes(model.generation)
+    config = dataclasses.replace(config, init_adapter=absolute(config.init_adapter))
+    if before:
+        check_options(run, before.config.with_sizes(model.generation), config)
+    if config.trackio:
+        check_trackio()
+    return Begun(run, given, config, model, world)
+
+
+@contextmanager
+def holding(begun: Begun) -> Iterator[None]:
+    """Holds the run's folder against other processes, and removes what a killed one left half-written there.
+
+    Raises:
+        UserError: another process has it.
+    """
+    if not begun.world.leads:
+        yield
+        return
+    with locked_folder(begun.run, "training run"):
+        sweep(begun.run, deep=True)
+        yield
+
+
+def keep_record(begun: Begun) -> None:
+    """Writes the run's record, from which `resume` goes on; before any work."""
+    if begun.world.leads:
+        write_record(begun.run, Record(begun.given, begun.config))
 
 
 def prepare_clips(
-    data: Path, run: Path, cache: Path, model: ModelDir, config: TrainConfig, options: DataOptions, *,
-    progress: Progress = lambda *_: None, tell: Callable[[Sequence[Finding]], object] = lambda _: None,
-    leads: bool = True,
-) -> list[Path]:  # fmt: skip
+    begun: Begun, *, progress: Progress = lambda *_: None, tell: Callable[[Sequence[Finding]], object] = lambda _: None,
+) -> Clips:  # fmt: skip
     """Cuts, checks and encodes the clips.
 
     Args:
-        data: A folder of clips with captions, or a JSONL.
-        run: Folder of the run; made if need be.
-        cache: Where encoded clips are kept.
-        model: The base.
-        config: Sizes included.
-        options: What is told of clips that do not tell.
+        begun: The run; its folder is made if need be.
         progress: Hears how far it is.
         tell: Gets what was found in the data, before errors among it end the run.
-        leads: Whether this machine writes the listing.
-
-    Returns:
-        The cached clips.
 
     Raises:
-        UserError: there is no data, or faults in it.
+        UserError: there is no data, or faults in it; or another process encodes into the same cache.
     """
-    geometry = Geometry(*config.sizes, latent_grid(model))
+    run, given, config, leads = begun.run, begun.given, begun.config, begun.world.leads
+    geometry = Geometry(*config.sizes, latent_grid(begun.model))
     with write_errors(run):
         run.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(data, geometry, options, run, progress=progress)
+    labels = Labels(speaker=given.speaker, manner=given.manner, scene=given.scene)
+    known = Known(begun.cache / "checks.jsonl", writes=leads)
+    options = DataOptions(labels, given.transcribe, given.audio_only)
+    prepared = prepare(Path(given.data or ""), geometry, options, run, progress=progress, known=known)
     if prepared.findings:
         tell(prepared.findings)
     refuse_errors(prepared.findings)
     if leads:
         write_listing(run / "clips.jsonl", prepared.clips)
-        write_bytes(run / "data.json", json.dumps(prepared.statistics, indent=1, ensure_ascii=False).encode())
-    return build_cache(prepared.clips, model, cache, progress)
+        findings = [dataclasses.asdict(finding) for finding in prepared.findings]
+        facts = {**prepared.statistics, "findings": findings}
+        write_bytes(run / "data.json", json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    files = build_cache(prepared.clips, begun.model, begun.cache, progress)
+    kept_back, note = hold_out(prepared.clips, config.held_out, config.seed)
+    trained = [number for number in range(len(files)) if number not in kept_back]
+    lengths = [min(clip.end - clip.start, clip.geometry.seconds) for clip in prepared.clips]
+    return Clips(
+        tuple(files[number] for number in trained), tuple(files[number] for number in sorted(kept_back)),
+        sum(lengths[number] for number in trained), note,
+    )  # fmt: skip
 
 
-def write_config(run: Path, config: TrainConfig) -> None:
-    """The options of a run, for people and for `--config`."""
-    values: dict[str, Any] = config.to_dict()
-    write_bytes(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+def job_of(begun: Begun, clips: Clips) -> Job:
+    """What `loop.train` takes."""
+    notes = (clips.note,) if clips.note else ()
+    return Job(
+        begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes
+    )  # fmt: skip

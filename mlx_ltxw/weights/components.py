@@ -109,7 +109,7 @@ class Component:
         Args:
             config: From `read_config`.
             names: Of the tensors it is to hold, whose numbering may not end before the layers do; checked first.
-            options: Of the network's constructor.
+            options: Keyword arguments of the network's constructor.
 
         Raises:
             UserError: the config has more layers than the tensors, or describes no network.
@@ -120,7 +120,7 @@ class Component:
             check_depth(self.name, self.layers(config), names)
         try:
             return self.classes()[0](config, **options)
-        except (ValueError, OverflowError, ZeroDivisionError, MemoryError) as error:
+        except (ValueError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
             raise UserError(
                 f"The config of the {self.name} describes no network that can be built ({error}).",
                 "Use an LTX-2.3 checkpoint with its own config.",

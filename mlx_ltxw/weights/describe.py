@@ -17,7 +17,7 @@ _MOST_PARTS = 100  # lines; a model has ten
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorGroup:
     """Some tensors in figures: how many, their bytes on disk, and how many have each dtype."""
 
     tensors: int
@@ -37,7 +37,7 @@ class Description:
 
     name: str
     facts: dict[str, str]
-    parts: dict[str, Part]
+    parts: dict[str, TensorGroup]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -82,10 +82,10 @@ def describe_header(header: Header) -> Description:
     return Description(str(header.path), facts, {name: _part(group) for name, group in groups.items()})
 
 
-def _part(tensors: Iterable[Tensor]) -> Part:
+def _part(tensors: Iterable[Tensor]) -> TensorGroup:
     listed = list(tensors)
     counts = Counter(tensor.dtype for tensor in listed)
-    return Part(len(listed), sum(tensor.nbytes for tensor in listed), dict(counts.most_common()))
+    return TensorGroup(len(listed), sum(tensor.nbytes for tensor in listed), dict(counts.most_common()))
 
 
 def _origin(source: Any) -> str:

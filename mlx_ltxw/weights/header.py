@@ -26,7 +26,7 @@ BITS = {
 }  # fmt: skip
 """Bits of one element, by safetensors dtype code."""
 
-_LONGEST_HEADER = 32 << 20  # bytes; some 250,000 tensors, where LTX-2.3 has 6,000 (the format's own limit is 100 MB)
+_LONGEST_HEADER = 16 << 20  # bytes; some 130,000 tensors, where LTX-2.3 has 6,000 (the format's own limit is 100 MB)
 _MOST_AXES, _LONGEST_AXIS = 16, 2**48
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _AGAIN = "Download or copy the file again."
@@ -43,7 +43,7 @@ class Tensor:
     """One entry of a header.
 
     Attributes:
-        name: As in the file.
+        name: The tensor's name in the file.
         dtype: safetensors code, such as `BF16`.
         shape: In the file's layout.
         path: The file that holds the data.

@@ -30,7 +30,7 @@ def check_depth(component: str, layers: int, names: Iterable[str]) -> None:
 
     Args:
         component: For the message.
-        layers: As the config has it.
+        layers: Layer path -> `group_size`, `bits` and `mode`.
         names: Of the tensors; layers are numbered in them (`transformer_blocks.47.`).
 
     Raises:

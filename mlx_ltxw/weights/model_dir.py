@@ -80,6 +80,12 @@ class ModelDir:
         return [section[name] for name in wanted if name in section]
 
     @property
+    def lines(self) -> list[str]:
+        """All that this model can say; empty for LTX-2.3, which says anything."""
+        lines = self.checkpoint_config.get("mlx_ltxw", {}).get("lines", [])
+        return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What names this model in the metadata of a file it made."""
         return {"name": self.path.name, "variant": self.variant, "source": self.config.get("source")}

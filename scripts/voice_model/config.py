@@ -45,6 +45,7 @@ CONFIG: dict[str, Any] = {
         ),
         "license": "apache-2.0",
         "statement": STATEMENT,
+        "lines": list(SENTENCES),
         "generation": {
             "width": SIZE,
             "height": SIZE,

@@ -106,7 +106,7 @@ def test_fp64_beyond_fp32_is_infinite(tmp_path):
         ({"a": entry("F32", [True], 0, 4)}, ONE, "entry in the header"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, ONE, "entry in the header"),
         ({"a": entry(["F32"], [1], 0, 4)}, ONE, "dtype"),
-        ({"a": entry("F8_E4M3", [4], 0, 4)}, ONE, "dtype F8_E4M3"),
+        ({"a": entry("F8_E8M0", [4], 0, 4)}, ONE, "dtype F8_E8M0"),
         ({"a": entry("F32", [2], 0, 4)}, ONE, r"4 bytes do not hold F32 \[2\]"),
         ({"a": entry("F32", [1], 4, 0)}, ONE, "-4 bytes"),
         ({"a": entry("F32", [2], 0, 8)}, ONE, "is truncated"),
@@ -165,3 +165,19 @@ def test_no_adapter_has_so_many_tensors(tmp_path):
     header = {f"t{i}": entry("F32", [0], 0, 0) for i in range(50_001)}
     with pytest.raises(UserError, match="50,001 tensors"):
         read_tensors(write(tmp_path / "x.safetensors", header))
+
+
+def test_eight_bit_floats(tmp_path):
+    """Every finite value of both formats, worked out from sign, exponent and mantissa."""
+    bits = np.arange(256)
+    sign = np.where(bits > 127, -1.0, 1.0)
+    e4, m3 = bits >> 3 & 15, (bits & 7) / 8
+    e4m3 = sign * np.where(e4 == 0, m3 * 2.0**-6, (1 + m3) * 2.0 ** (e4 - 7.0))
+    e5, m2 = bits >> 2 & 31, (bits & 3) / 4
+    e5m2 = sign * np.where(e5 == 0, m2 * 2.0**-14, (1 + m2) * 2.0 ** (e5 - 15.0))
+    for dtype, values, finite in (("F8_E4M3", e4m3, bits & 127 != 127), ("F8_E5M2", e5m2, e5 < 31)):
+        raw = bits[finite].astype(np.uint8).tobytes()
+        header = json.dumps({"x": {"dtype": dtype, "shape": [len(raw)], "data_offsets": [0, len(raw)]}}).encode()
+        path = tmp_path / f"{dtype}.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header + raw)
+        np.testing.assert_array_equal(np.asarray(read_tensors(path).tensors["x"], np.float64), values[finite])

@@ -1,11 +1,15 @@
 """Figures of an adapter against plain NumPy."""
 
 import json
+import math
+import resource
+import time
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_ltxw.adapter import container, outline
 from mlx_ltxw.adapter.deltas import DoRA, Full, LoHa, LoKr, LowRank, rms
 from mlx_ltxw.adapter.describe import describe
 from mlx_ltxw.adapter.names import kind
@@ -89,3 +93,72 @@ def test_leftovers_and_alpha_are_shown(tmp_path):
     assert told.scales == {"0.5": 1}
     assert told.leftover == {"lora_unet_embeddings_connector_proj": "belongs to the text connectors"}
     assert "no place    lora_unet_embeddings_connector_proj: belongs to the text connectors" in str(told)
+
+
+def test_a_large_file_is_described_from_its_header(tmp_path, monkeypatch):
+    """As far as names, shapes, dtypes and alphas go, the same as by reading all of it."""
+    ones = np.ones((2, 2), np.float32)
+    tensors = {}
+    for name in ("lora_unet_transformer_blocks_0_audio_attn1_to_q", "lora_unet_embeddings_connector_proj"):
+        tensors |= {f"{name}.lora_down.weight": ones, f"{name}.lora_up.weight": ones, f"{name}.alpha": np.float32(1)}
+    kohya = save(tmp_path / "a.safetensors", tensors)
+    pairs = factors(shapes(model_pair()[1]), rank=lambda name: 2 if "to_k" in name else 6)
+    official = official_file(tmp_path / "mixed.safetensors", pairs, metadata={"base": "x"})
+    for path in (kohya, official):
+        read = describe(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(outline, "_LARGEST_FILE", 10)
+            patch.setattr(container, "read_tensors", lambda _: pytest.fail("the whole file is read"))
+            told = describe(path)
+        for field in ("name", "format", "methods", "ranks", "targets", "leftover", "metadata"):
+            assert getattr(told, field) == getattr(read, field), field
+        assert told.modules.keys() == read.modules.keys()
+        assert not told.rms
+        assert "its changes were not measured" in str(told)
+    assert told.dtypes == read.dtypes
+    assert told.parameters == read.parameters
+
+
+def sparse(path, shapes):
+    """A file of zeros that takes no space."""
+    header, size = {}, 0
+    for name, shape in shapes.items():
+        nbytes = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [size, size + nbytes]}
+        size += nbytes
+    raw = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + size)
+    return path
+
+
+MODULE = "diffusion_model.transformer_blocks.0.audio_attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {f"{MODULE}.hada_w{i}_{x}": s for i in "12" for x, s in (("a", (200_000, 1)), ("b", (1, 200_000)))},
+        {f"{MODULE}.lora_A.weight": (2**20, 4096), f"{MODULE}.lora_B.weight": (2048, 2**20)},
+        {f"{MODULE}.diff": (2**17, 2**17)},
+        {f"diffusion_model.x{i}.lora_A.weight": (1, 1) for i in range(30_000)},
+    ],
+    ids=["LoHa of 160 GB", "LoRA of 12 GB", "difference of 32 GB", "30,000 tensors"],
+)
+def test_huge_adapters_take_no_memory(tmp_path, shapes):
+    path = sparse(tmp_path / "huge.safetensors", shapes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    assert "not measured" in str(describe(path))
+    assert time.process_time() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_what_a_file_says_is_printed_escaped(tmp_path):
+    ones = np.ones((2, 2), np.float32)
+    tensors = {f"{MODULE}.lora_A.weight": ones, f"{MODULE}.lora_B.weight": ones, "\x1b[31mred": ones}
+    text = str(describe(save(tmp_path / "a.safetensors", tensors, {"note": "\x1b[2Jgone"})))
+    assert "\x1b" not in text
+    assert "\\x1b[31mred" in text
+    assert "\\x1b[2Jgone" in text

@@ -333,7 +333,7 @@ def test_pickles_are_refused_unread(tmp_path):
         (json.dumps({"r": 4}), "lora_alpha"),
         (json.dumps({"r": "4", "lora_alpha": 4}), "rank 'r'"),
         (json.dumps({"r": 4, "lora_alpha": 4, "alpha_pattern": {"(": 2}}), "pattern"),
-        (json.dumps({"r": 4, "lora_alpha": 4, "fan_in_fan_out": True}), "fan_in_fan_out"),
+        (json.dumps({"r": 4, "lora_alpha": 4, "modules_to_save": ["proj_out"]}), "modules_to_save"),
         (json.dumps({"r": 8, "lora_alpha": 4}), "rank 4, but .*adapter_config.json says 8"),
     ],
 )

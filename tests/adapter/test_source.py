@@ -1,10 +1,13 @@
 """Finding adapters in files, folders and (a stand-in for) the Hub."""
 
+from types import SimpleNamespace
+
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
 from mlx_ltxw.adapter.source import locate
+from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 
 
@@ -21,29 +24,29 @@ class Response:
     url = "x"
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub with one folder a repository; counts downloads."""
+    """A Hub with one folder a repository, every branch at one commit; counts downloads."""
     root, asked = tmp_path / "hub", []
 
-    def files(repo, revision=None):
+    def info(self, repo, revision=None):
         folder = root / repo
         if not folder.is_dir():
             raise RepositoryNotFoundError("no such repository", response=Response())
-        return [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+        names = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+        asked.append((repo, revision))
+        return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in names])
 
-    def download(repo, name, revision=None):
+    def download(repo, name, revision=None, local_files_only=False):
         asked.append((repo, name, revision))
         return str(root / repo / name)
 
-    def offline(*args, **kwargs):
-        raise LocalEntryNotFoundError("not in the cache")
-
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision=None: files(repo, revision)
-    )
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: SimpleNamespace(repos=[]))
     monkeypatch.chdir(tmp_path)
     return root, asked
 
@@ -80,13 +83,17 @@ def test_built_in_names_come_first(tmp_path):
 
 
 def test_a_repository_with_one_adapter(hub):
+    """Resolved to a commit first, so that what is listed and what is downloaded are the same."""
     root, asked = hub
     touch(root / "owner" / "name" / "whisper-v2.safetensors")
     touch(root / "owner" / "name" / "README.md")
     found = locate("owner/name")
     assert found.path.name == "whisper-v2.safetensors"
     assert found.name == "owner/name"
-    assert asked == [("owner/name", "whisper-v2.safetensors", None)]
+    assert found.pinned == f"owner/name@{COMMIT}"
+    assert asked == [("owner/name", "main"), ("owner/name", "whisper-v2.safetensors", COMMIT)]
+    assert locate(found.pinned).path == found.path
+    assert asked[2] == ("owner/name", COMMIT)
 
 
 def test_revision_file_and_configuration(hub):
@@ -94,9 +101,16 @@ def test_revision_file_and_configuration(hub):
     touch(root / "owner" / "name" / "sub" / "a.safetensors")
     touch(root / "owner" / "name" / "sub" / "adapter_config.json")
     touch(root / "owner" / "name" / "b.safetensors")
-    found = locate("owner/name/sub/a.safetensors@v1.0")
+    source, strength = parse_adapter("owner/name/sub/a.safetensors@v1.0:0.5")
+    assert strength.default == 0.5
+    found = locate(source)
     assert found.config.name == "adapter_config.json"
-    assert asked == [("owner/name", "sub/a.safetensors", "v1.0"), ("owner/name", "sub/adapter_config.json", "v1.0")]
+    assert found.pinned == f"owner/name/sub/a.safetensors@{COMMIT}"
+    assert asked == [
+        ("owner/name", "v1.0"),
+        ("owner/name", "sub/a.safetensors", COMMIT),
+        ("owner/name", "sub/adapter_config.json", COMMIT),
+    ]
     with pytest.raises(UserError, match=r"holds 2 \.safetensors files"):
         locate("owner/name")
     with pytest.raises(UserError, match=r"no file 'c\.safetensors'"):
@@ -111,12 +125,12 @@ def test_a_gated_repository(hub, monkeypatch):
         raise GatedRepoError("gated", response=Response())
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", gated)
-    with pytest.raises(UserError, match=r"gated: .* https://huggingface\.co/owner/name, then"):
+    with pytest.raises(UserError, match=r"gated: .* https://huggingface\.co/owner/name .* `hf auth login`"):
         locate("owner/name")
 
 
 def test_no_such_thing(hub):
-    with pytest.raises(UserError, match="no file, folder or Hugging Face repository 'owner/none'"):
+    with pytest.raises(UserError, match="no file and no Hub repo owner/none"):
         locate("owner/none")
     with pytest.raises(UserError, match="There is no adapter"):
         locate("nothing.safetensors")
@@ -130,13 +144,22 @@ def test_offline(hub, monkeypatch):
     cached = touch(root / "cache" / "whisper.safetensors")
 
     def unreachable(self, repo, revision=None):
-        raise HTTPError("no route")
+        raise HTTPError("no route\nand more")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
-    with pytest.raises(UserError, match="not on this machine and Hugging Face could not be reached"):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(UserError, match=r"not in the local cache, and the Hub cannot be reached \(no route\)"):
         locate("owner/name")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(cached.parent))
+    kept = SimpleNamespace(
+        commit_hash=COMMIT, refs=(), last_modified=0, snapshot_path=cached.parent,
+        files=[SimpleNamespace(file_path=cached)],
+    )  # fmt: skip
+    repos = [SimpleNamespace(repo_id="owner/name", repo_type="model", revisions=[kept])]
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: SimpleNamespace(repos=repos))
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repo, name, revision, local_files_only: cached.parent / name
+    )
     assert locate("owner/name").path == cached
     assert locate("owner/name/whisper.safetensors").path == cached
-    with pytest.raises(UserError, match="never downloaded whole"):
+    assert locate("owner/name").pinned == f"owner/name@{COMMIT}"
+    with pytest.raises(UserError, match="has no file"):
         locate("owner/name/other.safetensors")

@@ -10,6 +10,7 @@ import pytest
 
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.loudness import loudness
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.video import read_video
 
@@ -66,7 +67,7 @@ def test_json_is_one_event_a_line(cli, tmp_path):
     events = [json.loads(line) for line in done.out.splitlines()]
     assert [event["event"] for event in events] == ["started", "conditioned", "step", "step", "written"]
     assert events[-1]["files"] == [str(tmp_path / "out.wav")]
-    assert events[-1]["register"] in ("normal", "soft", "whispering", None)
+    assert events[-1]["register"] in ("normal", "soft", "whispering", "mixed", "no speech")
     assert events[0]["settings"]["steps"] == 2
     assert done.err == ""
 
@@ -129,13 +130,47 @@ def test_onset_click_is_taken_down_unless_kept(cli, tmp_path, monkeypatch):
     import mlx_ltxw.pipeline.run as pipeline
 
     click = np.full((48000, 2), 0.01, np.float32)
-    click[: int(0.05 * 48000)] = 0.9
+    click[: int(0.05 * 48000)] = 0.6
+    click[1::2] *= -1  # no offset
     monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (click, 48000))
     peaks = []
     for flag in ("--soften-onset", "--keep-onset"):
         generate(cli, tmp_path / "out.wav", "--audio-only", flag, "--overwrite")
         peaks.append(np.abs(read_audio(tmp_path / "out.wav", 48000)).max())
-    assert peaks == pytest.approx([0.01, 0.9], abs=0.002)
+    assert peaks == pytest.approx([0.01, 0.6], abs=0.002)
+
+
+def test_an_offset_is_taken_out_unless_kept(cli, tmp_path, monkeypatch):
+    import mlx_ltxw.pipeline.run as pipeline
+
+    monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (np.full((48000, 2), 0.1, np.float32), 48000))
+    path, peaks = tmp_path / "out.wav", []
+    for flag in ("--remove-offset", "--keep-offset"):
+        generate(cli, path, "--audio-only", flag, "--overwrite")
+        peaks.append(np.abs(read_audio(path, 48000)).max())
+        assert read_metadata(path)["remove_offset"] == (flag == "--remove-offset")
+    assert peaks == pytest.approx([0, 0.1], abs=1e-4)
+
+
+def test_peaks_leave_headroom(cli, tmp_path, monkeypatch):
+    import mlx_ltxw.pipeline.run as pipeline
+
+    loud = np.random.default_rng(0).normal(0, 1, (48000, 2)).cumsum(axis=0)  # falls with frequency, as voices do
+    loud -= loud.mean(axis=0)
+    loud = (loud / np.abs(loud).max()).astype(np.float32)
+    monkeypatch.setattr(pipeline, "decode_audio", lambda *_: (loud, 48000))
+    done = generate(cli, tmp_path / "out.mp4", "--wav", "--json")
+    for end in (".mp4", ".wav"):
+        assert loudness(read_audio(tmp_path / f"out{end}", 48000), 48000).true_peak < -1
+    heard = json.loads(done.out.splitlines()[-1])["lufs"]  # what is told is of the file
+    assert heard == pytest.approx(loudness(read_audio(tmp_path / "out.wav", 48000), 48000).lufs, abs=0.05)
+
+
+def test_a_line_that_is_not_the_models_own(cli, tmp_path):
+    path = tmp_path / "o.wav"
+    done = cli("generate", 'a man, (man): "look at stars over a lake"', "-o", path, "--audio-only", *SMALL)
+    assert 'The nearest is "look at the stars above the lake".' in done.err
+    assert "The nearest" not in generate(cli, path, "--audio-only", "--overwrite").err
 
 
 def test_hints_before_the_run(cli, tmp_path):
@@ -214,7 +249,7 @@ def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress.Progress, "step", interrupt)
+    monkeypatch.setattr(progress.Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL)
     assert done.code == 130
     assert os.listdir(tmp_path) == []
@@ -269,7 +304,7 @@ def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
 
 
 def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
-    from mlx_ltxw.cli.progress import Progress
+    from mlx_ltxw.cli.progress import Bar
     from mlx_ltxw.pipeline.events import Step
     from mlx_ltxw.takes.events import Decoding
 
@@ -278,7 +313,7 @@ def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    bar = Progress()
+    bar = Bar()
     for index in (1, 2):
         bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None))
     bar.decoding(Decoding(3, 9, 17))
@@ -372,16 +407,16 @@ def test_files_of_somebody_elses_request_are_not_read(cli, tmp_path):
 
 def test_each_clip_is_written_when_it_is_done(cli, tmp_path, monkeypatch):
     """Ctrl-C while the second is made leaves the first."""
-    from mlx_ltxw.cli.progress import Progress
+    from mlx_ltxw.cli.progress import Bar
 
-    step = Progress.step
+    step = Bar.step
 
     def interrupt(self, event):
         if event.seed == 2:
             raise KeyboardInterrupt
         step(self, event)
 
-    monkeypatch.setattr(Progress, "step", interrupt)
+    monkeypatch.setattr(Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", 1, "--seed", 2)
     assert done.code == 130
     assert os.listdir(tmp_path) == ["out-1.wav"]

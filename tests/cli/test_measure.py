@@ -1,6 +1,7 @@
 """The measure command: its table, its JSON lines, and files that cannot be read."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,20 +9,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mlx_ltxw.cli.measure import measure
+from mlx_ltxw.cli.measure import measure, strip_of
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
-from tests.media.signals import RATE, noise, vowel
+from mlx_ltxw.media.containers import probe
+from tests.media.signals import RATE, needs_espeak, speak
+
+pytestmark = needs_espeak
 
 
-@pytest.fixture
-def files(tmp_path):
-    voice = vowel(np.full(2 * RATE, 120.0))
-    write_wav(tmp_path / "voice.wav", 2 * voice, RATE)
-    write_wav(tmp_path / "soft.wav", 0.2 * voice, RATE)
-    write_wav(tmp_path / "whisper.wav", noise(2.0), RATE)
-    write_wav(tmp_path / "silence.wav", np.zeros(RATE), RATE)
-    return [str(tmp_path / f"{name}.wav") for name in ("voice", "soft", "whisper", "silence")]
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for name, voice, *options in (("voice", "m3"), ("soft", "m3", "-a", "25"), ("whisper", "whisper")):
+        speak(folder / f"{name}.wav", voice, "close your eyes and listen to the rain", *options)
+    write_wav(folder / "silence.wav", np.zeros(RATE), RATE)
+    return [str(folder / f"{name}.wav") for name in ("voice", "soft", "whisper", "silence")]
 
 
 def test_one_object_a_file(files):
@@ -29,12 +32,14 @@ def test_one_object_a_file(files):
     assert result.exit_code == 0
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert [one["file"] for one in found] == files
-    assert [one["register"] for one in found] == ["normal", "soft", "whispering", None]
+    assert [one["register"] for one in found] == ["normal", "soft", "whispering", "no speech"]
     for one in found:
         assert {"file", "register", "lufs", "true_peak", "voiced", "hnr", "confidence", "f0", "tilt"} <= set(one)
-        assert {"centroid", "rate", "duration"} <= set(one)
+        assert {"centroid", "rate", "duration", "rests_on", "by_second", "notes"} <= set(one)
+        assert len(one["by_second"]) == -(-one["duration"] // 1)
+        assert "reference" not in one
         assert "difference" not in one
-    assert found[0]["f0"] == pytest.approx(120, rel=0.01)
+    assert 90 < found[0]["f0"] < 130
     assert (found[3]["lufs"], found[3]["f0"]) == (-70.0, None)
 
 
@@ -44,11 +49,38 @@ def test_a_table_with_differences(files):
     head, *rows = result.stdout.splitlines()
     assert head.split()[:4] == ["file", "register", "LUFS", "dBTP"]
     assert rows[0].split()[:2] == [files[0], "normal"]
-    assert rows[1].split()[:4] == ["vs", "reference", "+0.0", "+0.0"]
-    assert rows[2].split()[:2] == [files[1], "soft"]
-    assert rows[3].split()[:4] == ["vs", "reference", "-20.0", "-20.0"]
+    assert re.fullmatch(r" +n+·? +0\.0 dB below the reference", rows[1])
+    assert rows[2].split()[:4] == ["vs", "reference", "+0.0", "+0.0"]
+    assert rows[3].split()[:2] == [files[1], "soft"]
+    assert re.fullmatch(r" +s+·? +1\d\.\d dB below the reference", rows[4])
+    assert rows[5].split()[:2] == ["vs", "reference"]
+    assert len({len(row) for row in (head, *rows[::3], *rows[2::3])}) == 1  # the columns are aligned
     lines = CliRunner().invoke(measure, [files[1], "--json", "--reference", files[0]]).stdout
-    assert json.loads(lines)["difference"]["lufs"] == pytest.approx(-20.0, abs=0.1)
+    assert json.loads(lines)["difference"]["lufs"] == pytest.approx(-12.0, abs=1.0)
+
+
+def test_a_long_clips_strip_is_condensed():
+    seconds = ["normal"] * 300 + ["no speech"] * 290 + ["whispering"] * 10
+    assert strip_of(seconds) == "n" * 30 + "·" * 29 + "w (10 s each)"
+    assert strip_of(["soft", "no speech", "whispering"]) == "s·w"
+
+
+def test_a_picture_of_two_clips(files, tmp_path):
+    name = str(tmp_path / "both.png")
+    result = CliRunner().invoke(measure, [files[0], files[2], "--picture", name])
+    assert result.exit_code == 0
+    one = CliRunner().invoke(measure, [files[0], "--picture", str(tmp_path / "one.png")])
+    assert one.exit_code == 0
+    assert probe(name).height == 2 * probe(tmp_path / "one.png").height
+    assert "exists already" in CliRunner().invoke(measure, [files[0], "--picture", name]).exception.message
+    assert CliRunner().invoke(measure, [files[0], "--picture", name, "--overwrite"]).exit_code == 0
+    assert "written to both.jpg" in CliRunner().invoke(measure, [files[0], "--picture", "both.jpg"]).exception.message
+
+
+def test_a_picture_without_a_name(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(measure, [files[0], files[1], "--picture"]).exit_code == 0
+    assert (tmp_path / "spectrograms.png").exists()
 
 
 def test_what_can_be_read_is_printed_before_what_cannot_is_named(files, tmp_path):

@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mlx_ltxw.convert import run
 from mlx_ltxw.errors import UserError
@@ -33,6 +34,23 @@ def test_the_command_ends_with_2_and_no_traceback(tmp_path):
     assert "There is no file" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_beside_the_checkpoint_is_left_out_with_a_word(tmp_path, capsys):
+    """As people keep them: the folder holds the checkpoint and a LoRA, whose name could pass for the other variant."""
+    folder = tmp_path / "ltx"
+    folder.mkdir()
+    checkpoint(folder)
+    pair = {f"diffusion_model.x.lora_{factor}.weight": np.ones((2, 2), np.float32) for factor in "AB"}
+    save_file(pair, folder / "ltx-2.3-distilled-lora.safetensors")
+    conversion = prepare(folder, data=False)
+    assert "ltx-2.3-distilled-lora.safetensors is an adapter (LoRA) and is left out" in capsys.readouterr().err
+    assert [path.name for path in conversion.source.paths] == ["ltx-2.3-dev.safetensors"]
+    assert conversion.plan.placed == conversion.plan.total > 1000
+    assert conversion.variant == "dev"
+    (folder / "ltx-2.3-dev.safetensors").unlink()
+    with pytest.raises(UserError, match="This is an adapter"):
+        prepare(folder, data=False)
 
 
 def test_truncated_file(tmp_path):
@@ -161,7 +179,7 @@ def test_too_small_disk_is_told_before(tmp_path, monkeypatch):
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file" / "out", tmp_path / "file"):
-        with pytest.raises(UserError, match=r"cannot be written|is a file"):
+        with pytest.raises(UserError, match=r"could not be written|is a file"):
             convert(made().checkpoint, out)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -404,5 +422,5 @@ def test_header_with_a_gap(tmp_path):
     header, data = read_file(made().checkpoint)
     last = max((n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"][1])
     header[last]["data_offsets"] = [n + 8 for n in header[last]["data_offsets"]]
-    with pytest.raises(UserError, match="overlaps or leaves a gap"):
+    with pytest.raises(UserError, match="overlap or leave gaps"):
         prepare(write_file(tmp_path / "ltx-dev.safetensors", header, data + bytes(8)))

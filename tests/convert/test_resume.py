@@ -1,8 +1,10 @@
 """A conversion cut at any moment continues, ends as if it had never been cut, and is no model before."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +56,7 @@ def test_killed_at_random_moments(tmp_path):
         )  # fmt: skip
         assert child.stdout.readline() == b"go\n"
         if kills < 5:
-            time.sleep(moment.uniform(0, 0.4))
+            time.sleep(moment.uniform(0, 0.4) * (1 + kills))  # later and later, for machines that are busy
             child.send_signal(signal.SIGKILL)
         if child.wait(60) == 0:
             break
@@ -218,3 +220,86 @@ def test_same_files_from_the_same_source(tmp_path):
     """Byte for byte, whatever ran before in the process."""
     again = run.convert(prepare(made().checkpoint, shard_bytes=run.SHARD_BYTES), tmp_path / converted().path.name)
     assert contents(again.path) == contents(converted().path)
+
+
+def test_a_source_changed_with_its_size_and_time_kept(tmp_path, monkeypatch, capsys):
+    """What no time of the file's own tells: the entry's time of change does, and some of the content is looked at."""
+    source, out = tmp_path / "ltx-dev.safetensors", tmp_path / "a" / "out"
+    source.write_bytes(made().checkpoint.read_bytes())
+    times = source.stat().st_atime_ns, source.stat().st_mtime_ns
+    convert_cut(monkeypatch, prepare(source), out)
+
+    def change(tensors, metadata):
+        name = next(name for name in tensors if name.endswith("to_q.weight"))
+        dtype, shape, raw = tensors[name]
+        tensors[name] = (dtype, shape, bytes(len(raw)))
+
+    edited(made().checkpoint, source, change)
+    os.utime(source, ns=times)
+    run.convert(prepare(source), out)
+    assert "starting over" in capsys.readouterr().err
+    assert contents(out) == contents(run.convert(prepare(source), tmp_path / "b" / "out").path)
+    kept = json.loads((out / "config.json").read_text())["source"]["files"]["ltx-dev.safetensors"]["sha256"]
+    assert kept == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def test_a_source_that_changes_during_the_run(tmp_path, monkeypatch):
+    """The directory would carry a sha256 of other bytes than those it was made of."""
+    source, out = tmp_path / "ltx-dev.safetensors", tmp_path / "out"
+    source.write_bytes(made().checkpoint.read_bytes())
+    conversion, write = prepare(source), run.write_shard
+
+    def writing(*arguments):
+        raw = bytearray(source.read_bytes())
+        raw[-1] ^= 1
+        source.write_bytes(raw)
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_shard", writing)
+        with pytest.raises(UserError, match="changed while it was converted"):
+            run.convert(conversion, out)
+    assert "not a finished model" in state(out)
+    run.convert(prepare(source), out)
+    assert state(out) == "model"
+
+
+@pytest.mark.parametrize("field", ["planned", "files"])
+def test_a_journal_that_names_files_elsewhere(tmp_path, monkeypatch, field):
+    """Neither deleted nor trusted."""
+    conversion, out = prepare(made().checkpoint), tmp_path / "out"
+    convert_cut(monkeypatch, conversion, out)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("kept")
+    journal = json.loads((out / WORK / "journal.json").read_text())
+    for name in ("../mine.txt", str(mine)):
+        changed = {**journal, "fingerprint": "other"}
+        changed[field] = [name] if field == "planned" else {name: {"size": 4, "sha256": ""}}
+        (out / WORK / "journal.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="no file in it"):
+            run.convert(conversion, out)
+        assert mine.read_text() == "kept"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x").write_text("kept")
+    (out / "link").symlink_to(tmp_path / "elsewhere")
+    changed = {**journal, "fingerprint": "other", "planned": ["link/x"]}
+    (out / WORK / "journal.json").write_text(json.dumps(changed))
+    run.convert(conversion, out)
+    assert (tmp_path / "elsewhere" / "x").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "{",
+        lambda text: text.replace("<bos>", "<nos>"),
+        lambda text: text.replace('"type": "BPE"', '"type": "PEB"'),
+        lambda text: json.dumps({**json.loads(text), "model": None}),
+    ],
+)
+def test_a_broken_tokenizer_is_noticed_at_once(tmp_path, change):
+    gemma = shutil.copytree(made().gemma, tmp_path / "gemma")
+    file = gemma / "tokenizer.json"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(UserError, match="okenizer"):
+        prepare(made().checkpoint, gemma)

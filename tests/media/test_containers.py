@@ -9,7 +9,8 @@ from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.metadata import read_metadata
-from mlx_ltxw.media.mp4 import remux, write_mp4
+from mlx_ltxw.media.mp4 import write_mp4
+from mlx_ltxw.media.remux import remux
 from mlx_ltxw.media.video import read_video
 from tests.media.signals import moving_picture, tone
 

@@ -8,7 +8,8 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.mp4 import frame_rate, open_mp4, remux, write_mp4
+from mlx_ltxw.media.mp4 import frame_rate, open_mp4, write_mp4
+from mlx_ltxw.media.remux import remux
 from tests.media.signals import moving_picture, tone
 
 NTSC_FILM = Fraction(24000, 1001)

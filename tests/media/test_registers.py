@@ -63,7 +63,8 @@ def test_confusion_table(measured, capsys):
     right = sum(table[name, name] for name in REGISTERS)
     assert len(measured) >= 60
     assert right >= 0.95 * len(measured)
-    assert min(found.confidence for found in measured.values()) > 0.8
+    for (true, _, _), found in measured.items():
+        assert found.confidence > 0.75 if true != "soft" else 0.5 < found.confidence < 0.75  # the amplitude alone
 
 
 def test_voicing_is_far_from_its_threshold(measured):
@@ -71,7 +72,7 @@ def test_voicing_is_far_from_its_threshold(measured):
         assert found.voiced < 0.1 if register == "whispering" else found.voiced > 0.8
 
 
-@pytest.mark.parametrize("gain", [0.001, 0.03, 2.0])
+@pytest.mark.parametrize("gain", [0.003, 0.03, 4.0])
 def test_loudness_does_not_make_a_whisper(clips, gain):
     for (register, voice, sentence), path in clips.items():
         if sentence == 0 and voice in ("m3", "f2", "whisper", "whisperf"):

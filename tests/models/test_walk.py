@@ -12,7 +12,8 @@ from mlx_ltxw.models.transformer import Skips, Transformer, TransformerConfig, W
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.walk import Paired
-from tests.models.test_transformer import both, relative_error, streams
+from tests.models.test_transformer import both, streams
+from tests.numbers import relative_error
 
 LAYERS = 5
 
@@ -160,7 +161,7 @@ def test_a_large_feed_forward_takes_its_tokens_in_parts(network, monkeypatch):
     assert relative_error(got, want) < 1e-6
     hidden = 4 * 8000 * 1024
     assert whole > 2 * hidden
-    assert parts < whole / 2
+    assert parts < 0.6 * whole
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 11, 25])

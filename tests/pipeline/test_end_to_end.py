@@ -57,6 +57,7 @@ def request(job: reference.Job) -> Request:
         audio_guidance=guidance(job.audio),
         audio_only=job.video is None,
         video=None if job.picture is None else "given.mp4",
+        remove_offset=False,
     )
 
 

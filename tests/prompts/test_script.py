@@ -21,7 +21,7 @@ def test_yaml(tmp_path):
     assert read_script(write(tmp_path, "s.yaml", YAML)) == [
         Part('a dim room, (woman, whispering): "close your eyes"', 4.0),
         Part('a dim room, (man, whispering quietly): "why?"', None),
-        Part('a street, (man): "Taxi!"', None),
+        Part('a street, (man): "Taxi!"', None, normal=True),
     ]
 
 
@@ -40,7 +40,7 @@ def test_lines(tmp_path):
         ("s.txt", '\n(man): "a", (man): "b"\n', "Line 2 "),
         ("s.txt", "(man, speaking softly): stay\n", "Line 1 "),
         ("s.txt", "# only\n", "is empty"),
-        ("s.yaml", "[", "no sound YAML"),
+        ("s.yaml", "[", "is not valid YAML"),
         ("s.yaml", "a: 1", "is no list"),
         ("s.yaml", "- hello", "Part 1 .* is no table"),
         ("s.yaml", "- {speaker: man, manner: soft, line: x}", "Part 1 .* lacks scene"),

@@ -76,11 +76,11 @@ def main(model_path, run, settings):
     world = World.join()
     try:
         with _asked_to_stop() as asked:
-            done = _follow(train(job(model_path, run, settings, world=world), asked), world)
+            done = _follow(train(job(model_path, run, settings, world=world), asked), world, asked)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(0 if done else 130)
+    sys.exit(0 if done else 128 + (asked.number or 2))
 
 
 if __name__ == "__main__":

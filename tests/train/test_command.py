@@ -1,5 +1,6 @@
 """`mlx-ltxw train` from clips to the adapter, and its refusals."""
 
+import dataclasses
 import json
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from mlx_ltxw.cli import group
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.train.config import TrainConfig
 from tests.train.clips import metrics
 from tests.train.recordings import spoken, write
 
@@ -42,7 +44,8 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     assert len((run / "clips.jsonl").read_text().splitlines()) == 3
     assert not (run / "adapter.safetensors").exists()
     output = train(*common).output
-    assert "on 3 clips (12 s), 2 steps" in output
+    assert "on 3 clips (" in output
+    assert ", 2 steps" in output
     assert "step 2/2 · loss audio" in output
     assert len(mx.load(str(run / "adapter.safetensors"))) == 32  # sound alone: no video_to_audio_attn
     assert "| woman, whispering | 3 |" in (run / "README.md").read_text()
@@ -55,8 +58,43 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     with pytest.raises(UserError, match="coupled False to True"):
         train(*common, "--resume", "--coupled")
     before = metrics(run)
-    assert "from step 2" in train(*common, "--resume").output
+    assert "from step 2" in train("-o", run, "--resume").output  # nothing but the folder is said again
     assert metrics(run) == before
+    lines = [json.loads(line) for line in train("-o", run, "--resume", "--json", steps=3).stdout.splitlines()]
+    events = [line["event"] for line in lines]
+    assert (events[0], events[-1]) == ("data", "finished")
+    assert next(line for line in lines if line["event"] == "progress")["step"] == 3
+    seconds = json.loads((run / "data.json").read_text())["seconds"]
+    assert f"3 clips, {seconds:.0f} s together" in (run / "README.md").read_text()
+    page = (run / "index.html").read_text()
+    assert '<a href="adapter.safetensors">' in page
+    assert "optimizer steps" in page
+    assert "<b>Warnings</b>" in page
+    assert "<td>learning_rate</td>" in page
+
+
+def test_every_option_is_in_the_help():
+    text = CliRunner().invoke(group, ["train", "-h"]).output
+    assert all(f"\n  {field.name}" in text for field in dataclasses.fields(TrainConfig))
+
+
+def test_an_upload_is_checked_before_the_work(tiny_model, data, tmp_path, monkeypatch):
+    from huggingface_hub.errors import HTTPError
+
+    class Api:
+        def whoami(self):
+            raise HTTPError("no route\nto the host\nfor many lines")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"cannot be uploaded to me/quiet: no route\. Log in"):
+        train("--data", data, "-o", run, "-m", tiny_model, "--upload", "me/quiet")
+    assert not run.exists()
+    monkeypatch.setattr(Api, "whoami", lambda self: {"name": "somebody", "orgs": []})
+    with pytest.raises(UserError, match="somebody cannot write to me/quiet"):
+        train("--data", data, "-o", run, "-m", tiny_model, "--upload", "me/quiet")
+    with pytest.raises(UserError, match="cannot be uploaded"):
+        train("--data", data, "-o", run, "-m", tiny_model, "--upload", "a/b/c")
 
 
 def test_refusals_come_before_any_work(tiny_model, data, tmp_path):

@@ -47,21 +47,24 @@ def test_settings_go_over_the_file(tmp_path):
         ("steps=true", "whole number"),
         ("learning_rate=fast", "number"),
         ("learning_rate=0", "above 0"),
-        ("learning_rate=.nan", "above 0"),
-        ("learning_rate=.inf", "above 0"),
+        ("learning_rate=.nan", "number"),
+        ("learning_rate=.inf", "number"),
         ("alpha=true", "number"),
         ("coupled=yes please", "true or false"),
         ("sigma=mixed", "independent, shared"),
         ("modules=[to_gate_logits]", "modules"),
         ("projections=to_gate_logits", "projections"),
         ("modules=[]", "modules"),
-        ("modules=[1]", "list of words"),
+        ("modules=[1]", "not a text"),
         ("video_loss=1", "coupled"),
         ("modules=[attn1]", "coupled"),
         ("warmup=2000", "warm-up"),
         ("weight_decay=.nan", "weight_decay"),
+        ("seed=100000000000000000000", "out of range"),
+        ("steps=0b11", "whole number"),
+        ("steps=2026-01-01", "whole number"),
         ("steps=[", "YAML"),
-        ("preview_prompts={a: b}", "list of words"),
+        ("preview_prompts={a: b}", "not a list"),
     ],
 )
 def test_mistakes_are_told(setting, words):
@@ -81,14 +84,14 @@ def test_broken_files_are_told(tmp_path, text):
     file.write_text(text)
     with pytest.raises(UserError):
         read_config(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no file"):
         read_config(tmp_path / "none.yaml")
 
 
 def test_what_may_change_on_resume():
     before = TrainConfig()
     assert changed(before, read_config(None, ["preview_every=1", "keep_checkpoints=9"])) == []
-    assert changed(before, read_config(None, ["steps=1", "seed=7"])) == ["steps", "seed"]
+    assert changed(before, read_config(None, ["steps=1", "seed=7"])) == ["seed"]
 
 
 @pytest.mark.parametrize(("warmup", "clip"), [(0, 1.0), (5, 0.3), (0, 0.0)])

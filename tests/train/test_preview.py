@@ -17,7 +17,8 @@ def test_a_sample_is_made_again_from_its_own_metadata(tmp_path):
     config = TrainConfig(width=64, height=32, frames=9, frame_rate=24.0, preview_steps=1, preview_seed=6)
     transformer = model.directory.load("transformer", default_dtype(), audio_only=True)
     adapter = BUILTIN_ADAPTERS["whisper"]
-    make_samples(tmp_path, 40, adapter, [PROMPT], model.directory, transformer, config)
+    for _ in make_samples(tmp_path, 40, adapter, [PROMPT], model.directory, transformer, config):
+        pass
     wav = folder_of(tmp_path, 40) / "1.wav"
     made = ltx.inspect(wav)
     assert (made.record.kind, made.record.training_step) == ("sample", 40)

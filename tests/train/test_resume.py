@@ -84,6 +84,29 @@ def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):
     assert_same_end(run, whole)
 
 
+def test_sigterm_ends_with_143(tiny_model, tmp_path):
+    process = start(tiny_model, tmp_path / "run", *SETTINGS)
+    wait_for_step(process, tmp_path / "run", 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 143, output
+    assert checkpoint.saved_steps(tmp_path / "run")[-1] == len(metrics(tmp_path / "run"))
+
+
+def test_ctrl_c_while_samples_are_made(tiny_model, tmp_path):
+    """Nothing is waited for: all steps are saved, and the sample is made anew by the next run."""
+    run = tmp_path / "run"
+    process = start(tiny_model, run, "steps=9", "preview_every=2", "preview_steps=1000")
+    for line in process.stdout:
+        if "denoising 0/1000" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "Stopped at once" in output
+    assert "Traceback" not in output
+
+
 def test_stopping_is_an_event(tiny_model, tmp_path):
     run = tmp_path / "run"
     answers = iter([False, True])

@@ -4,6 +4,7 @@ from mlx_ltxw.models.audio_vae.autoencoder import AudioVAE
 from mlx_ltxw.models.audio_vae.bandwidth import VocoderWithBWE
 from mlx_ltxw.models.audio_vae.config import AudioVAEConfig, GeneratorConfig, VocoderConfig
 from mlx_ltxw.models.audio_vae.mel import log_mel
+from mlx_ltxw.models.audio_vae.offset import remove_offset
 from mlx_ltxw.models.audio_vae.onset import soften_onset
 from mlx_ltxw.models.audio_vae.vocoder import Vocoder
 
@@ -15,5 +16,6 @@ __all__ = [
     "VocoderConfig",
     "VocoderWithBWE",
     "log_mel",
+    "remove_offset",
     "soften_onset",
 ]

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.config import Section
+from mlx_ltxw.models.config import LONGEST, Section
 
 LEVELS = 3
 """Resolutions of the audio VAE; the official decoder's output length (4 T - 3) is written for three."""
@@ -82,14 +82,14 @@ class AudioVAEConfig:
         network, preprocessing = params.section("ddconfig"), root.section("preprocessing")
         stft, mel = preprocessing.section("stft"), preprocessing.section("mel")
         config = cls(
-            sample_rate=int(params.take("sampling_rate")),
-            n_fft=int(stft.take("filter_length")),
-            hop=int(stft.take("hop_length")),
-            mel_bins=int(network.take("mel_bins")),
-            channels=int(network.take("ch")),
-            multipliers=tuple(int(m) for m in network.take("ch_mult")),
-            num_res_blocks=int(network.take("num_res_blocks")),
-            latent_channels=int(network.take("z_channels")),
+            sample_rate=params.count("sampling_rate"),
+            n_fft=stft.count("filter_length"),
+            hop=stft.count("hop_length"),
+            mel_bins=network.count("mel_bins"),
+            channels=network.count("ch"),
+            multipliers=network.counts("ch_mult"),
+            num_res_blocks=network.count("num_res_blocks", most=LONGEST),
+            latent_channels=network.count("z_channels"),
         )
         for key, value in (
             ("in_channels", STEREO), ("out_ch", STEREO), ("double_z", True), ("attn_resolutions", []),
@@ -143,16 +143,16 @@ class GeneratorConfig:
         """Reads `vocoder.vocoder` or `vocoder.bwe`; `bounded` says whether an activation ends the network."""
         for key, value in (("resblock", "AMP1"), ("stereo", True), ("activation", "snakebeta")):
             _require(section, key, value)
-        tanh = bool(section.take("use_tanh_at_final"))
+        tanh = section.flag("use_tanh_at_final")
         config = cls(
             mel_bins=mel_bins,
-            initial_channels=int(section.take("upsample_initial_channel")),
-            rates=tuple(int(rate) for rate in section.take("upsample_rates")),
-            kernels=tuple(int(size) for size in section.take("upsample_kernel_sizes")),
-            block_kernels=tuple(int(size) for size in section.take("resblock_kernel_sizes")),
-            block_dilations=tuple(tuple(int(d) for d in row) for row in section.take("resblock_dilation_sizes")),
+            initial_channels=section.count("upsample_initial_channel"),
+            rates=section.counts("upsample_rates"),
+            kernels=section.counts("upsample_kernel_sizes"),
+            block_kernels=section.counts("resblock_kernel_sizes"),
+            block_dilations=_dilations(section),
             final=("tanh" if tanh else "clip") if bounded else "none",
-            final_bias=bool(section.take("use_bias_at_final")),
+            final_bias=section.flag("use_bias_at_final"),
         )
         pairs = len(config.rates) == len(config.kernels) and len(config.block_kernels) == len(config.block_dilations)
         exact = all(k >= r and (k - r) % 2 == 0 for r, k in zip(config.rates, config.kernels, strict=False))
@@ -163,6 +163,14 @@ class GeneratorConfig:
                 f"The config's '{section.name}' cannot halve {config.initial_channels} channels at each rate."
             )
         return config
+
+
+def _dilations(section: Section) -> tuple[tuple[int, ...], ...]:
+    """The dilations of each residual block."""
+    rows = section.take("resblock_dilation_sizes")
+    if not isinstance(rows, list | tuple) or len(rows) > LONGEST:
+        raise _refuse(f"The config's '{section.name}' has dilations that are no lists.")
+    return tuple(Section({"row": row}, f"{section.name}.resblock_dilation_sizes").counts("row") for row in rows)
 
 
 @dataclass(frozen=True)
@@ -207,10 +215,10 @@ class VocoderConfig:
         config = cls(
             vocoder=GeneratorConfig.read(base, VOCODER_MELS, bounded=True),
             bwe=GeneratorConfig.read(bwe, VOCODER_MELS, bounded=False),
-            input_rate=int(bwe.take("input_sampling_rate")),
-            output_rate=int(bwe.take("output_sampling_rate")),
-            n_fft=int(bwe.take("n_fft")),
-            hop=int(bwe.take("hop_length")),
+            input_rate=bwe.count("input_sampling_rate"),
+            output_rate=bwe.count("output_sampling_rate"),
+            n_fft=bwe.count("n_fft"),
+            hop=bwe.count("hop_length"),
         )
         _require(bwe, "num_mels", VOCODER_MELS)
         bwe.expect("win_size", config.n_fft)

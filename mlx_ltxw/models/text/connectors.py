@@ -13,7 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_ltxw.models.config import Section
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.config import DEEPEST, Section
 from mlx_ltxw.models.transformer.attention import Attention
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, split_rope
@@ -80,15 +81,19 @@ class ConnectorsConfig:
 
 
 def _connector(values: Section, prefix: str) -> ConnectorConfig:
-    (max_position,) = values.take("connector_positional_embedding_max_pos")
+    max_position, *more = values.counts("connector_positional_embedding_max_pos")
+    if more:
+        raise UserError(
+            "The checkpoint's config gives its connectors several axes of positions.", "Use an LTX-2.3 checkpoint."
+        )
     return ConnectorConfig(
-        heads=values.take(f"{prefix}connector_num_attention_heads"),
-        head_dim=values.take(f"{prefix}connector_attention_head_dim"),
-        layers=values.take(f"{prefix}connector_num_layers", values.take("connector_num_layers")),
-        registers=values.take("connector_num_learnable_registers"),
+        heads=values.count(f"{prefix}connector_num_attention_heads"),
+        head_dim=values.count(f"{prefix}connector_attention_head_dim"),
+        layers=values.count(f"{prefix}connector_num_layers", values.take("connector_num_layers"), most=DEEPEST),
+        registers=values.count("connector_num_learnable_registers"),
         max_position=max_position,
-        gated=values.take("connector_apply_gated_attention"),
-        ff_bias=values.take("connector_ff_bias", True),
+        gated=values.flag("connector_apply_gated_attention"),
+        ff_bias=values.flag("connector_ff_bias", True),
     )
 
 

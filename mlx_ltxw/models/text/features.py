@@ -61,8 +61,8 @@ class FeatureExtractorConfig:
         return cls(
             text_width=text_width,
             text_states=text_states,
-            video_width=values.take("num_attention_heads") * values.take("attention_head_dim"),
-            audio_width=values.take("audio_num_attention_heads") * values.take("audio_attention_head_dim"),
+            video_width=values.count("num_attention_heads") * values.count("attention_head_dim"),
+            audio_width=values.count("audio_num_attention_heads") * values.count("audio_attention_head_dim"),
         )
 
 

@@ -32,7 +32,7 @@ class PromptTokenizer:
         Args:
             text: The content of `tokenizer.json`.
             settings: The values of `tokenizer_config.json`.
-            name: Of the file, for messages.
+            name: What messages call the file.
 
         Raises:
             UserError: it is broken, names no `<bos>` or padding token, or asks for an end token.

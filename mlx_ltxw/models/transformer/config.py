@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.config import Section
+from mlx_ltxw.models.config import DEEPEST, Section
 
 _FIXED: dict[str, Any] = {
     "_class_name": "AVTransformer3DModel",
@@ -84,7 +84,7 @@ class TransformerConfig:
         layers: Transformer blocks.
         video, audio: The two streams.
         cross_dim: Width of the audio-video attentions (`audio_cross_attention_dim`).
-        eps: Of every norm.
+        eps: Added to the mean square in every norm.
         theta: Base of the rotary frequencies.
         timestep_scale: Multiplies sigma before the sinusoid.
         gate_timestep_scale: The same for the audio-video gates.
@@ -111,16 +111,16 @@ class TransformerConfig:
         for key, value in _FIXED.items():
             values.expect(key, value)
         config = cls(
-            layers=values.take("num_layers"),
+            layers=values.count("num_layers", most=DEEPEST),
             video=_stream(values, "", "attention_head_dim", "num_attention_heads", "cross_attention_dim"),
             audio=_stream(
                 values, "audio_", "audio_attention_head_dim", "audio_num_attention_heads", "audio_cross_attention_dim"
             ),
-            cross_dim=values.take("audio_cross_attention_dim"),
-            eps=values.take("norm_eps"),
-            theta=values.take("positional_embedding_theta"),
-            timestep_scale=values.take("timestep_scale_multiplier"),
-            gate_timestep_scale=values.take("av_ca_timestep_scale_multiplier"),
+            cross_dim=values.count("audio_cross_attention_dim"),
+            eps=values.number("norm_eps"),
+            theta=values.number("positional_embedding_theta"),
+            timestep_scale=values.number("timestep_scale_multiplier"),
+            gate_timestep_scale=values.number("av_ca_timestep_scale_multiplier"),
         )
         connectors = tuple(key for key in section if "connector" in key)
         values.finish(ignored=_ELSEWHERE + connectors)
@@ -134,13 +134,13 @@ class TransformerConfig:
 
 def _stream(values: Section, prefix: str, head_dim: str, heads: str, context: str) -> StreamConfig:
     return StreamConfig(
-        in_channels=values.take(f"{prefix}in_channels", 128) if prefix else values.take("in_channels"),
-        out_channels=values.take(f"{prefix}out_channels"),
-        heads=values.take(heads),
-        head_dim=values.take(head_dim),
-        context_dim=values.take(context),
-        max_positions=tuple(values.take(f"{prefix}positional_embedding_max_pos")),
-        ff_bias=values.take(f"{prefix}ff_bias", True),
+        in_channels=values.count(f"{prefix}in_channels", 128) if prefix else values.count("in_channels"),
+        out_channels=values.count(f"{prefix}out_channels"),
+        heads=values.count(heads),
+        head_dim=values.count(head_dim),
+        context_dim=values.count(context),
+        max_positions=values.counts(f"{prefix}positional_embedding_max_pos"),
+        ff_bias=values.flag(f"{prefix}ff_bias", True),
     )
 
 

@@ -31,7 +31,7 @@ def rotary(config: TransformerConfig, stream: StreamConfig, positions: np.ndarra
         config: The transformer's.
         stream: `config.video` or `config.audio`.
         positions: (B, axes, T) fp32 midpoints: seconds, then pixels (height, width) for video; seconds for audio.
-        dtype: Of the stream's activations.
+        dtype: bf16 or fp32, of the stream's activations.
 
     Returns:
         Tables in `dtype`; time comes first among the axes, so that both streams agree on absolute seconds.

@@ -41,7 +41,7 @@ class Update(NamedTuple):
     Attributes:
         network: An attention, or the feed-forward network.
         modulation: Shift, scale and gate.
-        eps: Of the RMS norm.
+        eps: Added to the mean square in the RMS norm.
         attending: For an attention; the feed-forward network has no use for it.
     """
 

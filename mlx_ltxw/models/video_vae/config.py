@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.config import Section
+from mlx_ltxw.models.config import LONGEST, Section
 
 STRIDES = {"compress_time": (2, 1, 1), "compress_space": (1, 2, 2), "compress_all": (2, 2, 2)}
 """(time, height, width) strides, by the start of a block's name."""
@@ -36,7 +36,7 @@ DECODER_BLOCKS = {
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockConfig:
     """One entry of `encoder_blocks` or `decoder_blocks`.
 
     Args:
@@ -57,19 +57,21 @@ class Block:
         return next((stride for start, stride in STRIDES.items() if self.kind.startswith(start)), (1, 1, 1))
 
     @classmethod
-    def read(cls, entry: Any, needs: dict[str, tuple[str, ...]], name: str) -> Block:
+    def read(cls, entry: Any, needs: dict[str, tuple[str, ...]], name: str) -> BlockConfig:
         """Reads `[kind, number of layers]` or `[kind, {option: value}]`; every option must have an effect."""
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise UserError(f"The checkpoint's config has a damaged block in '{name}'.", "Use an LTX-2.3 checkpoint.")
         kind, options = entry
-        if kind not in needs:
+        if not isinstance(kind, str) or kind not in needs:
             raise UserError(
                 f"The checkpoint's config uses the block '{kind}' in '{name}', which LTX-2.3 never does.",
                 f"Only {', '.join(needs)} are implemented; use an LTX-2.3 checkpoint.",
             )
         section = Section({"num_layers": options} if isinstance(options, int) else options, f"{name}.{kind}")
         section.expect("inject_noise", False)
-        numbers = {key: int(section.take(key)) for key in needs[kind]}
+        numbers = {key: section.count(key, most=LONGEST) for key in needs[kind]}
         if needs is DECODER_BLOCKS and kind == "compress_all":
-            residual = bool(section.take("residual", False))
+            residual = section.flag("residual", False)
         else:
             section.expect("residual", False)
             residual = False
@@ -94,8 +96,8 @@ class VideoVAEConfig:
 
     latent_channels: int
     log_var_channels: int
-    encoder_blocks: tuple[Block, ...]
-    decoder_blocks: tuple[Block, ...]
+    encoder_blocks: tuple[BlockConfig, ...]
+    decoder_blocks: tuple[BlockConfig, ...]
     decoder_base_channels: int
     patch_size: int
     padding_mode: str
@@ -124,7 +126,7 @@ class VideoVAEConfig:
         _refuse_other_generations(values)
         for key, only in _FIXED.items():
             values.expect(key, only)
-        latent_channels = int(values.take("latent_channels"))
+        latent_channels = values.count("latent_channels")
         # The official encoder starts at `latent_channels` and never reads this key, so a different value is a mistake.
         values.expect("encoder_base_channels", latent_channels)
         values.expect("latent_log_var", "uniform", "constant", "per_channel")
@@ -135,10 +137,10 @@ class VideoVAEConfig:
             log_var_channels=log_var_channels,
             encoder_blocks=_read_blocks(values, "encoder_blocks", ENCODER_BLOCKS),
             decoder_blocks=_read_blocks(values, "decoder_blocks", DECODER_BLOCKS)[::-1],
-            decoder_base_channels=int(values.take("decoder_base_channels")),
-            patch_size=int(values.take("patch_size")),
+            decoder_base_channels=values.count("decoder_base_channels"),
+            patch_size=values.count("patch_size"),
             padding_mode=values.take("spatial_padding_mode"),
-            causal_decoder=bool(values.take("causal_decoder")),
+            causal_decoder=values.flag("causal_decoder"),
         )
         values.finish()
         if _resampling(config.encoder_blocks) != _resampling(config.decoder_blocks):
@@ -173,9 +175,12 @@ def _refuse_other_generations(values: Section) -> None:
         )
 
 
-def _resampling(blocks: tuple[Block, ...]) -> tuple[int, int]:
+def _resampling(blocks: tuple[BlockConfig, ...]) -> tuple[int, int]:
     return prod(block.stride[0] for block in blocks), prod(block.stride[1] for block in blocks)
 
 
-def _read_blocks(values: Section, key: str, needs: dict[str, tuple[str, ...]]) -> tuple[Block, ...]:
-    return tuple(Block.read(entry, needs, f"vae.{key}") for entry in values.take(key))
+def _read_blocks(values: Section, key: str, needs: dict[str, tuple[str, ...]]) -> tuple[BlockConfig, ...]:
+    entries = values.take(key)
+    if not isinstance(entries, list) or not 1 <= len(entries) <= LONGEST:
+        raise UserError(f"The checkpoint's config has no list of blocks in 'vae.{key}'.", "Use an LTX-2.3 checkpoint.")
+    return tuple(BlockConfig.read(entry, needs, f"vae.{key}") for entry in entries)

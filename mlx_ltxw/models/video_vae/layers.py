@@ -10,7 +10,7 @@ from math import prod
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.models.video_vae.config import Block
+from mlx_ltxw.models.video_vae.config import BlockConfig
 from mlx_ltxw.models.video_vae.conv import CausalConv3d
 from mlx_ltxw.models.video_vae.pieces import Layer, Piece, Pieces, Waiting, gathered, paired
 
@@ -177,7 +177,7 @@ class AttnBlock3D(Layer):
         return piece._replace(frames=x + self.proj(y.reshape(frames.shape)).reshape(x.shape))
 
 
-def encoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
+def encoder_block(block: BlockConfig, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
     """Builds one entry of `encoder_blocks` and tells its output width (official `video_vae.py:_make_encoder_block`)."""
     width = channels * block.multiplier
     if block.kind == "res_x":
@@ -191,7 +191,7 @@ def encoder_block(block: Block, channels: int, padding_mode: str, causal: bool) 
     return CausalConv3d(channels, width, padding_mode, causal, block.stride), width
 
 
-def decoder_block(block: Block, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
+def decoder_block(block: BlockConfig, channels: int, padding_mode: str, causal: bool) -> tuple[Layer, int]:
     """Builds one decoder block and tells its output width (official `conv_video_decoder.py:_make_decoder_block`)."""
     width = channels // block.multiplier
     if block.kind == "res_x":

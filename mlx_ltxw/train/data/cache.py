@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_errors
+from mlx_ltxw.files import locked_folder, write_errors
 from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.video_vae import VideoVAE
     from mlx_ltxw.weights.model_dir import ModelDir
 
-FORMAT = "1"
+FORMAT = "2"
 """Raised when the same clip and model would give other arrays than before."""
 
 Progress = Callable[[str, int, int], object]
@@ -51,7 +51,7 @@ class CachedClip:
     Attributes:
         key: Hash of the clip's content, its geometry, its caption and the model.
         name: The file it came from, for messages.
-        caption: As the text encoder read it.
+        caption: The very text that was encoded.
         width, height, frames, frame_rate: Geometry of the clip.
         video: (Tv, C) fp32 normalised clean video tokens; None for sound alone.
         audio: (Ta, C) fp32 normalised clean audio tokens.
@@ -77,7 +77,7 @@ def build_cache(
 ) -> list[Path]:
     """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
 
-    One process at a time writes a folder.
+    One process at a time writes a folder; another one is told so.
 
     Args:
         clips: From `prepare`.
@@ -89,7 +89,8 @@ def build_cache(
         The clips' files for `load_clip`, in the order of `clips`.
 
     Raises:
-        UserError: a clip cannot be read, its caption has too many tokens, or the folder cannot be written.
+        UserError: a clip cannot be read, its caption has too many tokens, the folder cannot be written, or another
+            process is writing it.
     """
     with write_errors(folder):
         (folder / _LATENTS).mkdir(parents=True, exist_ok=True)
@@ -99,8 +100,9 @@ def build_cache(
         ops.settle_compile()
         _check_captions(model, [job.clip for job in missing])
         unseen = {job.latents: job for job in missing if not job.latents.is_file()}
-        _encode_clips(list(unseen.values()), model, progress)
-        _encode_captions(list(missing), model, progress)
+        with locked_folder(folder, "training run that encodes its clips"):
+            _encode_clips(list(unseen.values()), model, progress)
+            _encode_captions(list(missing), model, progress)
     return [job.path for job in jobs]
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlx_ltxw.prompts.registers import MANNERS, Register, Turn, parse
+from mlx_ltxw.prompts.registers import MANNERS, Register, Turn, mend, parse
 
 LONGEST = 4000
 """Characters; the text encoder reads 1024 tokens, which no caption of a clip of seconds comes near."""
@@ -24,7 +24,7 @@ _MANNERS: dict[str, tuple[str, ...]] = {
 _NO_NAMES = {"a", "the", "and", "speaking", "spoken", "speech", "talking", "voice", "speaker", "clips", "data", "train",
              "audio", "video", "wav", "mp"}  # fmt: skip
 _OUTER_QUOTES = '"“”„«»'
-_REMAINS = re.compile(r'[()"“”„«»]')
+_REMAINS = re.compile(r'["“”„«»]')
 
 
 class CaptionFault(Exception):
@@ -106,7 +106,7 @@ def compose(line: str, labels: Labels) -> str:
             'It is not known who speaks; write (woman, whispering): "…" in the caption, name the folder '
             "woman-whispering, or give {field:speaker} and {field:manner}."
         )
-    if _REMAINS.search(line):
+    if _REMAINS.search(line) or any(_names_speaker(group) for group in re.findall(r"[(（]([^()（）]*)", line)):
         raise CaptionFault(f'The caption does not parse; write it as (woman, whispering): "…", not as {_start(line)}.')
     manner = manner_words(labels.speaker, labels.manner)
     scene = f"{labels.scene.strip().rstrip(',.')}, " if labels.scene and labels.scene.strip() else ""
@@ -125,6 +125,7 @@ def complete(text: str, labels: Labels) -> str:
         return compose(text, labels)
     if not all(turn.line for turn in prompt.turns):
         raise CaptionFault("A speaker of the caption says nothing; write the words after the colon, in quotes.")
+    text = mend(text)
     if labels.scene and not prompt.scene:
         return f"{labels.scene.strip().rstrip(',.')}, {text}"
     return text
@@ -176,6 +177,12 @@ def asked_register(turn: Turn) -> Register | None:
         if words & set(_MANNERS[register]):
             return register
     return "normal" if words <= {"speaking", "talking"} else None
+
+
+def _names_speaker(words: str) -> bool:
+    """Whether what stands in brackets was meant as `(woman, whispering)`."""
+    first = re.split(r"[,，:：\s]", words.strip().lower(), maxsplit=1)[0]
+    return _find(first, _SPEAKERS) is not None or _find(first, _MANNERS) is not None
 
 
 def _find(word: str, table: dict[str, tuple[str, ...]]) -> str | None:

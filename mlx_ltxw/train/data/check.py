@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,13 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.containers import probe
-from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.media.measure import NO_SPEECH, REGISTERS, measure
+from mlx_ltxw.media.registers import WHISPER_VOICED
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
 from mlx_ltxw.train.data.clip import Clip, read_sound
 from mlx_ltxw.train.data.findings import Finding, error, warning
+from mlx_ltxw.train.data.known import Known, key_of
 
 FEW_CLIPS = 20
 FEW_VOICES = 2
@@ -30,6 +32,7 @@ SHORTEST = 1.0
 """Seconds of sound that a clip must have."""
 
 _SURE = 0.75  # confidence of a measured register that contradicts a caption
+_VOICED_FAR = 0.2  # from the voiced share that parts a whisper from a voice
 _HURRIED = 1.6  # how many times faster than audiobooks people talk
 _CLIPPED = 1e-3  # share of samples that are cut off
 _LEVELS = 32  # between silence and the peak
@@ -42,14 +45,17 @@ class Sound:
     """What was measured of one clip.
 
     Attributes:
-        digest: Of its samples.
+        digest: Hash of the samples, to find a sound that comes twice.
         clipped: See `clipped_share`.
-        measurement: Its register and loudness.
+        register, confidence, lufs, voiced: As `Measurement` has them.
     """
 
     digest: str
     clipped: float
-    measurement: Measurement
+    register: str
+    confidence: float
+    lufs: float
+    voiced: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Checked:
 
     Attributes:
         clips: Those without errors.
-        findings: Of all clips.
+        findings: Faults of the data, clip by clip.
         statistics: Of the clips without errors, as JSON takes them.
     """
 
@@ -67,14 +73,23 @@ class Checked:
     statistics: dict[str, Any]
 
 
-def check(clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None) -> Checked:
-    """Listens to every clip and looks over the whole set; `progress` gets the number of clips done."""
+def check(
+    clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None, known: Known | None = None
+) -> Checked:
+    """Listens to every clip and looks over the whole set.
+
+    Args:
+        clips: To be trained on.
+        progress: Gets the number of clips done.
+        known: Keeps what was heard, so that no clip is listened to twice.
+    """
+    known = known or Known()
     findings: list[Finding] = []
     good: list[tuple[Clip, Sound]] = []
     for index, clip in enumerate(clips):
         found = _about_caption(clip)
         try:
-            sound = listen(clip)
+            sound = _listened(clip, known)
         except UserError as problem:
             found.append(error(clip.name, "broken", str(problem)))
         else:
@@ -88,6 +103,15 @@ def check(clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: N
     return Checked(kept, tuple(findings), _statistics(good))
 
 
+def _listened(clip: Clip, known: Known) -> Sound:
+    key = key_of(clip.path, "sound", clip.window, clip.start, clip.end, clip.geometry.seconds)
+    sound = known.get(key, Sound)
+    if sound is None:
+        sound = listen(clip)
+        known.put(key, asdict(sound))
+    return sound
+
+
 def listen(clip: Clip) -> Sound:
     """Reads and measures a clip's sound at the file's own rate.
 
@@ -98,7 +122,9 @@ def listen(clip: Clip) -> Sound:
     heard = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
     wave = as_waveform(read_sound(clip, rate))[slice(*heard.round().astype(int).clip(0))]
     digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
-    return Sound(digest, clipped_share(wave), measure(wave, rate))
+    measured = measure(wave, rate)
+    register, confidence = measured.register, measured.confidence
+    return Sound(digest, clipped_share(wave), register, confidence, measured.lufs, measured.voiced)
 
 
 def clipped_share(wave: np.ndarray) -> float:
@@ -121,8 +147,7 @@ def clipped_share(wave: np.ndarray) -> float:
 
 
 def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
-    measured = sound.measurement
-    if measured.lufs <= SILENT_LUFS or measured.register is None:
+    if sound.lufs <= SILENT_LUFS or sound.register == NO_SPEECH:
         return [error(clip.name, "silent", "There is no speech to be heard in the clip; leave it out.")]
     found = []
     if sound.clipped > _CLIPPED:
@@ -130,15 +155,18 @@ def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
         found.append(warning(clip.name, "clipped", text))
     turns = parse(clip.caption).turns
     asked = {asked_register(turn) for turn in turns}
-    if len(asked) == 1 and measured.confidence >= _SURE:
+    if len(asked) == 1:
         (register,) = asked
-        bare_soft = measured.register == "soft" and not any(turn.manner for turn in turns)
-        if register is not None and register != measured.register and not bare_soft:
-            found.append(warning(clip.name, "register", _mismatch(turns[0].manner, register, measured)))
+        bare_soft = sound.register == "soft" and not any(turn.manner for turn in turns)
+        # how loud a voice was is seldom sure; that it is one, or none, is
+        voice = "whispering" in (register, sound.register) and abs(sound.voiced - WHISPER_VOICED) > _VOICED_FAR
+        sure = sound.confidence >= _SURE or (voice and sound.register in REGISTERS)
+        if register is not None and register != sound.register and sure and not bare_soft:
+            found.append(warning(clip.name, "register", _mismatch(turns[0].manner, register, sound)))
     return found
 
 
-def _mismatch(manner: str, asked: Register, measured: Measurement) -> str:
+def _mismatch(manner: str, asked: Register, measured: Sound) -> str:
     caption = f"'{manner}'" if manner else "no manner"
     return (
         f"The caption has {caption} ({asked}), but the sound measures as {measured.register} "
@@ -228,7 +256,7 @@ def _statistics(good: Sequence[tuple[Clip, Sound]]) -> dict[str, Any]:
     """Figures of a set for its model card."""
     clips = [clip for clip, _ in good]
     turns = [turn for clip in clips for turn in parse(clip.caption).turns]
-    loud = [sound.measurement.lufs for _, sound in good]
+    loud = [sound.lufs for _, sound in good]
     return {
         "clips": len(clips),
         "seconds": round(sum(min(clip.end - clip.start, clip.geometry.seconds) for clip in clips), 2),
@@ -237,7 +265,7 @@ def _statistics(good: Sequence[tuple[Clip, Sound]]) -> dict[str, Any]:
         "captions": len({clip.caption for clip in clips}),
         "speakers": _counts(turn.speaker for turn in turns),
         "manners": _counts(turn.manner for turn in turns),
-        "measured_registers": _counts(str(sound.measurement.register) for _, sound in good),
+        "measured_registers": _counts(str(sound.register) for _, sound in good),
         "median_lufs": round(float(np.median(loud)), 1) if loud else None,
     }
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.containers import DAMAGED, opened, start_of, video_stream
+from mlx_ltxw.media.video import picture_seconds as picture_seconds
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.geometry import Geometry
 
@@ -82,27 +81,3 @@ def read_picture(clip: Clip) -> np.ndarray:
     return read_video(
         clip.path, size.frames, size.frame_rate, size.width, size.height, start=clip.window, hold=held_frames(size)
     )
-
-
-def picture_seconds(path: Path) -> float:
-    """How long the picture of a file lasts, from its packets' times; decodes nothing.
-
-    Raises:
-        UserError: the file cannot be read, or ends before its header says so.
-    """
-    with opened(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            return 0.0
-        origin, end, packets = float(start_of(stream)), 0.0, 0
-        step = float(1 / (stream.average_rate or 25))
-        for packet in container.demux(stream):
-            packets += packet.size > 0
-            if packet.pts is not None:
-                length = float(packet.duration * packet.time_base) if packet.duration else step
-                end = max(end, float(packet.pts * packet.time_base) + length - origin)
-        end = end or packets * step
-        promised = float(stream.duration * stream.time_base) if stream.duration else end
-        if end < promised - 0.1:
-            raise UserError(f"{path} is damaged: its picture ends after {end:.2f} of {promised:.2f} seconds.", DAMAGED)
-        return end

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.media.audio import audio_blocks
 from mlx_ltxw.media.pitch import SILENCE_LEVEL, SPEECH_LEVEL, loudest
 
 RATE = 16000
@@ -22,7 +22,6 @@ _CLICK = 0.03  # seconds; shorter sounds are no speech
 _BLOCK = 10.0  # seconds over which the level is compared, for recordings that get louder and softer
 _FAINT = 0.01  # of the loudest speech of the file; no speech is fainter
 _ENOUGH = 0.75  # of the window that a clip fills before the widest pause is looked for
-_CHUNK = 60.0  # seconds decoded at a time
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,13 @@ class Piece:
 
 
 def read_mono(path: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
-    """(N,) fp32 at 16 kHz, decoded a minute at a time.
+    """(N,) fp32 at 16 kHz.
 
     Raises:
         UserError: the file cannot be read.
     """
-    parts = []
-    while start < end:
-        seconds = min(_CHUNK, end - start)
-        wave = read_audio(path, RATE, 1, start=start, seconds=seconds)[:, 0]
-        parts.append(wave)
-        if len(wave) < round(seconds * RATE):
-            break
-        start += seconds
+    seconds = end - start if math.isfinite(end) else None
+    parts = [block[:, 0] for block in audio_blocks(path, RATE, 1, start=start, seconds=seconds)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 

@@ -21,18 +21,22 @@ from __future__ import annotations
 import json
 import math
 import mimetypes
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_bytes
+from mlx_ltxw.files import read_text, write_bytes
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.train.data.captions import Labels, from_folders
 from mlx_ltxw.train.data.clip import Clip
 from mlx_ltxw.train.data.cutting import Word
 from mlx_ltxw.train.data.findings import Finding, error, warning
+
+LARGEST_CAPTION = 1 << 20
+"""Bytes of a caption's file."""
 
 FIELDS = ("file", "caption", "speaker", "manner", "scene", "voice", "start", "end", "words")
 
@@ -80,11 +84,7 @@ def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], l
         raise UserError(f"There is no data at {data}.", "Give a folder of clips with captions, or a JSONL.")
     if data.suffix.lower() != ".jsonl":
         raise UserError(f"{data} is neither a folder nor a JSONL.", "Give the folder that it lies in.")
-    try:
-        lines = data.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{data} cannot be read ({problem}).", "Save it as UTF-8.") from problem
-    return _from_lines(data, lines, labels)
+    return _from_lines(data, read_text(data).split("\n"), labels)
 
 
 def write_listing(path: Path, clips: Sequence[Clip]) -> None:
@@ -103,16 +103,18 @@ def write_listing(path: Path, clips: Sequence[Clip]) -> None:
 
 
 def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Finding]]:
-    sources, findings = [], []
+    sources: list[Source] = []
     used: set[Path] = set()
-    try:
-        files = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)) and path.is_file())
-    except OSError as problem:
-        raise UserError(f"{folder} cannot be read ({problem}).", "Give a folder that you may read.") from problem
+    files, findings = _files(folder)
     for path in files:
-        name = _printable(path.relative_to(folder).as_posix())
+        name = _name(path, folder)
         if not _is_text(path.as_posix()):
             findings.append(error(name, "broken", "The file's name is not valid text; rename it."))
+        elif not path.is_file():
+            if not _known_ending(path):
+                continue
+            what = "pipe or device" if path.exists() else "link that leads nowhere"
+            findings.append(error(name, "broken", f"This is a {what}; put the file in its place, or remove it."))
         elif _is_media(path):
             own = from_folders(path.relative_to(folder).parts[:-1]).over(_without_voice(from_folders([folder.name])))
             caption = path.with_suffix(".txt")
@@ -123,25 +125,65 @@ def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Findi
                 sources.append(Source(path, name, text, own.over(labels)))
     for path in files:
         if path.suffix.lower() == ".txt" and path not in used:
-            name = _printable(path.relative_to(folder).as_posix())
-            findings.append(warning(name, "caption-alone", "There is no media file of this caption's name."))
+            findings.append(
+                warning(_name(path, folder), "caption-alone", "There is no media file of this caption's name.")
+            )
     return sources, findings
 
 
+def _files(folder: Path) -> tuple[list[Path], list[Finding]]:
+    """What lies in a folder and all those in it, linked ones too, each once."""
+    found: list[Path] = []
+    findings: list[Finding] = []
+    seen = {folder.resolve()}
+
+    def refused(problem: OSError) -> None:
+        if Path(problem.filename) == folder:
+            raise UserError(f"{folder} cannot be read ({problem}).", "Give a folder that you may read.") from problem
+        text = f"The folder cannot be read ({problem.strerror}); give yourself the right, or move it away."
+        findings.append(error(_name(Path(problem.filename), folder), "broken", text))
+
+    for top, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            path = Path(top, name)
+            if name.startswith("."):
+                continue
+            if (real := path.resolve()) in seen:
+                text = "The folder is a link to one that is read already; it is left out."
+                findings.append(warning(_name(path, folder), "linked-twice", text))
+            else:
+                kept.append(name)
+                seen.add(real)
+        folders[:] = kept
+        found += [Path(top, name) for name in names if not name.startswith(".")]
+    return sorted(found), findings
+
+
+def _name(path: Path, folder: Path) -> str:
+    return _printable(path.relative_to(folder).as_posix())
+
+
 def _read_caption(path: Path, name: str) -> tuple[str | None, list[Finding]]:
-    try:
-        return path.read_text(encoding="utf-8-sig"), []
-    except FileNotFoundError:
+    if not path.exists() and not path.is_symlink():
         return None, []
-    except (OSError, UnicodeDecodeError):
-        return None, [error(name, "caption", f"The caption {path.name} cannot be read; save it as UTF-8 text.")]
+    try:
+        return read_text(path, LARGEST_CAPTION), []
+    except UserError as problem:
+        return None, [error(name, "caption", f"The caption cannot be read: {problem}")]
+
+
+def _known_ending(path: Path) -> bool:
+    """Whether the name alone tells a file with sound."""
+    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
+    return path.suffix.lower() in _MEDIA or kind in ("audio", "video")
 
 
 def _is_media(path: Path) -> bool:
     """By its name where that says enough, else by opening it."""
     ending = path.suffix.lower()
     kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
-    if ending in _MEDIA or kind in ("audio", "video"):
+    if _known_ending(path):
         return True
     if ending in _BESIDE or kind in ("image", "text", "font", "model") or not path.stat().st_size:
         return False
@@ -150,10 +192,6 @@ def _is_media(path: Path) -> bool:
     except UserError:
         return False
     return info.channels is not None
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def _without_voice(labels: Labels) -> Labels:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, probe
+from mlx_ltxw.media.containers import DAMAGED, collected_notes, probe
+from mlx_ltxw.media.video import picture_seconds
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
 from mlx_ltxw.train.data.check import check
-from mlx_ltxw.train.data.clip import Clip, held_frames, picture_seconds
+from mlx_ltxw.train.data.clip import Clip, held_frames
 from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
 from mlx_ltxw.train.data.dataset import Source, find_sources
 from mlx_ltxw.train.data.findings import Finding, error, warning
+from mlx_ltxw.train.data.known import Known, key_of
 from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
 
 _SLACK = 0.05  # seconds that a file may be longer than a clip without being cut
@@ -49,7 +52,7 @@ class Prepared:
     Attributes:
         clips: Those without errors, in the order of their names.
         findings: Errors and warnings; see `findings.table` and `findings.refuse_errors`.
-        statistics: Of `clips`, as JSON takes them.
+        statistics: Counts and seconds over `clips`, as JSON takes them.
     """
 
     clips: tuple[Clip, ...]
@@ -64,6 +67,7 @@ def prepare(
     folder: Path | None = None,
     transcriber: Transcriber | None = None,
     progress: Progress = lambda *_: None,
+    known: Known | None = None,
 ) -> Prepared:
     """Finds the clips of the data and checks them.
 
@@ -74,11 +78,13 @@ def prepare(
         folder: Where transcripts are kept, so that nothing is transcribed twice; None keeps none.
         transcriber: In Whisper's place.
         progress: See `Progress`.
+        known: Keeps what is found out about each file, for the next time.
 
     Raises:
         UserError: there is no data at all, or transcribing lacks its package.
     """
     geometry.check()
+    known = known or Known()
     hears: Transcriber | None = None
     if options.transcribe:
         hears = transcriber or whisper()
@@ -86,17 +92,72 @@ def prepare(
     sources, findings = find_sources(data, options.labels)
     clips: list[Clip] = []
     for index, source in enumerate(sources):
-        made, faults = clips_of(source, geometry, options.audio_only, hears)
+        if hears is None:
+            made, found = _known_clips_of(source, geometry, options.audio_only, known)
+        else:
+            made, found = _noted_clips_of(source, geometry, options.audio_only, hears)
         clips += made
-        findings += faults
+        findings += found
+        if made and source.text:
+            findings += [warning(source.name, "caption", text) for text in slips(parse(source.text))]
         progress("find", index + 1, len(sources))
-    checked = check(clips, lambda done: progress("check", done, len(clips)))
+    with collected_notes():  # of the same files, and said by now
+        checked = check(clips, lambda done: progress("check", done, len(clips)), known)
     findings += checked.findings
     if not sources and not findings:
         findings.append(error("", "no-clips", f"There are no sound or video files in {data}; give another folder."))
     elif not checked.clips:
         findings.append(error("", "no-clips", "No clip is left to train on; mend the others."))
     return Prepared(checked.clips, tuple(findings), checked.statistics)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A clip without what its source and the run tell of it."""
+
+    name: str
+    caption: str
+    window: float
+    start: float
+    end: float
+    picture: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What `clips_of` found, as `Known` keeps it."""
+
+    clips: tuple[_Stretch, ...]
+    findings: tuple[Finding, ...]
+
+
+def _known_clips_of(
+    source: Source, geometry: Geometry, audio_only: bool, known: Known
+) -> tuple[list[Clip], list[Finding]]:
+    """As `_noted_clips_of` without transcribing, from what is known of an unchanged file."""
+    try:
+        key = key_of(source.path, "clips", source, geometry, audio_only)
+    except UserError:
+        return _noted_clips_of(source, geometry, audio_only, None)
+    found = known.get(key, _Found)
+    if found is None:
+        clips, findings = _noted_clips_of(source, geometry, audio_only, None)
+        names = [f.name for f in fields(_Stretch)]
+        stretches = [{name: getattr(clip, name) for name in names} for clip in clips]
+        if all(finding.code != "broken" for finding in findings):  # it may be mended by permissions alone
+            known.put(key, {"clips": stretches, "findings": [asdict(finding) for finding in findings]})
+        return clips, findings
+    clips = [Clip(source.path, geometry=geometry, voice=source.labels.voice, **asdict(one)) for one in found.clips]
+    return clips, list(found.findings)
+
+
+def _noted_clips_of(
+    source: Source, geometry: Geometry, audio_only: bool, hears: Transcriber | None
+) -> tuple[list[Clip], list[Finding]]:
+    """As `clips_of`, and what reading the file said about it."""
+    with collected_notes() as notes:
+        made, faults = clips_of(source, geometry, audio_only, hears)
+    return made, faults + [warning(source.name, "media", f"The file {note}") for note in notes]
 
 
 def clips_of(

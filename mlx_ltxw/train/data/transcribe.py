@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_errors, write_text
+from mlx_ltxw.files import read_text, write_errors, write_text
+from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.train.data.cutting import Word
 
 WHISPER = "mlx-community/whisper-large-v3-turbo"
@@ -24,7 +25,7 @@ class Transcript:
     """What was heard.
 
     Attributes:
-        text: As one line.
+        text: All that was said, in one line.
         words: With their times, counted from the beginning of the samples; empty where they are not known.
     """
 
@@ -98,12 +99,13 @@ def shifted(words: tuple[Word, ...], by: float) -> tuple[Word, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    hint = "Delete it; its clips are transcribed again."
+    known = parse_json(read_text(path), str(path), hint)
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
         for value in known.values():
             Transcript(value["text"], tuple(Word(*word) for word in value["words"]))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; its clips are transcribed again.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", hint) from error
     return known

@@ -46,8 +46,8 @@ class Batches:
     Args:
         files: The cached clips, in an order that does not depend on the machine.
         transformer: Gives the numbers of the rotations, and tells whether there is a video stream.
-        grid: Of the model.
-        config: Of the run.
+        grid: Pixels and seconds of one latent token.
+        config: The run's training options.
         share: `(rank, machines)`: this machine's part of each batch.
     """
 

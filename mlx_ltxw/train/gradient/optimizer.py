@@ -45,7 +45,7 @@ class State:
         Args:
             gradient: (N,) fp32.
             length: Its norm.
-            config: Of the run.
+            config: The run's training options.
         """
         sizes = mx.array(step_sizes(config, self.step, length))
         self.parameters, self.first, self.second = _adamw(self.parameters, self.first, self.second, gradient, sizes)

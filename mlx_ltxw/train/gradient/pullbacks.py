@@ -139,7 +139,7 @@ class _Mix:
         queries: (B, T, H, D).
         keys, values: (B / n, S, H, D) each.
         logits: (B, T, H) of the gates.
-        scale: Of the scores.
+        scale: Multiplies the scores, 1 / sqrt(head_dim).
 
     Attributes:
         value: (B * T, H * D).

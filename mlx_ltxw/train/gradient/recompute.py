@@ -80,7 +80,7 @@ class CastLinear(nn.Module):
 
     Args:
         linear: Gives its arrays.
-        dtype: Of the inputs.
+        dtype: bf16 or fp32, of the inputs.
         compiled: Whether it runs in a compiled function, where two casts would be seen as one and kept.
     """
 
@@ -117,7 +117,7 @@ def expand(model: nn.Module, dtype: mx.Dtype) -> None:
 
     Args:
         model: Changed in place.
-        dtype: Of the plain weights.
+        dtype: bf16 or fp32, of the plain weights.
     """
     for path, packed in linears(model).items():
         if isinstance(packed, nn.QuantizedLinear):

@@ -19,12 +19,12 @@ def shift(tokens: int) -> float:
     return 0.95 + _SLOPE * (tokens - 1024)
 
 
-def draw(key: mx.array, tokens: int, count: int = 1) -> mx.array:
+def draw_sigmas(key: mx.array, tokens: int, count: int = 1) -> mx.array:
     """Noise levels in [0, 1], (count,) fp32.
 
     Args:
-        key: Of the random numbers.
-        tokens: Of the clip in this modality.
+        key: MLX's random key, (2,) uint32.
+        tokens: How many the clip has in this modality.
         count: How many.
     """
     normal_key, uniform_key, choice_key = mx.random.split(key, 3)

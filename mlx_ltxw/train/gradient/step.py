@@ -74,11 +74,11 @@ def draw(group: Group, config: TrainConfig) -> Draw:
         video_key, audio_key, video_level, audio_level = mx.random.split(group.keys[i], 4)
         audio_shape = group.audio.shape[1:]
         audios.append(mx.random.normal((count, *audio_shape), key=audio_key))
-        own = sigmas.draw(audio_level, audio_shape[0], count)
+        own = sigmas.draw_sigmas(audio_level, audio_shape[0], count)
         if group.video is not None:
             video_shape = group.video.shape[1:]
             videos.append(mx.random.normal(video_shape, key=video_key))
-            level = sigmas.draw(video_level, video_shape[0])
+            level = sigmas.draw_sigmas(video_level, video_shape[0])
             video_sigmas.append(level[0])
             own = mx.repeat(level, count) if config.sigma == "shared" else own
         audio_sigmas.append(own)
@@ -114,8 +114,8 @@ class Objective:
         base: The frozen transformer.
         adapted: Its clone with LoRA branches beside the trained linears; changed as `config` needs it, and without
             numbers except while a gradient is computed.
-        layout: Of the vector.
-        config: Of the run.
+        layout: Which part of the vector is which factor.
+        config: The run's training options.
     """
 
     def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:

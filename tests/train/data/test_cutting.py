@@ -86,8 +86,7 @@ def test_no_cut_inside_a_word_and_no_word_twice(steps, window):
                 assert word.end <= piece.start + 1e-9 or word.start >= piece.end - 1e-9
 
 
-def test_read_mono_in_chunks_equals_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_ltxw.train.data.cutting._CHUNK", 1.0)
+def test_read_mono_in_blocks_equals_the_file(tmp_path):
     wave = np.sin(np.arange(3 * RATE + 500) * 0.05).astype(np.float32)
     write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
     assert np.array_equal(read_mono(tmp_path / "a.wav"), wave)

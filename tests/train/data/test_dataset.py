@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.video import picture_seconds
 from mlx_ltxw.train.data.captions import Labels
-from mlx_ltxw.train.data.clip import Clip, picture_seconds, read_picture, read_sound
+from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
 from mlx_ltxw.train.data.cutting import RATE, Word
 from mlx_ltxw.train.data.dataset import find_sources, write_listing
 from mlx_ltxw.train.data.prepare import DataOptions, clips_of, prepare

@@ -36,7 +36,7 @@ def test_shift_by_hand():
 @pytest.mark.parametrize("tokens", [101, 4096])
 def test_distribution(tokens):
     """Nine tenths follow the stretched logit-normal law, one tenth is uniform."""
-    got = np.asarray(sigmas.draw(mx.random.key(3), tokens, 40000), np.float64)
+    got = np.asarray(sigmas.draw_sigmas(mx.random.key(3), tokens, 40000), np.float64)
     mean = sigmas.shift(tokens)
     low, high = 1 / (1 + np.exp(-(mean - 2.5758))), 1 / (1 + np.exp(-(mean + 3.0902)))
 
@@ -54,6 +54,6 @@ def test_distribution(tokens):
 
 
 def test_draws_are_independent():
-    got = np.asarray(sigmas.draw(mx.random.key(0), 468, 2000))
+    got = np.asarray(sigmas.draw_sigmas(mx.random.key(0), 468, 2000))
     assert len(np.unique(got)) > 1900
     assert abs(np.corrcoef(got[:-1], got[1:])[0, 1]) < 0.1

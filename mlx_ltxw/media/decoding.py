@@ -1,0 +1,122 @@
+"""Decoded frames of a stream from a given second on, whatever a seek in its container is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.media.containers import DAMAGED, format_names, note, start_of
+
+_EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
+_NEAR = 1.0  # seconds; what begins sooner is decoded from the start
+_MOST_DAMAGED = 0.1  # share of undecodable packets from which a file is refused
+
+# Formats whose packets carry their times. Elsewhere FFmpeg guesses, after a seek, from the number of bytes.
+_TIMED = {"mov", "matroska", "mpegts", "mpeg", "avi", "flv", "ogg", "asf", "mxf", "nut"}
+_COUNTED = {"wav", "w64", "aiff", "au", "caf"}  # so do these with samples of one size
+
+
+def decoded(path: Path | str, container: Any, stream: Any, start: float) -> Iterator[Any]:
+    """The frames of a stream, the first of which is on screen at second `start` or was before, where there is one.
+
+    A seek may land later than asked, or inside a frame: what comes out is compared with what was asked for, and a
+    landing too late is tried again from farther back, at last from the file's beginning. Undecodable packets are left
+    out and noted.
+
+    Args:
+        path: For messages.
+        start: Seconds on the container's clock.
+
+    Raises:
+        UserError: more than a tenth of the packets cannot be decoded.
+    """
+    begin = float(start_of(stream))
+    target = start - _EARLY
+    if start - begin <= _NEAR:
+        yield from _frames(path, stream, container.demux(stream))
+    elif not _seekable(container, stream):
+        packets = container.demux(stream)
+        yield from _frames(path, stream, _later(packets, target) if stream.type == "audio" else packets)
+    else:
+        yield from _landed(path, container, stream, begin, target)
+
+
+def _landed(path: Path | str, container: Any, stream: Any, begin: float, target: float) -> Iterator[Any]:
+    back = 0.5
+    while target - back > begin:
+        container.seek(int((target - back) * 1e6))
+        frames = _timed(_frames(path, stream, _from_key(container.demux(stream), stream), landing=True))
+        first = next(frames, None)
+        if first is not None and float(first.pts * first.time_base) <= target:
+            yield first
+            yield from frames
+            return
+        back *= 4
+    _rewind(container, begin)
+    yield from _frames(path, stream, container.demux(stream))
+
+
+def _rewind(container: Any, begin: float) -> None:
+    """To the first packet: some formats refuse a place before it, and some find it only from there."""
+    import av
+
+    try:
+        container.seek(int(min(begin, 0.0) * 1e6) - 1_000_000)
+    except av.error.FFmpegError:
+        container.seek(int(begin * 1e6))
+
+
+def _seekable(container: Any, stream: Any) -> bool:
+    names = format_names(container)
+    return bool(names & _TIMED or (names & _COUNTED and stream.codec_context.name.startswith("pcm_")))
+
+
+def _later(packets: Iterator[Any], target: float) -> Iterator[Any]:
+    """The packets that end after second `target`, and those without a time."""
+    for packet in packets:
+        if packet.pts is None or float((packet.pts + (packet.duration or 0)) * packet.time_base) >= target:
+            yield packet
+
+
+def _from_key(packets: Iterator[Any], stream: Any) -> Iterator[Any]:
+    """From the first key frame on: what comes before it after a seek is built on pictures that were not seen."""
+    waiting = stream.type == "video"
+    for packet in packets:
+        waiting = waiting and not packet.is_keyframe and packet.size > 0
+        if not waiting:
+            yield packet
+
+
+def _timed(frames: Iterator[Any]) -> Iterator[Any]:
+    """From the first frame on whose time is known."""
+    known = False
+    for frame in frames:
+        known = known or frame.pts is not None
+        if known:
+            yield frame
+
+
+def _frames(path: Path | str, stream: Any, packets: Iterator[Any], landing: bool = False) -> Iterator[Any]:
+    """Decodes; after a `landing`, what comes before the first frame may be cut and is no damage."""
+    import av
+
+    if stream.type == "video" and not stream.codec_context.is_open:
+        stream.thread_type = "AUTO"
+    bad = count = 0
+    for packet in packets:
+        if not packet.size and packet.dts is not None:
+            continue  # the picture before it stays; an empty packet without a time ends the stream
+        count += packet.size > 0
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            bad += not landing
+            continue
+        landing = landing and not frames
+        yield from frames
+    if bad > max(1, _MOST_DAMAGED * count):
+        raise UserError(f"{path} is damaged: {bad} of {count} of its packets cannot be decoded.", DAMAGED)
+    if bad:
+        note(path, f"is damaged: {bad} of {count} packets of its {stream.type} cannot be decoded and are left out.")
