@@ -178,7 +178,7 @@ def test_adapter_of_the_picture_is_refused_under_the_lock(dev, made_checkpoint, 
     sizes = shapes(Official.open(made_checkpoint).transformer)
     path = official_file(tmp_path / "video.safetensors", factors(sizes, ["transformer_blocks.0.attn1.to_q"]))
     request = dataclasses.replace(REQUEST, adapters=(str(path),))
-    with pytest.raises(UserError, match="--no-lock-video"):
+    with pytest.raises(UserError, match="lock_video=False"):
         plan(request, dev)
     plan(dataclasses.replace(request, lock_video=False), dev)
 
