@@ -1,4 +1,4 @@
-"""Trains a small adapter on clips that the built-in model makes, a few steps only, and listens to it.
+"""Trains a small adapter on whispers that the built-in model makes, a few steps only, and listens to it.
 
 python examples/training.py [FOLDER]
 """
@@ -12,12 +12,11 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "training")
 clips = folder / "clips"
 clips.mkdir(parents=True, exist_ok=True)
 
-# Two clips with a caption beside each. Yours would be recordings, and dozens of them.
+# One clip with a caption beside it. Yours would be recordings, and dozens of them.
 model = ltx.load()
-for seed, line in enumerate(["close your eyes", "the cat is hiding behind the curtain"]):
-    prompt = f'a woman in dim light, (woman): "{line}"'
-    model.generate(prompt, seed=seed, audio_only=True, frames=49, steps=6).save(clips / f"{seed}.wav")
-    (clips / f"{seed}.txt").write_text(prompt)
+prompt = 'a woman in dim light, (woman, whispering): "close your eyes"'
+model.generate(prompt, adapter="whisper", steps=4).save(clips / "1.wav")
+(clips / "1.txt").write_text(prompt)
 
 done = ltx.train(
     clips,

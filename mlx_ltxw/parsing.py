@@ -258,3 +258,12 @@ def _check_depth(text: str) -> None:
             depth -= 1
         if depth > _DEEPEST:
             raise Unsound("it is nested too deeply")
+
+
+def finite_number(text: str) -> float | None:
+    """The number that a text writes; None for anything else, and for infinities and NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

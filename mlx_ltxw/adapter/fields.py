@@ -7,10 +7,11 @@ knows what it does. Fields that only say how the adapter was trained, or that th
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from mlx_ltxw.parsing import finite_number
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -156,10 +157,10 @@ def metadata_notes(metadata: Mapping[str, str], ranks: Iterable[int], scaled: bo
 def _alpha_note(metadata: Mapping[str, str], key: str, ranks: set[int]) -> str | None:
     """About an alpha that stands in the metadata alone: nearly every reader passes over it."""
     before, dot, last = key.rpartition(".")
-    alpha = _number(metadata[key])
+    alpha = finite_number(metadata[key])
     if last not in _ALPHAS or alpha is None:
         return None
-    named = [_number(metadata[name]) for rank in _RANKS if (name := before + dot + rank) in metadata]
+    named = [finite_number(metadata[name]) for rank in _RANKS if (name := before + dot + rank) in metadata]
     rank = next((value for value in named if value), None) or (ranks.pop() if len(ranks) == 1 else None)
     if rank == alpha:
         return None
@@ -191,11 +192,3 @@ def _unknown_arguments(metadata: Mapping[str, str]) -> list[str]:
     if not isinstance(arguments, dict):
         return [] if arguments is None else ["ss_network_args"]
     return [f"ss_network_args {name[:40]}" for name in arguments if not _NETWORK_ARGS.fullmatch(name)]
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

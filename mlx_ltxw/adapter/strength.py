@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import finite_number
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def parse_strength(text: str) -> Strength:
     default, modules = 1.0, {}
     for i, item in enumerate(text.split(",")):
         part, equals, value = item.rpartition("=")
-        number = _number(value)
+        number = finite_number(value)
         if number is None or (not equals and i > 0) or (equals and not re.fullmatch(r"[\w.]+", part)):
             raise UserError(
                 f"'{text}' is no strength.",
@@ -80,14 +80,6 @@ def parse_adapter(text: str) -> tuple[str, Strength]:
     if not colon or strength[:1] in ("/", "\\") or Path(text).exists():
         return text, Strength()
     return source, parse_strength(strength)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _names(part: str, path: str) -> bool:

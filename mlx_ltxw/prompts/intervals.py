@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import finite_number
 
 STRENGTHS = {"whispering": 1.0, "soft": 0.5, "normal": 0.0}
 """A register's share of the adapter: all, half, none. Half is a starting point, not a measured value."""
@@ -47,7 +47,8 @@ def parse_intervals(text: str) -> list[Interval]:
     intervals: list[Interval] = []
     for item in text.split(","):
         match = _ITEM.fullmatch(item)
-        start, end, strength = (_number(match[1]), _number(match[2]), _strength(match[3])) if match else (None,) * 3
+        bounds = [finite_number(match[1]), finite_number(match[2]), _strength(match[3])] if match else [None] * 3
+        start, end, strength = bounds
         if start is None or end is None or strength is None:
             raise UserError(
                 f"'{item.strip()}' is no stretch of time with a register.",
@@ -84,12 +85,4 @@ def gate(intervals: Sequence[Interval], times: np.ndarray, edge: float = EDGE) -
 
 
 def _strength(text: str) -> float | None:
-    return STRENGTHS[text] if text in STRENGTHS else _number(text)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    return STRENGTHS[text] if text in STRENGTHS else finite_number(text)

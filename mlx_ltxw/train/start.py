@@ -19,7 +19,7 @@ from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
 from mlx_ltxw.train.data.captions import Labels
 from mlx_ltxw.train.data.dataset import write_listing
-from mlx_ltxw.train.data.findings import Finding, refuse_errors
+from mlx_ltxw.train.data.findings import Finding, OnProgress, refuse_errors
 from mlx_ltxw.train.data.known import Known
 from mlx_ltxw.train.data.prepare import DataOptions, prepare
 from mlx_ltxw.train.held_out import hold_out
@@ -28,9 +28,6 @@ from mlx_ltxw.train.metrics import check_trackio
 from mlx_ltxw.train.record import NAME, Given, Record, absolute, read_record, write_record
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
-
-Progress = Callable[[str, int, int], object]
-"""Gets the stage, and how many of its items are done, of how many."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,8 @@ def keep_record(begun: Begun) -> None:
 
 
 def prepare_clips(
-    begun: Begun, *, progress: Progress = lambda *_: None, tell: Callable[[Sequence[Finding]], object] = lambda _: None,
+    begun: Begun, *, progress: OnProgress = lambda *_: None,
+    tell: Callable[[Sequence[Finding]], object] = lambda _: None,
 ) -> Clips:  # fmt: skip
     """Cuts, checks and encodes the clips.
 

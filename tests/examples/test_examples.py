@@ -31,13 +31,12 @@ def test_manners_and_measuring_their_folder(tmp_path):
         str(Path("manners") / name) for name in ("normal.wav", "soft.wav", "whispering.wav")
     ]
     registers = [line.partition(": ")[2].partition(",")[0] for line in lines]
-    assert registers[0] in ("normal", "soft")
-    assert registers[2] in ("whispering", "no speech")  # six steps make a rough whisper
+    assert registers == ["normal", "soft", "whispering"]
     (tmp_path / "manners" / "broken.wav").write_bytes(b"RIFF")
     measured = run("measure_folder.py", tmp_path, "manners").splitlines()
     assert len(measured) == 4
     assert measured[0].startswith("broken.wav")
-    assert measured[3].startswith("whispering.wav")
+    assert "whispering" in measured[3].removeprefix("whispering.wav")
 
 
 def test_own_progress(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
+from mlx_ltxw.train.data.findings import OnProgress
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
 from mlx_ltxw.weights.saving import save_arrays
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 FORMAT = "2"
 """Raised when the same clip and model would give other arrays than before."""
-
-Progress = Callable[[str, int, int], object]
-"""Gets the stage (`latents`, `text`), what is done of it, and of how many."""
 
 _LATENTS = "latents"
 _VAES = ("video_vae", "audio_vae")
@@ -73,7 +71,7 @@ class CachedClip:
 
 
 def build_cache(
-    clips: Sequence[Clip], model: ModelDir, folder: Path, progress: Progress = lambda *_: None
+    clips: Sequence[Clip], model: ModelDir, folder: Path, progress: OnProgress = lambda *_: None
 ) -> list[Path]:
     """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
 
@@ -83,7 +81,7 @@ def build_cache(
         clips: From `prepare`.
         model: Its VAEs, text encoder, projection and connectors are used; the transformer is not opened.
         folder: Made if need be.
-        progress: See `Progress`.
+        progress: See `OnProgress`.
 
     Returns:
         The clips' files for `load_clip`, in the order of `clips`.
@@ -189,7 +187,7 @@ def _check_captions(model: ModelDir, clips: Sequence[Clip]) -> None:
             raise UserError(f"{clip.name}: {error.message}", error.hint) from error
 
 
-def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> None:
+def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -> None:
     """Sound through the audio VAE in fp32, as the official trainer has it; pictures through the video VAE."""
     if not jobs:
         return
@@ -227,7 +225,7 @@ def _finite(tokens: mx.array, clip: Clip) -> mx.array:
     return tokens
 
 
-def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) -> None:
+def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -> None:
     """Each caption once; between the two passes only the features of its real tokens are held."""
     captions = sorted({job.clip.caption for job in jobs})
     features = _features(captions, model, progress)
@@ -244,7 +242,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: Progress) 
     mx.clear_cache()
 
 
-def _features(captions: Sequence[str], model: ModelDir, progress: Progress) -> dict[str, tuple[Any, Any, np.ndarray]]:
+def _features(captions: Sequence[str], model: ModelDir, progress: OnProgress) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
     encoder = model.load_text_encoder(default_dtype(), this_machine().in_pieces)
     projection = model.load_text_projection(default_dtype())

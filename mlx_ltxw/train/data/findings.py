@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mlx_ltxw.errors import UserError
 
 Severity = Literal["error", "warning"]
+
+OnProgress = Callable[[str, int, int], object]
+"""Gets a stage of the data's preparation (`find`, `check`, `latents`, `text`), what is done of it, and of how many."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,11 @@ from mlx_ltxw.train.data.check import check
 from mlx_ltxw.train.data.clip import Clip, held_frames
 from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
 from mlx_ltxw.train.data.dataset import Source, find_sources
-from mlx_ltxw.train.data.findings import Finding, error, warning
+from mlx_ltxw.train.data.findings import Finding, OnProgress, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
 
 _SLACK = 0.05  # seconds that a file may be longer than a clip without being cut
-
-Progress = Callable[[str, int, int], object]
-"""Gets the stage (`find`, `check`), what is done of it, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def prepare(
     options: DataOptions = DataOptions(),
     folder: Path | None = None,
     transcriber: Transcriber | None = None,
-    progress: Progress = lambda *_: None,
+    progress: OnProgress = lambda *_: None,
     known: Known | None = None,
 ) -> Prepared:
     """Finds the clips of the data and checks them.
@@ -77,7 +73,7 @@ def prepare(
         options: What the user says of all clips.
         folder: Where transcripts are kept, so that nothing is transcribed twice; None keeps none.
         transcriber: In Whisper's place.
-        progress: See `Progress`.
+        progress: See `OnProgress`.
         known: Keeps what is found out about each file, for the next time.
 
     Raises:
