@@ -33,8 +33,8 @@ def clip(model):
     return model.generate(PROMPT, adapter="whisper", seed=3, **SMALL)
 
 
-def in_a_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def in_a_process(code, folder=None):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -65,7 +65,7 @@ def test_every_exported_name_is_there():
 
 @pytest.mark.parametrize("room", ["convert", "train"])
 @pytest.mark.parametrize("first", ["function", "module"])
-def test_a_name_is_function_and_room_in_either_order(room, first):
+def test_a_name_is_function_and_room_in_either_order(room, first, tmp_path):
     """`mlx_ltxw.convert` is a package, and `from mlx_ltxw import convert` must give what can be called."""
     module = {"convert": "mlx_ltxw.convert.plan", "train": "mlx_ltxw.train.config"}[room]
     lines = [f"from mlx_ltxw import {room}", f"import {module}"]
@@ -75,7 +75,7 @@ def test_a_name_is_function_and_room_in_either_order(room, first):
         f"assert ltx.{room} is again is {room}\n"
         f"try:\n    {room}('nowhere', 'x')\nexcept UserError as error:\n    print(error)\n"
     )
-    assert "nowhere" in in_a_process(code) or room == "convert"
+    assert "nowhere" in in_a_process(code, tmp_path) or room == "convert"
 
 
 def test_two_calls_in_one_process_give_what_two_processes_give(model, clip):
