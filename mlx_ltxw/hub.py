@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 from mlx_ltxw.errors import UserError
 
@@ -75,6 +78,76 @@ class Repo:
 
         with explained(self.name):
             return Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+
+    def fetch(self, files: Sequence[str], folder: Path | None = None) -> Path:
+        """Downloads files; those that are there are left alone, and cut ones go on. Bars are drawn on a terminal.
+
+        Args:
+            files: Paths in the repo.
+            folder: Where they go; the Hub's cache by default.
+
+        Returns:
+            The folder that holds them.
+
+        Raises:
+            UserError: no access, no connection, or no space.
+        """
+        if self.offline and folder is None:
+            return self.download(files[0]).parents[files[0].count("/")]
+        with explained(self.name), _bars_on_terminals():
+            return Path(str(self._snapshot(files, folder)))
+
+    def missing(self, files: Sequence[str], folder: Path | None = None) -> tuple[int, int]:
+        """Bytes that `fetch` would download, and bytes in all.
+
+        Raises:
+            UserError: as `fetch`.
+        """
+        with explained(self.name), _bars_on_terminals(never=True):
+            plans = self._snapshot(files, folder, dry_run=True)
+        sizes = [(plan.file_size or 0, plan.will_download) for plan in plans]
+        return sum(size for size, absent in sizes if absent), sum(size for size, _ in sizes)
+
+    def _snapshot(self, files: Sequence[str], folder: Path | None, **options: Any) -> Any:
+        from huggingface_hub import snapshot_download
+
+        patterns = [escape(file) for file in files]
+        return snapshot_download(
+            self.name, revision=self.commit, allow_patterns=patterns, local_dir=folder, local_files_only=self.offline,
+            **options,
+        )  # fmt: skip
+
+
+@contextmanager
+def _bars_on_terminals(never: bool = False) -> Iterator[None]:
+    """The Hub's progress bars, drawn where somebody sees them."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = (never or not sys.stderr.isatty()) and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+def cached(name: str, patterns: Sequence[str]) -> Path | None:
+    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_id == name and repo.repo_type == "model"]
+    except CacheNotFound:
+        return None
+    revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.last_modified)
+    for revision in reversed(revisions):
+        names = [file.file_name for file in revision.files]
+        if all(any(fnmatch(file, pattern) for file in names) for pattern in patterns):
+            return Path(revision.snapshot_path)
+    return None
 
 
 def open_repo(name: str, revision: str = "") -> Repo:

@@ -73,9 +73,9 @@ class Data:
 def base_sha256(model: ModelDir) -> str:
     """Of the checkpoint the model was converted from; of several files, the hash of their hashes."""
     files = (model.config.get("source") or {}).get("files") or {}
-    hashes = [str(files[name]["sha256"]) for name in sorted(files)]
+    hashes = [str(files[name]["sha256"]) for name in sorted(files) if "sha256" in files[name]]
     if not hashes:
-        hashes = [model.files[name].sha256 for name in sorted(model.files) if name.startswith("transformer")]
+        hashes = [digest for _, digest in sorted(model.digests("transformer").items())]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
