@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -234,3 +234,74 @@ def explained(repo: str, let_through: bool = False) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     """The first line of what a library says, which goes on for paragraphs."""
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def check_upload(repo: str) -> None:
+    """Refuses work whose result could not be pushed at its end: no connection, no login, another's name.
+
+    Raises:
+        UserError: says which.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    with _told(f"Nothing can be uploaded to {repo}", "Log in with `hf auth login`, or leave {field:upload} out."):
+        validate_repo_id(repo)
+        account: Any = HfApi().whoami()
+    owner, slash, _ = repo.partition("/")
+    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
+    if slash and owner not in owners:
+        raise UserError(
+            f"The account {account.get('name')} cannot write to {repo}.",
+            f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
+        )
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise UserError("The Hub's token may only read.", "Log in with one that may write: `hf auth login`.")
+
+
+def push(
+    folder: Path, repo: str, what: str, again: str, *, private: bool | None = None,
+    last: Mapping[str, str] | None = None, **options: Any,
+) -> str:  # fmt: skip
+    """Pushes a folder to the Hub; makes the repository if it is new. What an earlier try left there is not sent again.
+
+    Args:
+        folder: Its files.
+        repo: `owner/name`.
+        what: Begins the sentence if it fails: `The model is in DIR, but`.
+        again: What to do then.
+        private: Whether a new repository is seen by its owner alone; None leaves it to the Hub.
+        last: Texts, by path in the repo, that are committed when all else is there.
+        options: Of `HfApi.upload_folder`.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: what the Hub says.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api: Any = HfApi()
+    with _told(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
+        address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
+        api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
+        if last:
+            texts = [CommitOperationAdd(path, text.encode()) for path, text in last.items()]
+            api.create_commit(repo, texts, commit_message=options["commit_message"])
+    return address
+
+
+@contextmanager
+def _told(what: str, hint: str) -> Iterator[None]:
+    """What the Hub says, in a sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
+        raise UserError(f"{what}: {_first_line(error)[:300]}.", hint) from error
+    except RuntimeError as error:  # of the client's threads, around what the Hub said
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise UserError(f"{what}: {_first_line(cause)[:300]}.", hint) from error
