@@ -245,7 +245,9 @@ def check_upload(repo: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    with _told(f"Nothing can be uploaded to {repo}", "Log in with `hf auth login`, or leave {field:upload} out."):
+    with _upload_errors(
+        f"Nothing can be uploaded to {repo}", "Log in with `hf auth login`, or leave {field:upload} out."
+    ):
         validate_repo_id(repo)
         account: Any = HfApi().whoami()
     owner, slash, _ = repo.partition("/")
@@ -284,7 +286,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api: Any = HfApi()
-    with _told(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
+    with _upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
         address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
         api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
         if last:
@@ -294,7 +296,7 @@ def push(
 
 
 @contextmanager
-def _told(what: str, hint: str) -> Iterator[None]:
+def _upload_errors(what: str, hint: str) -> Iterator[None]:
     """What the Hub says, in a sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 

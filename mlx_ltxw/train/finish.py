@@ -117,7 +117,7 @@ def write_card(
     front = ["---", "library_name: mlx", "tags: [lora, text-to-video, text-to-speech, ltx-2]"]
     front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
-    heard = "\n".join(_row(pair) for pair in _pairs(samples))
+    rows = "\n".join(_row(pair) for pair in _pairs(samples))
     held_out = f"{data.held_out} more were kept back and not trained on." if data.held_out else ""
     begun = f"| started from | {Path(config.init_adapter).name} |\n" if config.init_adapter else ""
     mode = "through the video too" if config.coupled else "under the exact video lock"
@@ -150,7 +150,7 @@ One sample each from the same noise, as measured.
 
 | prompt | without | with |
 |---|---|---|
-{heard}
+{rows}
 """
     path = run / CARD
     write_bytes(path, text.encode())
@@ -166,10 +166,10 @@ def _pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
 
 def _row(pair: tuple[Sample, Sample]) -> str:
     prompt = pair[0].prompt.replace("|", "\\|").replace("\n", " ")
-    return f"| {prompt} | {heard(pair[0])} | {heard(pair[1])} |"
+    return f"| {prompt} | {register_text(pair[0])} | {register_text(pair[1])} |"
 
 
-def heard(sample: Sample) -> str:
+def register_text(sample: Sample) -> str:
     """`whispering, -24.1 LUFS, 3% voiced`."""
     return f"{sample.register}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
 
