@@ -68,7 +68,7 @@ def card(
     text: TextSource,
     variant: str,
     quantization: Quantization | None,
-    plan: Plan,
+    plan: ConversionPlan,
 ) -> str:
     """The model card; `name` is what `-m` takes: the directory, or the repository."""
     own = checkpoint.config.get("mlx_ltxw", {})

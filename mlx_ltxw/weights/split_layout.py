@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class SplitRow(NamedTuple):
     """Tensors of one file that go to one network; of a file's rows the first that fits counts.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 TRANSFORMER = "transformer"
 
 ROWS = tuple(
-    Row(stem, re.compile(pattern), component, spelled)
+    SplitRow(stem, re.compile(pattern), component, spelled)
     for stem, pattern, component, spelled in (
         (TRANSFORMER, r"transformer\.", "transformer", ""),
         ("connector", r"connector\.text_embedding_projection\.", "text_projection", ""),
