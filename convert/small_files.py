@@ -74,8 +74,8 @@ def card(
     own = checkpoint.config.get("mlx_ltxw", {})
     titles = _title(source), _title(text.source)
     sizes = {
-        component: (sum(len(step.arrays) for step in steps), sum(step.nbytes for step in steps))
-        for component, steps in plan.steps.items()
+        component: (sum(len(entry.arrays) for entry in entries), sum(entry.nbytes for entry in entries))
+        for component, entries in plan.entries.items()
     }
     return model_card(name, variant, checkpoint.model_version, *titles, quantization, own, sizes)
 
