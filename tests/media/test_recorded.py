@@ -136,6 +136,7 @@ def test_what_an_edit_list_hides_stays_hidden(tmp_path):
         out = copied(tmp_path / name, tmp_path)
         assert float(described(out, "stream=duration")) == pytest.approx(seconds, abs=2e-3)
         assert described(out, "stream=start_time") == "0.000000"
+        assert float(described(out, "format=duration")) == pytest.approx(seconds, abs=2e-3)
         ffmpeg("-i", out, "-f", "framemd5", tmp_path / "frames")
         lines = (tmp_path / "frames").read_text().splitlines()
         assert sum(line.startswith("0,") for line in lines) == frames
