@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from scripts.campaign.kinds import GROUPS
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def campaign() -> None:
@@ -17,15 +19,15 @@ def campaign() -> None:
 @campaign.command()
 @click.option("--count", default=2000, show_default=True, help="Damaged inputs, shared evenly among the kinds.")
 @click.option("--seed", default=0, show_default=True, help="Of what is damaged and how.")
-@click.option("--kind", "kinds", multiple=True, help="One kind alone; repeat for more.")
+@click.option("--group", "groups", type=click.Choice(list(GROUPS)), multiple=True, help="These alone.  [default: all]")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder where inputs that failed are kept.")
-def inputs(count: int, seed: int, kinds: tuple[str, ...], keep: Path | None) -> None:
+def inputs(count: int, seed: int, groups: tuple[str, ...], keep: Path | None) -> None:
     """Each damaged input gives a sentence and exit 2, or a sound run: no traceback, hang, memory or silence."""
     from scripts.campaign.inputs import run
     from scripts.campaign.made import make
 
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        faults = run(make(Path(folder)), Path(folder), count, seed, kinds, keep)
+        faults = run(make(Path(folder)), Path(folder), count, seed, groups, keep)
     sys.exit(1 if faults else 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from scripts.campaign.forked import Outcome, call
-from scripts.campaign.kinds import Kind, kinds_of
+from scripts.campaign.kinds import GROUPS, Kind
 from scripts.campaign.made import Made
 
 _LOADED = ("cli.entry", "cli.generate", "cli.train", "cli.measure", "cli.inspect", "cli.export", "cli.convert",
@@ -22,7 +21,7 @@ _LOADED = ("cli.entry", "cli.generate", "cli.train", "cli.measure", "cli.inspect
 
 
 def run(
-    made: Made, folder: Path, count: int, seed: int, kinds: Sequence[str] = (), keep: Path | None = None
+    made: Made, folder: Path, count: int, seed: int, groups: Sequence[str] = (), keep: Path | None = None
 ) -> list[str]:
     """Prints a table and every fault, and gives back all faults.
 
@@ -31,15 +30,12 @@ def run(
         folder: Works in it.
         count: Damaged inputs, over all kinds together.
         seed: Decides what is damaged, and how.
-        kinds: Names of those to try; empty for all.
+        groups: Of kinds, those to try; empty for all.
         keep: Where the folders of faults are kept; None keeps none.
     """
     for name in _LOADED:
         importlib.import_module(f"mlx_ltxw.{name}")
-    chosen = [kind for kind in kinds_of(made, folder) if not kinds or kind.name in kinds]
-    if not chosen:
-        print(f"There is no kind {', '.join(kinds)}.", file=sys.stderr)
-        return ["no kind"]
+    chosen = [kind for group in groups or GROUPS for kind in GROUPS[group](made, folder)]
     faults: list[str] = []
     print(f"{'kind':<22} {'inputs':>6} {'sound':>6} {'told':>6} {'faults':>6} {'most MB':>8} {'seconds':>8}")
     for number, kind in enumerate(chosen):

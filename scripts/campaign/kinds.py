@@ -50,12 +50,6 @@ class Kind:
     silence: Callable[[Path, Command, str], str | None]
 
 
-def kinds_of(made: Made, folder: Path) -> list[Kind]:
-    """All kinds, their sound files made in `folder`."""
-    return [*_adapters(made, folder), *_models(made, folder), *_made_files(made, folder), *_texts(made, folder),
-            *_runs(made, folder), *_media(made, folder)]  # fmt: skip
-
-
 def _spoiling(source: Path, names: list[str], damage: Damage, seal: bool = False) -> Callable[[Path, Random], None]:
     """Copies a folder, one of these files damaged; `seal` makes a model's manifest agree with it."""
 
@@ -313,11 +307,12 @@ def _runs(made: Made, folder: Path) -> Iterator[Kind]:
 def _media(made: Made, folder: Path) -> Iterator[Kind]:
     clips = folder / "media"
     clips.mkdir()
-    sound: list[str | Path] = ["-i", made.clips / "0.wav", "-af", "apad=whole_dur=2.1"]
+    sound: list[str | Path] = ["-i", made.clips / "0.wav"]
     for name, options in MEDIA.items():
         kinds = ["-pix_fmt", "yuvj420p" if "mjpeg" in options else "yuv420p"]
         picture = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=24:d=2.1", *kinds] if "-c:v" in options else []
-        rate = [] if "libopus" in options else ["-ar", "44100"]
+        rate = ["-af", "apad=whole_dur=2.1"]
+        rate += [] if "libopus" in options else ["-ar", "44100"]
         call: list[str | Path] = ["ffmpeg", "-v", "error", *sound, *picture, *rate, *options, "-t", "2.1", clips / name]
         subprocess.run(call, check=True)
 
@@ -357,3 +352,9 @@ def _media(made: Made, folder: Path) -> Iterator[Kind]:
 
     for name in MEDIA:
         yield Kind(name[2:], spoil_one(name), use(name), silence)
+
+
+GROUPS: dict[str, Callable[[Made, Path], Iterator[Kind]]] = {
+    "adapters": _adapters, "models": _models, "metadata": _made_files, "texts": _texts, "runs": _runs, "media": _media,
+}  # fmt: skip
+"""Name -> what makes the sound files of its kinds in a folder."""
