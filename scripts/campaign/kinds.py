@@ -201,7 +201,7 @@ def _begin_conversion(sources: Path, checkpoint: str) -> None:
 def _made_files(made: Made, folder: Path) -> Iterator[Kind]:
     files = folder / "files"
     files.mkdir()
-    making: Command = ["generate", PROMPT, "-m", made.model, "-o", files / "clip.mp4", *SMALL, "--wav", "--spectrogram"]
+    making: Command = ["generate", PROMPT, "-m", made.model, "-o", files / "clip.mp4", *SMALL, "--wav"]
     subprocess.run(command(*making), check=True, stderr=subprocess.DEVNULL)
     words = re.compile(rb'\{"kind": .*\}')
 

@@ -78,8 +78,8 @@ def damaged_text(data: bytes, dice: Dice) -> bytes:
             case _:
                 lines[row] = dice.choice(_ODD_TEXT)
                 text = "\n".join(lines)
-    encodings = ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252")
-    return text.encode(dice.choice(encodings), "surrogatepass" if dice.random() < 0.8 else "replace")
+    encoding = dice.choice(("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"))
+    return text.encode(encoding, "replace" if encoding == "cp1252" or dice.random() < 0.2 else "surrogatepass")
 
 
 def damaged_json(data: bytes, dice: Dice) -> bytes:
