@@ -43,8 +43,8 @@ class Part:
 def read_script(path: Path) -> list[Part]:
     """Reads a script file.
 
-    A `.yaml`, `.yml` or `.json` file is a list of tables with `scene`, `speaker`, `manner`, `line`; `scene` may be left out
-    after the first and then stays. If wanted, a part has `seconds`, `seed`, `adapter` (one, a list, or `none`) and
+    A `.yaml`, `.yml` or `.json` file is a list of tables with `scene`, `speaker`, `manner`, `line`; `scene` may be left
+    out after the first and then stays. If wanted, a part has `seconds`, `seed`, `adapter` (one, a list, or `none`) and
     `strength`; a part with the manner `normal` and no adapter of its own has none. Any other file holds one prompt of
     the grammar a line, blank lines and lines that begin with `#` left out; all have the run's adapters.
 

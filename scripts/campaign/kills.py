@@ -110,7 +110,7 @@ def runs(made: Made) -> list[Run]:
     return [
         Run(
             "convert", lambda work: ["convert", made.checkpoint, "--text-encoder", made.gemma, "-o", work / "model"],
-            ("model/**/*",), (), lambda work: (work / "model" / "manifest.json").exists(),
+            ("model/**/*",), (), lambda work: _converted(work / "model"),
         ),
         Run(
             "train", train,
@@ -124,6 +124,11 @@ def runs(made: Made) -> list[Run]:
             ("out.mp4",), (), lambda work: (work / "out.mp4").exists(),
         ),
     ]  # fmt: skip
+
+
+def _converted(model: Path) -> bool:
+    """Whether the last thing is done: the list of what was written goes when the manifest is there."""
+    return (model / "manifest.json").exists() and not (model / ".convert").exists()
 
 
 def _killed(
