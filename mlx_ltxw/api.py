@@ -32,7 +32,7 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
-Adapter = str | Path | Sequence[str | Path] | None
+AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
 
@@ -106,15 +106,17 @@ class Model:
         self.close()
 
     @overload
-    def generate(self, prompt: str, *, adapter: Adapter = None, seed: int = 10, **fields: Unpack[Fields]) -> Clip: ...
+    def generate(
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: int = 10, **fields: Unpack[Fields]
+    ) -> Clip: ...
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: Sequence[int], **fields: Unpack[Fields]
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: Sequence[int], **fields: Unpack[Fields]
     ) -> list[Clip]: ...
 
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: int | Sequence[int] = 10, **fields: Unpack[Fields]
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = 10, **fields: Unpack[Fields]
     ) -> Clip | list[Clip]:
         """Makes a clip.
 
@@ -171,7 +173,7 @@ class Model:
         return follow(job, self._networks)
 
 
-def _adapters(given: Adapter) -> tuple[str, ...]:
+def _adapters(given: AdapterChoice) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):

@@ -33,7 +33,7 @@ from mlx_ltxw.media.containers import probe
 from mlx_ltxw.parsing import Unsound, load_json, sound
 from mlx_ltxw.printing import printable
 from mlx_ltxw.train.data.captions import Labels, from_folders
-from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.data.cutting import Word
 from mlx_ltxw.train.data.findings import Finding, error, warning
 
@@ -49,7 +49,7 @@ _MEDIA = {".mkv", ".webm", ".m4v", ".mov", ".opus", ".flac", ".m4a", ".aac", ".t
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """A media file, or a stretch of one, as the user gave it.
 
     Attributes:
@@ -70,7 +70,7 @@ class Source:
     words: tuple[Word, ...] = ()
 
 
-def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], list[Finding]]:  # noqa: B008
+def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[MediaSource], list[Finding]]:  # noqa: B008
     """Finds the clips; opens no media file that its name does not tell from others.
 
     Args:
@@ -89,7 +89,7 @@ def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], l
     return _from_lines(data, read_text(data).split("\n"), labels)
 
 
-def write_listing(path: Path, clips: Sequence[Clip]) -> None:
+def write_listing(path: Path, clips: Sequence[TrainingClip]) -> None:
     """Writes clips as a JSONL, to be looked through, mended, and given as data: it gives the same clips again.
 
     Raises:
@@ -104,8 +104,8 @@ def write_listing(path: Path, clips: Sequence[Clip]) -> None:
     write_bytes(path, "".join(lines).encode("utf-8"))
 
 
-def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Finding]]:
-    sources: list[Source] = []
+def _from_folder(folder: Path, labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
+    sources: list[MediaSource] = []
     used: set[Path] = set()
     files, findings = _files(folder)
     for path in files:
@@ -124,7 +124,7 @@ def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Findi
             text, fault = _read_caption(caption, name)
             findings += fault
             if not fault:
-                sources.append(Source(path, name, text, own.over(labels)))
+                sources.append(MediaSource(path, name, text, own.over(labels)))
     for path in files:
         if path.suffix.lower() == ".txt" and path not in used:
             findings.append(
@@ -200,7 +200,7 @@ def _without_voice(labels: Labels) -> Labels:
     return Labels(labels.speaker, labels.manner)
 
 
-def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[Source], list[Finding]]:
+def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
     sources, findings = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -218,7 +218,7 @@ class _LineFault(Exception):
     """A line of a JSONL that is no clip."""
 
 
-def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
+def _from_fields(folder: Path, fields: Any, labels: Labels) -> MediaSource:
     if not isinstance(fields, dict):
         raise _LineFault("The line is no JSON object; write one with `file` and `caption`.")
     if unknown := sorted(printable(name) for name in set(fields) - set(FIELDS)):
@@ -231,7 +231,7 @@ def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
         raise _LineFault(f"The clip ends at {end:g} s, before it begins at {start:g} s; mend `start` or `end`.")
     own = Labels(text["speaker"], text["manner"], text["scene"], text["voice"])
     path = Path(text["file"])
-    return Source(
+    return MediaSource(
         path if path.is_absolute() else folder / path,
         text["file"],
         text["caption"],
