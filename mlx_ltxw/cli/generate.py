@@ -215,11 +215,13 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
 
 
 def _standard_input() -> str:
+    from mlx_ltxw.files import decode_text
+
     data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
     if len(data) > LONGEST_PROMPT:
         raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
     try:
-        return data.decode("utf-8-sig").strip()
+        return decode_text(data).strip()
     except UnicodeDecodeError as error:
         raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 

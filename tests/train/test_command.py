@@ -64,6 +64,8 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     events = [line["event"] for line in lines]
     assert (events[0], events[-1]) == ("data", "finished")
     assert next(line for line in lines if line["event"] == "progress")["step"] == 3
+    note = "The learning rate falls over 3 steps now, not 2: at step 2 it goes from 2e-05 to 8e-05."
+    assert note in next(line for line in lines if line["event"] == "started")["notes"]
     seconds = json.loads((run / "data.json").read_text())["seconds"]
     assert f"3 clips, {seconds:.0f} s together" in (run / "README.md").read_text()
     page = (run / "index.html").read_text()
