@@ -12,6 +12,7 @@ from typing import TypedDict, Unpack, overload
 
 from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.guidance import Guidance
@@ -72,6 +73,7 @@ def load(model: str | Path | None = None, *, text_encoder: str | None = None, re
     Raises:
         UserError: there is no such model, or it is damaged.
     """
+    settle()
     return Model(open_model(model, text_encoder), resident)
 
 

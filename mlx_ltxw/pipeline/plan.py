@@ -8,7 +8,7 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.machine import Machine, slow_blas, this_machine
+from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, choose
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import Guidance, passes
@@ -109,7 +109,7 @@ def plan(request: Request, model: ModelDir) -> Plan:
     chosen = choose(settings, model.network_config("transformer"))
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
-    warnings = [*check_fit(weights, machine), *slow_blas()]
+    warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
@@ -23,9 +24,11 @@ from mlx_ltxw.pipeline.encode import encode_frames
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents, NoiseSource, noise, renoise
 from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan, Stage
 
 
+@telling_gpu_errors
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, picture: np.ndarray | None = None
 ) -> Iterator[Event]:
@@ -46,6 +49,7 @@ def run(
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
@@ -101,6 +105,7 @@ def steps(
             stage.sigmas, stage.sampler(denoiser, given.restore(start), stage.sigmas), strict=False
         ):
             index, now = index + 1, time.perf_counter()
+            check_finite(f"The latents of step {index}", latents.video, latents.audio, latents.adapted)
             yield Step(seed, index, job.steps, float(sigma), now - clock, peak_memory(), latents)
             clock = time.perf_counter()
 
@@ -122,6 +127,7 @@ def _start(
 def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
     clock = time.perf_counter()
     waveform, rate = decode_audio(networks, latents.sound)
+    check_finite("The sound's samples", waveform)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:
