@@ -56,6 +56,7 @@ class Fields(TypedDict, total=False):
     video: str | None
     soften_onset: bool
     remove_offset: bool
+    dtype: str | None
 
 
 def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
@@ -175,7 +176,8 @@ class Model:
             self._networks.close()
 
     def _run(self, job: Plan) -> Generator[Event, None, None]:
-        return follow(job, self._networks)
+        own = self._networks
+        return follow(job, own if own is not None and own.transformer_dtype == job.dtype else None)
 
 
 def _adapters(given: AdapterChoice) -> tuple[str, ...]:

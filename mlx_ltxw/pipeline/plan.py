@@ -16,7 +16,7 @@ from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.samplers import Sampler, euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.prompts.lines import check_lines
-from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -57,7 +57,7 @@ class Plan:
         settings: Every choice made.
         model: Where the weights are.
         stages: One after another.
-        dtype: bf16 or fp32, of weights and activations.
+        dtype: Of weights and activations; fp16 is the transformer's alone (`Networks`).
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
@@ -108,12 +108,13 @@ def plan(request: Request, model: ModelDir) -> Plan:
     stages = (Stage(geometry, sigmas, euler, *settings.guidance),)
     chosen = choose(settings, model.network_config("transformer"))
     machine = this_machine()
-    weights = weights_in_memory(model, audio_only=settings.audio_only)
+    dtype = dtype_of(settings.dtype)
+    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only)
     warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
+    return Plan(settings, model, stages, dtype, chosen, machine, resident, tuple(warnings))
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -17,6 +17,7 @@ from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
+DTYPES = ("bfloat16", "float16", "float32")
 SEEDS = 1 << 64
 _MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
 _MOST_SEEDS = 10_000
@@ -44,6 +45,7 @@ class Request:
         video: A clip whose picture is kept and given a new voice.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
+        dtype: Of the transformer: `bfloat16`, `float16` or `float32`; None is this machine's own.
     """
 
     prompt: str
@@ -65,6 +67,7 @@ class Request:
     video: str | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("seeds", int), ("adapters", str)):
@@ -127,6 +130,7 @@ class Settings:
     video: str | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    dtype: str | None = None
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:
@@ -195,6 +199,8 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_numbers(settings: Settings) -> None:
     """Refuses what no machine can make, before anything is allocated for it."""
+    if settings.dtype not in (None, *DTYPES):
+        raise UserError(f"There is no dtype '{settings.dtype}'.", f"Give one of {', '.join(DTYPES)}.")
     if settings.steps < 1:
         raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
     for name, most in _MOST.items():

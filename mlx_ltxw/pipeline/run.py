@@ -53,7 +53,7 @@ def run(
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype)
+        tokens = encode_frames(networks.video_vae(), picture, networks.dtype)
         given = Conditions(video=Given(tokens))
     models: Models | None = None
     for number, seed in enumerate(job.settings.seeds):
@@ -95,7 +95,7 @@ def steps(
     index, latents = 0, None
     for number, stage in enumerate(job.stages):
         denoiser = Denoiser(
-            models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
+            models.base, models.adapted, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip

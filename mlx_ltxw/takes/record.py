@@ -18,6 +18,7 @@ from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.takes.sources import is_local, pinned
+from mlx_ltxw.weights.dtype import name_of
 
 Kind = Literal["clip", "script", "sample"]
 
@@ -185,5 +186,6 @@ def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
     for job in jobs:
         local = (spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0]))
         hashes |= {spec: adapter_hashes(job)[spec] for spec in local}
-    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": jobs[0].model.identity}
+    model = {**jobs[0].model.identity, "dtype": name_of(jobs[0].dtype)}
+    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": model}
     return about | ({"adapter_sha256": hashes} if hashes else {})
