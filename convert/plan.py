@@ -229,3 +229,10 @@ def index(plan: Plan, component: str) -> dict[str, Any]:
     }
     size, parameters = sum(step.nbytes for step in steps), sum(step.source.elements for step in steps)
     return {"metadata": {"total_size": size, "total_parameters": parameters}, "weight_map": weight_map}
+
+
+def plan_of(component: str, steps: list[Step], shard_bytes: int = SHARD_BYTES) -> Plan:
+    """The plan of one component alone, which comes from a file of its own."""
+    plan = Plan(placed=len(steps), total=len(steps))
+    _add(plan, component, steps, shard_bytes)
+    return plan

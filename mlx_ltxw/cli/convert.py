@@ -20,6 +20,11 @@ import click
 @click.option("--text-encoder", metavar="SOURCE", help="Gemma-3: a directory, or a Hub repo as owner/name[@revision].")
 @click.option("--revision", help="Branch, tag or commit of the checkpoint's Hub repo.")
 @click.option("--variant", type=click.Choice(["dev", "distilled"]), help="Where the file's name does not tell.")
+@click.option(
+    "--upsampler", "upsamplers", multiple=True, metavar="SOURCE",
+    help="A latent upsampler, for two stages: a file, owner/name/file on the Hub, or spatial-x2, spatial-x1.5, "
+    "temporal-x2 for the official ones. Repeat for more; those in SOURCE's directory are taken without it.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan from the files' headers, and write nothing.")
 @click.option("--verify", is_flag=True, help="Hash and load everything again at the end.")
 def convert(
@@ -30,25 +35,36 @@ def convert(
     text_encoder: str | None,
     revision: str | None,
     variant: str | None,
+    upsamplers: tuple[str, ...],
     dry_run: bool,
     verify: bool,
 ) -> None:
-    """Make a model directory from an LTX-2.3 checkpoint.
+    """Make a model directory from an LTX-2.3 checkpoint, or add a latent upsampler to one.
 
     SOURCE is a .safetensors file, a directory of component files, or a Hub repo (owner/name or owner/name/file). A run
     that was cut continues with the same command.
     """
     from mlx_ltxw.cli.fields import spelling
-    from mlx_ltxw.convert import run
-    from mlx_ltxw.convert.face import prepare
+    from mlx_ltxw.convert import face, run
+    from mlx_ltxw.convert.upsampler import names_upsampler
     from mlx_ltxw.errors import UserError, spelled
 
     if out is None and not dry_run:
         raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
-    conversion = prepare(source, text_encoder, quantize, group_size, revision, variant, data=not dry_run)
-    if dry_run:
-        for line in run.dry_run(conversion):
-            click.echo(spelled(line, spelling(click.get_current_context().command)))
-    elif out is not None:
-        model = run.convert(conversion, out, verify)
+    if out is not None and not dry_run:
+        model = face.convert(
+            source, out, text_encoder=text_encoder, quantize=quantize, group_size=group_size, revision=revision,
+            variant=variant, verify=verify, upsamplers=upsamplers,
+        )  # fmt: skip
         click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")
+        return
+    conversion = None
+    if names_upsampler(source):
+        face.refuse_checkpoint_options(text_encoder, quantize, group_size, revision, variant)
+    else:
+        conversion = face.prepare(source, text_encoder, quantize, group_size, revision, variant, data=False)
+    extra = upsamplers if conversion else (source, *upsamplers)
+    for one in face.open_upsamplers(conversion, extra, data=False):
+        click.echo(str(one))
+    for line in run.dry_run(conversion) if conversion else ():
+        click.echo(spelled(line, spelling(click.get_current_context().command)))

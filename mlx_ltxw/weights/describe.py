@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_ltxw.parsing import load_json
 from mlx_ltxw.printing import printable, readable
-from mlx_ltxw.weights.components import COMPONENTS
+from mlx_ltxw.weights.components import COMPONENTS, upsampler_name
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -64,7 +64,8 @@ def describe_model(model: ModelDir) -> Description:
         "quantisation": _quantisation(config.get("quantization", {}).get("transformer")),
         "written by": f"mlx-ltxw {config.get('library_version', 'of unknown version')}",
     }
-    parts = {name: _part(model.tensors(name)) for name in COMPONENTS}
+    names = (*COMPONENTS, *map(upsampler_name, model.upsamplers))
+    parts = {name: _part(model.tensors(name)) for name in names}
     return Description(str(model.path), facts, parts)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from tests.reference.video import channels_first, channels_last
 from tests.reference.weights import randomise
@@ -43,3 +46,12 @@ def forward(model: LatentUpsampler, latent: np.ndarray) -> np.ndarray:
 def between_statistics(model: LatentUpsampler, video_encoder: Any, latent: np.ndarray) -> np.ndarray:
     """`upsample_video`: un-normalised, upsampled, normalised."""
     return channels_last(upsample_video(channels_first(latent), video_encoder, model))
+
+
+def write_official(path: Path, values: dict[str, Any], seed: int = 0, **metadata: str) -> LatentUpsampler:
+    """Writes a file as the official ones are, bf16, and gives the class with the same weights, fp32."""
+    model = official_upsampler(values, seed)
+    state = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, path, {"config": json.dumps(values), **metadata})
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return model

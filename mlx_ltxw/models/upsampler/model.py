@@ -80,6 +80,7 @@ class Upsampler(nn.Module):
         self.res_blocks = [ResBlock(width) for _ in blocks]
         self.stride = (config.time, int(config.space), int(config.space))
         growth = self.stride[0] * self.stride[1] * self.stride[2]
+        self.upsampler: RationalResampler | list[nn.Module]
         if config.rational_resampler:
             self.upsampler = RationalResampler(config)
         elif config.time > 1:
