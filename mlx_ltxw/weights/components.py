@@ -84,7 +84,7 @@ class Component:
     layers: Callable[[Any], int] | None = None
 
     def read_config(self, checkpoint: Mapping[str, Any], **numbers: Any) -> Any:
-        """The network's config, from the checkpoint's whole `config`; the text encoder's or an upsampler's from its own.
+        """The network's config, from the checkpoint's whole `config`, or from the network's own where it has one.
 
         Args:
             checkpoint: The parsed JSON object.
