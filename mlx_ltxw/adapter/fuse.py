@@ -18,10 +18,20 @@ from typing import Generic
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Adapters, Model, Part, Parts, attach_parts, by_block, by_module
+from mlx_ltxw.adapter.apply import (
+    Adapters,
+    Model,
+    Part,
+    Parts,
+    SettledLinear,
+    adaptable,
+    attach_parts,
+    by_block,
+    by_module,
+)
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
-from mlx_ltxw.tree import Linear, at, dense_weight, linears, replace, share
+from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 
 
 @dataclass(frozen=True)
@@ -111,9 +121,10 @@ def fuse_parts(
         quantized: As for `fuse`.
         keep_beside: Whether adapters of a linear, by its path in `module`, stay beside it.
     """
-    here = linears(module)
-    packed = {path for path in parts if isinstance(here[path], nn.QuantizedLinear)}
-    beside = {path: each for path, each in parts.items() if keep_beside(path) or (path in packed and not quantized)}
+    here = adaptable(module)
+    settled = {path for path in parts if isinstance(here[path], SettledLinear)}
+    packed = settled | {path for path in parts if isinstance(here[path], nn.QuantizedLinear) and not quantized}
+    beside = {path: each for path, each in parts.items() if keep_beside(path) or path in packed}
     clone = attach_parts(module, beside)
     losses: dict[str, float] = {}
     for path, each in parts.items():

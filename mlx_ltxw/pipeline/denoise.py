@@ -58,7 +58,11 @@ class Denoiser:
             for guidance, *predicted in zip(steering, *clean.values(), strict=True)
         )
         assert audio is not None
-        return self.given.restore(Latents(video, audio, adapted))
+        return self.restore(Latents(video, audio, adapted))
+
+    def restore(self, latents: Latents) -> Latents:
+        """Latents of a prediction's or a sampler's making, with what is given in its place."""
+        return self.given.restore(latents)
 
     def predict(self, latents: Latents, sigma: float, one: Pass) -> Latents:
         """Clean latents, fp32, as one pass predicts them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -46,11 +45,7 @@ def drift(
         follow: Gets each step without the adapters.
         noise_source: Where that run's noise came from.
     """
-    plain = dataclasses.replace(
-        job,
-        settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
-        adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
-    )
+    plain = job.without_adapters()
     contexts = networks.contexts(job.prompts, job.machine.in_pieces)
     models, base = transformers(plain, networks), {}
     for seed in made:

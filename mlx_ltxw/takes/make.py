@@ -11,7 +11,7 @@ from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request, defaults_for
+from mlx_ltxw.pipeline.request import Request, defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.events import Decoding, Told, Written
 from mlx_ltxw.takes.given import fit_to_clip, given_frames
@@ -32,7 +32,7 @@ def fit(request: Request, model: ModelDir) -> Plan:
         UserError: the clip cannot be read, or the model cannot make what is asked for.
     """
     if request.video is not None:
-        request = fit_to_clip(request, defaults_for(model.variant, model.generation), latent_grid(model))
+        request = fit_to_clip(request, defaults_of(request, model), latent_grid(model))
     return plan(request, model)
 
 
