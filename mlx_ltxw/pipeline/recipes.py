@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -84,8 +85,6 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
     Raises:
         UserError: no strength, or not as many as the recipe has.
     """
-    from pathlib import Path
-
     wanted = _STRENGTHS[pipeline]
     source, colon, given = text.rpartition(":")
     if not colon or given[:1] in ("/", "\\") or Path(text).exists():
@@ -93,7 +92,8 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
     strengths = given.split("/")
     if len(strengths) != len(wanted):
         raise UserError(
-            f"The distilled LoRA has {len(strengths)} strengths, and '{pipeline}' takes {len(wanted)}.",
+            f"The recipe {pipeline} takes {len(wanted)} strength{'s' * (len(wanted) > 1)} of the distilled LoRA, not "
+            f"{len(strengths)}.",
             f"Write FILE:{'/'.join(wanted)}, or leave them out.",
         )
     return source, tuple(map(parse_strength, strengths))

@@ -72,7 +72,7 @@ def official(start, kept, mask, sigmas, noises):
     ids=["first stage", "second stage", "not to the end"],
 )
 def test_res_2s_is_the_official_loop(sigmas):
-    """All its states: the loop is run for one, two, ... steps. Its hundred rounds of refinement are their limit here."""
+    """All its states: the loop is run for one, two, ... steps. Its refinement is its limit here."""
     start, kept = (arrays(VIDEO, 1), arrays(AUDIO, 2)), (arrays(VIDEO, 3), arrays(AUDIO, 4))
     mask = np.ones(VIDEO[:2], np.float32)
     mask[:, :GIVEN], mask[:, GIVEN] = 0, 0.5
