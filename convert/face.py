@@ -47,13 +47,19 @@ def convert(
     """
     alone = names_upsampler(str(source))
     if alone:
-        refuse_checkpoint_options(text_encoder, quantize, group_size, revision, variant)
-    extra = [*([source] if alone else []), *upsamplers]
+        check_upsampler_options(text_encoder, quantize, group_size, revision, variant)
     conversion = None if alone else prepare(source, text_encoder, quantize, group_size, revision, variant)
-    found = open_upsamplers(conversion, extra)
+    found = open_upsamplers(conversion, (source, *upsamplers) if alone else upsamplers)
+    return write(conversion, found, Path(out), verify)
+
+
+def write(
+    conversion: run.Conversion | None, upsamplers: Sequence[UpsamplerSource], out: Path, verify: bool
+) -> ModelDir:
+    """Writes a model directory, if there is a conversion, and puts upsamplers into it; errors as `convert`."""
     if conversion is not None:
-        run.convert(conversion, Path(out))
-    for line in add_upsamplers(Path(out), found):
+        run.convert(conversion, out)
+    for line in add_upsamplers(out, upsamplers):
         print(line, file=sys.stderr)
     model = ModelDir.open(out)
     if verify:
@@ -61,12 +67,12 @@ def convert(
     return model
 
 
-def refuse_checkpoint_options(*options: object) -> None:
+def check_upsampler_options(*options: object) -> None:
     """Refuses a checkpoint's options for an upsampler, which is stored as it is."""
     if any(option is not None for option in options):
         raise UserError(
-            "An upsampler takes no {field:text_encoder}, {field:quantize}, {field:group_size}, {field:revision} or "
-            "{field:variant}.",
+            "An upsampler takes no {field:text_encoder}, {field:quantize}, {field:group_size}, {field:revision}, "
+            "{field:variant} or {field:upload}.",
             "Leave them out; a revision is written behind the name, as owner/name/file@revision.",
         )
 

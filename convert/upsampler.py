@@ -29,7 +29,7 @@ from mlx_ltxw.weights.names import natural_key
 from .checkpoint import is_upsampler_file, version_of
 from .journal import Journal
 from .layout import axes
-from .plan import Step, index, plan_of
+from .plan import Entry, index, plan_of
 from .small_files import json_text
 from .source import remote_header
 from .writer import CONTINUES, write_shard
@@ -127,7 +127,7 @@ def read_upsampler(
     network = UpsamplerConfig.read(config)
     found = UpsamplerSource(header, config, network, repo, revision)
     wanted = parameter_shapes(component_named(upsampler_name(network.name)).build(network))
-    if faults := mismatches(wanted, {step.name: step.shape for step in _steps(found)}):
+    if faults := mismatches(wanted, {entry.name: entry.shape for entry in _entries(found)}):
         raise UserError(f"{name} does not fit its own config: {'; '.join(faults)}.", "Download the file again.")
     if data:
         header.check_complete()
@@ -181,7 +181,7 @@ def _add(out: Path, one: UpsamplerSource) -> str:
         write_manifest(out, files, fingerprint)  # whole without them, too, until the new ones are there
         for name in old:
             (out / name).unlink(missing_ok=True)
-    plan = plan_of(component, _steps(one))
+    plan = plan_of(component, _entries(one))
     written: dict[str, FileRecord] = {shard.file: write_shard(out, shard, lambda _: None) for shard in plan.shards}
     for name, content in (
         (f"{component}.safetensors.index.json", json_text(index(plan, component))),
@@ -193,10 +193,10 @@ def _add(out: Path, one: UpsamplerSource) -> str:
     return f"{out} has the upsampler {one.network.name} now, of {one.header.path.name}"
 
 
-def _steps(one: UpsamplerSource) -> list[Step]:
+def _entries(one: UpsamplerSource) -> list[Entry]:
     tensors = one.header.tensors
     return [
-        Step(name, tensors[name], axes("upsampler", name, len(tensors[name].shape)))
+        Entry(name, tensors[name], axes("upsampler", name, len(tensors[name].shape)))
         for name in sorted(tensors, key=natural_key)
     ]
 

@@ -27,6 +27,8 @@ import click
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan from the files' headers, and write nothing.")
 @click.option("--verify", is_flag=True, help="Hash and load everything again at the end.")
+@click.option("--upload", metavar="OWNER/REPO", help="Push the model to the Hub at the end, with a model card.")
+@click.option("--private", is_flag=True, help="With --upload: a new repository is seen by its owner alone.")
 def convert(
     source: str,
     out: Path | None,
@@ -38,6 +40,8 @@ def convert(
     upsamplers: tuple[str, ...],
     dry_run: bool,
     verify: bool,
+    upload: str | None,
+    private: bool,
 ) -> None:
     """Make a model directory from an LTX-2.3 checkpoint, or add a latent upsampler to one.
 
@@ -46,25 +50,31 @@ def convert(
     """
     from mlx_ltxw.cli.fields import spelling
     from mlx_ltxw.convert import face, run
+    from mlx_ltxw.convert.upload import upload as push
     from mlx_ltxw.convert.upsampler import names_upsampler
     from mlx_ltxw.errors import UserError, spelled
+    from mlx_ltxw.hub import check_upload
 
     if out is None and not dry_run:
         raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
-    if out is not None and not dry_run:
-        model = face.convert(
-            source, out, text_encoder=text_encoder, quantize=quantize, group_size=group_size, revision=revision,
-            variant=variant, verify=verify, upsamplers=upsamplers,
-        )  # fmt: skip
+    if private and not upload:
+        raise UserError("{field:private} belongs to {field:upload}.", "Leave it out, or add {field:upload}.")
+    if upload and dry_run:
+        raise UserError("{field:dry_run} writes nothing to upload.", "Leave {field:upload} out with it.")
+    if upload:
+        check_upload(upload)
+    alone = names_upsampler(source)
+    if alone:
+        face.check_upsampler_options(text_encoder, quantize, group_size, revision, variant, upload)
+    plans = None if alone else face.prepare(
+        source, text_encoder, quantize, group_size, revision, variant, data=not dry_run
+    )  # fmt: skip
+    found = face.open_upsamplers(plans, (source, *upsamplers) if alone else upsamplers, data=not dry_run)
+    if dry_run:
+        for line in (*map(str, found), *(run.dry_run(plans) if plans else ())):
+            click.echo(spelled(line, spelling(click.get_current_context().command)))
+    elif out is not None:
+        model = face.write(plans, found, out, verify)
         click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")
-        return
-    conversion = None
-    if names_upsampler(source):
-        face.refuse_checkpoint_options(text_encoder, quantize, group_size, revision, variant)
-    else:
-        conversion = face.prepare(source, text_encoder, quantize, group_size, revision, variant, data=False)
-    extra = upsamplers if conversion else (source, *upsamplers)
-    for one in face.open_upsamplers(conversion, extra, data=False):
-        click.echo(str(one))
-    for line in run.dry_run(conversion) if conversion else ():
-        click.echo(spelled(line, spelling(click.get_current_context().command)))
+        if upload and plans:
+            click.echo(push(plans, model, upload, private or None))
