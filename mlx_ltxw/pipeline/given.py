@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Remade, 
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, Stage
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.pipeline.spans import Made, Span, extended, retaken
+from mlx_ltxw.pipeline.spans import Made, Stretch, extended, retaken
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def made_of(settings: Settings, geometry: Geometry) -> Made:
     if settings.extend is not None:
         return extended(settings.extend, geometry)
     frames, tokens = geometry.latent_shape[0], geometry.audio_tokens
-    return Made(Span(0, frames if settings.makes_picture else 0), Span(0, tokens if settings.makes_sound else 0))
+    return Made(Stretch(0, frames if settings.makes_picture else 0), Stretch(0, tokens if settings.makes_sound else 0))
 
 
 def level_of(strength: float, sigmas: np.ndarray) -> float:

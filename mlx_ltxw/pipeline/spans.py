@@ -21,7 +21,7 @@ _SPAN = re.compile(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*(?:s\s*)?")
 
 
 @dataclass(frozen=True)
-class Span:
+class Stretch:
     """A stretch along one stream's time.
 
     Attributes:
@@ -41,7 +41,7 @@ class Span:
         return mask.reshape(1, -1)
 
 
-NOTHING = Span(0, 0)
+NOTHING = Stretch(0, 0)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Made:
         lead: Latent frames that the result has before the given clip begins.
     """
 
-    video: Span
-    audio: Span
+    video: Stretch
+    audio: Stretch
     lead: int = 0
 
 
@@ -74,10 +74,10 @@ def parse_span(text: str) -> tuple[float, float]:
     return start, end
 
 
-def touched(start: float, end: float, bounds: np.ndarray) -> Span:
+def touched(start: float, end: float, bounds: np.ndarray) -> Stretch:
     """The tokens (N, 2), each from its first to its last second, that lie in a stretch of time at least in part."""
     inside = np.flatnonzero((bounds[:, 1] > start) & (bounds[:, 0] < end))
-    return Span(int(inside[0]), int(inside[-1]) + 1) if len(inside) else NOTHING
+    return Stretch(int(inside[0]), int(inside[-1]) + 1) if len(inside) else NOTHING
 
 
 def video_bounds(geometry: Geometry) -> np.ndarray:
@@ -120,12 +120,12 @@ def extended(seconds: float, geometry: Geometry) -> Made:
     bounds = audio_bounds(geometry)
     if seconds > 0:
         kept = video_bounds(geometry)[total - new - 1, 1]
-        return Made(Span(total - new, total), Span(int((bounds[:, 1] <= kept + 1e-6).sum()), tokens))
+        return Made(Stretch(total - new, total), Stretch(int((bounds[:, 1] <= kept + 1e-6).sum()), tokens))
     # The clip's first frame has a latent frame of its own, which lies at the end of one that is made.
     begin = new * geometry.grid.frames / geometry.frame_rate
-    return Made(Span(0, new + 1), Span(0, int((bounds[:, 0] < begin - 1e-6).sum())), lead=new)
+    return Made(Stretch(0, new + 1), Stretch(0, int((bounds[:, 0] < begin - 1e-6).sum())), lead=new)
 
 
-def seconds_of(span: Span, bounds: np.ndarray) -> tuple[float, float]:
+def seconds_of(span: Stretch, bounds: np.ndarray) -> tuple[float, float]:
     """From when to when a stretch lasts; `bounds` as above."""
     return float(bounds[span.start, 0]), float(bounds[span.stop - 1, 1])

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.spans import Span, audio_bounds, seconds_of, video_bounds
+from mlx_ltxw.pipeline.spans import Stretch, audio_bounds, seconds_of, video_bounds
 from mlx_ltxw.takes.given import shown_frames
 from mlx_ltxw.takes.headroom import turned_down
 
@@ -35,7 +35,7 @@ def composed(clip: Decoded, job: Plan, material: Material) -> Decoded:
     return dataclasses.replace(clip, video=_frames(clip.video, job, material))
 
 
-def mixed(original: np.ndarray, new: np.ndarray, made: Span, bounds: np.ndarray, rate: int) -> np.ndarray:
+def mixed(original: np.ndarray, new: np.ndarray, made: Stretch, bounds: np.ndarray, rate: int) -> np.ndarray:
     """A sound with another in a stretch of it: (N, 2) fp32, as long as the original.
 
     Args:
