@@ -67,8 +67,8 @@ def read_checkpoint(headers: Sequence[Header]) -> Checkpoint:
 def tell_variant(names: Sequence[str]) -> str | None:
     """`dev` or `distilled`, where exactly one of the two words stands in the file names; else None."""
     words = {word for name in names for word in re.findall(r"[a-z]+", name.lower())}
-    told = words & {"dev", "distilled"}
-    return told.pop() if len(told) == 1 else None
+    variants = words & {"dev", "distilled"}
+    return variants.pop() if len(variants) == 1 else None
 
 
 def is_adapter(names: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from mlx_ltxw.weights.manifest import FileRecord
 from .card import model_card
 from .checkpoint import Checkpoint
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS
-from .plan import Plan, index
+from .plan import ConversionPlan, index
 from .quantize import Quantization
 from .source import Source, TextSource
 
@@ -28,7 +28,7 @@ def texts(
     text: TextSource,
     variant: str,
     quantization: Quantization | None,
-    plan: Plan,
+    plan: ConversionPlan,
     hashes: Hashes,
 ) -> dict[str, str]:
     """The files that are written, by their path in the model directory; `name` is the directory's."""
@@ -55,7 +55,7 @@ def texts(
         "README.md": card,
         f"{TEXT_ENCODER}/config.json": json_text(gemma_config),
     }
-    for component in plan.steps:
+    for component in plan.entries:
         stem = f"{TEXT_ENCODER}/model" if component == TEXT_ENCODER else component
         files[f"{stem}.safetensors.index.json"] = json_text(index(plan, component))
     if checkpoint.license:

@@ -14,7 +14,7 @@ from mlx_ltxw.weights.header import Header, parse_header, read_header
 from mlx_ltxw.weights.text import WEIGHTS
 
 from .checkpoint import is_adapter, tell_variant
-from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
+from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, GemmaFiles, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHER_FILES = ("lora", "upscale", "duration")  # words in the names of the Hub's other files
@@ -47,7 +47,7 @@ class TextSource:
     """A text encoder's resolved files and what they hold."""
 
     source: Source
-    gemma: Gemma
+    gemma: GemmaFiles
 
 
 def open_checkpoint(source: str, revision: str | None, variant: str | None, data: bool) -> Source:

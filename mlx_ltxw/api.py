@@ -32,10 +32,10 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
-Image = str | Path | Sequence[str | Path] | None
+ImageChoice = str | Path | Sequence[str | Path] | None
 """One or several of `FILE[@FRAME][:STRENGTH]`."""
 
-Adapter = str | Path | Sequence[str | Path] | None
+AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
 
@@ -115,17 +115,23 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, image: Image = None, seed: int = 10, **fields: Unpack[Fields]
+        self,
+        prompt: str,
+        *,
+        adapter: AdapterChoice = None,
+        image: ImageChoice = None,
+        seed: int = 10,
+        **fields: Unpack[Fields],
     ) -> Clip: ...
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, image: Image = None, seed: Sequence[int],
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: Sequence[int],
         **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, image: Image = None, seed: int | Sequence[int] = 10,
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: int | Sequence[int] = 10,
         **fields: Unpack[Fields],
     ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
@@ -185,7 +191,7 @@ class Model:
         return follow(job, self._networks)
 
 
-def _names(given: Adapter | Image, kind: str) -> tuple[str, ...]:
+def _names(given: AdapterChoice | ImageChoice, kind: str) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):

@@ -200,8 +200,8 @@ def local_path(text: str) -> Path:
         UserError: no system has such a name.
     """
     if "\0" in text or len(os.fsencode(text)) > 4095 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
-        shown = text if len(text) <= 80 else f"{text[:77]}…"
-        raise UserError(f"'{shown}' cannot be the name of a file.", "Check the path.")
+        short = text if len(text) <= 80 else f"{text[:77]}…"
+        raise UserError(f"'{short}' cannot be the name of a file.", "Check the path.")
     with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
         return Path(text).expanduser()
     return Path(text)

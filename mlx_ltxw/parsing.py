@@ -93,7 +93,7 @@ def build(cls: type[T], values: Any, what: str, hint: str = _HINT) -> T:
         _check_fields(cls, values)
         return _initialised(msgspec.convert(values, cls, strict=True))
     except (Unsound, msgspec.ValidationError) as error:
-        raise UserError(f"{what} cannot be used: {_told(error)}.", hint) from error
+        raise UserError(f"{what} cannot be used: {_reason(error)}.", hint) from error
 
 
 def load_json(text: str | bytes) -> Any:
@@ -200,7 +200,7 @@ def _initialised(value: Any) -> Any:
     return type(value)(map(_initialised, value)) if isinstance(value, list | tuple) else value
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """msgspec's ``Expected `int`, got `str` - at `$.steps` `` as `'steps' is no int but a str`."""
     text = str(error)
     path = re.search(r" - at `\$\.?(.*)`$", text)

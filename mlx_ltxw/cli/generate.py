@@ -208,7 +208,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
     """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
     from mlx_ltxw.files import read_text
-    from mlx_ltxw.prompts.registers import build
+    from mlx_ltxw.prompts.registers import build_prompt
 
     if file is not None:
         if prompt is not None:
@@ -222,7 +222,7 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
     if prompt is not None or missing:
         fault = "PROMPT and --scene exclude each other" if prompt is not None else f"{', '.join(missing)} is missing"
         raise UserError(f"{fault}.", "Give either PROMPT, or --scene, --speaker, --line and, if wanted, --manner.")
-    return build(
+    return build_prompt(
         sentence["scene"] or "", sentence["speaker"] or "", sentence["manner"] or "normal", sentence["line"] or ""
     )
 

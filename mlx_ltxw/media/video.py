@@ -79,7 +79,7 @@ def picture_seconds(path: Path | str) -> float:
                 dated = before + step
             before = dated
             begin = float(packet.pts * packet.time_base) - float(start_of(stream)) + shift
-            latest, end = max(latest, begin), max(end, begin + shown_seconds(path, packet, step))
+            latest, end = max(latest, begin), max(end, begin + presented_seconds(path, packet, step))
         return _checked_end(path, container, stream, end or packets * step, latest + step)
 
 
@@ -139,7 +139,7 @@ def frame_seconds(stream: Any) -> float:
     return float(1 / (stream.average_rate or stream.guessed_rate or _GUESSED_RATE))
 
 
-def shown_seconds(path: Path | str, packet: Any, step: float) -> float:
+def presented_seconds(path: Path | str, packet: Any, step: float) -> float:
     """How long a packet's, or a decoded frame's, picture is on screen; `step` where it does not say.
 
     Raises:
@@ -188,7 +188,7 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
             yield waiting, time
         waiting = frame
     if waiting is not None:
-        yield waiting, time + shown_seconds(path, waiting, step)
+        yield waiting, time + presented_seconds(path, waiting, step)
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

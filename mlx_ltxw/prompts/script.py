@@ -9,7 +9,7 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text
 from mlx_ltxw.parsing import parse_yaml
-from mlx_ltxw.prompts.registers import build, mend, parse
+from mlx_ltxw.prompts.registers import build_prompt, mend, parse
 
 LARGEST = 4 << 20
 """Bytes of a script."""
@@ -107,7 +107,7 @@ def _part(path: Path, number: int, item: Any, scene: str | None) -> tuple[Part, 
     if seconds is not None and not (number and 0 < seconds <= 600):
         raise UserError(f"{where}: seconds is {seconds!r}.", "Give a number of seconds over 0.")
     try:
-        prompt = build(*(fields[key] for key in _FIELDS))
+        prompt = build_prompt(*(fields[key] for key in _FIELDS))
     except UserError as error:
         raise UserError(f"{where}: {error.message}", error.hint) from error
     part = Part(

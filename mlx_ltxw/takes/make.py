@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.compose import composed, finished, span_notes
-from mlx_ltxw.takes.events import Decoding, Told, Written
+from mlx_ltxw.takes.events import Decoding, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
@@ -53,7 +53,7 @@ def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None
             yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[Told]:
+def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[TakeEvent]:
     """Makes every clip of a run and writes it when it is done.
 
     Closing the iterator ends the run; the files written so far stay, and nothing half-written does.
@@ -77,7 +77,7 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
 def written(
     job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
     finish: Callable[[Decoded, Plan], Decoded] = finished,
-) -> Iterator[Told]:  # fmt: skip
+) -> Iterator[TakeEvent]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 
     Args:

@@ -29,7 +29,7 @@ from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, Settings, draw_seeds
 from mlx_ltxw.prompts.script import Part
-from mlx_ltxw.takes.events import PartBegun, Told, Written
+from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
@@ -91,7 +91,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
 
 def make_script(
     jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = ()
-) -> Iterator[Told]:
+) -> Iterator[TakeEvent]:
     """Makes every part that is not there yet, then the whole.
 
     Args:
@@ -118,7 +118,7 @@ def make_script(
     yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
 
 
-def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[Told, None, list[Path]]:
+def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[TakeEvent, None, list[Path]]:
     """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
     files = []

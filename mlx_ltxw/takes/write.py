@@ -31,7 +31,7 @@ def write_files(
     Yields:
         How far the frames are.
     """
-    main, *beside = paths
+    main, *others = paths
     if main.suffix.lower() == ".wav":
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
     elif clip.video is None and settings.video is not None:
@@ -44,7 +44,7 @@ def write_files(
                 file.frames(frames)
                 yield Decoding(clip.seed, file.count, settings.frames)
             file.audio(clip.waveform)
-    for path in beside:
+    for path in others:
         if path.suffix == ".wav":
             write_wav(path, clip.waveform, clip.rate, metadata=metadata)
         else:

@@ -118,7 +118,7 @@ def write_card(
     front = ["---", "library_name: mlx", "tags: [lora, text-to-video, text-to-speech, ltx-2]"]
     front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
-    heard = "\n".join(_row(pair) for pair in _pairs(samples))
+    rows = "\n".join(_row(pair) for pair in _pairs(samples))
     held_out = f"{data.held_out} more were kept back and not trained on." if data.held_out else ""
     begun = f"| started from | {Path(config.init_adapter).name} |\n" if config.init_adapter else ""
     mode = "through the video too" if config.coupled else "under the exact video lock"
@@ -151,7 +151,7 @@ One sample each from the same noise, as measured.
 
 | prompt | without | with |
 |---|---|---|
-{heard}
+{rows}
 """
     path = run / CARD
     write_bytes(path, text.encode())
@@ -167,10 +167,10 @@ def _pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
 
 def _row(pair: tuple[Sample, Sample]) -> str:
     prompt = pair[0].prompt.replace("|", "\\|").replace("\n", " ")
-    return f"| {prompt} | {heard(pair[0])} | {heard(pair[1])} |"
+    return f"| {prompt} | {register_text(pair[0])} | {register_text(pair[1])} |"
 
 
-def heard(sample: Sample) -> str:
+def register_text(sample: Sample) -> str:
     """`whispering, -24.1 LUFS, 3% voiced`."""
     return f"{sample.register}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
 
@@ -204,7 +204,7 @@ def check_upload(repo: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    with _told(repo, "cannot be uploaded to", "Log in with `hf auth login`, or leave {field:upload} out."):
+    with _upload_errors(repo, "cannot be uploaded to", "Log in with `hf auth login`, or leave {field:upload} out."):
         validate_repo_id(repo)
         account: Any = HfApi().whoami()
     owner, slash, _ = repo.partition("/")
@@ -220,7 +220,7 @@ def check_upload(repo: str) -> None:
 
 
 @contextmanager
-def _told(repo: str, what: str, hint: str) -> Iterator[None]:
+def _upload_errors(repo: str, what: str, hint: str) -> Iterator[None]:
     """What the Hub says, in a sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 
@@ -246,7 +246,7 @@ def upload(run: Path, repo: str) -> str:
 
     api: Any = HfApi()
     patterns = [ADAPTER, CARD, "index.html", "samples/**"]
-    with _told(repo, f"is in {run}, but could not be uploaded to", "Run it again with {field:resume=True}."):
+    with _upload_errors(repo, f"is in {run}, but could not be uploaded to", "Run it again with {field:resume=True}."):
         address = str(api.create_repo(repo, exist_ok=True))
         api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=patterns, commit_message="Adapter")
     return address

@@ -25,7 +25,7 @@ from mlx_ltxw.train.data.prepare import DataOptions, prepare
 from mlx_ltxw.train.held_out import hold_out
 from mlx_ltxw.train.loop import Job, check_base, check_folder
 from mlx_ltxw.train.metrics import check_trackio
-from mlx_ltxw.train.record import NAME, Given, Record, absolute, read_record, write_record
+from mlx_ltxw.train.record import NAME, RunArguments, RunRecord, absolute, read_run, write_run
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
 
@@ -43,7 +43,7 @@ class Begun:
     """
 
     run: Path
-    given: Given
+    given: RunArguments
     config: TrainConfig
     model: ModelDir
     world: World
@@ -72,7 +72,7 @@ class Clips:
 
 
 def begin(
-    run: Path, given: Given, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
+    run: Path, given: RunArguments, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
     resume: bool = False, model: ModelDir | None = None,
 ) -> Begun:  # fmt: skip
     """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
@@ -89,7 +89,7 @@ def begin(
     Raises:
         UserError: the options, the model or the folder will not do; or there is no run to resume.
     """
-    before = read_record(run) if resume and (world.leads or (run / NAME).exists()) else None
+    before = read_run(run) if resume and (world.leads or (run / NAME).exists()) else None
     given = (given.over(before.given) if before else given).absolute()
     if given.data is None:
         raise UserError("There is no data to train on.", "Give {field:data}: a folder of clips, or a JSONL.")
@@ -123,7 +123,7 @@ def holding(begun: Begun) -> Iterator[None]:
 def keep_record(begun: Begun) -> None:
     """Writes the run's record, from which `resume` goes on; before any work."""
     if begun.world.leads:
-        write_record(begun.run, Record(begun.given, begun.config))
+        write_run(begun.run, RunRecord(begun.given, begun.config))
 
 
 def prepare_clips(

@@ -31,7 +31,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text, write_bytes
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.train.data.captions import Labels, from_folders
-from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.data.cutting import Word
 from mlx_ltxw.train.data.findings import Finding, error, warning
 
@@ -47,7 +47,7 @@ _MEDIA = {".mkv", ".webm", ".m4v", ".mov", ".opus", ".flac", ".m4a", ".aac", ".t
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """A media file, or a stretch of one, as the user gave it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Source:
     words: tuple[Word, ...] = ()
 
 
-def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], list[Finding]]:  # noqa: B008
+def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[MediaSource], list[Finding]]:  # noqa: B008
     """Finds the clips; opens no media file that its name does not tell from others.
 
     Args:
@@ -87,7 +87,7 @@ def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], l
     return _from_lines(data, read_text(data).split("\n"), labels)
 
 
-def write_listing(path: Path, clips: Sequence[Clip]) -> None:
+def write_listing(path: Path, clips: Sequence[TrainingClip]) -> None:
     """Writes clips as a JSONL, to be looked through, mended, and given as data: it gives the same clips again.
 
     Raises:
@@ -102,8 +102,8 @@ def write_listing(path: Path, clips: Sequence[Clip]) -> None:
     write_bytes(path, "".join(lines).encode("utf-8"))
 
 
-def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Finding]]:
-    sources: list[Source] = []
+def _from_folder(folder: Path, labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
+    sources: list[MediaSource] = []
     used: set[Path] = set()
     files, findings = _files(folder)
     for path in files:
@@ -122,7 +122,7 @@ def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Findi
             text, fault = _read_caption(caption, name)
             findings += fault
             if not fault:
-                sources.append(Source(path, name, text, own.over(labels)))
+                sources.append(MediaSource(path, name, text, own.over(labels)))
     for path in files:
         if path.suffix.lower() == ".txt" and path not in used:
             findings.append(
@@ -198,7 +198,7 @@ def _without_voice(labels: Labels) -> Labels:
     return Labels(labels.speaker, labels.manner)
 
 
-def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[Source], list[Finding]]:
+def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
     sources, findings = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -215,7 +215,7 @@ class _LineFault(Exception):
     """A line of a JSONL that is no clip."""
 
 
-def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
+def _from_fields(folder: Path, fields: Any, labels: Labels) -> MediaSource:
     if not isinstance(fields, dict):
         raise _LineFault("The line is no JSON object; write one with `file` and `caption`.")
     if unknown := sorted(_printable(name) for name in set(fields) - set(FIELDS)):
@@ -228,7 +228,7 @@ def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
         raise _LineFault(f"The clip ends at {end:g} s, before it begins at {start:g} s; mend `start` or `end`.")
     own = Labels(text["speaker"], text["manner"], text["scene"], text["voice"])
     path = Path(text["file"])
-    return Source(
+    return MediaSource(
         path if path.is_absolute() else folder / path,
         text["file"],
         text["caption"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.video import picture_seconds
 from mlx_ltxw.train.data.captions import Labels
-from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_picture, read_sound
 from mlx_ltxw.train.data.cutting import RATE, Word
 from mlx_ltxw.train.data.dataset import find_sources, write_listing
 from mlx_ltxw.train.data.prepare import DataOptions, clips_of, prepare
@@ -220,7 +220,7 @@ def test_leftovers_are_told(tmp_path):
 
 
 def clip(path, window=0.0, start=0.0, end=100.0, picture=False):
-    return Clip(path, path.name, WHOLE, SIZE, window, start, end, picture)
+    return TrainingClip(path, path.name, WHOLE, SIZE, window, start, end, picture)
 
 
 def test_sound_is_padded_doubled_and_muted_outside(tmp_path):
