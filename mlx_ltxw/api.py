@@ -65,19 +65,22 @@ class Fields(TypedDict, total=False):
     remove_offset: bool
 
 
-def load(model: str | Path | None = None, *, resident: bool = True) -> Model:
+def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
     """Opens a model; its networks are loaded when a clip first needs them.
 
     Args:
-        model: A model directory that `convert` wrote; `OWNER/REPO` or `OWNER/REPO@REVISION` for one on the Hub, which
-            is downloaded once; None for the small model that ships with the package.
+        model: A model directory that `convert` wrote, or one in ltx-2-mlx's layout; `OWNER/REPO` or
+            `OWNER/REPO@REVISION` for either on the Hub, which is downloaded once; None for the small model that ships
+            with the package.
+        text_encoder: Gemma-3 for a model of ltx-2-mlx's layout, a directory or a repository; None for its own or the
+            one that ltx-2-mlx takes.
         resident: Keeps the networks in memory from one clip to the next; otherwise each goes when its stage is done.
             What is made is the same.
 
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    return Model(open_model(model), resident)
+    return Model(open_model(model, text_encoder), resident)
 
 
 def inspect(target: str | Path) -> Described:

@@ -33,7 +33,7 @@ from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
+from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
 from mlx_ltxw.takes.write import write_lossless
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -196,7 +196,7 @@ def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
 def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
     """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
     settings = job.settings.to_dict() | {"adapters": _contents(job)}
-    recipe = [settings, sha256_of(job.model.path / "manifest.json")]
+    recipe = [settings, job.model.digest]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     for path in sorted(folder.glob(f"*-{digest}.wav")):
         if _OURS.fullmatch(path.name) and (job.settings.audio_only or path.with_suffix(".mp4").exists()):
