@@ -86,10 +86,10 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
         UserError: no strength, or not as many as the recipe has.
     """
     wanted = _STRENGTHS[pipeline]
-    source, colon, given = text.rpartition(":")
-    if not colon or given[:1] in ("/", "\\") or Path(text).exists():
+    source = lora_source(text)
+    if source == text:
         return text, tuple(map(parse_strength, wanted))
-    strengths = given.split("/")
+    strengths = text[len(source) + 1 :].split("/")
     if len(strengths) != len(wanted):
         raise UserError(
             f"The recipe {pipeline} takes {len(wanted)} strength{'s' * (len(wanted) > 1)} of the distilled LoRA, not "
@@ -97,6 +97,12 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
             f"Write FILE:{'/'.join(wanted)}, or leave them out.",
         )
     return source, tuple(map(parse_strength, strengths))
+
+
+def lora_source(text: str) -> str:
+    """The file or repo of `FILE|REPO[:STRENGTH]`; as `adapter.strength.parse_adapter`, whatever the strength is."""
+    source, colon, given = text.rpartition(":")
+    return text if not colon or given[:1] in ("/", "\\") or Path(text).exists() else source
 
 
 def stages_of(settings: Settings, model: ModelDir, geometry: Geometry) -> tuple[Stage, ...]:
@@ -209,7 +215,9 @@ def described(stages: tuple[Stage, ...]) -> str:
         parts += [stage.upsampler] if stage.upsampler else []
         size = "sound alone" if stage.video_guidance is None else f"{stage.geometry.width}x{stage.geometry.height}"
         lora = f", distilled LoRA at {stage.distilled}" if stage.distilled else ""
-        parts.append(f"{size} in {stage.steps} steps{' of res_2s' if stage.sampler is res_2s else ''}{lora}")
+        parts.append(
+            f"{size} in {stage.steps} step{'s' * (stage.steps != 1)}{' of res_2s' if stage.sampler is res_2s else ''}{lora}"
+        )
     text = "; ".join(parts)
     if len(stages) > 1:
         text += f"; the sound is the {'second' if stages[-1].finishes_sound else 'first'} stage's"

@@ -22,8 +22,8 @@ class Predict(Protocol):
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """Noisy latents at a noise level -> clean ones."""
 
-    def restore(self, latents: Latents) -> Latents:
-        """Latents of a sampler's making, with what is given in its place."""
+    def restore(self, clean: Latents, noisy: Latents, sigma: float) -> Latents:
+        """What a sampler made of `noisy` at `sigma`, with what is given in its place."""
 
 
 Fresh = Callable[[Latents, int], Latents]
@@ -87,13 +87,13 @@ def _res_2s_step(
     clean = predict(latents, sigma)
     anchor = latents
     mid = anchor.map(lambda a, x0: a + half * (x0 - a), clean)
-    mid = predict.restore(_with_noise(anchor, mid, noises[0], sigma, middle))
+    mid = predict.restore(_with_noise(anchor, mid, noises[0], sigma, middle), latents, sigma)
     if h < _ANCHORED[0] and sigma > _ANCHORED[1]:  # the anchor from which a half step without noise leads to `mid`
         anchor = mid.map(lambda x, x0: (x - half * x0) / (1 - half), clean)
     mx.eval(mid, anchor)
     clean_mid = predict(mid, middle)
     ahead = anchor.map(lambda a, x0, xm: a + h * (first * (x0 - a) + second * (xm - a)), clean, clean_mid)
-    return predict.restore(_with_noise(anchor, ahead, noises[1], sigma, next_sigma))
+    return predict.restore(_with_noise(anchor, ahead, noises[1], sigma, next_sigma), latents, sigma)
 
 
 def _with_noise(start: Latents, ahead: Latents, noise: Latents, sigma: float, next_sigma: float) -> Latents:

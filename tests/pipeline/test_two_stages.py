@@ -1,16 +1,16 @@
 """Two stages against the official functions, step by step; the lock over them; what is refused."""
 
 import dataclasses
-import shutil
 from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
-from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.given import Material, conditions
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
@@ -22,38 +22,9 @@ from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, guidance, offic
 from tests.pipeline.test_lock import made, whisper  # noqa: F401
 from tests.reference import pipeline as reference
 from tests.reference import two_stages
-from tests.reference import upsampler as official_upsampler
 
 HQ_VIDEO = dataclasses.replace(reference.DEV_VIDEO, stg_scale=0.0, stg_blocks=[], rescale_scale=0.45)
 HQ_AUDIO = dataclasses.replace(HQ_VIDEO, cfg_scale=7.0, rescale_scale=1.0)
-
-
-@pytest.fixture(scope="session")
-def upsamplers(made_model, tmp_path_factory):
-    """Files of random weights, with the official classes that have them."""
-    folder, channels = tmp_path_factory.mktemp("upsamplers"), made_model.network_config("video_vae").latent_channels
-    made = {}
-    for kind, name in (("spatial-x2", "x2-1.1"), ("spatial-x1.5", "x1.5-1.0")):
-        path = folder / f"ltx-2.3-spatial-upscaler-{name}.safetensors"
-        made[kind] = path, official_upsampler.write_official(path, official_upsampler.config(kind, channels, 32))
-    return made
-
-
-def with_upsamplers(model, upsamplers, folder):
-    copy = shutil.copytree(model.path, folder / "model")
-    for path, _ in upsamplers.values():
-        convert(path, copy)
-    return convert(path, copy)
-
-
-@pytest.fixture(scope="session")
-def two_dev(dev, upsamplers, tmp_path_factory):
-    return with_upsamplers(dev, upsamplers, tmp_path_factory.mktemp("two_dev"))
-
-
-@pytest.fixture(scope="session")
-def two_distilled(distilled, upsamplers, tmp_path_factory):
-    return with_upsamplers(distilled, upsamplers, tmp_path_factory.mktemp("two_distilled"))
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +156,40 @@ def test_the_distilled_lora_makes_dev_fast_in_one_stage(official, gemma, dev, lo
     for step, (video, audio) in zip(got, want.latents, strict=True):
         assert relative_error(step.latents.video, video) <= 1e-4, step.index
         assert relative_error(step.latents.audio, audio) <= 1e-4, step.index
+
+
+def test_pictures_are_encoded_again_at_each_stage_s_size(official, gemma, two_distilled, upsamplers):  # noqa: F811
+    """One at frame 0, in the latent's place; its tokens are kept in both stages."""
+    random = np.random.default_rng(4)
+    pictures = {width: random.uniform(0, 255, (width // 2, width, 3)).astype(np.float32) for width in (64, 128)}
+    jobs = job_of(width=64, height=32), job_of(width=128, height=64)
+    starts, given = noises(official, *jobs), []
+    for job in jobs:
+        pixels = torch.from_numpy(pictures[job.width]).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+        tools = reference.latent_tools(official, job)
+        clean, mask = (np.zeros_like(x) for x in (starts[len(given)][0], starts[len(given)][0][..., 0]))
+        with torch.no_grad():
+            tokens = tools[0].patchifier.patchify(official.video_encoder(pixels)).numpy()
+        mask[:] = 1
+        clean[:, : tokens.shape[1]], mask[:, : tokens.shape[1]] = tokens, 0.25
+        sound = starts[len(given)][1]
+        given.append(((clean, mask), (np.zeros_like(sound), np.ones_like(sound[..., 0]))))
+    stages = tuple(
+        two_stages.Stage(official, job, sigmas, start, given=kept)
+        for job, sigmas, start, kept in zip(
+            jobs, (jobs[0].sigmas(), two_stages.second_sigmas()), starts, given, strict=True
+        )
+    )
+    want = two_stages.run(gemma, stages, upsamplers["spatial-x2"][1])
+    request = Request(PROMPT, width=128, height=64, frames=17, images=("face.png:0.75",))
+    job = plan(request, two_distilled)
+    networks = Networks(two_distilled, job.dtype)
+    material = Material(images=[lambda width, height: pictures[width][:height]])
+    got = list(steps(
+        job, transformers(job, networks), networks.contexts(job.prompts), 7, conditions(job, networks, material),
+        lambda *a: Latents(*map(mx.array, starts[a[4]])),
+    ))  # fmt: skip
+    compare(got, *want, finishes_sound=True)
 
 
 TWO = Request(PROMPT, width=128, height=64, frames=9)
