@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import decode_text
 from mlx_ltxw.printing import some
 
 _DEEPEST = 64
@@ -37,7 +38,7 @@ def parse_json(text: str | bytes, what: str, hint: str = _HINT) -> Any:
     """The values of a JSON text.
 
     Args:
-        text: Bytes are UTF-8, with or without a byte order mark.
+        text: Bytes are UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         what: Names it in messages: a file, `the metadata of FILE`.
         hint: What to do about a broken one.
 
@@ -104,10 +105,10 @@ def load_json(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")
+            text = decode_text(text)
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise Unsound(f"byte {error.start} is no UTF-8") from error
+        raise Unsound(f"byte {error.start} is no {error.encoding.upper()}") from error
     except json.JSONDecodeError as error:
         raise Unsound(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlx_ltxw.parsing import finite_number
+from mlx_ltxw.parsing import Unsound, finite_number, load_json
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -186,8 +186,8 @@ _UNSET = ("", "false", "none", "null", "{}", "[]", "0")
 def _unknown_arguments(metadata: Mapping[str, str]) -> list[str]:
     """Arguments of kohya's network module that are in no table."""
     try:
-        arguments = json.loads(metadata.get("ss_network_args", "{}"))
-    except (ValueError, RecursionError):
+        arguments = load_json(metadata.get("ss_network_args", "{}"))
+    except Unsound:
         return ["ss_network_args"]
     if not isinstance(arguments, dict):
         return [] if arguments is None else ["ss_network_args"]

@@ -73,8 +73,8 @@ def train(
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     if given["data"] is None and not resume:
         raise click.UsageError("Missing option '--data'.")
+    from mlx_ltxw.hub import check_upload
     from mlx_ltxw.train import loop
-    from mlx_ltxw.train.finish import check_upload
     from mlx_ltxw.train.finish import upload as push
     from mlx_ltxw.train.record import RunArguments
     from mlx_ltxw.train.start import begin, holding, job_of, keep_record

@@ -1,4 +1,4 @@
-"""A new voice for an existing clip, whose picture is copied packet by packet and never decoded."""
+"""A new voice for an existing clip, whose picture is copied packet by packet, never encoded anew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo
-from mlx_ltxw.media.containers import DAMAGED, format_names, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.decoding import display_times
 from mlx_ltxw.media.edit_end import set_edit_end
 from mlx_ltxw.media.mp4 import add_audio, created, mux_audio
 from mlx_ltxw.media.video import frame_seconds, presented_seconds
@@ -23,7 +24,6 @@ from mlx_ltxw.media.video import frame_seconds, presented_seconds
 _CONVERT = "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4)."
 _PACK = "Put it into an mp4 first (ffmpeg -i IN -c copy OUT.mp4)."
 _TAGS = {"hevc": "hvc1"}  # Apple's players refuse FFmpeg's own choice, hev1
-_GENERATE_TIMES = {"fflags": "+genpts"}  # AVI stores none to show a frame at, only the order of decoding
 
 
 def remux(
@@ -43,7 +43,7 @@ def remux(
         UserError: `source` cannot be read, has no picture, or a codec that mp4 cannot hold; `path` cannot be written.
     """
     path, waveform = Path(path), as_stereo(waveform)
-    with replacing(path) as partial, opened(source, **_GENERATE_TIMES) as clip:
+    with replacing(path) as partial, opened(source) as clip:
         stream = _stream(source, clip)
         presented = _Presented()
         with created(path, partial, metadata) as container:
@@ -70,7 +70,7 @@ def check_remux(source: Path | str) -> None:
     """
     import av
 
-    with opened(source, **_GENERATE_TIMES) as clip:
+    with opened(source) as clip:
         stream = _stream(source, clip)
         container = av.open(io.BytesIO(), "w", format="mp4")
         _add_copy(source, container, stream)
@@ -177,9 +177,15 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     """A stream's packets that hold a picture, each with its times; Matroska leaves out the first few decoding times."""
     step = round(Fraction(frame_seconds(stream)) / stream.time_base)
     early: list[Any] = []
+    known = iter(display_times(source)) if in_coded_order(clip, stream) else None
     for packet in clip.demux(stream):
         if not packet.size:
             continue  # a frame that the camera dropped, or the demuxer's end mark
+        if known is not None:
+            times = next(known, None)
+            if times is None:
+                continue  # nothing of it is shown: what some encoders put after two frames in one packet
+            packet.pts, packet.dts = times
         early.append(packet)
         if packet.dts is None:
             continue

@@ -15,7 +15,16 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import RgbConverter, is_hdr
-from mlx_ltxw.media.containers import DAMAGED, format_names, note, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    format_names,
+    in_coded_order,
+    note,
+    opened,
+    restarts,
+    start_of,
+    video_stream,
+)
 from mlx_ltxw.media.decoding import decoded
 
 LONGEST_FRAME = 3600.0
@@ -68,7 +77,7 @@ def picture_seconds(path: Path | str) -> float:
         step = frame_seconds(stream)
         shift = end = latest = 0.0
         before: float | None = None
-        packets = 0
+        packets, ordered = 0, in_coded_order(container, stream)
         for packet in container.demux(stream):
             packets += packet.size > 0
             if packet.pts is None or packet.is_discard:
@@ -78,7 +87,8 @@ def picture_seconds(path: Path | str) -> float:
                 shift += before + step - dated
                 dated = before + step
             before = dated
-            begin = float(packet.pts * packet.time_base) - float(start_of(stream)) + shift
+            shown = packet.dts if ordered and packet.dts is not None else packet.pts
+            begin = float(shown * packet.time_base) - float(start_of(stream)) + shift
             latest, end = max(latest, begin), max(end, begin + presented_seconds(path, packet, step))
         return _checked_end(path, container, stream, end or packets * step, latest + step)
 

@@ -30,6 +30,8 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text, write_bytes
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.parsing import Unsound, load_json, sound
+from mlx_ltxw.printing import printable
 from mlx_ltxw.train.data.captions import Labels, from_folders
 from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.data.cutting import Word
@@ -161,7 +163,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Finding]]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    return _printable(path.relative_to(folder).as_posix())
+    return printable(path.relative_to(folder).as_posix())
 
 
 def _read_caption(path: Path, name: str) -> tuple[str | None, list[Finding]]:
@@ -204,10 +206,11 @@ def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[li
         if not line.strip():
             continue
         try:
-            sources.append(_from_fields(listing.parent, json.loads(line), labels))
-        except (_LineFault, ValueError, RecursionError) as problem:
-            fault = str(problem) if isinstance(problem, _LineFault) else "The line is no JSON."
-            findings.append(error(f"{listing.name}:{number}", "listing", fault))
+            sources.append(_from_fields(listing.parent, sound(load_json(line)), labels))
+        except _LineFault as problem:
+            findings.append(error(f"{listing.name}:{number}", "listing", str(problem)))
+        except Unsound as problem:
+            findings.append(error(f"{listing.name}:{number}", "listing", f"The line is no JSON: {problem}."))
     return sources, findings
 
 
@@ -218,7 +221,7 @@ class _LineFault(Exception):
 def _from_fields(folder: Path, fields: Any, labels: Labels) -> MediaSource:
     if not isinstance(fields, dict):
         raise _LineFault("The line is no JSON object; write one with `file` and `caption`.")
-    if unknown := sorted(_printable(name) for name in set(fields) - set(FIELDS)):
+    if unknown := sorted(printable(name) for name in set(fields) - set(FIELDS)):
         raise _LineFault(f"There is no field {', '.join(unknown)}; known: {', '.join(FIELDS)}.")
     text = {name: _text(fields, name) for name in FIELDS[:6]}
     if not text["file"]:
@@ -248,7 +251,7 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not _is_text(value) or "\0" in value:
+    if not isinstance(value, str) or "\0" in value:
         raise _LineFault(f"The field `{name}` is no text.")
     return value
 
@@ -258,7 +261,7 @@ def _seconds(fields: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e7:
-        raise _LineFault(f"The field `{name}` is {_printable(str(value))[:40]}; give seconds.")
+        raise _LineFault(f"The field `{name}` is {printable(value)[:40]}; give seconds.")
     return float(value)
 
 
@@ -281,7 +284,3 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _printable(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
