@@ -39,7 +39,7 @@ ROOMS = ("pipeline", "adapter", "takes", "prompts")
 TESTS = {
     "pipeline/adapters": "tests/pipeline/test_lock.py -k 'strength_zero or refused_under'",
     "pipeline/contexts": "tests/pipeline/test_end_to_end.py -k six_guided",
-    "pipeline/decode": "tests/pipeline/test_end_to_end.py tests/pipeline/test_stages.py -k 'six_guided or alone or each_clip'",
+    "pipeline/decode": "tests/pipeline -k 'six_guided or test_audio_alone or each_clip'",
     "pipeline/denoise": "tests/pipeline -k 'mask or six_guided or strength_zero'",
     "pipeline/drift": "tests/pipeline/test_stages.py -k drift",
     "pipeline/encode": "tests/pipeline/test_end_to_end.py -k given_picture",
