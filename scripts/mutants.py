@@ -142,9 +142,12 @@ def places(source: str) -> Iterator[tuple[str, int, tuple[int, int]]]:
                 occurrence += 1
 
 
-def code_alone(source: str) -> str:
-    """The program without annotations, which `from __future__ import annotations` leaves unread, and docstrings."""
-    tree = ast.parse(source)
+def code_alone(source: str) -> str | None:
+    """The program without annotations, which nobody reads when it runs; None where it is no Python."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the `*` of a signature taken for a product
+        return None
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
@@ -167,7 +170,7 @@ def sample(module: str, count: int, seed: int) -> list[Mutant]:
     for start in chance.sample(sorted(by_place), len(by_place)):
         operator, occurrence = chance.choice(by_place[start])
         text = mutated(source, operator, occurrence)
-        if text is None or code_alone(text) == plain:
+        if text is None or code_alone(text) in (plain, None):
             continue
         lines = difflib.unified_diff(source.splitlines(), text.splitlines(), lineterm="", n=0)
         diff = "\n".join(line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---"))
