@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."

@@ -209,15 +209,13 @@ def fixed_steps(variant: str, pipeline: str, lora: str | None) -> bool:
 
 
 def described(stages: tuple[Stage, ...]) -> str:
-    """`two-stage: 768x512 in 8 steps, spatial-x2, 1536x1024 in 3 steps; the sound is the second stage's`."""
+    """`768x512 in 8 steps; spatial-x2; 1536x1024 in 3 steps; the sound is the second stage's`."""
     parts = []
     for stage in stages:
         parts += [stage.upsampler] if stage.upsampler else []
         size = "sound alone" if stage.video_guidance is None else f"{stage.geometry.width}x{stage.geometry.height}"
-        lora = f", distilled LoRA at {stage.distilled}" if stage.distilled else ""
-        parts.append(
-            f"{size} in {stage.steps} step{'s' * (stage.steps != 1)}{' of res_2s' if stage.sampler is res_2s else ''}{lora}"
-        )
+        steps = f"{stage.steps} step{'s' * (stage.steps != 1)}{' of res_2s' if stage.sampler is res_2s else ''}"
+        parts.append(f"{size} in {steps}{f', distilled LoRA at {stage.distilled}' if stage.distilled else ''}")
     text = "; ".join(parts)
     if len(stages) > 1:
         text += f"; the sound is the {'second' if stages[-1].finishes_sound else 'first'} stage's"
