@@ -33,6 +33,9 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
+ImageChoice = str | Path | Sequence[str | Path] | None
+"""One or several of `FILE[@FRAME][:STRENGTH]`."""
+
 AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
@@ -46,6 +49,9 @@ class Fields(TypedDict, total=False):
     frames: int | None
     frame_rate: float | None
     steps: int | None
+    pipeline: str | None
+    upsampler: str | None
+    distilled_lora: str | None
     video_guidance: Guidance | None
     audio_guidance: Guidance | None
     audio_only: bool
@@ -53,7 +59,12 @@ class Fields(TypedDict, total=False):
     fuse: bool
     allow_partial: bool
     register_at: str | None
-    video: str | None
+    video: str | Path | None
+    audio: str | Path | None
+    revoice: float | None
+    retake: str | None
+    retake_what: str
+    extend: float | None
     soften_onset: bool
     remove_offset: bool
     dtype: str | None
@@ -113,22 +124,31 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: int = 10, **fields: Unpack[Fields]
+        self,
+        prompt: str,
+        *,
+        adapter: AdapterChoice = None,
+        image: ImageChoice = None,
+        seed: int = 10,
+        **fields: Unpack[Fields],
     ) -> Clip: ...
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: Sequence[int], **fields: Unpack[Fields]
-    ) -> list[Clip]: ...
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: Sequence[int],
+        **fields: Unpack[Fields],
+    ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = 10, **fields: Unpack[Fields]
-    ) -> Clip | list[Clip]:
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: int | Sequence[int] = 10,
+        **fields: Unpack[Fields],
+    ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
 
         Args:
             prompt: What is seen and, in quotes, what is said.
             adapter: `whisper`, a file, a Hub repository, each with `:STRENGTH` behind it if wanted; or several.
+            image: A picture the clip begins with, `FILE@FRAME:STRENGTH` for one at another frame; or several.
             seed: Of the noise; -1 for any. Several seeds give a list of clips.
             **fields: Of `Request`: `steps=8`, `audio_only=True`, `lock_video=False`, ...
 
@@ -136,7 +156,8 @@ class Model:
             UserError: the model cannot make it.
         """
         seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
-        clips = list(self.clips(Request(prompt, seeds=seeds, adapters=_adapters(adapter), **fields)))
+        named = {"adapters": _names(adapter, "adapter"), "images": _names(image, "picture")}
+        clips = list(self.clips(Request(prompt, seeds=seeds, **named, **fields)))  # type: ignore[arg-type]
         return clips if isinstance(seed, Sequence) else clips[0]
 
     def clips(self, request: Request) -> Iterator[Clip]:
@@ -180,11 +201,11 @@ class Model:
         return follow(job, own if own is not None and own.transformer_dtype == job.dtype else None)
 
 
-def _adapters(given: AdapterChoice) -> tuple[str, ...]:
+def _names(given: AdapterChoice | ImageChoice, kind: str) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):
         return (str(given),)
     if not isinstance(given, Sequence):
-        raise UserError(f"{given!r} is no adapter.", "Give a name, a file, a repository, or a list of them.")
+        raise UserError(f"{given!r} is no {kind}.", "Give a name, a file, or a list of them.")
     return tuple(str(one) for one in given)

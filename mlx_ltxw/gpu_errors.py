@@ -7,7 +7,7 @@ number and name in parentheses), on CUDA the runtime's, and MLX's where it canno
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -93,11 +93,11 @@ def gpu_errors() -> Iterator[None]:
         raise told from error
 
 
-def telling_gpu_errors(make: Callable[_Given, Iterator[_Item]]) -> Callable[_Given, Iterator[_Item]]:
+def telling_gpu_errors(make: Callable[_Given, Iterator[_Item]]) -> Callable[_Given, Generator[_Item, None, None]]:
     """A generator function whose generators turn a GPU's errors into sentences."""
 
     @functools.wraps(make)
-    def wrapped(*arguments: _Given.args, **options: _Given.kwargs) -> Iterator[_Item]:
+    def wrapped(*arguments: _Given.args, **options: _Given.kwargs) -> Generator[_Item, None, None]:
         with gpu_errors():
             yield from make(*arguments, **options)
 

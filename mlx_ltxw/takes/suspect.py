@@ -16,10 +16,12 @@ class Suspicion:
 
     Args:
         clip: Its sound is looked at; frames are shown as they come.
+        makes_sound: Whether the sound is not only given.
     """
 
-    def __init__(self, clip: Decoded) -> None:
-        self._silent = not len(clip.waveform) or bool(np.abs(clip.waveform).max() < _SILENT)
+    def __init__(self, clip: Decoded, makes_sound: bool = True) -> None:
+        quiet = not len(clip.waveform) or bool(np.abs(clip.waveform).max() < _SILENT)
+        self._silent = makes_sound and quiet
         self._flat = 0
         self._frames = 0
 

@@ -33,15 +33,17 @@ def write_files(
         How far the frames are; then, before the first file has its name, what is wrong with the clip, if anything is.
     """
     main, *others = paths
-    suspicion = Suspicion(clip)
+    suspicion = Suspicion(clip, settings.makes_sound)
     if main.suffix.lower() == ".wav":
         yield from _suspect(suspicion, clip)
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
-    elif settings.video is not None:
+    elif clip.video is None and settings.video is not None:
         yield from _suspect(suspicion, clip)
         remux(settings.video, clip.waveform, main, metadata=metadata)
     elif clip.video is not None:
-        with open_mp4(main, settings.width, settings.height, settings.frame_rate, metadata=metadata) as file:
+        size = settings.width, settings.height, settings.frame_rate
+        kept = None if settings.makes_sound else settings.audio or settings.video
+        with open_mp4(main, *size, metadata=metadata, sound_from=kept) as file:
             for frames in clip.video:
                 file.frames(suspicion.frames(frames))
                 yield Decoding(clip.seed, file.count, settings.frames)
@@ -59,7 +61,7 @@ def write_lossless(path: Path, clip: Decoded, settings: Settings) -> Iterator[De
 
     Yields: as `write_files`.
     """
-    suspicion = Suspicion(clip)
+    suspicion = Suspicion(clip, settings.makes_sound)
     if clip.video is not None:
         picture = path.with_suffix(".mp4")
         size = settings.width, settings.height, settings.frame_rate

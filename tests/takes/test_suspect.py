@@ -53,7 +53,7 @@ def test_what_is_told():
 def broken(monkeypatch):
     """Every run ends with a grey, silent clip, as a GPU that gave up may return."""
 
-    def grey(job, networks, seed, latents):
+    def grey(job, networks, seed, latents, material):
         settings = job.settings
         shape = (settings.frames, settings.height, settings.width, 3)
         pictured = not settings.audio_only and settings.video is None
