@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
@@ -51,7 +52,21 @@ LONGEST_PROMPT = 1 << 20
 @click.option(
     "--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips; -1 is a random one.  [default: 10]"
 )
-@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--steps", type=int, help="Denoising steps; of the first stage, where there are two.")
+@click.option(
+    "--pipeline", type=click.Choice(["one-stage", "two-stage", "hq"]),
+    help="two-stage: half the size first, then upsampled and refined; hq: so with a second-order sampler, for the dev "
+    "model.  [default: two-stage for a distilled model with an upsampler, else one-stage]",
+)  # fmt: skip
+@click.option(
+    "--upsampler", type=click.Choice(["spatial-x2", "spatial-x1.5"]),
+    help="Between two stages.  [default: spatial-x2]",
+)  # fmt: skip
+@click.option(
+    "--distilled-lora", metavar="FILE|REPO[:STRENGTH]",
+    help="LTX-2.3's own, for the dev model: needed by two-stage and hq; in one stage it makes a clip in 8 steps. hq "
+    "takes FILE:0.25/0.5, a strength for each stage.",
+)  # fmt: skip
 @click.option("--width", type=int, help="Pixels.")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--frames", type=int, help="Video frames; also the length of the sound.")
@@ -188,7 +203,7 @@ def _requests(script: Path | None, source: Path | None, given: dict[str, Any], m
         record = read_record(source)
         if record.kind == "script" and "prompt" in given:
             raise UserError(f"{source} is a script of several prompts.", "Leave {field:prompt} out.")
-        files = {name: given.pop(name) for name in ("images", "audio") if name in given}
+        files = {name: given.pop(name) for name in ("images", "audio", "distilled_lora") if name in given}
         again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source), **files)
         changed = [dataclasses.replace(request, **given) for request in again]
         return [_with_guidance(request, guidance, model) for request in changed]
@@ -244,9 +259,9 @@ def _standard_input() -> str:
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:
-    from mlx_ltxw.pipeline.request import defaults_for
+    from mlx_ltxw.pipeline.request import defaults_of
 
-    defaults = defaults_for(model.variant, model.generation)
+    defaults = defaults_of(request, model)
     shared = {"stg": flags["stg"], "modality": flags["modality_scale"], "rescale": flags["rescale"]}
     for name, cfg in (("video_guidance", flags["video_cfg"]), ("audio_guidance", flags["audio_cfg"])):
         changes = {key: value for key, value in (shared | {"cfg": cfg}).items() if value is not None}

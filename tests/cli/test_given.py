@@ -1,10 +1,13 @@
 """`--image`, `--audio`, `--revoice`, `--retake`, `--extend`, with the model that ships with the package."""
 
+import re
+
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from mlx_ltxw.cli.generate import generate as generate_command
 from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.mp4 import write_mp4
@@ -192,3 +195,15 @@ def test_mistakes_get_a_sentence(cli, files, tmp_path, monkeypatch, flags, words
     assert words in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_help_groups_every_option_once(cli):
+    done = cli("generate", "-h")
+    headings = ["What is said and seen", "What is given", "Size and steps", "Adapters", "Guidance", "Options"]
+    places = [done.out.index(f"\n{heading}:\n") for heading in headings]
+    assert places == sorted(places)
+    for option in generate_command.params:
+        if option.name != "prompt":
+            flag = max(option.opts, key=len)
+            assert len(re.findall(rf"^  (-\w, )?{flag}\b(?!-)", done.out, re.M)) == 1, flag
+    assert places[1] < done.out.index("  --image FILE") < places[2]
