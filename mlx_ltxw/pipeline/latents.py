@@ -12,12 +12,12 @@ from mlx_ltxw.pipeline.geometry import Geometry
 
 
 class Latents(NamedTuple):
-    """Tokens of each stream, fp32 (1, T, C).
+    """Tokens of each stream, fp32 (1, T, C); of the adapted audio (B, T, C), a row for each take.
 
     Attributes:
         video: None for audio without a picture.
         audio: The base audio, which the video reads.
-        adapted: The adapted audio under the exact video lock, which nothing reads; None without one.
+        adapted: The adapted audios under the exact video lock, which nothing reads; None without one.
     """
 
     video: mx.array | None
@@ -26,7 +26,7 @@ class Latents(NamedTuple):
 
     @property
     def sound(self) -> mx.array:
-        """The audio to decode, (1, T, C)."""
+        """The audio to decode, (1, T, C), or all adapted ones, (B, T, C)."""
         return self.audio if self.adapted is None else self.adapted
 
     def map(self, change: Callable[..., mx.array], *others: Latents) -> Latents:
@@ -59,9 +59,9 @@ class Given:
         return self.mask is None
 
     def restore(self, clean: mx.array) -> mx.array:
-        """Noise, or a prediction of clean tokens, (1, T, C), with what is given in its place."""
+        """Noise, or a prediction of clean tokens, (B, T, C), with what is given in its place."""
         if self.mask is None:
-            return self.tokens
+            return mx.broadcast_to(self.tokens, clean.shape)
         share = self.mask[..., None]
         return clean * share + self.tokens * (1 - share)
 
@@ -127,6 +127,6 @@ def renoise(latents: Latents, noise: Latents, level: float) -> Latents:
 
     Source: `ltx_core/components/noisers.py:GaussianNoiser` (1.2.0): `lerp(latent, noise, noise_scale)` in fp32.
     """
-    if latents.adapted is not None:
+    if latents.adapted is not None and noise.adapted is None:
         noise = noise._replace(adapted=noise.audio)
     return latents.map(lambda x, n: x + (n - x) * level, noise)

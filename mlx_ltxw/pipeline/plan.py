@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import mlx.core as mx
@@ -15,6 +17,7 @@ from mlx_ltxw.pipeline.guidance import Guidance, passes
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
 from mlx_ltxw.pipeline.samplers import Sampler, euler
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
@@ -62,6 +65,8 @@ class Plan:
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
         warnings: What will be tight or slow, and what the model cannot say.
+        takes: The adapted sounds beside the picture; empty without the lock.
+        voices: The adapters of the takes -> those read, and known to fit.
     """
 
     settings: Settings
@@ -72,6 +77,8 @@ class Plan:
     machine: Machine
     resident: bool
     warnings: tuple[str, ...]
+    takes: tuple[PlannedTake, ...] = ()
+    voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:
@@ -85,13 +92,14 @@ class Plan:
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt and, where a stage's guidance needs it, the negative prompt."""
+        """The prompt, the negative prompt where a stage's guidance needs it, and what else takes say."""
         negative = any(
             one.negative
             for stage in self.stages
             for one in passes(stage.video_guidance, stage.audio_guidance, layers=0)
         )
-        return [self.settings.prompt, self.settings.negative_prompt] if negative else [self.settings.prompt]
+        prompts = [self.settings.prompt, self.settings.negative_prompt] if negative else [self.settings.prompt]
+        return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
 def plan(request: Request, model: ModelDir) -> Plan:
@@ -106,14 +114,21 @@ def plan(request: Request, model: ModelDir) -> Plan:
     geometry.check()
     sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
     stages = (Stage(geometry, sigmas, euler, *settings.guidance),)
-    chosen = choose(settings, model.network_config("transformer"))
+    takes, config = planned_takes(settings), model.network_config("transformer")
+    chosen = choose(settings, config)
+    voices = {settings.adapters: chosen}
+    for take in takes:
+        if take.adapters not in voices:
+            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
     warnings = [*check_fit(weights, machine), *slow_blas()]
     if model.lines:
-        warnings += map(str, check_lines(settings.prompt, model.lines))
+        prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
+        warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
+    notes = tuple(dict.fromkeys(warnings))
+    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, notes, takes, voices)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -13,6 +13,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import build
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+from mlx_ltxw.prompts.takes import read_take
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 RANDOM = -1
@@ -44,6 +45,7 @@ class Request:
         video: A clip whose picture is kept and given a new voice.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
+        takes: Several sounds on the one picture, such as `manner=soft seed=3` (`mlx_ltxw.prompts.takes`).
     """
 
     prompt: str
@@ -65,9 +67,10 @@ class Request:
     video: str | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    takes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, kind in (("seeds", int), ("adapters", str)):
+        for name, kind in (("seeds", int), ("adapters", str), ("takes", str)):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
@@ -127,6 +130,7 @@ class Settings:
     video: str | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    takes: tuple[str, ...] = ()
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:
@@ -137,8 +141,9 @@ class Settings:
 
     @property
     def locked(self) -> bool:
-        """Whether adapters act in a second audio stream; a given picture, or none, needs no lock."""
-        return bool(self.adapters) and self.lock_video and not self.audio_only and self.video is None
+        """Whether adapters act in audio streams of their own; a given picture, or none, needs no lock but for takes."""
+        needed = bool(self.takes) or (bool(self.adapters) and self.video is None)
+        return needed and self.lock_video and not self.audio_only
 
     def to_dict(self, seed: int | None = None) -> dict[str, Any]:
         """As JSON takes it; with a seed, the settings that make that one clip again."""
@@ -167,7 +172,9 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     if not request.seeds:
         raise UserError("There is no seed.", "Give at least one.")
     values = {name: value for name, value in vars(request).items() if value is not None}
-    settings = Settings(**{**vars(defaults), **values, "seeds": draw_seeds(request.seeds)})
+    settings = Settings(
+        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": _drawn(request.takes)}
+    )
     _check_numbers(settings)
     if variant == "distilled":
         _check_distilled(settings)
@@ -191,6 +198,14 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if count > 1:
         raise UserError(f"The seed {seed} is there {count} times.", "Give each seed once.")
     return drawn
+
+
+def _drawn(takes: tuple[str, ...]) -> tuple[str, ...]:
+    """The takes in one spelling, with a seed of the system's own where any will do."""
+    read = [read_take(one) for one in takes]
+    return tuple(
+        str(one if one.seed is None else dataclasses.replace(one, seed=draw_seeds((one.seed,))[0])) for one in read
+    )
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -218,7 +233,7 @@ def _check_distilled(settings: Settings) -> None:
 
 
 def _check_adapters(settings: Settings) -> None:
-    if settings.register_at is not None and not settings.adapters:
+    if settings.register_at is not None and not settings.adapters and not settings.takes:
         raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")
     if settings.register_at is not None and settings.fuse:
         raise UserError(

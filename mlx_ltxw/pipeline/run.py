@@ -5,8 +5,9 @@ Source of the order: `ltx_pipelines/ti2vid_one_stage.py`, `t2a_one_stage.py`.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
-from mlx_ltxw.pipeline.adapters import Models, apply
+from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
@@ -24,12 +25,13 @@ from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents, NoiseSource, noise, renoise
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, Stage
+from mlx_ltxw.pipeline.voices import models_of, take_rows
 
 
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, picture: np.ndarray | None = None
 ) -> Iterator[Event]:
-    """Makes one clip a seed.
+    """Makes one clip a seed, or one for each of its takes, which share its picture.
 
     Args:
         job: From `plan`.
@@ -38,7 +40,7 @@ def run(
         picture: (F, H, W, 3) uint8 frames of the job's size, to be kept and given a voice; None makes one.
 
     Yields:
-        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded.
+        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
     """
     began = time.perf_counter()
     settle()
@@ -65,13 +67,12 @@ def run(
         if not job.resident or seed == job.settings.seeds[-1]:
             models = None
             mx.clear_cache()
-        yield _decoded(job, networks, seed, latents)
+        yield from _decoded(job, networks, seed, latents)
 
 
 def transformers(job: Plan, networks: Networks) -> Models:
     """The transformers of a run, with its adapters in place."""
-    transformer = networks.transformer(job.settings.audio_only)
-    return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
+    return models_of(job, networks.transformer(job.settings.audio_only))
 
 
 def steps(
@@ -91,11 +92,11 @@ def steps(
     index, latents = 0, None
     for number, stage in enumerate(job.stages):
         denoiser = Denoiser(
-            models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
+            models.base, models.streams, contexts, stage.video_guidance, stage.audio_guidance,
             *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
-        start = _start(stage, latents, noise_source, models, seed, number)
+        start = _start(job, stage, latents, noise_source, models, seed, number)
         clock = time.perf_counter()
         for sigma, latents in zip(
             stage.sigmas, stage.sampler(denoiser, given.restore(start), stage.sigmas), strict=False
@@ -106,27 +107,48 @@ def steps(
 
 
 def _start(
-    stage: Stage, previous: Latents | None, noise_source: NoiseSource, models: Models, seed: int, number: int
+    job: Plan, stage: Stage, previous: Latents | None, noise_source: NoiseSource, models: Models, seed: int, number: int
 ) -> Latents:
     """Where a stage begins."""
     config = models.base.config
-    fresh = noise_source(stage.geometry, config.video.in_channels, config.audio.in_channels, seed, number)
-    fresh = Latents(
-        fresh.video if models.base.with_video else None, fresh.audio, fresh.audio if models.adapted else None
-    )
+    widths = config.video.in_channels, config.audio.in_channels
+    fresh = noise_source(stage.geometry, *widths, seed, number)
+    fresh = Latents(fresh.video if models.base.with_video else None, fresh.audio)
+    if models.streams:
+        seeds = [take.seed_of(seed) for take, row in zip(job.takes, take_rows(job), strict=True) if row is not None]
+        own = [fresh.audio if s == seed else noise_source(stage.geometry, *widths, s, number).audio for s in seeds]
+        fresh = fresh._replace(adapted=mx.concatenate(own))
     if stage.start == "noise" or previous is None:
         return fresh
     return renoise(previous, fresh, float(stage.sigmas[0]))
 
 
-def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
+def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Iterator[Decoded]:
+    """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for."""
+    sounds = [_sound(job, networks, tokens) for tokens in _sounds(job, latents)]
+    made = latents.video if job.settings.video is None else None
+    pictures: Sequence[Iterator[np.ndarray] | None] = [None] * len(sounds)
+    if made is not None:
+        pictures = itertools.tee(decode_video(networks, made, job.geometry), len(sounds))
+    for number, (picture, (waveform, rate, seconds)) in enumerate(zip(pictures, sounds, strict=True), 1):
+        take = number if job.settings.takes else None
+        yield Decoded(seed, picture, waveform, rate, seconds, peak_memory(), take)
+
+
+def _sounds(job: Plan, latents: Latents) -> list[mx.array]:
+    """The tokens (1, T, C) of each sound that is to be heard."""
+    if not job.takes:
+        return [latents.sound]
+    rows = take_rows(job)
+    return [latents.audio if row is None else latents.sound[row : row + 1] for row in rows]
+
+
+def _sound(job: Plan, networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int, float]:
+    """A waveform (N, 2) fp32, its rate, and the seconds it took."""
     clock = time.perf_counter()
-    waveform, rate = decode_audio(networks, latents.sound)
+    waveform, rate = decode_audio(networks, tokens)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:
         waveform = remove_offset(waveform, rate)
-    seconds = time.perf_counter() - clock
-    made = latents.video if job.settings.video is None else None
-    video = None if made is None else decode_video(networks, made, job.geometry)
-    return Decoded(seed, video, waveform, rate, seconds, peak_memory())
+    return waveform, rate, time.perf_counter() - clock
