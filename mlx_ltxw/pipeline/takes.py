@@ -60,7 +60,7 @@ def planned_takes(settings: Settings) -> tuple[PlannedTake, ...]:
             "Weights can hold one voice's adapters, and the takes have several.",
             "Leave {field:fuse} out, or give all takes the same adapters and strengths.",
         )
-    if settings.register_at is not None and not any(take.adapters for take in takes):
+    if settings.register_at is not None and not any((settings.adapters, *(take.adapters for take in takes))):
         raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")
     return takes
 
