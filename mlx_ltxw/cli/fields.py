@@ -13,6 +13,7 @@ _OTHERS = {
     "adapters": "--adapter",
     "seeds": "--seed",
     "script": "--script",
+    "takes": "--takes",
     "lock_video": "--lock-video",
     "audio_only": "--audio-only",
     "text_encoder": "--text-encoder",

@@ -18,6 +18,7 @@ from mlx_ltxw.prompts.takes import read_take
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
+SEED = 10
 SEEDS = 1 << 64
 _MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
 _MOST_SEEDS = 10_000
@@ -50,7 +51,7 @@ class Request:
 
     prompt: str
     negative_prompt: str | None = None
-    seeds: tuple[int, ...] = (10,)
+    seeds: tuple[int, ...] = (SEED,)
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -198,6 +199,18 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if count > 1:
         raise UserError(f"The seed {seed} is there {count} times.", "Give each seed once.")
     return drawn
+
+
+def following_seeds(count: int, first: int = SEED) -> tuple[int, ...]:
+    """So many seeds, from one on.
+
+    Raises:
+        UserError: `first` is no seed, or there are not so many.
+    """
+    (first,) = draw_seeds((first,))
+    if not 1 <= count <= min(_MOST_SEEDS, SEEDS - first):
+        raise UserError(f"{count} clips cannot be made from the seed {first} on.", f"Ask for 1 to {_MOST_SEEDS}.")
+    return tuple(range(first, first + count))
 
 
 def _drawn(takes: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -127,12 +127,12 @@ def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Iter
     """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for."""
     sounds = [_sound(job, networks, tokens) for tokens in _sounds(job, latents)]
     made = latents.video if job.settings.video is None else None
-    pictures: Sequence[Iterator[np.ndarray] | None] = [None] * len(sounds)
+    pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
     if made is not None:
-        pictures = itertools.tee(decode_video(networks, made, job.geometry), len(sounds))
-    for number, (picture, (waveform, rate, seconds)) in enumerate(zip(pictures, sounds, strict=True), 1):
+        pictures = [*itertools.tee(decode_video(networks, made, job.geometry), len(sounds))]
+    for number, (waveform, rate, seconds) in enumerate(sounds, 1):
         take = number if job.settings.takes else None
-        yield Decoded(seed, picture, waveform, rate, seconds, peak_memory(), take)
+        yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone
 
 
 def _sounds(job: Plan, latents: Latents) -> list[mx.array]:

@@ -93,6 +93,7 @@ def _facts(request: Request) -> dict[str, str]:
         "steps": str(request.steps or ""),
         "adapters": ", ".join(request.adapters),
         "video lock": ("on" if request.lock_video else "off") if request.adapters and not request.audio_only else "",
+        "takes": "; ".join(request.takes),
         "register at": request.register_at or "",
         "picture of": request.video or "",
         "sound alone": "yes" if request.audio_only else "",

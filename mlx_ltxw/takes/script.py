@@ -54,6 +54,8 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     Raises:
         UserError: what a script cannot have, or a part that cannot be.
     """
+    if request.takes:
+        raise UserError("A script has one sound.", "Leave {field:takes} out with {field:script}.")
     if request.video is not None or len(request.seeds) != 1:
         raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
     shared = dataclasses.replace(request, seeds=draw_seeds(request.seeds))

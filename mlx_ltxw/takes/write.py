@@ -18,7 +18,7 @@ from mlx_ltxw.takes.events import Decoding
 
 
 def write_files(
-    paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any]
+    paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any], picture: Path | None = None
 ) -> Iterator[Decoding]:
     """Writes the files of one clip, each whole or not at all; its frames are decoded on the way.
 
@@ -27,6 +27,7 @@ def write_files(
         clip: The run's `Decoded`; its frames are taken here.
         settings: Every choice of the run, resolved.
         metadata: Stored in each mp4 and wav.
+        picture: A clip that has the very picture, which is copied instead of encoded again.
 
     Yields:
         How far the frames are.
@@ -34,15 +35,20 @@ def write_files(
     main, *beside = paths
     if main.suffix.lower() == ".wav":
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
-    elif settings.video is not None:
-        remux(settings.video, clip.waveform, main, metadata=metadata)
+    elif (source := settings.video or picture) is not None:
+        remux(source, clip.waveform, main, metadata=metadata)
     elif clip.video is not None:
         with open_mp4(main, settings.width, settings.height, settings.frame_rate, metadata=metadata) as file:
             for frames in clip.video:
                 file.frames(frames)
                 yield Decoding(clip.seed, file.count, settings.frames)
             file.audio(clip.waveform)
-    for path in beside:
+    write_beside(beside, clip, metadata)
+
+
+def write_beside(paths: list[Path], clip: Decoded, metadata: Mapping[str, Any]) -> None:
+    """Writes a clip's sound as wav, and as a picture of its spectrum."""
+    for path in paths:
         if path.suffix == ".wav":
             write_wav(path, clip.waveform, clip.rate, metadata=metadata)
         else:
