@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.names import grouped
 
 from .layout import DIFFUSION, official_names, reason_to_set_aside
 
 _USE_23 = "mlx-ltxw runs LTX-2.3 (22B); use its dev or distilled checkpoint."
+_AGAIN = "Download the checkpoint again."
 _SCALE = re.compile(r"\.(weight_scale|scale_weight)$")
 
 
@@ -67,8 +68,8 @@ def read_checkpoint(headers: Sequence[Header]) -> Checkpoint:
 def tell_variant(names: Sequence[str]) -> str | None:
     """`dev` or `distilled`, where exactly one of the two words stands in the file names; else None."""
     words = {word for name in names for word in re.findall(r"[a-z]+", name.lower())}
-    told = words & {"dev", "distilled"}
-    return told.pop() if len(told) == 1 else None
+    variants = words & {"dev", "distilled"}
+    return variants.pop() if len(variants) == 1 else None
 
 
 def is_adapter(names: Iterable[str]) -> bool:
@@ -100,12 +101,9 @@ def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
     merged: dict[str, Any] = {"config": {}}
     for header in headers:
         values = dict(header.metadata)
-        try:
-            config = json.loads(values.pop("config", "{}"))
-        except ValueError as error:
-            raise UserError(
-                f"The config in {header.path} is not valid JSON ({error}).", "Download the checkpoint again."
-            ) from error
+        config = parse_json(values.pop("config", "{}"), f"The config in {header.path}", _AGAIN)
+        if not isinstance(config, dict):
+            raise UserError(f"The config in {header.path} is no table.", _AGAIN)
         for section, content in config.items():
             if merged["config"].setdefault(section, content) != content:
                 raise UserError(

@@ -11,10 +11,11 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
 from mlx_ltxw.weights.header import Header, parse_header, read_header
+from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.text import WEIGHTS
 
 from .checkpoint import is_adapter, tell_variant
-from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
+from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, GemmaFiles, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHER_FILES = ("lora", "upscale", "duration")  # words in the names of the Hub's other files
@@ -47,7 +48,7 @@ class TextSource:
     """A text encoder's resolved files and what they hold."""
 
     source: Source
-    gemma: Gemma
+    gemma: GemmaFiles
 
 
 def open_checkpoint(source: str, revision: str | None, variant: str | None, data: bool) -> Source:
@@ -151,6 +152,11 @@ def _local_files(path: Path, variant: str | None) -> list[Path]:
             f"{path} has diffusers' layout, which cannot be read.", "Use the official single-file checkpoint."
         )
     files = sorted(path.glob("*.safetensors"))
+    if is_split({file.name for file in files}):
+        raise UserError(
+            f"{path} is a model in ltx-2-mlx's layout, which needs no conversion.",
+            "Use it with `mlx-ltxw generate -m`.",
+        )
     if variant:
         files = [file for file in files if tell_variant([file.name]) in (None, variant)]
     if not files:

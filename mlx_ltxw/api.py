@@ -33,7 +33,7 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
-Adapter = str | Path | Sequence[str | Path] | None
+AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
 
@@ -62,19 +62,22 @@ class Fields(TypedDict, total=False):
     remove_offset: bool
 
 
-def load(model: str | Path | None = None, *, resident: bool = True) -> Model:
+def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
     """Opens a model; its networks are loaded when a clip first needs them.
 
     Args:
-        model: A model directory that `convert` wrote; `OWNER/REPO` or `OWNER/REPO@REVISION` for one on the Hub, which
-            is downloaded once; None for the small model that ships with the package.
+        model: A model directory that `convert` wrote, or one in ltx-2-mlx's layout; `OWNER/REPO` or
+            `OWNER/REPO@REVISION` for either on the Hub, which is downloaded once; None for the small model that ships
+            with the package.
+        text_encoder: Gemma-3 for a model of ltx-2-mlx's layout, a directory or a repository; None for its own or the
+            one that ltx-2-mlx takes.
         resident: Keeps the networks in memory from one clip to the next; otherwise each goes when its stage is done.
             What is made is the same.
 
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    return Model(open_model(model), resident)
+    return Model(open_model(model, text_encoder), resident)
 
 
 def inspect(target: str | Path) -> Described:
@@ -112,24 +115,30 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: int = SEED, takes: None = None, **fields: Unpack[Fields]
+        self,
+        prompt: str,
+        *,
+        adapter: AdapterChoice = None,
+        seed: int = SEED,
+        takes: None = None,
+        **fields: Unpack[Fields],
     ) -> Clip: ...
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: Sequence[int], takes: Takes | None = None,
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: Sequence[int], takes: Takes | None = None,
         **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: int | Sequence[int] = SEED, takes: Takes,
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = SEED, takes: Takes,
         **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: int | Sequence[int] = SEED, takes: Takes | None = None,
-        **fields: Unpack[Fields],
+        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = SEED,
+        takes: Takes | None = None, **fields: Unpack[Fields],
     ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
 
@@ -189,7 +198,7 @@ class Model:
         return follow(job, self._networks)
 
 
-def _adapters(given: Adapter) -> tuple[str, ...]:
+def _adapters(given: AdapterChoice) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):

@@ -101,7 +101,7 @@ def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
     drawn = time.perf_counter()
     adapters = [(random_adapter(base), Strength())]
     fused = fuse(base, adapters)
-    locked = fuse(base, adapters, keep_beside=reads_video)
+    locked = fuse(base, adapters, keep_unfused=reads_video)
     round_factors(locked.model, dtype)
     mx.eval(fused.model.parameters(), locked.model.parameters())
     mx.clear_cache()

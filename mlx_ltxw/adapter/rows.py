@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Model, Parts
+from mlx_ltxw.adapter.apply import Changes, Network
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.tree import Linear, linears, replace, share
@@ -52,17 +52,19 @@ def _scaled(hidden: mx.array, scales: mx.array) -> mx.array:
     return (hidden.astype(mx.float32) * scales).astype(hidden.dtype)
 
 
-def fit_rows(parts: Parts) -> bool:
+def fit_rows(changes: Changes) -> bool:
     """Whether an adapter's changes can share a tree with others: plain LoRAs, none of them in a noise-level embedding,
     which is made once for all rows."""
     return all(
         isinstance(delta, LowRank) and bias is None and tokens_of(path) != "noise"
-        for path, each in parts.items()
+        for path, each in changes.items()
         for delta, bias, _ in each
     )
 
 
-def attach_rows(model: Model, voices: Sequence[Parts], rows: Mapping[str, Sequence[int]], dtype: mx.Dtype) -> Model:
+def attach_rows(
+    model: Network, voices: Sequence[Changes], rows: Mapping[str, Sequence[int]], dtype: mx.Dtype
+) -> Network:
     """A clone of a model with adapters beside its linears that differ from row to row; it shares every array.
 
     Args:
@@ -73,8 +75,8 @@ def attach_rows(model: Model, voices: Sequence[Parts], rows: Mapping[str, Sequen
     """
     clone = share(model)
     here = linears(clone)
-    for path in dict.fromkeys(path for parts in voices for path in parts):
-        deltas, scales = _side_by_side([parts.get(path, []) for parts in voices])
+    for path in dict.fromkeys(path for changes in voices for path in changes):
+        deltas, scales = _side_by_side([changes.get(path, []) for changes in voices])
         a = mx.concatenate([delta.a for delta in deltas]).astype(dtype)
         b = mx.concatenate([delta.b for delta in deltas], axis=1).astype(dtype)
         of_rows = mx.array([scales[voice] for voice in rows[tokens_of(path)]], mx.float32)
@@ -87,9 +89,9 @@ def _side_by_side(voices: Sequence[Sequence[Any]]) -> tuple[list[LowRank], list[
     """The changes of all voices, each once; and by what each voice scales each of their ranks."""
     deltas: list[LowRank] = []
     factors: list[list[float]] = []
-    for parts in voices:
+    for changes in voices:
         own = [0.0] * len(deltas)
-        for delta, _, strength in parts:
+        for delta, _, strength in changes:
             known = next((i for i, other in enumerate(deltas) if other.a is delta.a and other.b is delta.b), None)
             if known is None:
                 known = len(deltas)

@@ -16,6 +16,7 @@ from mlx_ltxw.cli.streams import lenient_stderr
 from mlx_ltxw.machine import settle
 
 COMMANDS = {
+    "pull": "Download a ready-made model.",
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
     "generate": "Make a video with sound, or sound alone, from a prompt.",
     "train": "Train an adapter on clips.",

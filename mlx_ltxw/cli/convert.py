@@ -22,6 +22,8 @@ import click
 @click.option("--variant", type=click.Choice(["dev", "distilled"]), help="Where the file's name does not tell.")
 @click.option("--dry-run", is_flag=True, help="Print the plan from the files' headers, and write nothing.")
 @click.option("--verify", is_flag=True, help="Hash and load everything again at the end.")
+@click.option("--upload", metavar="OWNER/REPO", help="Push the model to the Hub at the end, with a model card.")
+@click.option("--private", is_flag=True, help="With --upload: a new repository is seen by its owner alone.")
 def convert(
     source: str,
     out: Path | None,
@@ -32,6 +34,8 @@ def convert(
     variant: str | None,
     dry_run: bool,
     verify: bool,
+    upload: str | None,
+    private: bool,
 ) -> None:
     """Make a model directory from an LTX-2.3 checkpoint.
 
@@ -41,10 +45,18 @@ def convert(
     from mlx_ltxw.cli.fields import spelling
     from mlx_ltxw.convert import run
     from mlx_ltxw.convert.face import prepare
+    from mlx_ltxw.convert.upload import upload as push
     from mlx_ltxw.errors import UserError, spelled
+    from mlx_ltxw.hub import check_upload
 
     if out is None and not dry_run:
         raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
+    if private and not upload:
+        raise UserError("{field:private} belongs to {field:upload}.", "Leave it out, or add {field:upload}.")
+    if upload and dry_run:
+        raise UserError("{field:dry_run} writes nothing to upload.", "Leave {field:upload} out with it.")
+    if upload:
+        check_upload(upload)
     conversion = prepare(source, text_encoder, quantize, group_size, revision, variant, data=not dry_run)
     if dry_run:
         for line in run.dry_run(conversion):
@@ -52,3 +64,5 @@ def convert(
     elif out is not None:
         model = run.convert(conversion, out, verify)
         click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")
+        if upload:
+            click.echo(push(conversion, model, upload, private or None))

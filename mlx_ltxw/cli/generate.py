@@ -29,7 +29,11 @@ LONGEST_PROMPT = 1 << 20
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
-@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
+@click.option(
+    "-m", "--model", metavar="DIR|REPO",
+    help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
+)  # fmt: skip
+@click.option("--text-encoder", metavar="DIR|REPO", help="Gemma-3 for a model of ltx-2-mlx's layout, which has none.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
@@ -91,9 +95,9 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, model: str | None, script: Path | None, from_metadata: Path | None,
-    parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool, wav: bool, spectrogram: bool,
-    as_json: bool, quiet: bool, **flags: Any,
+    output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
+    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
+    wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -103,7 +107,7 @@ def generate(
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
-    model_dir = open_model(model)
+    model_dir = open_model(model, text_encoder)
     files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks)
     show = Show(as_json, quiet)
     given = _given(flags)
@@ -221,7 +225,7 @@ def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:
 def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
     """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
     from mlx_ltxw.files import read_text
-    from mlx_ltxw.prompts.registers import build
+    from mlx_ltxw.prompts.registers import build_prompt
 
     if file is not None:
         if prompt is not None:
@@ -235,17 +239,19 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
     if prompt is not None or missing:
         fault = "PROMPT and --scene exclude each other" if prompt is not None else f"{', '.join(missing)} is missing"
         raise UserError(f"{fault}.", "Give either PROMPT, or --scene, --speaker, --line and, if wanted, --manner.")
-    return build(
+    return build_prompt(
         sentence["scene"] or "", sentence["speaker"] or "", sentence["manner"] or "normal", sentence["line"] or ""
     )
 
 
 def _standard_input() -> str:
+    from mlx_ltxw.files import decode_text
+
     data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
     if len(data) > LONGEST_PROMPT:
         raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
     try:
-        return data.decode("utf-8-sig").strip()
+        return decode_text(data).strip()
     except UnicodeDecodeError as error:
         raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 

@@ -19,8 +19,8 @@ from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
-from mlx_ltxw.prompts.registers import check as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Ranked, Told, Written
+from mlx_ltxw.prompts.registers import check_prompt as check_prompt
+from mlx_ltxw.takes.events import Decoding, PartBegun, Ranked, TakeEvent, Written
 from mlx_ltxw.takes.ranking import RankedTake
 
 
@@ -35,14 +35,14 @@ class Show:
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet or as_json
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._spelling = spelling(command.command if (command := click.get_current_context(silent=True)) else None)
 
     def note(self, text: str) -> None:
         """Shows a note on stderr, unless it has been shown."""
-        if text not in self._told and not self.quiet:
+        if text not in self._noted and not self.quiet:
             click.echo(text, err=True)
-        self._told.add(text)
+        self._noted.add(text)
 
     def started(self, jobs: Iterable[Plan]) -> None:
         """What is about to be made, and what should be known before it is; each note once."""
@@ -61,7 +61,7 @@ class Show:
             for note in notes:
                 self.note(f"Note: {note}")
 
-    def follow(self, events: Iterator[Told]) -> dict[int, Latents]:
+    def follow(self, events: Iterator[TakeEvent]) -> dict[int, Latents]:
         """Shows a run to its end; the names of the files it leaves go to stdout.
 
         Returns:
@@ -116,11 +116,11 @@ class Show:
     def _written(self, event: Written) -> None:
         found = event.measurement
         if found is not None and not self.quiet:
-            heard = f"{found.register} ({found.confidence:.0%})"
+            register = f"{found.register} ({found.confidence:.0%})"
             take = "" if event.take is None else f"take {event.take} "
             click.echo(
-                f"{take}written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
-                f"{found.voiced:.0%} voiced",
+                f"{take}written, peak memory {readable(event.peak_memory)}; register: {register}, "
+                f"{found.lufs:.1f} LUFS, {found.voiced:.0%} voiced",
                 err=True,
             )
         for path in event.files:
@@ -141,15 +141,15 @@ class Show:
                 err=True,
             )
 
-    def _json(self, event: Told) -> None:
+    def _json(self, event: TakeEvent) -> None:
         if isinstance(event, Written):
             found = event.measurement
-            heard = {} if found is None else {
+            sound = {} if found is None else {
                 "register": found.register, "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced,
             }  # fmt: skip
             files = [str(path) for path in event.files]
             take = {} if event.take is None else {"take": event.take}
-            line(event="written", seed=event.seed, **take, files=files, **heard, peak_memory=peak_memory())
+            line(event="written", seed=event.seed, **take, files=files, **sound, peak_memory=peak_memory())
         elif isinstance(event, Ranked):
             line(event="ranked", seed=event.seed, takes=[_row(row) for row in event.takes])
         elif not isinstance(event, Decoding):

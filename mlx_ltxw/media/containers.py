@@ -158,6 +158,11 @@ def format_names(container: Any) -> set[str]:
     return set(container.format.name.split(","))
 
 
+def in_coded_order(container: Any, stream: Any) -> bool:
+    """Whether a picture's packets tell the order of their decoding and not when each is shown; FFmpeg guesses then."""
+    return "avi" in format_names(container) and stream.type == "video"
+
+
 def restarts(container: Any, jump: float) -> bool:
     """Whether a stream's clock was set anew where it jumps by so many seconds: joined recordings, broadcasts."""
     return bool(format_names(container) & {"mpegts", "mpeg"}) and not -0.1 <= jump <= 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -177,9 +178,9 @@ def created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> It
         raise
 
 
-def add_audio(container: Any) -> Any:
+def add_audio(container: Any, rate: int = AUDIO_RATE) -> Any:
     """A track for `mux_audio`."""
-    audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
+    audio = container.add_stream("aac", rate=rate, layout="stereo")
     audio.bit_rate = _AUDIO_BITS
     return audio
 
@@ -194,6 +195,21 @@ def add_tracks(container: Any, titles: Sequence[str], default: int = 0) -> list[
             track.metadata["title"] = track.metadata["handler_name"] = title
         track.disposition = Disposition.default if number == default else Disposition(0)
     return tracks
+
+
+def as_coded(waveform: np.ndarray, rate: int = AUDIO_RATE) -> np.ndarray:
+    """(N, 1) or (N, 2) fp32 as it comes back out of an mp4's AAC track, coding delay and padding included."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="adts") as container:
+        audio = add_audio(container, rate)
+        for frame in to_frames(as_stereo(waveform), rate):
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1).T
 
 
 def mux_audio(container: Any, audio: Any, waveform: np.ndarray, length: Fraction) -> None:

@@ -114,7 +114,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
             chosen.adapters,
             chosen.placements,
             quantized=settings.fuse,
-            keep_beside=lambda path: settings.locked and not settings.fuse and reads_video(path),
+            keep_unfused=lambda path: settings.locked and not settings.fuse and reads_video(path),
             consume=not settings.locked,
         )
         adapted = fused.model

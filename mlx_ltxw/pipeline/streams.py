@@ -50,7 +50,7 @@ class AdaptedStream:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """The rows of one batch, in an order in which those that share a reading lie in a row.
 
     Attributes:
@@ -66,7 +66,7 @@ class Layout:
     voices: dict[str, list[int]]
 
 
-def layout(voices: Sequence[Sequence[tuple[int, int]]]) -> Layout:
+def batch_layout(voices: Sequence[Sequence[tuple[int, int]]]) -> BatchLayout:
     """Orders the rows of a batch.
 
     Args:
@@ -76,7 +76,7 @@ def layout(voices: Sequence[Sequence[tuple[int, int]]]) -> Layout:
     ordered.sort(key=lambda one: one[:2])
     readings = Counter((voice, text) for voice, text, _ in ordered)  # in the order of first sight
     texts = tuple(text for _, text in readings)
-    return Layout(
+    return BatchLayout(
         rows=tuple(row for *_, row in ordered),
         texts=texts[:1] if len(set(texts)) == 1 else texts,
         sharing=Sharing(tuple(readings.values()), tuple(len(rows) for rows in voices)),

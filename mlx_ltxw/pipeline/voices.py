@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, Parts, attach, by_module, round_factors
+from mlx_ltxw.adapter.apply import AdaptedLinear, Changes, attach, by_module, round_factors
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.rows import attach_rows, fit_rows
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.adapters import LOCKED, Models, apply, reads_video
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.streams import AdaptedStream, layout
+from mlx_ltxw.pipeline.streams import AdaptedStream, batch_layout
 from mlx_ltxw.tree import linears, replace, share
 
 Specs = tuple[str, ...]
@@ -47,19 +47,19 @@ def models_of(job: Plan, transformer: Transformer) -> Models:
         ((specs, rows),) = voices.items()
         model, more = _fused(job, transformer, specs)
         return Models(transformer, (_stream(model, [rows]),), (*notes, *more))
-    parts = _parts(job, voices)
-    apart = [specs for specs in voices if job.settings.register_at is not None or not fit_rows(parts[specs])]
+    changes = _parts(job, voices)
+    apart = [specs for specs in voices if job.settings.register_at is not None or not fit_rows(changes[specs])]
     streams = [_stream(_beside(job, transformer, specs), [voices[specs]]) for specs in apart]
     if together := [specs for specs in voices if specs not in apart]:
-        rows_of = layout([voices[specs] for specs in together]).voices
-        model = attach_rows(transformer, [parts[specs] for specs in together], rows_of, job.dtype)
+        rows_of = batch_layout([voices[specs] for specs in together]).voices
+        model = attach_rows(transformer, [changes[specs] for specs in together], rows_of, job.dtype)
         streams.append(_stream(_keep_reading(model), [voices[specs] for specs in together]))
     notes += [f"{len(job.takes)} takes of {len(voices)} voices, beside the weights"] if voices else []
     return Models(transformer, tuple(streams), (*dict.fromkeys(notes), LOCKED))
 
 
 def _stream(model: Transformer, voices: list[list[tuple[int, int]]]) -> AdaptedStream:
-    found = layout(voices)
+    found = batch_layout(voices)
     return AdaptedStream(model, found.rows, found.texts, found.sharing)
 
 
@@ -84,18 +84,18 @@ def _beside(job: Plan, transformer: Transformer, specs: Specs) -> Transformer:
     return model
 
 
-def _parts(job: Plan, voices: dict[Specs, list[tuple[int, int]]]) -> dict[Specs, Parts]:
+def _parts(job: Plan, voices: dict[Specs, list[tuple[int, int]]]) -> dict[Specs, Changes]:
     """What the adapters of each voice do; those of one file are the same arrays, whatever their strength."""
     known: dict[object, Adapter] = {}
-    parts = {}
+    changes = {}
     for specs in voices:
         chosen = job.voices[specs]
         adapters = [
             (known.setdefault(located.path, adapter), strength)
             for located, (adapter, strength) in zip(chosen.located, chosen.adapters, strict=True)
         ]
-        parts[specs] = by_module(adapters, chosen.placements)
-    return parts
+        changes[specs] = by_module(adapters, chosen.placements)
+    return changes
 
 
 def _keep_reading(model: Transformer) -> Transformer:

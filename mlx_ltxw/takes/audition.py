@@ -13,7 +13,7 @@ from mlx_ltxw.media.mp4 import open_mp4
 from mlx_ltxw.media.remux import remux
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.takes.events import Decoding, Ranked, Told, Written
+from mlx_ltxw.takes.events import Decoding, Ranked, TakeEvent, Written
 from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.ranking import RankedTake, ranked
@@ -21,7 +21,7 @@ from mlx_ltxw.takes.record import clip_record, take_record
 from mlx_ltxw.takes.write import write_beside, write_files
 
 
-def write_takes(job: Plan, output: Output, events: Generator[Event, None, None]) -> Iterator[Told]:
+def write_takes(job: Plan, output: Output, events: Generator[Event, None, None]) -> Iterator[TakeEvent]:
     """The events of a run of takes, each clip's `Decoded`s replaced by `Written`s and the takes' ranking.
 
     Args:
@@ -42,7 +42,7 @@ def write_takes(job: Plan, output: Output, events: Generator[Event, None, None])
                 made = []
 
 
-def _written(job: Plan, output: Output, made: Sequence[Decoded]) -> Iterator[Told]:
+def _written(job: Plan, output: Output, made: Sequence[Decoded]) -> Iterator[TakeEvent]:
     found = [measure(take.waveform, take.rate) for take in made]
     order = ranked(job.takes, found)
     yield from (_write_tracks if output.tracks else _write_each)(job, output, made, found, order)
@@ -51,7 +51,7 @@ def _written(job: Plan, output: Output, made: Sequence[Decoded]) -> Iterator[Tol
 
 def _write_each(
     job: Plan, output: Output, made: Sequence[Decoded], found: Sequence[Measurement], _: Sequence[RankedTake]
-) -> Iterator[Told]:
+) -> Iterator[TakeEvent]:
     """Files of its own for each take."""
     first: Path | None = None
     for number, (take, measurement) in enumerate(zip(made, found, strict=True), 1):
@@ -63,7 +63,7 @@ def _write_each(
 
 def _write_tracks(
     job: Plan, output: Output, made: Sequence[Decoded], found: Sequence[Measurement], order: Sequence[RankedTake]
-) -> Iterator[Told]:
+) -> Iterator[TakeEvent]:
     """One mp4 with a sound track for each take, of which a player takes the best."""
     settings, seed, path = job.settings, made[0].seed, output.main(job.settings, made[0].seed)
     titles = [f"take {number}: {take.spec}" for number, take in enumerate(job.takes, 1)]

@@ -26,7 +26,7 @@ class Clip:
     """What a model has made. In a notebook it shows itself with a player.
 
     Attributes:
-        waveform: (N, 2) fp32 in [-1, 1], at the level it was decoded at; `save` turns down what peaks above -1.5 dBTP.
+        waveform: (N, 2) fp32 in [-1, 1], at its decoded level; `save` turns down what would peak above -1 dBTP.
         sample_rate: Samples a second of the waveform.
         settings: Every choice that made it, with its one seed.
     """

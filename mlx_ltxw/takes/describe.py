@@ -80,7 +80,7 @@ def describe(target: str) -> Described:
         header = read_header(path)
         if not any(_ADAPTER_KEY.search(name) for name in header.tensors):
             return describe_header(header)
-    return adapters.describe(target)
+    return adapters.describe_adapter_file(target)
 
 
 def _facts(request: Request) -> dict[str, str]:

@@ -75,5 +75,5 @@ class PartBegun:
     kept: bool
 
 
-Told = Conditioned | Adapted | Step | Decoding | Written | Ranked | PartBegun
+TakeEvent = Conditioned | Adapted | Step | Decoding | Written | Ranked | PartBegun
 """Every event of `make` and `make_script`."""

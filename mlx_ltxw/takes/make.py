@@ -14,7 +14,7 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_for
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
-from mlx_ltxw.takes.events import Decoding, Told, Written
+from mlx_ltxw.takes.events import Decoding, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_clip, given_frames
 from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
@@ -48,7 +48,7 @@ def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None
     yield from run(job, networks, picture=picture)
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[Told]:
+def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[TakeEvent]:
     """Makes every clip of a run and writes it when it is done.
 
     Closing the iterator ends the run; the files written so far stay, and nothing half-written does.
@@ -74,7 +74,7 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
 def written(
     job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
     finish: Callable[[Decoded], Decoded] = turned_down,
-) -> Iterator[Told]:  # fmt: skip
+) -> Iterator[TakeEvent]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 
     Args:

@@ -29,11 +29,11 @@ from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, draw_seeds
 from mlx_ltxw.prompts.script import Part
-from mlx_ltxw.takes.events import PartBegun, Told, Written
+from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, written
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
+from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
 from mlx_ltxw.takes.write import write_lossless
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -95,7 +95,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
 
 def make_script(
     jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = ()
-) -> Iterator[Told]:
+) -> Iterator[TakeEvent]:
     """Makes every part that is not there yet, then the whole.
 
     Args:
@@ -122,7 +122,7 @@ def make_script(
     yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
 
 
-def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[Told, None, list[Path]]:
+def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[TakeEvent, None, list[Path]]:
     """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
     files = []
@@ -190,7 +190,7 @@ def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
 def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
     """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
     settings = job.settings.to_dict() | {"adapters": _contents(job)}
-    recipe = [settings, sha256_of(job.model.path / "manifest.json")]
+    recipe = [settings, job.model.digest]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     for path in sorted(folder.glob(f"*-{digest}.wav")):
         if _OURS.fullmatch(path.name) and (job.settings.audio_only or path.with_suffix(".mp4").exists()):

@@ -32,7 +32,7 @@ def write_files(
     Yields:
         How far the frames are.
     """
-    main, *beside = paths
+    main, *others = paths
     if main.suffix.lower() == ".wav":
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
     elif (source := settings.video or picture) is not None:
@@ -43,7 +43,7 @@ def write_files(
                 file.frames(frames)
                 yield Decoding(clip.seed, file.count, settings.frames)
             file.audio(clip.waveform)
-    write_beside(beside, clip, metadata)
+    write_beside(others, clip, metadata)
 
 
 def write_beside(paths: list[Path], clip: Decoded, metadata: Mapping[str, Any]) -> None:

@@ -12,7 +12,9 @@ from mlx_ltxw.files import inside, read_text
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, audio_side
 from mlx_ltxw.weights.header import Tensor, read_header
-from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
+from mlx_ltxw.weights.split_layout import is_split
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -35,28 +37,44 @@ class ModelDir:
         config: Its `config.json`: `config` (the checkpoint's own), `model_version`, `variant`, `source`,
             `quantization` (settings per component and layer; absent when nothing is quantised).
         files: Size and sha256 of every file.
+        label: What it is called, where that is not the directory's name: `owner/name@commit`.
     """
 
     path: Path
     config: dict[str, Any]
     files: dict[str, FileRecord]
+    label: str = ""
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDir:
         """Reads the manifest and the config, and checks that every file is there with its size.
+
+        A directory in the split layout of ltx-2-mlx is opened as `SplitDir.open` does.
 
         Raises:
             UserError: no such directory, an unfinished conversion, or a damaged model.
         """
         directory = Path(path)
         if not directory.is_dir():
-            raise UserError(f"There is no model directory {directory}.", "Make one with `mlx-ltxw convert`.")
+            raise UserError(
+                f"There is no model directory {directory}.",
+                "Make one with `mlx-ltxw convert`, or download one with `mlx-ltxw pull`.",
+            )
+        if is_split({file.name for file in directory.iterdir()}):
+            from mlx_ltxw.weights.split_dir import SplitDir
+
+            return SplitDir.open(directory)
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
         config = _read_json(directory / "config.json")
         if not _is_ours(config):
             raise UserError(f"{directory / 'config.json'} is not what convert writes.", "Convert the checkpoint again.")
         return cls(directory, config, files)
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.label or self.path.name
 
     @property
     def variant(self) -> str:
@@ -88,12 +106,17 @@ class ModelDir:
     @property
     def identity(self) -> dict[str, Any]:
         """What names this model in the metadata of a file it made."""
-        return {"name": self.path.name, "variant": self.variant, "source": self.config.get("source")}
+        return {"name": self.name, "variant": self.variant, "source": self.config.get("source")}
 
     @property
     def text_encoder(self) -> Path:
         """The Gemma folder, in mlx-lm's layout."""
         return self.path / TEXT_ENCODER
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether it is known where the Gemma folder is; always so for what `convert` wrote."""
+        return True
 
     def network_config(self, component: str) -> Any:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
@@ -134,6 +157,22 @@ class ModelDir:
         """The headers' entries of one network; reads no weights."""
         return [t for file in self.shards(component, audio_only) for t in read_header(file).tensors.values()]
 
+    def arrays(self, component: str, audio_only: bool = False) -> dict[str, mx.array]:
+        """All arrays of one network by parameter path; each is read from disk when it is first used."""
+        from mlx_ltxw.weights.loading import read_arrays
+
+        return read_arrays(self.shards(component, audio_only))
+
+    @property
+    def digest(self) -> str:
+        """One for all of the model: the manifest's sha256."""
+        return sha256(self.path / MANIFEST).sha256
+
+    def digests(self, *components: str) -> dict[str, str]:
+        """What tells whether the files of some networks (of all: none named) are still the same: their sha256."""
+        names = (name for name in self.files if name.startswith(components or "") and "README" not in name)
+        return {name: self.files[name].sha256 for name in names}
+
     def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
@@ -147,7 +186,7 @@ class ModelDir:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype
-        from mlx_ltxw.weights.loading import fill, quantize_layers, read_arrays
+        from mlx_ltxw.weights.loading import fill, quantize_layers
 
         target = dtype or default_dtype()
         if component == TEXT_ENCODER:
@@ -161,7 +200,7 @@ class ModelDir:
         quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
         arrays = {
             name: array.astype(memory_dtype(component, name, array.dtype, target))
-            for name, array in read_arrays(self.shards(component, audio_only)).items()
+            for name, array in self.arrays(component, audio_only).items()
         }
         fill(network, arrays, f"{component} of {self.path}")
         return network.eval()
