@@ -33,6 +33,9 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
+ImageChoice = str | Path | Sequence[str | Path] | None
+"""One or several of `FILE[@FRAME][:STRENGTH]`."""
+
 AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
@@ -57,7 +60,12 @@ class Fields(TypedDict, total=False):
     fuse: bool
     allow_partial: bool
     register_at: str | None
-    video: str | None
+    video: str | Path | None
+    audio: str | Path | None
+    revoice: float | None
+    retake: str | None
+    retake_what: str
+    extend: float | None
     soften_onset: bool
     remove_offset: bool
 
@@ -119,6 +127,7 @@ class Model:
         prompt: str,
         *,
         adapter: AdapterChoice = None,
+        image: ImageChoice = None,
         seed: int = SEED,
         takes: None = None,
         **fields: Unpack[Fields],
@@ -126,25 +135,27 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: Sequence[int], takes: Takes | None = None,
-        **fields: Unpack[Fields],
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: Sequence[int],
+        takes: Takes | None = None, **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = SEED, takes: Takes,
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None,
+        seed: int | Sequence[int] = SEED, takes: Takes,
         **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, seed: int | Sequence[int] = SEED,
-        takes: Takes | None = None, **fields: Unpack[Fields],
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None,
+        seed: int | Sequence[int] = SEED, takes: Takes | None = None, **fields: Unpack[Fields],
     ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
 
         Args:
             prompt: What is seen and, in quotes, what is said.
             adapter: `whisper`, a file, a Hub repository, each with `:STRENGTH` behind it if wanted; or several.
+            image: A picture the clip begins with, `FILE@FRAME:STRENGTH` for one at another frame; or several.
             seed: Of the noise; -1 for any. Several seeds give a list of clips.
             takes: Several sounds on one picture, which is made once: a number of seeds, `"whispering, soft, normal"`,
                 or a list such as `["soft", "adapter=whisper:0.8 seed=3"]`. They give a list of clips.
@@ -154,8 +165,11 @@ class Model:
             UserError: the model cannot make it.
         """
         seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
-        wanted = () if takes is None else takes_of(takes)
-        clips = list(self.clips(Request(prompt, seeds=seeds, adapters=_adapters(adapter), takes=wanted, **fields)))
+        named = {
+            "adapters": _names(adapter, "adapter"), "images": _names(image, "picture"),
+            "takes": () if takes is None else takes_of(takes),
+        }  # fmt: skip
+        clips = list(self.clips(Request(prompt, seeds=seeds, **named, **fields)))  # type: ignore[arg-type]
         return clips if isinstance(seed, Sequence) or takes is not None else clips[0]
 
     def clips(self, request: Request) -> Iterator[Clip]:
@@ -198,11 +212,11 @@ class Model:
         return follow(job, self._networks)
 
 
-def _adapters(given: AdapterChoice) -> tuple[str, ...]:
+def _names(given: AdapterChoice | ImageChoice, kind: str) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):
         return (str(given),)
     if not isinstance(given, Sequence):
-        raise UserError(f"{given!r} is no adapter.", "Give a name, a file, a repository, or a list of them.")
+        raise UserError(f"{given!r} is no {kind}.", "Give a name, a file, or a list of them.")
     return tuple(str(one) for one in given)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
+DEFAULT_REVOICE = 0.9
+"""As measured on the built-in model (`docs/log.md`)."""
 LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
@@ -57,6 +60,20 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--frame-rate", type=float, help="Frames a second.")
 @click.option("--audio-only", is_flag=True, help="Sound alone; loads nothing of the video side.")
 @click.option("--video", type=click.Path(), help="Keep this clip's picture and give it a new voice.")
+@click.option("--retake", metavar="1.2-2.4", help="Of --video's clip, make only these seconds anew.")
+@click.option("--retake-what", type=click.Choice(["picture", "sound", "both"]), help="What of them.  [default: both]")
+@click.option("--extend", type=float, metavar="SECONDS", help="Make --video's clip longer; negative: before it begins.")
+@click.option(
+    "--image", "images", multiple=True, metavar="FILE[@FRAME][:STRENGTH]",
+    help="A picture the clip begins with, or goes through at FRAME (a number, `last`, or negative from the end); "
+    "STRENGTH below 1 lets the model move away from it. Repeat for several.",
+)  # fmt: skip
+@click.option("--audio", type=click.Path(), help="Keep this sound and make a picture to it.")
+@click.option(
+    "--revoice", type=float, is_flag=False, flag_value=DEFAULT_REVOICE, metavar="[STRENGTH]",
+    help="Say the line of --audio, or of --video's clip, again in the prompt's register: from noise of STRENGTH, "
+    f"0 to 1, higher for more of the register and less of the line.  [default: {DEFAULT_REVOICE}]",
+)  # fmt: skip
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="NAME|FILE|REPO[:STRENGTH]",
     help="Built in, for the built-in model: whisper, and whisper-mixed, which leaves plain captions normal. Repeat for "
@@ -135,7 +152,7 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
 
     job = fit(request, model)
     settings = job.settings
-    if show_drift and (not settings.adapters or settings.locked or settings.audio_only or settings.video):
+    if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(
             "{field:show_drift} has nothing to measure: no adapter acts on a picture of this run.",
             "Give it together with {field:adapters} and {field:lock_video=False}.",
@@ -182,7 +199,8 @@ def _requests(script: Path | None, source: Path | None, given: dict[str, Any], m
         record = read_record(source)
         if record.kind == "script" and "prompt" in given:
             raise UserError(f"{source} is a script of several prompts.", "Leave {field:prompt} out.")
-        again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source))
+        files = {name: given.pop(name) for name in ("images", "audio") if name in given}
+        again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source), **files)
         changed = [dataclasses.replace(request, **given) for request in again]
         return [_with_guidance(request, guidance, model) for request in changed]
     if "prompt" not in given:

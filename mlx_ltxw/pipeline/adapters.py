@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_ltxw.adapter.apply import Adapters, attach, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
@@ -17,6 +18,7 @@ from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.keyframes import appended_positions, placed
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.prompts.intervals import gate, parse_intervals
@@ -106,7 +108,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
     notes = list(chosen.summaries)
     if settings.register_at is not None:
         adapted = attach(transformer, chosen.adapters, chosen.placements)
-        _set_gates(adapted, settings.register_at, geometry)
+        _set_gates(adapted, settings, geometry)
         notes.append("the adapter's strength changes in time (experimental)")
     else:
         fused = fuse(
@@ -130,8 +132,10 @@ def reads_video(path: str) -> bool:
     return kind(path) == "video_to_audio_attn" and tokens_of(path) == "video"
 
 
-def _set_gates(adapted: Transformer, text: str, geometry: Geometry) -> None:
-    intervals = parse_intervals(text)
+def _set_gates(adapted: Transformer, settings: Settings, geometry: Geometry) -> None:
+    intervals = parse_intervals(settings.register_at or "")
+    times = geometry.video_positions()[0, 0]
+    if (appended := appended_positions(placed(settings.images, geometry.frames), geometry)) is not None:
+        times = np.concatenate([times, appended[0, 0]])
     audio = gate(intervals, geometry.audio_positions()[0, 0])
-    video = gate(intervals, geometry.video_positions()[0, 0])
-    set_gates(adapted, mx.array(audio)[:, None], mx.array(video)[:, None])
+    set_gates(adapted, mx.array(audio)[:, None], mx.array(gate(intervals, times))[:, None])

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import build
+from mlx_ltxw.pipeline.given_checks import check_given
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
 from mlx_ltxw.prompts.takes import read_take
@@ -43,7 +44,14 @@ class Request:
         fuse: Fuse adapters into quantised weights too.
         allow_partial: Leave out what of an adapter has no place.
         register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
-        video: A clip whose picture is kept and given a new voice.
+        video: A clip whose picture is kept and given a new voice; with `retake` or `extend`, the clip they change.
+        images: `FILE[@FRAME][:STRENGTH]`: pictures that the clip goes through, by default at frame 0.
+        audio: A sound that is kept, and that a picture is made to.
+        revoice: Make the sound of `audio` or `video` again in the prompt's register, from noise of this strength: over
+            0, where it stays as it is, to 1, where nothing of it is left.
+        retake: The stretch of `video` that is made anew, in seconds: `1.2-2.4`.
+        retake_what: `picture`, `sound` or `both`.
+        extend: Seconds that `video` is made longer; before its beginning where negative.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
         takes: Several sounds on the one picture, such as `manner=soft seed=3` (`mlx_ltxw.prompts.takes`).
@@ -66,18 +74,25 @@ class Request:
     allow_partial: bool = False
     register_at: str | None = None
     video: str | None = None
+    images: tuple[str, ...] = ()
+    audio: str | None = None
+    revoice: float | None = None
+    retake: str | None = None
+    retake_what: str = "both"
+    extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
     takes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, kind in (("seeds", int), ("adapters", str), ("takes", str)):
+        for name, kind in (("seeds", int), ("adapters", str), ("images", str), ("takes", str)):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
             object.__setattr__(self, name, tuple(value))
-        if self.video is not None:
-            object.__setattr__(self, "video", str(self.video))
+        for name in ("video", "audio"):
+            if (file := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(file))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -129,21 +144,43 @@ class Settings:
     allow_partial: bool
     register_at: str | None = None
     video: str | None = None
+    images: tuple[str, ...] = ()
+    audio: str | None = None
+    revoice: float | None = None
+    retake: str | None = None
+    retake_what: str = "both"
+    extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
     takes: tuple[str, ...] = ()
 
     @property
-    def guidance(self) -> tuple[Guidance | None, Guidance]:
-        """Of the video, if one is made, and of the audio. A given picture is not steered."""
+    def makes_picture(self) -> bool:
+        """Whether a picture, or a stretch of one, is made, and not only given."""
         if self.audio_only:
-            return None, self.audio_guidance
-        return NO_GUIDANCE if self.video else self.video_guidance, self.audio_guidance
+            return False
+        changed = self.extend is not None or (self.retake is not None and self.retake_what != "sound")
+        return self.video is None or changed
+
+    @property
+    def makes_sound(self) -> bool:
+        """Whether a sound, or a stretch of one, is made, and not only given."""
+        if self.audio is not None and self.revoice is None:
+            return False
+        return self.retake is None or self.retake_what != "picture"
+
+    @property
+    def guidance(self) -> tuple[Guidance | None, Guidance]:
+        """Of the video, unless the clip has none, and of the audio. What is only given is not steered."""
+        audio = self.audio_guidance if self.makes_sound else NO_GUIDANCE
+        if self.audio_only:
+            return None, audio
+        return self.video_guidance if self.makes_picture else NO_GUIDANCE, audio
 
     @property
     def locked(self) -> bool:
         """Whether adapters act in audio streams of their own; a given picture, or none, needs no lock but for takes."""
-        needed = bool(self.takes) or (bool(self.adapters) and self.video is None)
+        needed = bool(self.takes) or (bool(self.adapters) and self.makes_picture)
         return needed and self.lock_video and not self.audio_only
 
     def to_dict(self, seed: int | None = None) -> dict[str, Any]:
@@ -180,6 +217,7 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     if variant == "distilled":
         _check_distilled(settings)
     _check_adapters(settings)
+    check_given(settings)
     return settings
 
 
@@ -252,5 +290,3 @@ def _check_adapters(settings: Settings) -> None:
         raise UserError(
             "A fused adapter cannot change its strength in time.", "Leave {field:fuse} or {field:register_at} out."
         )
-    if settings.video is not None and settings.audio_only:
-        raise UserError("{field:video} and {field:audio_only} exclude each other.", "Leave one of them out.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -20,24 +20,24 @@ from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
-from mlx_ltxw.pipeline.encode import encode_frames
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
-from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents, NoiseSource, noise, renoise
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, conditions
+from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, NoiseSource, appended_noise, noise
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, Stage
 from mlx_ltxw.pipeline.voices import models_of, take_rows
 
 
 def run(
-    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, picture: np.ndarray | None = None
-) -> Iterator[Event]:
+    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
+) -> Generator[Event, None, None]:
     """Makes one clip a seed, or one for each of its takes, which share its picture.
 
     Args:
         job: From `plan`.
         networks: Of the job's model and dtype; None loads what is needed for this run alone.
         noise_source: The starting noise.
-        picture: (F, H, W, 3) uint8 frames of the job's size, to be kept and given a voice; None makes one.
+        material: What the job's settings say is given: pictures, frames, sound.
 
     Yields:
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
@@ -49,10 +49,7 @@ def run(
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts, job.machine.in_pieces)
     yield Conditioned(time.perf_counter() - began, peak_memory())
-    given = NOTHING_GIVEN
-    if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype)
-        given = Conditions(video=Given(tokens))
+    given = conditions(job, networks, material)
     models: Models | None = None
     for number, seed in enumerate(job.settings.seeds):
         if models is None:
@@ -67,7 +64,7 @@ def run(
         if not job.resident or seed == job.settings.seeds[-1]:
             models = None
             mx.clear_cache()
-        yield from _decoded(job, networks, seed, latents)
+        yield from _decoded(job, networks, seed, latents, material)
 
 
 def transformers(job: Plan, networks: Networks) -> Models:
@@ -76,7 +73,7 @@ def transformers(job: Plan, networks: Networks) -> Models:
 
 
 def steps(
-    job: Plan, models: Models, contexts: Contexts, seed: int, given: Conditions = NOTHING_GIVEN,
+    job: Plan, models: Models, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
     noise_source: NoiseSource = noise,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoises one clip: every step of every stage.
@@ -86,47 +83,48 @@ def steps(
         models: From `transformers`.
         contexts: The job's prompts, encoded.
         seed: The clip's random seed.
-        given: What is not to be made.
+        given: What is not to be made, for each stage; empty for nothing.
         noise_source: The noise that stages start from.
     """
     index, latents = 0, None
     for number, stage in enumerate(job.stages):
+        kept = given[number] if given else NOTHING_GIVEN
         denoiser = Denoiser(
             models.base, models.streams, contexts, stage.video_guidance, stage.audio_guidance,
-            *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
+            *rotaries(models.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
-        start = _start(job, stage, latents, noise_source, models, seed, number)
+        start = _start(job, stage, latents, kept, noise_source, models, seed, number)
         clock = time.perf_counter()
-        for sigma, latents in zip(
-            stage.sigmas, stage.sampler(denoiser, given.restore(start), stage.sigmas), strict=False
-        ):
-            index, now = index + 1, time.perf_counter()
+        for sigma, state in zip(stage.sigmas, stage.sampler(denoiser, start, stage.sigmas), strict=False):
+            index, now, latents = index + 1, time.perf_counter(), kept.own(state)
             yield Step(seed, index, job.steps, float(sigma), now - clock, peak_memory(), latents)
             clock = time.perf_counter()
 
 
 def _start(
-    job: Plan, stage: Stage, previous: Latents | None, noise_source: NoiseSource, models: Models, seed: int, number: int
-) -> Latents:
+    job: Plan, stage: Stage, previous: Latents | None, kept: Conditions, noise_source: NoiseSource, models: Models,
+    seed: int, number: int,
+) -> Latents:  # fmt: skip
     """Where a stage begins."""
     config = models.base.config
     widths = config.video.in_channels, config.audio.in_channels
     fresh = noise_source(stage.geometry, *widths, seed, number)
+    if kept.appended is not None and fresh.video is not None:
+        beside = appended_noise(kept.appended.shape[-1], config.video.in_channels, seed, number)
+        fresh = fresh._replace(video=mx.concatenate([fresh.video, beside], axis=1))
     fresh = Latents(fresh.video if models.base.with_video else None, fresh.audio)
     if models.streams:
         seeds = [take.seed_of(seed) for take, row in zip(job.takes, take_rows(job), strict=True) if row is not None]
         own = [fresh.audio if s == seed else noise_source(stage.geometry, *widths, s, number).audio for s in seeds]
         fresh = fresh._replace(adapted=mx.concatenate(own))
-    if stage.start == "noise" or previous is None:
-        return fresh
-    return renoise(previous, fresh, float(stage.sigmas[0]))
+    return kept.begin(None if stage.start == "noise" else previous, fresh, float(stage.sigmas[0]))
 
 
-def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Iterator[Decoded]:
+def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, material: Material) -> Iterator[Decoded]:
     """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for."""
-    sounds = [_sound(job, networks, tokens) for tokens in _sounds(job, latents)]
-    made = latents.video if job.settings.video is None else None
+    sounds = [_sound(job, networks, tokens, material) for tokens in _sounds(job, latents)]
+    made = latents.video if job.settings.makes_picture else None
     pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
     if made is not None:
         pictures = [*itertools.tee(decode_video(networks, made, job.geometry), len(sounds))]
@@ -143,9 +141,12 @@ def _sounds(job: Plan, latents: Latents) -> list[mx.array]:
     return [latents.audio if row is None else latents.sound[row : row + 1] for row in rows]
 
 
-def _sound(job: Plan, networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int, float]:
-    """A waveform (N, 2) fp32, its rate, and the seconds it took."""
+def _sound(job: Plan, networks: Networks, tokens: mx.array, material: Material) -> tuple[np.ndarray, int, float]:
+    """A sound, decoded and mended, its rate, and the seconds it took; one that is given stays as it is."""
     clock = time.perf_counter()
+    if not job.settings.makes_sound and material.sound is not None:
+        rate: int = job.model.network_config("vocoder").output_rate
+        return material.sound(rate)[: round(job.geometry.seconds * rate)], rate, time.perf_counter() - clock
     waveform, rate = decode_audio(networks, tokens)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])

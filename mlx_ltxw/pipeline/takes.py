@@ -72,6 +72,8 @@ def _check_run(settings: Settings) -> None:
             "Takes share a picture, and {field:audio_only} makes none.",
             "Leave {field:audio_only} out, or make one sound for each of {field:seeds}.",
         )
+    if not settings.makes_sound:
+        raise UserError("Takes are sounds, and the sound of this run is given.", "Leave {field:takes} out.")
     if not settings.lock_video:
         raise UserError(
             "Takes share one picture, which {field:lock_video=False} lets each of them change.",

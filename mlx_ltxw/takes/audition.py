@@ -13,8 +13,8 @@ from mlx_ltxw.media.mp4 import open_mp4
 from mlx_ltxw.media.remux import remux
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.takes.compose import finished
 from mlx_ltxw.takes.events import Decoding, Ranked, TakeEvent, Written
-from mlx_ltxw.takes.headroom import turned_down
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.ranking import RankedTake, ranked
 from mlx_ltxw.takes.record import clip_record, take_record
@@ -36,7 +36,7 @@ def write_takes(job: Plan, output: Output, events: Generator[Event, None, None])
                 yield event
                 continue
             # One of them has the frames: what the others wait for would be kept in memory for them.
-            made.append(turned_down(dataclasses.replace(event, video=None) if made else event))
+            made.append(finished(dataclasses.replace(event, video=None) if made else event, job))
             if len(made) == len(job.takes):
                 yield from _written(job, output, made)
                 made = []
@@ -68,7 +68,7 @@ def _write_tracks(
     settings, seed, path = job.settings, made[0].seed, output.main(job.settings, made[0].seed)
     titles = [f"take {number}: {take.spec}" for number, take in enumerate(job.takes, 1)]
     default, metadata = order[0].number - 1, clip_record(job, seed)
-    if settings.video is not None:
+    if settings.video is not None and made[0].video is None:
         sounds = [take.waveform for take in made]
         remux(settings.video, sounds, path, tracks=titles, default=default, metadata=metadata)
     else:

@@ -96,6 +96,11 @@ def _facts(request: Request) -> dict[str, str]:
         "takes": "; ".join(request.takes),
         "register at": request.register_at or "",
         "picture of": request.video or "",
+        "pictures": ", ".join(request.images),
+        "sound of": request.audio or "",
+        "voice again": "" if request.revoice is None else f"from strength {request.revoice:g}",
+        "made anew": f"{request.retake} s ({request.retake_what})" if request.retake else "",
+        "longer by": "" if request.extend is None else f"{request.extend:g} s",
         "sound alone": "yes" if request.audio_only else "",
     }
     return {label: value for label, value in facts.items() if value}

@@ -26,6 +26,9 @@ Kind = Literal["clip", "script", "sample"]
 _ABOUT = ("kind", "mlx_ltxw", "model", "adapter_sha256", "training_step")
 """Keys beside the settings."""
 
+_SINGLE = ("video", "audio")
+"""Fields that name one file of this machine."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -112,13 +115,20 @@ def read_record(path: Path | str) -> Record:
 
 
 def local_files(request: Request) -> dict[str, list[str]]:
-    """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...]}`."""
+    """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...], ...}`."""
     named = dict.fromkeys((*request.adapters, *(spec for take in request.takes for spec in _own(take))))
-    adapters = [spec for spec in named if is_local(parse_adapter(spec)[0])]
-    return {"adapters": adapters, "video": [request.video] if request.video is not None else []}
+    single = {name: getattr(request, name) for name in _SINGLE}
+    return {
+        "adapters": [spec for spec in named if is_local(parse_adapter(spec)[0])],
+        "images": list(request.images),
+        **{name: [] if file is None else [file] for name, file in single.items()},
+    }
 
 
-def with_given(record: Record, adapters: Iterable[str], video: str | None, name: str) -> tuple[Request, ...]:
+def with_given(
+    record: Record, adapters: Iterable[str], video: str | None, name: str, *, images: Sequence[str] = (),
+    audio: str | None = None,
+) -> tuple[Request, ...]:  # fmt: skip
     """The requests of a record, reading no file of this machine but those that were given beside it.
 
     A file that somebody sent must not make the program read others that it names. Of a script, each part's adapter is
@@ -129,12 +139,16 @@ def with_given(record: Record, adapters: Iterable[str], video: str | None, name:
         adapters: Given ones, as `FILE[:STRENGTH]`; a clip's or sample's take the place of all of its own.
         video: The given clip.
         name: The file's, for the message.
+        images: Given ones; they take the place of all of its own.
+        audio: The given sound.
 
     Raises:
         UserError: lists the files that are wanted.
     """
     given = tuple(adapters)
-    requests = [dataclasses.replace(one, video=video or one.video) for one in record.requests]
+    given_files = {"video": video, "audio": audio, "images": tuple(images)}
+    chosen = {field: value for field, value in given_files.items() if value}
+    requests = [dataclasses.replace(one, **chosen) for one in record.requests]  # type: ignore[arg-type]
     several = record.kind == "script" or any(_own(take) for one in requests for take in one.takes)
     if several:
         requests = [_matched(one, given, record.adapter_sha256) for one in requests]
@@ -147,8 +161,9 @@ def with_given(record: Record, adapters: Iterable[str], video: str | None, name:
         if any(parse_adapter(spec)[0] not in sources for spec in files["adapters"]):
             specs = files["adapters"] if several else request.adapters
             wanted |= {f"{{field:adapters={spec}}}": None for spec in specs}
-        if files["video"] and video is None:
-            wanted[f"{{field:video={request.video}}}"] = None
+        for field in ("images", *_SINGLE):
+            if field not in chosen:
+                wanted |= {f"{{field:{field}={file}}}": None for file in files[field]}
     if wanted:
         raise UserError(
             f"{name} was made with files of its maker's machine, which are read only when you give them too.",

@@ -27,11 +27,11 @@ from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request, draw_seeds
+from mlx_ltxw.pipeline.request import Request, Settings, draw_seeds
 from mlx_ltxw.prompts.script import Part
 from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
-from mlx_ltxw.takes.make import Writer, written
+from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
 from mlx_ltxw.takes.write import write_lossless
@@ -56,8 +56,7 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     """
     if request.takes:
         raise UserError("A script has one sound.", "Leave {field:takes} out with {field:script}.")
-    if request.video is not None or len(request.seeds) != 1:
-        raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+    _check_new(request)
     shared = dataclasses.replace(request, seeds=draw_seeds(request.seeds))
     return [_part_request(shared, part, model) for part in parts]
 
@@ -68,7 +67,7 @@ def plan_parts(requests: Sequence[Request], model: ModelDir) -> list[Plan]:
     Raises:
         UserError: a part cannot be made.
     """
-    return [plan(request, model) for request in requests]
+    return [fit(request, model) for request in requests]
 
 
 def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = ()) -> None:
@@ -81,8 +80,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
     output.check(first)
     for number, job in enumerate(jobs, 1):
         settings = job.settings
-        if settings.video is not None or len(settings.seeds) != 1:
-            raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+        _check_new(settings)
         for name in ("width", "height", "frame_rate", "audio_only"):
             if getattr(settings, name) != getattr(first, name):
                 raise UserError(
@@ -131,7 +129,9 @@ def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> G
         kept = kept and number not in again
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
         if not kept:
-            yield from written(job, _writer(path), finish=lambda clip: clip)  # the whole is turned down, not each part
+            yield from written(
+                job, _writer(path), finish=lambda clip, _: clip
+            )  # the whole is turned down, not each part
         files.append(path)
     return files
 
@@ -156,6 +156,14 @@ def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[in
         dataclasses.replace(request, seeds=seeds if number in again else earlier.seeds)
         for number, (request, earlier) in enumerate(zip(requests, before, strict=True), 1)
     ]
+
+
+def _check_new(asked: Request | Settings) -> None:
+    """Pictures may be given to a script, and go to each of its parts."""
+    if asked.video is not None or asked.audio is not None or len(asked.seeds) != 1:
+        raise UserError(
+            "A script makes one new clip.", "Leave {field:video} and {field:audio} out, and give one of {field:seeds}."
+        )
 
 
 def _writer(path: Path) -> Writer:

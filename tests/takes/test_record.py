@@ -83,7 +83,7 @@ def test_a_folder_that_looks_like_a_repository_is_local(tmp_path, monkeypatch):
 def test_files_are_only_read_when_they_are_given():
     of_others = record(Request("a", adapters=("whisper", "/home/x/my.safetensors:0.5"), video="/home/x/clip.mp4"))
     assert local_files(of_others.requests[0]) == {
-        "adapters": ["/home/x/my.safetensors:0.5"], "video": ["/home/x/clip.mp4"],
+        "adapters": ["/home/x/my.safetensors:0.5"], "images": [], "video": ["/home/x/clip.mp4"], "audio": [],
     }  # fmt: skip
     with pytest.raises(UserError) as raised:
         with_given(of_others, (), None, "out.mp4")
@@ -95,6 +95,18 @@ def test_files_are_only_read_when_they_are_given():
     assert request.adapters == ("whisper", "my.safetensors:0.5")
     assert request.video == "mine.mp4"
     assert with_given(record(Request("a", adapters=("whisper:0.3",))), (), None, "x")[0].adapters == ("whisper:0.3",)
+
+
+def test_pictures_and_sounds_are_only_read_when_they_are_given():
+    of_others = record(Request("a", images=("/home/x/face.png@last:0.5",), audio="/home/x/line.wav"))
+    with pytest.raises(UserError) as raised:
+        with_given(of_others, (), None, "out.mp4")
+    for words in ("images=/home/x/face.png@last:0.5", "audio=/home/x/line.wav"):
+        assert words in str(raised.value)
+    with pytest.raises(UserError, match=r"audio=/home/x/line\.wav"):
+        with_given(of_others, (), None, "out.mp4", images=("my.png",))
+    (request,) = with_given(of_others, (), None, "out.mp4", images=("my.png",), audio="my.wav")
+    assert (request.images, request.audio) == (("my.png",), "my.wav")
 
 
 def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):

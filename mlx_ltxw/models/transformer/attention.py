@@ -116,18 +116,30 @@ class Attention(nn.Module):
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
     def _mix(self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done) -> mx.array:
-        queries, values = self._split(self.q_norm(self.to_q(x))), self._split(read.values)
-        keys = self._split(self.k_norm(read.keys))
-        if rope is not None:
-            queries = apply_split_rope(queries, *rope)
-            keys = apply_split_rope(keys, *(key_rope or rope))
+        queries = self.turned_heads(self.to_q(x), self.q_norm, rope)
+        keys, values = self.turned_heads(read.keys, self.k_norm, key_rope or rope), self._split(read.values)
         done((queries, keys, values))
         queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))  # (B, H, T, D)
-        out = attend(queries, keys, values, self.head_dim**-0.5, read.counts)
+        out = attend(queries, keys, values, self.scale, read.counts)
         return out.transpose(0, 2, 1, 3)
+
+    @property
+    def scale(self) -> float:
+        """Of the scores."""
+        return self.head_dim**-0.5
+
+    def turned_heads(self, projected: mx.array, norm: nn.RMSNorm, rope: Rope | None) -> mx.array:
+        """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
+        heads = self._split(norm(projected))
+        return heads if rope is None else apply_split_rope(heads, *rope)
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
+
+
+def for_each_query(context: mx.array, batch: int) -> mx.array:
+    """Keys or values (B / n, S, ...) of contexts that n queries in a row share, once for each of B."""
+    return context if len(context) == batch else mx.repeat(context, batch // len(context), axis=0)
 
 
 def _from_base(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:

@@ -117,7 +117,8 @@ class Transformer(nn.Module):
         to a run without the others.
 
         Args:
-            others: Each of any number of rows, (B, Ta, in_channels), at the base's noise level.
+            others: Each of any number of rows, (B, Ta, in_channels), at the base's noise level, or at one of its own
+                and then with its own reading of the text.
             video, audio: The base streams, (1, T, in_channels) where others have several rows.
             skips: What this guidance pass leaves out.
             walk: How to go over the blocks.
@@ -127,7 +128,7 @@ class Transformer(nn.Module):
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         states = [other.model.audio_state(other.audio, video) for other in others]
-        same_text = [other.audio.context is audio.context for other in others]
+        same_text = [other.audio.context is audio.context and other.audio.sigma is audio.sigma for other in others]
 
         def step(blocks: tuple[Block, ...], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             block, *other_blocks = blocks
