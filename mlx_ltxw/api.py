@@ -53,6 +53,9 @@ class Fields(TypedDict, total=False):
     frames: int | None
     frame_rate: float | None
     steps: int | None
+    pipeline: str | None
+    upsampler: str | None
+    distilled_lora: str | None
     video_guidance: Guidance | None
     audio_guidance: Guidance | None
     audio_only: bool

@@ -58,7 +58,11 @@ class Show:
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
             notes = [spelled(text, self._spelling) for text in texts]
             if self.as_json:
-                line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
+                line(
+                    event="started", settings=settings.to_dict(), recipe=job.recipe, model=job.model.identity,
+                    notes=notes,
+                )  # fmt: skip
+            self.note(job.recipe)
             for note in notes:
                 self.note(f"Note: {note}")
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_ltxw.machine import Machine, slow_blas, this_machine
-from mlx_ltxw.pipeline.adapters import Chosen, choose
+from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
-from mlx_ltxw.pipeline.guidance import Guidance, passes
-from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
-from mlx_ltxw.pipeline.samplers import Sampler, euler
-from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
+from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import default_dtype
@@ -25,31 +22,6 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 _DECODING = 4 << 30
 """Bytes set aside for the decoders and their activations beside a transformer that stays in memory."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One way from noise to clean latents.
-
-    Attributes:
-        geometry: Pixels, frames and rate that the latents stand for.
-        sigmas: (steps + 1,) fp32 noise levels.
-        sampler: How the steps are taken.
-        video_guidance: How the video is steered; None without one.
-        audio_guidance: How the audio is steered.
-        start: `noise`, or the clean latents of the stage before, with noise at the first of `sigmas`.
-    """
-
-    geometry: Geometry
-    sigmas: np.ndarray
-    sampler: Sampler
-    video_guidance: Guidance | None
-    audio_guidance: Guidance
-    start: Literal["noise", "previous"] = "noise"
-
-    @property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +37,7 @@ class Plan:
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
         warnings: What will be tight or slow, and what the model cannot say.
+        distilled: The distilled LoRA, read and known to fit, for the stages that have it.
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
     """
@@ -77,8 +50,23 @@ class Plan:
     machine: Machine
     resident: bool
     warnings: tuple[str, ...]
+    distilled: Chosen | None = None
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
+
+    def without_adapters(self) -> Plan:
+        """The same run without its adapters; a distilled LoRA stays."""
+        return dataclasses.replace(
+            self,
+            settings=dataclasses.replace(self.settings, adapters=(), register_at=None, takes=()),
+            takes=(),
+            adapters=dataclasses.replace(self.adapters, adapters=[], placements=(), summaries=(), located=()),
+        )
+
+    @property
+    def recipe(self) -> str:
+        """The pipeline and its stages, in words."""
+        return f"{self.settings.pipeline}: {described(self.stages)}"
 
     @property
     def geometry(self) -> Geometry:
@@ -109,17 +97,18 @@ def plan(request: Request, model: ModelDir) -> Plan:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
             machine has too little memory.
     """
-    settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
+    request = dataclasses.replace(request, pipeline=request.pipeline or default_pipeline(request, model))
+    settings = resolve(request, defaults_of(request, model), model.variant)
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
-    geometry.check()
-    sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
-    stages = (Stage(geometry, sigmas, euler, *settings.guidance),)
-    takes, config = planned_takes(settings), model.network_config("transformer")
-    chosen = choose(settings, config)
-    voices = {settings.adapters: chosen}
+    stages = stages_of(settings, model, geometry)
+    config = model.network_config("transformer")
+    chosen, distilled = choose(settings, config), choose_distilled(settings, config)
+    takes, voices = planned_takes(settings), {settings.adapters: chosen}
     for take in takes:
         if take.adapters not in voices:
             voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
+    for one in voices.values():
+        check_together(one, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
     warnings = [*check_fit(weights, machine), *slow_blas()]
@@ -128,7 +117,7 @@ def plan(request: Request, model: ModelDir) -> Plan:
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     resident = weights["transformer"] + _DECODING <= machine.budget
     notes = tuple(dict.fromkeys(warnings))
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, notes, takes, voices)
+    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, notes, distilled, takes, voices)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

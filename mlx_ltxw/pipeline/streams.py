@@ -24,13 +24,13 @@ class AdaptedStream:
     Attributes:
         model: The base with their adapters.
         rows: Their rows among `Latents.adapted`, in the order of the batch.
-        texts: Rows of the contexts that they read, one for each reading of a text; (0,) for the base's own.
+        texts: Prompts that they read, one for each reading of a text; none for the base's own.
         sharing: How many rows in a row share each reading.
     """
 
     model: Transformer
     rows: tuple[int, ...] = (0,)
-    texts: tuple[int, ...] = (0,)
+    texts: tuple[str, ...] = ()
     sharing: Sharing = EQUALLY
 
     def modality(self, adapted: mx.array, audio: Modality, contexts: Contexts, negative: bool) -> Modality:
@@ -44,8 +44,8 @@ class AdaptedStream:
         """
         dtype = audio.latent.dtype
         latent = (adapted if len(self.rows) == len(adapted) == 1 else adapted[mx.array(self.rows)]).astype(dtype)
-        own_text = self.texts != (0,) and not negative
-        context = contexts.audio_contexts[mx.array(self.texts)] if own_text else audio.context
+        own_text = self.texts not in ((), contexts.prompts[:1]) and not negative
+        context = contexts.audio_of(self.texts) if own_text else audio.context
         return audio._replace(latent=latent, context=context, sharing=self.sharing)
 
 
@@ -55,22 +55,22 @@ class BatchLayout:
 
     Attributes:
         rows: Rows among `Latents.adapted`.
-        texts: Of each reading of a text; one for all where all rows read the same.
+        texts: Prompts, of each reading of a text; one for all where all rows read the same.
         sharing: How many rows share each reading.
         voices: Whose tokens enter a linear (`adapter.names.tokens_of`) -> the voice of each row that comes out of it.
     """
 
     rows: tuple[int, ...]
-    texts: tuple[int, ...]
+    texts: tuple[str, ...]
     sharing: Sharing
     voices: dict[str, list[int]]
 
 
-def batch_layout(voices: Sequence[Sequence[tuple[int, int]]]) -> BatchLayout:
+def batch_layout(voices: Sequence[Sequence[tuple[int, str]]]) -> BatchLayout:
     """Orders the rows of a batch.
 
     Args:
-        voices: Of each voice its rows among `Latents.adapted`, each with the row of the contexts that it reads.
+        voices: Of each voice its rows among `Latents.adapted`, each with the prompt that it reads.
     """
     ordered = [(voice, text, row) for voice, rows in enumerate(voices) for row, text in rows]
     ordered.sort(key=lambda one: one[:2])

@@ -36,10 +36,10 @@ def models_of(job: Plan, transformer: Transformer) -> Models:
         job: From `plan`.
         transformer: The base; left as it is under the lock, and used up without it.
     """
-    voices: dict[Specs, list[tuple[int, int]]] = {}
+    voices: dict[Specs, list[tuple[int, str]]] = {}
     for row, take in zip(take_rows(job), job.takes, strict=True):
         if row is not None:
-            voices.setdefault(take.adapters, []).append((row, job.prompts.index(take.prompt)))
+            voices.setdefault(take.adapters, []).append((row, take.prompt))
     if not job.takes:
         return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
     notes = [note for specs in voices for note in job.voices[specs].summaries]
@@ -58,7 +58,7 @@ def models_of(job: Plan, transformer: Transformer) -> Models:
     return Models(transformer, tuple(streams), (*dict.fromkeys(notes), LOCKED))
 
 
-def _stream(model: Transformer, voices: list[list[tuple[int, int]]]) -> AdaptedStream:
+def _stream(model: Transformer, voices: list[list[tuple[int, str]]]) -> AdaptedStream:
     found = batch_layout(voices)
     return AdaptedStream(model, found.rows, found.texts, found.sharing)
 
@@ -84,7 +84,7 @@ def _beside(job: Plan, transformer: Transformer, specs: Specs) -> Transformer:
     return model
 
 
-def _parts(job: Plan, voices: dict[Specs, list[tuple[int, int]]]) -> dict[Specs, Changes]:
+def _parts(job: Plan, voices: dict[Specs, list[tuple[int, str]]]) -> dict[Specs, Changes]:
     """What the adapters of each voice do; those of one file are the same arrays, whatever their strength."""
     known: dict[object, Adapter] = {}
     changes = {}

@@ -12,7 +12,7 @@ from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request, defaults_for
+from mlx_ltxw.pipeline.request import Request, defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, span_notes
@@ -36,7 +36,7 @@ def fit(request: Request, model: ModelDir) -> Plan:
     given = request.images or request.video is not None or request.audio is not None
     if not given:
         return plan(request, model)
-    request = fit_to_given(request, defaults_for(model.variant, model.generation), latent_grid(model))
+    request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
     job = plan(request, model)
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
