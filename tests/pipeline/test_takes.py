@@ -155,7 +155,7 @@ def test_voices_share_the_weights_of_the_base(dev, whisper, other):  # noqa: F81
     """Several voices are one model beside the base, and no weight of it is there twice."""
     takes = ("soft", f"adapter={other}", f"adapter={whisper[0]}:0.5", "normal seed=4")
     job = plan(dataclasses.replace(REQUEST, adapters=(str(whisper[0]),), takes=takes), dev)
-    models = transformers(job, networks(dev.path))
+    models = transformers(job, networks(dev.path)).of(job.stages[0])
     (stream,) = models.streams
     assert stream.rows == (0, 1, 2, 3)
     assert stream.sharing.video == (1, 1, 1, 1)
