@@ -52,7 +52,21 @@ LONGEST_PROMPT = 1 << 20
 @click.option(
     "--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips; -1 is a random one.  [default: 10]"
 )
-@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--steps", type=int, help="Denoising steps; of the first stage, where there are two.")
+@click.option(
+    "--pipeline", type=click.Choice(["one-stage", "two-stage", "hq"]),
+    help="two-stage: half the size first, then upsampled and refined; hq: so with a second-order sampler, for the dev "
+    "model.  [default: two-stage for a distilled model with an upsampler, else one-stage]",
+)  # fmt: skip
+@click.option(
+    "--upsampler", type=click.Choice(["spatial-x2", "spatial-x1.5"]),
+    help="Between two stages.  [default: spatial-x2]",
+)  # fmt: skip
+@click.option(
+    "--distilled-lora", metavar="FILE|REPO[:STRENGTH]",
+    help="LTX-2.3's own, for the dev model: needed by two-stage and hq; in one stage it makes a clip in 8 steps. hq "
+    "takes FILE:0.25/0.5, a strength for each stage.",
+)  # fmt: skip
 @click.option("--width", type=int, help="Pixels.")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--frames", type=int, help="Video frames; also the length of the sound.")
@@ -96,6 +110,10 @@ LONGEST_PROMPT = 1 << 20
     "--soften-onset/--keep-onset", default=None, help="Take down a click at the very start.  [default: soften]"
 )
 @click.option("--remove-offset/--keep-offset", default=None, help="Take out what lies below 20 Hz.  [default: remove]")
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Numbers of the transformer.  [default: bfloat16 on a GPU, float32 on a CPU]",
+)  # fmt: skip
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
@@ -189,7 +207,7 @@ def _requests(script: Path | None, source: Path | None, given: dict[str, Any], m
         record = read_record(source)
         if record.kind == "script" and "prompt" in given:
             raise UserError(f"{source} is a script of several prompts.", "Leave {field:prompt} out.")
-        files = {name: given.pop(name) for name in ("images", "audio") if name in given}
+        files = {name: given.pop(name) for name in ("images", "audio", "distilled_lora") if name in given}
         again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source), **files)
         changed = [dataclasses.replace(request, **given) for request in again]
         return [_with_guidance(request, guidance, model) for request in changed]
@@ -245,9 +263,9 @@ def _standard_input() -> str:
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:
-    from mlx_ltxw.pipeline.request import defaults_for
+    from mlx_ltxw.pipeline.request import defaults_of
 
-    defaults = defaults_for(model.variant, model.generation)
+    defaults = defaults_of(request, model)
     shared = {"stg": flags["stg"], "modality": flags["modality_scale"], "rescale": flags["rescale"]}
     for name, cfg in (("video_guidance", flags["video_cfg"]), ("audio_guidance", flags["audio_cfg"])):
         changes = {key: value for key, value in (shared | {"cfg": cfg}).items() if value is not None}

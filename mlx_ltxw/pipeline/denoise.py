@@ -59,7 +59,11 @@ class Denoiser:
             for guidance, *predicted in zip(steering, *clean.values(), strict=True)
         )
         assert audio is not None
-        return self.given.restore(Latents(video, audio, adapted), latents, sigma)
+        return self.restore(Latents(video, audio, adapted), latents, sigma)
+
+    def restore(self, clean: Latents, noisy: Latents, sigma: float) -> Latents:
+        """A prediction, or a sampler's step from `noisy` at `sigma`, with what is given in its place."""
+        return self.given.restore(clean, noisy, sigma)
 
     def predict(self, latents: Latents, sigma: float, one: Pass) -> Latents:
         """Clean latents, fp32, as one pass predicts them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -48,11 +47,7 @@ def drift(
         noise_source: Where that run's noise came from.
         material: What that run was given.
     """
-    plain = dataclasses.replace(
-        job,
-        settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
-        adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
-    )
+    plain = job.without_adapters()
     contexts = networks.contexts(job.prompts, job.machine.in_pieces)
     given = conditions(plain, networks, material)
     models, base = transformers(plain, networks), {}

@@ -221,6 +221,39 @@ NoiseSource = Callable[[Geometry, int, int, int, int], Latents]
 """`(geometry, video channels, audio channels, seed, stage) -> Latents`."""
 
 
+def fresh_noise(seed: int, stage: int, draws: int) -> Callable[[Latents, int], Latents]:
+    """Noise for a sampler that adds some in each step: the same on every backend, from keys of its own.
+
+    The adapted audio gets that of the base audio, so that the two differ by the adapter alone.
+
+    Source: `ltx_pipelines/utils/samplers.py:_get_new_noise`: brought to mean 0 and unbiased deviation 1, stream by
+    stream. (Its seed is the same for all clips; here it follows the clip's.)
+
+    Args:
+        seed: The clip's.
+        stage: The stage's number in the run, from 0.
+        draws: How many there may be.
+    """
+    keys = mx.random.split(mx.random.split(_stage_key(seed, stage), 5)[4], draws)
+
+    def draw(latents: Latents, number: int) -> Latents:
+        video_key, audio_key = mx.random.split(keys[number])
+        audio = _unit_noise(latents.audio, audio_key)
+        return Latents(
+            None if latents.video is None else _unit_noise(latents.video, video_key),
+            audio,
+            None if latents.adapted is None else audio,
+        )
+
+    return draw
+
+
+def _unit_noise(like: mx.array, key: mx.array) -> mx.array:
+    noise = mx.random.normal(like.shape, key=key)
+    noise = noise - noise.mean()
+    return noise / mx.sqrt(mx.var(noise, ddof=1))
+
+
 def noised(clean: mx.array, noise: mx.array, level: float) -> mx.array:
     """Clean tokens with noise at a level.
 

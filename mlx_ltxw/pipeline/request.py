@@ -12,12 +12,24 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import build
 from mlx_ltxw.pipeline.given_checks import check_given
-from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.guidance import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DEV_AUDIO,
+    DEV_VIDEO,
+    HQ_AUDIO,
+    HQ_VIDEO,
+    NO_GUIDANCE,
+    Guidance,
+)
+from mlx_ltxw.pipeline.recipes import HQ, ONE_STAGE, check_recipe, default_pipeline, fixed_steps
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+from mlx_ltxw.weights.model_dir import ModelDir
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
+HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
+DTYPES = ("bfloat16", "float16", "float32")
 SEEDS = 1 << 64
 _MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
 _MOST_SEEDS = 10_000
@@ -34,7 +46,11 @@ class Request:
         width, height: Pixels.
         frames: Video frames; also sets the length of audio without a picture.
         frame_rate: Frames a second.
-        steps: Denoising steps.
+        steps: Denoising steps, of the first stage where there are two.
+        pipeline: `one-stage`, `two-stage` or `hq` (`mlx_ltxw.pipeline.recipes`).
+        upsampler: Between two stages: `spatial-x2` or `spatial-x1.5`.
+        distilled_lora: `FILE|REPO[:STRENGTH]`, LTX-2.3's own: for a second stage of the dev model, or to make all of
+            it fast in one stage; `hq` takes two strengths, `FILE:0.25/0.5`.
         video_guidance, audio_guidance: Steering of each modality.
         audio_only: Make sound alone; nothing of the video side is loaded.
         adapters: `FILE|REPO|NAME[:STRENGTH]`, all at once.
@@ -52,6 +68,7 @@ class Request:
         extend: Seconds that `video` is made longer; before its beginning where negative.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
+        dtype: Of the transformer: `bfloat16`, `float16` or `float32`; None is this machine's own.
     """
 
     prompt: str
@@ -62,6 +79,9 @@ class Request:
     frames: int | None = None
     frame_rate: float | None = None
     steps: int | None = None
+    pipeline: str | None = None
+    upsampler: str | None = None
+    distilled_lora: str | None = None
     video_guidance: Guidance | None = None
     audio_guidance: Guidance | None = None
     audio_only: bool = False
@@ -79,6 +99,7 @@ class Request:
     extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("seeds", int), ("adapters", str), ("images", str)):
@@ -86,7 +107,7 @@ class Request:
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
             object.__setattr__(self, name, tuple(value))
-        for name in ("video", "audio"):
+        for name in ("video", "audio", "distilled_lora"):
             if (file := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(file))
 
@@ -148,6 +169,10 @@ class Settings:
     extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    pipeline: str = ONE_STAGE
+    upsampler: str | None = None
+    distilled_lora: str | None = None
+    dtype: str | None = None
 
     @property
     def makes_picture(self) -> bool:
@@ -183,14 +208,37 @@ class Settings:
         return dataclasses.asdict(one)
 
 
-def defaults_for(variant: str, generation: dict[str, Any] | None) -> Defaults:
-    """The defaults of a dev or distilled model, overlaid with the model dir's `generation` section."""
-    defaults = build(Defaults, generation or {}, "The model's own defaults", "Convert the model again.")
-    if variant == "distilled":
+def defaults_for(
+    variant: str, generation: dict[str, Any] | None, pipeline: str = ONE_STAGE, lora: str | None = None
+) -> Defaults:
+    """The defaults of a model and recipe.
+
+    Args:
+        variant: `dev` or `distilled`.
+        generation: The model dir's own, for one stage; a second one makes twice the size of them.
+        pipeline: The recipe.
+        lora: The distilled LoRA, if there is one.
+    """
+    own = generation or {}
+    defaults = build(Defaults, own, "The model's own defaults", "Convert the model again.")
+    if pipeline != ONE_STAGE:
+        defaults = dataclasses.replace(defaults, width=defaults.width * 2, height=defaults.height * 2)
+    if pipeline == HQ:
+        width, height = (defaults.width, defaults.height) if {"width", "height"} & own.keys() else HQ_SIZE
+        defaults = dataclasses.replace(
+            defaults, width=width, height=height, steps=HQ_STEPS, video_guidance=HQ_VIDEO, audio_guidance=HQ_AUDIO
+        )
+    if fixed_steps(variant, pipeline, lora):
         return dataclasses.replace(
             defaults, steps=DISTILLED_STEPS, video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE
         )
     return defaults
+
+
+def defaults_of(request: Request, model: ModelDir) -> Defaults:
+    """The defaults of what a request leaves open, and of its recipe."""
+    pipeline = request.pipeline or default_pipeline(request, model)
+    return defaults_for(model.variant, model.generation, pipeline, request.distilled_lora)
 
 
 def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
@@ -206,8 +254,9 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     values = {name: value for name, value in vars(request).items() if value is not None}
     settings = Settings(**{**vars(defaults), **values, "seeds": draw_seeds(request.seeds)})
     _check_numbers(settings)
-    if variant == "distilled":
-        _check_distilled(settings)
+    check_recipe(settings, variant)
+    if fixed_steps(variant, settings.pipeline, settings.distilled_lora):
+        _check_distilled(settings, variant)
     _check_adapters(settings)
     check_given(settings)
     return settings
@@ -233,6 +282,8 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_numbers(settings: Settings) -> None:
     """Refuses what no machine can make, before anything is allocated for it."""
+    if settings.dtype not in (None, *DTYPES):
+        raise UserError(f"There is no dtype '{settings.dtype}'.", f"Give one of {', '.join(DTYPES)}.")
     if settings.steps < 1:
         raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
     for name, most in _MOST.items():
@@ -245,14 +296,17 @@ def _check_numbers(settings: Settings) -> None:
                 raise UserError(f"The {field} guidance's {name} is no finite number.", "Give a number.")
 
 
-def _check_distilled(settings: Settings) -> None:
+def _check_distilled(settings: Settings, variant: str) -> None:
+    what, instead = "A distilled model", "use the dev model"
+    if variant != "distilled":
+        what, instead = "The dev model with the distilled LoRA", "leave {field:distilled_lora} out"
     if settings.steps != DISTILLED_STEPS:
         raise UserError(
-            f"A distilled model takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
-            "Leave {field:steps} out, or use the dev model.",
+            f"{what} takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
+            f"Leave {{field:steps}} out, or {instead}.",
         )
     if settings.video_guidance != NO_GUIDANCE or settings.audio_guidance != NO_GUIDANCE:
-        raise UserError("A distilled model takes no guidance.", "Leave the guidance options out, or use the dev model.")
+        raise UserError(f"{what} takes no guidance.", f"Leave the guidance options out, or {instead}.")
 
 
 def _check_adapters(settings: Settings) -> None:

@@ -11,21 +11,35 @@ from collections.abc import Generator, Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
-from mlx_ltxw.pipeline.adapters import Models, apply
+from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, conditions
-from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, NoiseSource, appended_noise, noise
+from mlx_ltxw.pipeline.latents import (
+    NOTHING_GIVEN,
+    Conditions,
+    Latents,
+    NoiseSource,
+    appended_noise,
+    fresh_noise,
+    noise,
+)
 from mlx_ltxw.pipeline.networks import Networks
-from mlx_ltxw.pipeline.plan import Plan, Stage
+from mlx_ltxw.pipeline.numbers import check_finite
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.transformers import Transformers
+from mlx_ltxw.pipeline.upsample import upsampled
 
 
+@telling_gpu_errors
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
 ) -> Generator[Event, None, None]:
@@ -46,14 +60,15 @@ def run(
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = conditions(job, networks, material)
-    models: Models | None = None
+    models: Transformers | None = None
     for number, seed in enumerate(job.settings.seeds):
         if models is None:
             models = transformers(job, networks)
-            if models.notes and number == 0:
-                yield Adapted(models.notes)
+            if number == 0 and (notes := models.of(job.stages[0]).notes):
+                yield Adapted(notes)
         latents = None
         for step in steps(job, models, contexts, seed, given, noise_source):
             latents = step.latents
@@ -65,14 +80,13 @@ def run(
         yield _decoded(job, networks, seed, latents, material)
 
 
-def transformers(job: Plan, networks: Networks) -> Models:
-    """The transformers of a run, with its adapters in place."""
-    transformer = networks.transformer(job.settings.audio_only)
-    return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
+def transformers(job: Plan, networks: Networks) -> Transformers:
+    """The transformers of a run, each loaded when a stage needs it."""
+    return Transformers(job, networks)
 
 
 def steps(
-    job: Plan, models: Models, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
+    job: Plan, models: Transformers, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
     noise_source: NoiseSource = noise,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoises one clip: every step of every stage.
@@ -88,16 +102,24 @@ def steps(
     index, latents = 0, None
     for number, stage in enumerate(job.stages):
         kept = given[number] if given else NOTHING_GIVEN
+        if stage.upsampler is not None and latents is not None:
+            latents = upsampled(latents, job.stages[number - 1].geometry, stage.upsampler, models.networks)
+        own, before = models.of(stage), latents
         denoiser = Denoiser(
-            models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
-            *rotaries(models.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
+            own.base, own.adapted, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
+            *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
-        start = _start(stage, latents, kept, noise_source, models, seed, number)
+        start = _start(stage, latents, kept, noise_source, own, seed, number)
+        fresh = fresh_noise(seed, number, 2 * stage.steps)
         clock = time.perf_counter()
-        for sigma, state in zip(stage.sigmas, stage.sampler(denoiser, start, stage.sigmas), strict=False):
+        for step, state in enumerate(stage.sampler(denoiser, start, stage.sigmas, fresh), 1):
             index, now, latents = index + 1, time.perf_counter(), kept.own(state)
-            yield Step(seed, index, job.steps, float(sigma), now - clock, peak_memory(), latents)
+            if step == stage.steps and not stage.finishes_sound and before is not None:
+                latents = latents._replace(audio=before.audio, adapted=before.adapted)
+            check_finite(f"The latents of step {index}", latents.video, latents.audio, latents.adapted)
+            level = float(stage.sigmas[step - 1])
+            yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents)
             clock = time.perf_counter()
 
 
@@ -132,6 +154,7 @@ def _sound(job: Plan, networks: Networks, latents: Latents, material: Material) 
         rate: int = job.model.network_config("vocoder").output_rate
         return material.sound(rate)[: round(job.geometry.seconds * rate)], rate
     waveform, rate = decode_audio(networks, latents.sound)
+    check_finite("The sound's samples", waveform)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:

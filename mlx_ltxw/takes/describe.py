@@ -91,6 +91,8 @@ def _facts(request: Request) -> dict[str, str]:
         "seed": ", ".join(map(str, request.seeds)),
         "size": f"{size}{request.frames} frames at {request.frame_rate:g} a second" if request.frame_rate else "",
         "steps": str(request.steps or ""),
+        "pipeline": " ".join(filter(None, (request.pipeline, request.upsampler))),
+        "distilled LoRA": request.distilled_lora or "",
         "adapters": ", ".join(request.adapters),
         "video lock": ("on" if request.lock_video else "off") if request.adapters and not request.audio_only else "",
         "register at": request.register_at or "",

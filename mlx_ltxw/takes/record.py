@@ -16,15 +16,17 @@ from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.recipes import ONE_STAGE, lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.takes.sources import is_local, pinned
+from mlx_ltxw.weights.dtype import name_of
 
 Kind = Literal["clip", "script", "sample"]
 
 _ABOUT = ("kind", "mlx_ltxw", "model", "adapter_sha256", "training_step")
 """Keys beside the settings."""
 
-_SINGLE = ("video", "audio")
+_SINGLE = ("video", "audio", "distilled_lora")
 """Fields that name one file of this machine."""
 
 
@@ -85,7 +87,7 @@ def read_record(path: Path | str) -> Record:
     step, version = about.get("training_step"), about.get("mlx_ltxw")
     return Record(
         kind,
-        tuple(Request.from_dict({name: part[name] for name in part if name not in _ABOUT}) for part in parts),
+        tuple(_request(part) for part in parts),
         model,
         version if isinstance(version, str) else None,
         step if isinstance(step, int) else None,
@@ -93,10 +95,17 @@ def read_record(path: Path | str) -> Record:
     )
 
 
+def _request(part: dict[str, Any]) -> Request:
+    """What makes a clip or part again; files of before there were recipes were made in one stage."""
+    return Request.from_dict({"pipeline": ONE_STAGE} | {name: part[name] for name in part if name not in _ABOUT})
+
+
 def local_files(request: Request) -> dict[str, list[str]]:
     """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...], ...}`."""
     adapters = [spec for spec in request.adapters if is_local(parse_adapter(spec)[0])]
     single = {name: getattr(request, name) for name in _SINGLE}
+    if request.distilled_lora is not None and not is_local(lora_source(request.distilled_lora)):
+        single["distilled_lora"] = None
     return {
         "adapters": adapters,
         "images": list(request.images),
@@ -106,7 +115,7 @@ def local_files(request: Request) -> dict[str, list[str]]:
 
 def with_given(
     record: Record, adapters: Iterable[str], video: str | None, name: str, *, images: Sequence[str] = (),
-    audio: str | None = None,
+    audio: str | None = None, distilled_lora: str | None = None,
 ) -> tuple[Request, ...]:  # fmt: skip
     """The requests of a record, reading no file of this machine but those that were given beside it.
 
@@ -120,12 +129,13 @@ def with_given(
         name: The file's, for the message.
         images: Given ones; they take the place of all of its own.
         audio: The given sound.
+        distilled_lora: The given one, as `FILE[:STRENGTH]`.
 
     Raises:
         UserError: lists the files that are wanted.
     """
     given = tuple(adapters)
-    given_files = {"video": video, "audio": audio, "images": tuple(images)}
+    given_files = {"video": video, "audio": audio, "images": tuple(images), "distilled_lora": distilled_lora}
     chosen = {field: value for field, value in given_files.items() if value}
     requests = [dataclasses.replace(one, **chosen) for one in record.requests]  # type: ignore[arg-type]
     if record.kind == "script":
@@ -166,8 +176,10 @@ def _matched(request: Request, given: tuple[str, ...], hashes: dict[str, str]) -
 
 
 def adapter_hashes(job: Plan) -> dict[str, str]:
-    """The content of a run's adapters, by the name its settings have."""
-    pairs = zip(job.settings.adapters, job.adapters.located, strict=True)
+    """The content of a run's adapters and of its distilled LoRA, by the names its settings have."""
+    pairs = [*zip(job.settings.adapters, job.adapters.located, strict=True)]
+    if job.distilled is not None and job.settings.distilled_lora is not None:
+        pairs.append((job.settings.distilled_lora, job.distilled.located[0]))
     return {spec: sha256_of(located.path) for spec, located in pairs}
 
 
@@ -193,13 +205,19 @@ def _settings(job: Plan, seed: int | None) -> dict[str, Any]:
     settings: Settings = job.settings
     specs = zip(settings.adapters, job.adapters.located, strict=True)
     named = tuple(pinned(spec, located) for spec, located in specs)
-    return dataclasses.replace(settings, adapters=named).to_dict(seed)
+    lora = settings.distilled_lora
+    if lora is not None and job.distilled is not None:
+        lora = pinned(lora, job.distilled.located[0], lora_source(lora))
+    return dataclasses.replace(settings, adapters=named, distilled_lora=lora).to_dict(seed)
 
 
 def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     for job in jobs:
-        local = (spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0]))
+        local = [spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0])]
+        lora = job.settings.distilled_lora
+        local += [lora] if lora is not None and is_local(lora_source(lora)) else []
         hashes |= {spec: adapter_hashes(job)[spec] for spec in local}
-    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": jobs[0].model.identity}
+    model = {**jobs[0].model.identity, "dtype": name_of(jobs[0].dtype)}
+    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": model}
     return about | ({"adapter_sha256": hashes} if hashes else {})

@@ -27,6 +27,7 @@ from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
+from mlx_ltxw.pipeline.recipes import lora_source
 from mlx_ltxw.pipeline.request import Request, Settings, draw_seeds
 from mlx_ltxw.prompts.script import Part
 from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
@@ -195,7 +196,7 @@ def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
 
 def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
     """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
-    settings = job.settings.to_dict() | {"adapters": _contents(job)}
+    settings = job.settings.to_dict() | {"adapters": _contents(job), "distilled_lora": None}
     recipe = [settings, job.model.digest]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     for path in sorted(folder.glob(f"*-{digest}.wav")):
@@ -207,7 +208,9 @@ def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
 def _contents(job: Plan) -> list[list[str]]:
     """The adapters by what is in their files, each with its strength."""
     hashes = adapter_hashes(job)
-    return [[hashes[spec], spec.removeprefix(parse_adapter(spec)[0])] for spec in job.settings.adapters]
+    contents = [[hashes[spec], spec.removeprefix(parse_adapter(spec)[0])] for spec in job.settings.adapters]
+    lora = job.settings.distilled_lora
+    return [*contents, *([[hashes[lora], lora.removeprefix(lora_source(lora))]] if lora else [])]
 
 
 def _clear(folder: Path) -> None:

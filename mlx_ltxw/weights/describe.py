@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_ltxw.parsing import load_json
 from mlx_ltxw.printing import printable, readable
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
+from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, upsampler_name
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -72,7 +72,8 @@ def describe_model(model: ModelDir) -> Description:
         "tensors": f"placed {count:,} of {count:,}",
     }
     present = (name for name in COMPONENTS if name != TEXT_ENCODER or model.has_text_encoder)
-    return Description(str(model.path), facts, {name: _part(model.tensors(name)) for name in present})
+    names = (*present, *map(upsampler_name, model.upsamplers))
+    return Description(str(model.path), facts, {name: _part(model.tensors(name)) for name in names})
 
 
 def _text_encoder(model: ModelDir) -> str:

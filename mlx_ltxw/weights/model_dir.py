@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import inside, read_text
 from mlx_ltxw.parsing import parse_json
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, audio_side
+from mlx_ltxw.weights.components import TEXT_ENCODER, audio_side, component_named, is_upsampler, upsampler_name
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
     from mlx_ltxw.models.text import Connectors, FeatureExtractor, PromptTokenizer, TextEncoder
     from mlx_ltxw.models.transformer import Transformer
+    from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
 
 _AGAIN = "Convert the checkpoint again."
@@ -114,6 +115,13 @@ class ModelDir:
         return self.path / TEXT_ENCODER
 
     @property
+    def upsamplers(self) -> list[str]:
+        """Kinds of latent upsamplers that the directory holds, such as `spatial-x2`."""
+        start, end = upsampler_name(""), ".json"
+        names = (name for name in self.files if name.startswith(start) and name.endswith(end))
+        return sorted(name[len(start) : -len(end)] for name in names if not name.endswith(f".index{end}"))
+
+    @property
     def has_text_encoder(self) -> bool:
         """Whether it is known where the Gemma folder is; always so for what `convert` wrote."""
         return True
@@ -122,15 +130,28 @@ class ModelDir:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
 
         Raises:
-            UserError: the config is damaged, or describes another model.
+            UserError: the config is damaged, or describes another model; or there is no such upsampler.
         """
         if component == TEXT_ENCODER:
-            return COMPONENTS[component].read_config(_read_json(self.text_encoder / "config.json"))
+            return component_named(component).read_config(_read_json(self.text_encoder / "config.json"))
+        if is_upsampler(component):
+            return component_named(component).read_config(self._upsampler_file(component).get("config", {}))
         numbers = {}
         if component == "text_projection":
             gemma = self.network_config(TEXT_ENCODER)
             numbers = {"text_width": gemma.hidden_size, "text_states": gemma.states}
-        return COMPONENTS[component].read_config(self.checkpoint_config, **numbers)
+        return component_named(component).read_config(self.checkpoint_config, **numbers)
+
+    def _upsampler_file(self, name: str) -> dict[str, Any]:
+        """What `convert` wrote about an upsampler: its own `config`, `model_version` and `source`."""
+        kind = name.removeprefix(upsampler_name(""))
+        if kind not in self.upsamplers:
+            held = f"only {', '.join(self.upsamplers)}" if self.upsamplers else "none"
+            raise UserError(
+                f"{self.path} has no upsampler '{kind}' ({held}).",
+                f"Add it with `mlx-ltxw convert FILE -o {self.path}`, FILE being LTX-2.3's own; this takes seconds.",
+            )
+        return _read_json(self.path / f"{name}.json")
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:
         """Quantisation settings by layer path."""
@@ -177,25 +198,27 @@ class ModelDir:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
         Args:
-            component: A name of `mlx_ltxw.weights.components.COMPONENTS`.
+            component: A name of `mlx_ltxw.weights.components.COMPONENTS`, or an upsampler's.
             dtype: Of weights and activations; by default bfloat16 on a GPU and float32 on the CPU. The vocoder and
-                the scale-shift tables are float32 in any case.
+                the scale-shift tables are float32 in any case, and float16 is the transformer's alone.
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
-        from mlx_ltxw.weights.dtype import default_dtype, memory_dtype
+        from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.loading import fill, quantize_layers
 
         target = dtype or default_dtype()
+        target = target if component == "transformer" else outside_transformer(target)
         if component == TEXT_ENCODER:
             from mlx_ltxw.weights.text import load_gemma
 
             return load_gemma(self.text_encoder, target, self.shards(component))
         options = {"with_video": False} if audio_only else {}
+        config = self.network_config(component)
         names = [tensor.name for tensor in self.tensors(component, audio_only)]
-        network = COMPONENTS[component].build(self.network_config(component), names, **options)
+        network = component_named(component).build(config, names, **options)
         layers = self.quantized_layers(component)
         quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
         arrays = {
@@ -228,6 +251,10 @@ class ModelDir:
     def load_vocoder(self) -> VocoderWithBWE:
         """As `load`; its weights are float32."""
         return self.load("vocoder")
+
+    def load_upsampler(self, kind: str, dtype: mx.Dtype | None = None) -> Upsampler:
+        """As `load`; `kind` as in `upsamplers`."""
+        return self.load(upsampler_name(kind), dtype)
 
     def load_text_encoder(self, dtype: mx.Dtype | None = None, in_pieces: bool = False) -> TextEncoder:
         """Gemma-3, as `load` gives it, with its tokenizer; `in_pieces` as `Machine.in_pieces`."""
