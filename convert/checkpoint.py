@@ -77,6 +77,11 @@ def is_adapter(names: Iterable[str]) -> bool:
     return any(_ADAPTER.search(name) for name in names)
 
 
+def is_upsampler_file(header: Header) -> bool:
+    """Whether a file holds a latent upsampler."""
+    return any(name.startswith("post_upsample_res_blocks.") for name in header.tensors)
+
+
 _ADAPTER = re.compile(r"\.(lora_[ABab]|lora[_.](up|down)|lokr_w[12](_[ab])?|hada_w[12]_[ab]|diff|diff_b)(\.|$)")
 
 
@@ -116,13 +121,16 @@ def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
 
 def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Says what a file is when it is not an LTX-2.3 checkpoint."""
-    config, version = metadata["config"], _version(metadata.get("model_version", ""))
+    config, version = metadata["config"], version_of(metadata.get("model_version", ""))
     transformer = config.get("transformer", {})
     block = f"{DIFFUSION}transformer_blocks.0."
     if is_adapter(names):
         raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with {field:adapters}.")
     if config.get("_class_name") == "LatentUpsampler":
-        raise UserError("This is a latent upscaler, not a checkpoint.", _USE_23)
+        raise UserError(
+            "This is a latent upsampler, not a checkpoint.",
+            "Give it with {field:upsamplers} beside a checkpoint, or alone with {field:out} of a finished model.",
+        )
     if any(name.endswith(".weight_scale_2") for name in names):
         raise UserError(
             "This checkpoint is quantised to NVFP4 for CUDA, which cannot be read.",
@@ -144,7 +152,7 @@ def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> 
         )
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
     """The leading numbers: `2.3.0` and `2.3.rc1` both start with (2, 3); `constants.py:detect_model_version`."""
     match = re.match(r"\d+([.-]\d+)*", text)
     return tuple(int(n) for n in re.split(r"[.-]", match.group())) if match else ()

@@ -232,3 +232,10 @@ def index(plan: ConversionPlan, component: str) -> dict[str, Any]:
     }
     size, parameters = sum(entry.nbytes for entry in entries), sum(entry.source.elements for entry in entries)
     return {"metadata": {"total_size": size, "total_parameters": parameters}, "weight_map": weight_map}
+
+
+def plan_of(component: str, entries: list[Entry], shard_bytes: int = SHARD_BYTES) -> ConversionPlan:
+    """The plan of one component alone, which comes from a file of its own."""
+    plan = ConversionPlan(placed=len(entries), total=len(entries))
+    _add(plan, component, entries, shard_bytes)
+    return plan

@@ -17,6 +17,7 @@ from .plan import ConversionPlan, index
 from .quantize import Quantization
 from .source import Source, TextSource
 
+CARD = "README.md"
 Hashes = dict[str, dict[str, FileRecord]]
 """Of the source files: role (`checkpoint`, `text_encoder`) -> file name -> size and sha256."""
 
@@ -47,12 +48,9 @@ def texts(
         layers = {layer: how.settings for layer, how in plan.quantized("transformer").items()}
         config["quantization"] = {"transformer": {**settings, **layers}}
         gemma_config["quantization"] = {**settings, "model.embed_tokens": False}
-    own = checkpoint.config.get("mlx_ltxw", {})
-    titles = _title(source), _title(text.source)
-    card = model_card(name, variant, checkpoint.model_version, *titles, quantization, own)
     files = {
         "config.json": json_text(config),
-        "README.md": card,
+        CARD: card(name, source, checkpoint, text, variant, quantization, plan),
         f"{TEXT_ENCODER}/config.json": json_text(gemma_config),
     }
     for component in plan.entries:
@@ -61,6 +59,25 @@ def texts(
     if checkpoint.license:
         files["LICENSE"] = checkpoint.license
     return files
+
+
+def card(
+    name: str,
+    source: Source,
+    checkpoint: Checkpoint,
+    text: TextSource,
+    variant: str,
+    quantization: Quantization | None,
+    plan: ConversionPlan,
+) -> str:
+    """The model card; `name` is what `-m` takes: the directory, or the repository."""
+    own = checkpoint.config.get("mlx_ltxw", {})
+    titles = _title(source), _title(text.source)
+    sizes = {
+        component: (sum(len(entry.arrays) for entry in entries), sum(entry.nbytes for entry in entries))
+        for component, entries in plan.entries.items()
+    }
+    return model_card(name, variant, checkpoint.model_version, *titles, quantization, own, sizes)
 
 
 def copies(text: TextSource) -> dict[str, Path]:

@@ -44,7 +44,7 @@ from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance, passes
 from mlx_ltxw.pipeline.latents import Latents, noise
-from mlx_ltxw.pipeline.samplers import euler
+from mlx_ltxw.pipeline.samplers import euler, no_noise
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
@@ -215,11 +215,11 @@ def whole_run(
     denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype, walk=walk)
     start = noise(geometry, config.video.in_channels, config.audio.in_channels, SEED)
     start = start._replace(adapted=start.audio if adapted else None)
-    next(euler(denoiser, start, schedule.sigmas[:2]))
+    next(euler(denoiser, start, schedule.sigmas[:2], no_noise))
     seconds, latents = [], start
     mx.reset_peak_memory()
     clock = time.perf_counter()
-    for latents in euler(denoiser, start, schedule.sigmas):  # noqa: B007  the last ones are the result
+    for latents in euler(denoiser, start, schedule.sigmas, no_noise):  # noqa: B007  the last ones are the result
         seconds.append(round(time.perf_counter() - clock, 4))
         clock = time.perf_counter()
     report(

@@ -36,7 +36,7 @@ class AdaptedLinear(nn.Module):
         branches: What the adapters add.
     """
 
-    def __init__(self, base: Linear, branches: Sequence[Branch]) -> None:
+    def __init__(self, base: Linear | SettledLinear, branches: Sequence[Branch]) -> None:
         super().__init__()
         self.base = base
         self.branches = list(branches)
@@ -61,6 +61,37 @@ class AdaptedLinear(nn.Module):
         for branch in self.branches[1:]:
             update = update + branch(x, y, self.base)
         return y + (update * self._gate.astype(update.dtype)).astype(y.dtype)
+
+
+class SettledLinear(nn.Module):
+    """A linear with adapters that belong to the base: further ones go beside it, as beside a bare linear.
+
+    Unlike an `AdaptedLinear` it has no `from_base`: what another stream reads of the base has these in it already.
+    """
+
+    def __init__(self, adapted: AdaptedLinear) -> None:
+        super().__init__()
+        self.base, self.branches = adapted.base, adapted.branches
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., in) -> (..., out), in the base's output dtype."""
+        out = y = self.base(x)
+        for branch in self.branches:
+            out = branch.added(out, x, y, self.base)
+        return out
+
+
+def settle(model: nn.Module) -> None:
+    """Makes the adapters beside a model's linears a part of it, in place."""
+    for path, linear in adapted_linears(model).items():
+        replace(model, path, SettledLinear(linear))
+
+
+def adaptable(model: nn.Module) -> dict[str, Linear | SettledLinear]:
+    """Every linear that an adapter can act on, by its official path."""
+    settled = {path: module for path, module in model.named_modules() if isinstance(module, SettledLinear)}
+    inside = {f"{path}.base" for path in settled}
+    return {path: linear for path, linear in linears(model).items() if path not in inside} | settled
 
 
 def adapt(model: Network, adapters: Adapters, allow_partial: bool = False) -> Network:
@@ -125,7 +156,7 @@ def attach_changes(module: Network, changes: Changes) -> Network:
         changes: From `by_module` for a model, of one block from `by_block`.
     """
     clone = share(module)
-    here = linears(clone)
+    here = adaptable(clone)
     for path, each in changes.items():
         replace(clone, path, AdaptedLinear(here[path], _branches(each, here[path])))
     return clone
@@ -252,7 +283,7 @@ def _bare(value: Any) -> Any:
     return clone
 
 
-def _branches(changes: Sequence[Change], base: Linear) -> list[Branch]:
+def _branches(changes: Sequence[Change], base: Linear | SettledLinear) -> list[Branch]:
     branches: list[Branch] = []
     for delta, bias, strength in changes:
         if delta is not None:

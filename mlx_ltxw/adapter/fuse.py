@@ -18,10 +18,20 @@ from typing import Generic
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Adapters, Change, Changes, Network, attach_changes, by_block, by_module
+from mlx_ltxw.adapter.apply import (
+    Adapters,
+    Change,
+    Changes,
+    Network,
+    SettledLinear,
+    adaptable,
+    attach_changes,
+    by_block,
+    by_module,
+)
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
-from mlx_ltxw.tree import Linear, at, dense_weight, linears, replace, share
+from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 
 
 @dataclass(frozen=True)
@@ -111,9 +121,10 @@ def fuse_changes(
         quantized: As for `fuse`.
         keep_unfused: Whether adapters of a linear, by its path in `module`, stay beside it.
     """
-    here = linears(module)
-    packed = {path for path in changes if isinstance(here[path], nn.QuantizedLinear)}
-    unfused = {path: each for path, each in changes.items() if keep_unfused(path) or (path in packed and not quantized)}
+    here = adaptable(module)
+    settled = {path for path in changes if isinstance(here[path], SettledLinear)}
+    packed = settled | {path for path in changes if isinstance(here[path], nn.QuantizedLinear) and not quantized}
+    unfused = {path: each for path, each in changes.items() if keep_unfused(path) or path in packed}
     clone = attach_changes(module, unfused)
     losses: dict[str, float] = {}
     for path, each in changes.items():

@@ -21,6 +21,7 @@ from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
 from mlx_ltxw.takes.events import Decoding, PartBegun, TakeEvent, Written
+from mlx_ltxw.takes.given import material_of
 
 
 class Show:
@@ -51,7 +52,11 @@ class Show:
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
             notes = [spelled(text, self._spelling) for text in texts]
             if self.as_json:
-                line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
+                line(
+                    event="started", settings=settings.to_dict(), recipe=job.recipe, model=job.model.identity,
+                    notes=notes,
+                )  # fmt: skip
+            self.note(job.recipe)
             for note in notes:
                 self.note(f"Note: {note}")
 
@@ -85,7 +90,7 @@ class Show:
     def drifts(self, job: Plan, made: dict[int, Latents], networks: Networks) -> None:
         """Runs without the adapters too, and says how far the picture and the sound moved."""
         bar = Bar("without adapters, seed", self.quiet)
-        for change in drift(job, made, networks, bar.step):
+        for change in drift(job, made, networks, bar.step, material=material_of(job)):
             if self.as_json:
                 line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
             else:  # asked for by name, so told even when quiet

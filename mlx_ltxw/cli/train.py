@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.errors import UserError, spelled
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def train(
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     if given["data"] is None and not resume:
         raise click.UsageError("Missing option '--data'.")
+    from mlx_ltxw.hub import check_upload
     from mlx_ltxw.train import loop
-    from mlx_ltxw.train.finish import check_upload
     from mlx_ltxw.train.finish import upload as push
     from mlx_ltxw.train.record import RunArguments
     from mlx_ltxw.train.start import begin, holding, job_of, keep_record
@@ -183,19 +184,15 @@ def _asked_to_stop() -> Iterator[_Asked]:
     """Whether Ctrl-C was pressed, or the system asked to end; a second Ctrl-C ends at once."""
     asked = _Asked()
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int) -> None:
         again = asked()
         asked.number = asked.number or number
         if asked.at_once or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
         click.echo("\nfinishing the step …", err=True)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(note):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _follow(events: Iterator[TrainingEvent], world: World, asked: _Asked, as_json: bool = False) -> bool:

@@ -85,7 +85,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     """
     import av
 
-    _check_regular(path)
+    check_regular(path)
     # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     container = None
@@ -105,7 +105,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
 
 
-def _check_regular(path: Path | str) -> None:
+def check_regular(path: Path | str) -> None:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:

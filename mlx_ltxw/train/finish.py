@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -17,6 +15,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_free, write_bytes
+from mlx_ltxw.hub import push
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip
@@ -71,9 +70,9 @@ class Data:
 def base_sha256(model: ModelDir) -> str:
     """Of the checkpoint the model was converted from; of several files, the hash of their hashes."""
     files = (model.config.get("source") or {}).get("files") or {}
-    hashes = [str(files[name]["sha256"]) for name in sorted(files)]
+    hashes = [str(files[name]["sha256"]) for name in sorted(files) if "sha256" in files[name]]
     if not hashes:
-        hashes = [model.files[name].sha256 for name in sorted(model.files) if name.startswith("transformer")]
+        hashes = [digest for _, digest in sorted(model.digests("transformer").items())]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -188,44 +187,6 @@ def check_space(run: Path, size: int, checkpoints: int) -> None:
     check_free(run, needed, "the checkpoints need", "give {field:keep_checkpoints} fewer, or choose another folder.")
 
 
-def check_upload(repo: str) -> None:
-    """Refuses a run whose adapter could not be pushed at its end: no connection, no login, another's name.
-
-    Raises:
-        UserError: says which.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
-
-    with _upload_errors(repo, "cannot be uploaded to", "Log in with `hf auth login`, or leave {field:upload} out."):
-        validate_repo_id(repo)
-        account: Any = HfApi().whoami()
-    owner, slash, _ = repo.partition("/")
-    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
-    if slash and owner not in owners:
-        raise UserError(
-            f"The account {account.get('name')} cannot write to {repo}.",
-            f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
-        )
-    token = (account.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
-        raise UserError("The Hub's token may only read.", "Log in with one that may write: `hf auth login`.")
-
-
-@contextmanager
-def _upload_errors(repo: str, what: str, hint: str) -> Iterator[None]:
-    """What the Hub says, in a sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
-        lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"The adapter {what} {repo}: {lines[0][:300] if lines else type(error).__name__}.", hint
-        ) from error
-
-
 def upload(run: Path, repo: str) -> str:
     """Pushes the adapter, its card and its samples to the Hub; makes the repository if it is new.
 
@@ -235,11 +196,6 @@ def upload(run: Path, repo: str) -> str:
     Raises:
         UserError: what the Hub says.
     """
-    from huggingface_hub import HfApi
-
-    api: Any = HfApi()
     patterns = [ADAPTER, CARD, "index.html", "samples/**"]
-    with _upload_errors(repo, f"is in {run}, but could not be uploaded to", "Run it again with {field:resume=True}."):
-        address = str(api.create_repo(repo, exist_ok=True))
-        api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=patterns, commit_message="Adapter")
-    return address
+    again = "Run it again with {field:resume=True}."
+    return push(run, repo, f"The adapter is in {run}, but", again, allow_patterns=patterns, commit_message="Adapter")

@@ -169,11 +169,7 @@ def _file_hash(path: Path, changed: int) -> str:
 
 def _model_hash(model: ModelDir, components: Iterable[str]) -> str:
     """Of the networks' files and the checkpoint's config; the dtype that they run in counts too."""
-    names = tuple(components)
-    files = {
-        name: record.sha256 for name, record in model.files.items() if name.startswith(names) and "README" not in name
-    }
-    return _digest([FORMAT, str(default_dtype()), model.checkpoint_config, files])
+    return _digest([FORMAT, str(default_dtype()), model.checkpoint_config, model.digests(*components)])
 
 
 def _digest(parts: Any) -> str:
