@@ -13,7 +13,6 @@ import mlx.core as mx
 
 from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
-from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_free, write_bytes
 from mlx_ltxw.hub import push
 from mlx_ltxw.prompts.registers import parse
