@@ -2,16 +2,19 @@
 
 from mlx_ltxw.models.transformer.block import Shared
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
-from mlx_ltxw.models.transformer.inputs import NO_SKIPS, Modality, Rotary, Skips, rotary
-from mlx_ltxw.models.transformer.model import Transformer
+from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_SKIPS, Modality, Rotary, Sharing, Skips, rotary
+from mlx_ltxw.models.transformer.model import Accompaniment, Transformer
 from mlx_ltxw.models.transformer.walk import DIRECT, Walk
 
 __all__ = [
     "DIRECT",
+    "EQUALLY",
     "NO_SKIPS",
+    "Accompaniment",
     "Modality",
     "Rotary",
     "Shared",
+    "Sharing",
     "Skips",
     "StreamConfig",
     "Transformer",
