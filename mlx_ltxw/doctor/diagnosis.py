@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Verdict = Literal["good", "note", "fault"]
+Health = Literal["good", "note", "fault"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Diagnosis:
     """
 
     area: str
-    state: Verdict
+    state: Health
     text: str
     advice: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
