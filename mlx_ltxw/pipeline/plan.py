@@ -14,6 +14,7 @@ from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.prompts.lines import check_lines
+from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -95,9 +96,13 @@ def plan(request: Request, model: ModelDir) -> Plan:
     stages = stages_of(settings, model, geometry)
     config = model.network_config("transformer")
     chosen, distilled = choose(settings, config), choose_distilled(settings, config)
-    check_together(chosen, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
+    beside = bool(model.quantized_layers("transformer")) and not settings.fuse
+    check_together(chosen, distilled, beside)
     machine = this_machine()
-    weights = weights_in_memory(model, audio_only=settings.audio_only)
+    others = [upsampler_name(stage.upsampler) for stage in stages if stage.upsampler is not None]
+    weights = weights_in_memory(model, audio_only=settings.audio_only, others=others)
+    if distilled is not None and beside:
+        weights["transformer"] += distilled.located[0].path.stat().st_size
     warnings = [*check_fit(weights, machine), *slow_blas()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
