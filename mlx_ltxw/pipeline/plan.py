@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_ltxw.machine import Machine, slow_blas, this_machine
+from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.components import upsampler_name
-from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -31,7 +31,7 @@ class Plan:
         settings: Every choice made.
         model: Where the weights are.
         stages: One after another.
-        dtype: bf16 or fp32, of weights and activations.
+        dtype: Of weights and activations; fp16 is the transformer's alone (`Networks`).
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
@@ -100,14 +100,15 @@ def plan(request: Request, model: ModelDir) -> Plan:
     check_together(chosen, distilled, beside)
     machine = this_machine()
     others = [upsampler_name(stage.upsampler) for stage in stages if stage.upsampler is not None]
-    weights = weights_in_memory(model, audio_only=settings.audio_only, others=others)
+    dtype = dtype_of(settings.dtype)
+    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only, others=others)
     if distilled is not None and beside:
         weights["transformer"] += distilled.located[0].path.stat().st_size
-    warnings = [*check_fit(weights, machine), *slow_blas()]
+    warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings), distilled)
+    return Plan(settings, model, stages, dtype, chosen, machine, resident, tuple(warnings), distilled)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:
