@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from functools import partial
+from typing import Any, Generic
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,8 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import Adapters, Model, Part, Parts, attach_parts, by_block, by_module
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
+from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
+from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.tree import Linear, at, dense_weight, linears, replace, share
 
 
@@ -86,22 +89,42 @@ def fuse(
         placements = [place(adapter, model) for adapter, _ in adapters]
     parts = by_module(adapters, placements)
     result = model if consume else share(model)
+    on_demand, changes = blocks_on_demand(result), dict[int, Any]()
     fused: list[str] = []
     losses: dict[str, float] = {}
     for prefix, own in by_block(parts).items():
         start = f"{prefix}." if prefix else ""
         kept = {path for path in own if keep_beside(start + path)}
-        block = fuse_parts(at(result, prefix), own, quantized, kept.__contains__)
-        for path in own:
-            replace(result, start + path, at(block.model, path))
+        options = own, quantized, kept.__contains__
+        if prefix and on_demand is not None:
+            index = int(prefix.rpartition(".")[2])
+            changes[index] = partial(_fused_later, options)
+            # What re-quantising costs is measured on the weights themselves; all else is known without them.
+            block = fuse_parts(
+                on_demand[index] if quantized else on_demand.layers[index], *options, later=not quantized
+            )
+        else:
+            block = fuse_parts(at(result, prefix), *options)
+            for path in own:
+                replace(result, start + path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
+    if changes:
+        result.transformer_blocks = ChangedBlocks(on_demand, changes)
     beside = tuple(path for path in parts if path not in set(fused))
     return Fused(result, tuple(path for path in parts if path not in beside), beside, losses)
 
 
+def _fused_later(options: tuple[Parts, bool, Callable[[str], bool]], block: Block) -> Block:
+    return fuse_parts(block, *options, later=True).model
+
+
 def fuse_parts(
-    module: Model, parts: Parts, quantized: bool = False, keep_beside: Callable[[str], bool] = lambda path: False
+    module: Model,
+    parts: Parts,
+    quantized: bool = False,
+    keep_beside: Callable[[str], bool] = lambda path: False,
+    later: bool = False,
 ) -> Fused[Model]:
     """As `fuse`, for a block or a whole model; shares every array that the adapters leave alone.
 
@@ -110,6 +133,7 @@ def fuse_parts(
         parts: From `by_module` for a model, of one block from `by_block`.
         quantized: As for `fuse`.
         keep_beside: Whether adapters of a linear, by its path in `module`, stay beside it.
+        later: Leave the sums for when they are used, and what re-quantising costs unmeasured.
     """
     here = linears(module)
     packed = {path for path in parts if isinstance(here[path], nn.QuantizedLinear)}
@@ -119,7 +143,7 @@ def fuse_parts(
     for path, each in parts.items():
         if path in beside:
             continue
-        linear, loss = _fused_linear(here[path], each)
+        linear, loss = _fused_linear(here[path], each, later)
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
@@ -127,7 +151,7 @@ def fuse_parts(
 
 
 def fused_weight(weight: mx.array, parts: Sequence[tuple[Delta, float]]) -> mx.array:
-    """A weight (out, in) with changes at their strengths, evaluated, in its own dtype."""
+    """A weight (out, in) with changes at their strengths, in its own dtype."""
     if weight.dtype == mx.bfloat16 and all(isinstance(delta, LowRank) for delta, _ in parts):
         fused = _official(parts) + weight  # both bf16: rounded once more
     else:
@@ -135,7 +159,6 @@ def fused_weight(weight: mx.array, parts: Sequence[tuple[Delta, float]]) -> mx.a
         for delta, strength in parts:
             total = total + strength * change(delta, weight)
         fused = total.astype(weight.dtype)
-    mx.eval(fused)
     return fused
 
 
@@ -154,7 +177,7 @@ def _official(parts: Sequence[tuple[Delta, float]]) -> mx.array:
     return total
 
 
-def _fused_linear(linear: Linear, parts: Sequence[Part]) -> tuple[Linear, float | None]:
+def _fused_linear(linear: Linear, parts: Sequence[Part], later: bool) -> tuple[Linear, float | None]:
     """A linear of its own with the changes in it; and for a quantised one the relative loss."""
     changes = [(delta, strength) for delta, _, strength in parts if delta is not None]
     fresh = share(linear)
@@ -166,6 +189,8 @@ def _fused_linear(linear: Linear, parts: Sequence[Part]) -> tuple[Linear, float 
         return fresh, None
     weight = dense_weight(linear)
     meant = fused_weight(weight, changes)
+    if not later:
+        mx.eval(meant)
     if not isinstance(linear, nn.QuantizedLinear):
         fresh.weight = meant
         return fresh, None
@@ -174,6 +199,8 @@ def _fused_linear(linear: Linear, parts: Sequence[Part]) -> tuple[Linear, float 
     fresh.weight, fresh.scales = packed[:2]
     if len(packed) > 2:
         fresh.biases = packed[2]
+    if later:
+        return fresh, None
     error, size = mx.linalg.norm(dense_weight(fresh) - meant), mx.linalg.norm(meant - weight)
     return fresh, number(error) / max(number(size), 1e-30)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import STREAMED
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,18 @@ class Contexts:
         return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
+def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype) -> Contexts:
     """Encodes the prompts.
 
     Args:
         model_dir: Holds the text encoder, projection and connectors.
         prompts: The prompt and, where guidance needs it, the negative prompt.
         dtype: bf16 or fp32, of the contexts.
-        in_pieces: See `Machine.in_pieces`.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
-    encoder = model_dir.load_text_encoder(dtype, in_pieces)
+    encoder = model_dir.load_text_encoder(dtype, STREAMED)
     ids, mask = encoder.tokenize(prompts)
     hidden = encoder.hidden_states(ids, mask)
     mx.eval(hidden, mask)

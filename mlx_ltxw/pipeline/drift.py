@@ -51,7 +51,7 @@ def drift(
         settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
         adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
     )
-    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    contexts = networks.contexts(job.prompts)
     models, base = transformers(plain, networks), {}
     for seed in made:
         for step in steps(plain, models, contexts, seed, noise_source=noise_source):

@@ -45,7 +45,7 @@ def run(
     ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
-    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    contexts = networks.contexts(job.prompts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = NOTHING_GIVEN
     if picture is not None:
