@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mlx_ltxw.printing import readable
+
 from .quantize import Quantization
 
 _BASE = "Lightricks/LTX-2.3"
@@ -21,17 +23,19 @@ def model_card(
     text_encoder: str,
     quantization: Quantization | None,
     own: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, int]],
 ) -> str:
     """The card's text.
 
     Args:
-        name: Of the directory.
+        name: Of the directory or the repository, as `-m` takes it.
         variant: `dev` or `distilled`.
         version: The checkpoint's `model_version`.
         source, text_encoder: What they were made from, with commits where known.
         quantization: Or None.
         own: The checkpoint config's section `mlx_ltxw`, of a model that is not Lightricks': its `license` and the
             `statement` of what it is and was made from.
+        sizes: Tensors and bytes of each network.
     """
     licence = f"license: {own['license']}" if own else _LICENCE_FIELDS
     base = "" if own else f"base_model: {_BASE}\n"
@@ -57,13 +61,23 @@ written by `mlx-ltxw convert`.
 - text encoder: {text_encoder}
 - weights: {weights}
 
+{_table(sizes)}
+
 ```
+pip install mlx-ltxw
 mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} -o out.mp4
 ```
 
 {own["statement"] if own else _STATEMENT}
 `config.json` names the source files with their sha256; `manifest.json` lists this directory's.
 """
+
+
+def _table(sizes: Mapping[str, tuple[int, int]]) -> str:
+    rows = [f"| {name} | {tensors:,} | {readable(nbytes)} |" for name, (tensors, nbytes) in sizes.items()]
+    total = [sum(column) for column in zip(*sizes.values(), strict=True)]
+    rows.append(f"| all | {total[0]:,} | {readable(total[1])} |")
+    return "\n".join(["| network | tensors | on disk |", "|---|---|---|", *rows])
 
 
 def _quantized(quantization: Quantization) -> str:

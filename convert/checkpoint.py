@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.names import grouped
 
 from .layout import DIFFUSION, official_names, reason_to_set_aside
 
 _USE_23 = "mlx-ltxw runs LTX-2.3 (22B); use its dev or distilled checkpoint."
+_AGAIN = "Download the checkpoint again."
 _SCALE = re.compile(r"\.(weight_scale|scale_weight)$")
 
 
@@ -67,13 +68,18 @@ def read_checkpoint(headers: Sequence[Header]) -> Checkpoint:
 def tell_variant(names: Sequence[str]) -> str | None:
     """`dev` or `distilled`, where exactly one of the two words stands in the file names; else None."""
     words = {word for name in names for word in re.findall(r"[a-z]+", name.lower())}
-    told = words & {"dev", "distilled"}
-    return told.pop() if len(told) == 1 else None
+    variants = words & {"dev", "distilled"}
+    return variants.pop() if len(variants) == 1 else None
 
 
 def is_adapter(names: Iterable[str]) -> bool:
     """Whether a file of these tensors is a LoRA or its like."""
     return any(_ADAPTER.search(name) for name in names)
+
+
+def is_upsampler_file(header: Header) -> bool:
+    """Whether a file holds a latent upsampler."""
+    return any(name.startswith("post_upsample_res_blocks.") for name in header.tensors)
 
 
 _ADAPTER = re.compile(r"\.(lora_[ABab]|lora[_.](up|down)|lokr_w[12](_[ab])?|hada_w[12]_[ab]|diff|diff_b)(\.|$)")
@@ -100,12 +106,9 @@ def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
     merged: dict[str, Any] = {"config": {}}
     for header in headers:
         values = dict(header.metadata)
-        try:
-            config = json.loads(values.pop("config", "{}"))
-        except ValueError as error:
-            raise UserError(
-                f"The config in {header.path} is not valid JSON ({error}).", "Download the checkpoint again."
-            ) from error
+        config = parse_json(values.pop("config", "{}"), f"The config in {header.path}", _AGAIN)
+        if not isinstance(config, dict):
+            raise UserError(f"The config in {header.path} is no table.", _AGAIN)
         for section, content in config.items():
             if merged["config"].setdefault(section, content) != content:
                 raise UserError(
@@ -118,13 +121,16 @@ def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
 
 def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Says what a file is when it is not an LTX-2.3 checkpoint."""
-    config, version = metadata["config"], _version(metadata.get("model_version", ""))
+    config, version = metadata["config"], version_of(metadata.get("model_version", ""))
     transformer = config.get("transformer", {})
     block = f"{DIFFUSION}transformer_blocks.0."
     if is_adapter(names):
         raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with {field:adapters}.")
     if config.get("_class_name") == "LatentUpsampler":
-        raise UserError("This is a latent upscaler, not a checkpoint.", _USE_23)
+        raise UserError(
+            "This is a latent upsampler, not a checkpoint.",
+            "Give it with {field:upsamplers} beside a checkpoint, or alone with {field:out} of a finished model.",
+        )
     if any(name.endswith(".weight_scale_2") for name in names):
         raise UserError(
             "This checkpoint is quantised to NVFP4 for CUDA, which cannot be read.",
@@ -146,7 +152,7 @@ def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> 
         )
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
     """The leading numbers: `2.3.0` and `2.3.rc1` both start with (2, 3); `constants.py:detect_model_version`."""
     match = re.match(r"\d+([.-]\d+)*", text)
     return tuple(int(n) for n in re.split(r"[.-]", match.group())) if match else ()

@@ -28,7 +28,7 @@ _SPELLINGS = ("language_model.model.", "model.language_model.", "model.")
 
 
 @dataclass(frozen=True)
-class Gemma:
+class GemmaFiles:
     """A text encoder to convert.
 
     Attributes:
@@ -63,7 +63,7 @@ class Gemma:
         return lines
 
 
-def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
+def read_gemma(folder: Path, headers: Sequence[Header]) -> GemmaFiles:
     """Reads a folder's config and maps its tensors.
 
     Args:
@@ -104,7 +104,7 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> Gemma:
         if name.endswith("_proj.weight") and len(tensor.shape) == 2
     }
     wanted = {f"model.{name}": shape for name, shape in parameter_shapes(network).items()}
-    return Gemma(folder, tensors, dropped, {**config.mlx_lm(), "tie_word_embeddings": True}, wanted, widths)
+    return GemmaFiles(folder, tensors, dropped, {**config.mlx_lm(), "tie_word_embeddings": True}, wanted, widths)
 
 
 def missing_gemma() -> UserError:

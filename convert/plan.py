@@ -15,7 +15,7 @@ from mlx_ltxw.weights.loading import mismatches, parameter_shapes
 from mlx_ltxw.weights.names import grouped, natural_key
 
 from .checkpoint import Checkpoint
-from .gemma import Gemma
+from .gemma import GemmaFiles
 from .layout import axes, component_of
 from .quantize import Quantization, in_blocks
 
@@ -37,7 +37,7 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Step:
+class Entry:
     """One source tensor and what it becomes.
 
     Attributes:
@@ -84,21 +84,21 @@ class Shard:
 
     component: str
     file: str
-    steps: list[Step]
+    entries: list[Entry]
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """All of a conversion.
 
     Attributes:
-        steps: By component.
+        entries: By component.
         shards: In the order in which they are written.
         faults: One line for each kind of mismatch; a conversion needs none.
         placed, total: Checkpoint tensors that carry weights, and how many of them a parameter takes.
     """
 
-    steps: dict[str, list[Step]] = field(default_factory=dict)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
     shards: list[Shard] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     placed: int = 0
@@ -106,17 +106,17 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        return sum(step.nbytes for steps in self.steps.values() for step in steps)
+        return sum(entry.nbytes for entries in self.entries.values() for entry in entries)
 
     def quantized(self, component: str) -> dict[str, Quantization]:
         """Quantised layers of one component."""
-        steps = self.steps.get(component, [])
-        return {step.name.removesuffix(".weight"): step.quantization for step in steps if step.quantization}
+        entries = self.entries.get(component, [])
+        return {entry.name.removesuffix(".weight"): entry.quantization for entry in entries if entry.quantization}
 
 
 def make_plan(
-    checkpoint: Checkpoint, gemma: Gemma | None, quantization: Quantization | None, shard_bytes: int = SHARD_BYTES
-) -> Plan:
+    checkpoint: Checkpoint, gemma: GemmaFiles | None, quantization: Quantization | None, shard_bytes: int = SHARD_BYTES
+) -> ConversionPlan:
     """Maps every tensor to one parameter, and checks it against the networks that the config describes.
 
     Args:
@@ -131,7 +131,7 @@ def make_plan(
     Raises:
         UserError: the config lacks a key or describes another model.
     """
-    plan = Plan(total=len(checkpoint.tensors))
+    plan = ConversionPlan(total=len(checkpoint.tensors))
     named: dict[str, dict[str, Tensor]] = {component: {} for component in IN_CHECKPOINT}
     scales: dict[str, Tensor] = {}
     unplaced = []
@@ -146,19 +146,19 @@ def make_plan(
     plan.faults += [f"no component takes {line}" for line in grouped(unplaced)]
     for component, tensors in named.items():
         network = _network(component, checkpoint.config, tensors)
-        steps = {
-            name: Step(name, tensor, axes(component, name, len(tensor.shape)), scales.get(f"{component}/{name}"))
+        entries = {
+            name: Entry(name, tensor, axes(component, name, len(tensor.shape)), scales.get(f"{component}/{name}"))
             for name, tensor in tensors.items()
         }
         wanted = parameter_shapes(network)
-        shapes = {name: step.shape for name, step in steps.items()}
+        shapes = {name: entry.shape for name, entry in entries.items()}
         plan.faults += [f"{component}: {line}" for line in mismatches(wanted, shapes)]
         plan.placed += sum(wanted.get(name) == shape for name, shape in shapes.items())
-        _add(plan, component, _quantize(component, steps, linear_widths(network), quantization), shard_bytes)
+        _add(plan, component, _quantize(component, entries, linear_widths(network), quantization), shard_bytes)
     if gemma:
         plan.faults += [f"{TEXT_ENCODER}: {line}" for line in gemma.faults(checkpoint.config, named["text_projection"])]
-        steps = {name: Step(name, tensor) for name, tensor in gemma.tensors.items()}
-        _add(plan, TEXT_ENCODER, _quantize(TEXT_ENCODER, steps, gemma.linear_widths, quantization), shard_bytes)
+        entries = {name: Entry(name, tensor) for name, tensor in gemma.tensors.items()}
+        _add(plan, TEXT_ENCODER, _quantize(TEXT_ENCODER, entries, gemma.linear_widths, quantization), shard_bytes)
     return plan
 
 
@@ -180,26 +180,26 @@ def linear_widths(network: nn.Module) -> dict[str, int]:
 
 
 def _quantize(
-    component: str, steps: Mapping[str, Step], widths: Mapping[str, int], quantization: Quantization | None
-) -> list[Step]:
-    """The steps in natural order, with quantisation where the predicate says so."""
+    component: str, entries: Mapping[str, Entry], widths: Mapping[str, int], quantization: Quantization | None
+) -> list[Entry]:
+    """The entries in natural order, with quantisation where the predicate says so."""
     result = []
-    for name in sorted(steps, key=natural_key):
-        step, (layer, _, leaf) = steps[name], name.rpartition(".")
+    for name in sorted(entries, key=natural_key):
+        entry, (layer, _, leaf) = entries[name], name.rpartition(".")
         width = widths.get(layer)
         if quantization and leaf == "weight" and width and in_blocks(component, layer, width, quantization):
-            step = Step(step.name, step.source, step.axes, step.scale, quantization)
-        result.append(step)
+            entry = Entry(entry.name, entry.source, entry.axes, entry.scale, quantization)
+        result.append(entry)
     return result
 
 
-def _add(plan: Plan, component: str, steps: list[Step], shard_bytes: int) -> None:
-    plan.steps[component] = steps
-    groups = {f"{TEXT_ENCODER}/model" if component == TEXT_ENCODER else component: steps}
+def _add(plan: ConversionPlan, component: str, entries: list[Entry], shard_bytes: int) -> None:
+    plan.entries[component] = entries
+    groups = {f"{TEXT_ENCODER}/model" if component == TEXT_ENCODER else component: entries}
     if component == "transformer":
         groups = {
-            "transformer.video": [step for step in steps if not audio_side(step.name)],
-            "transformer.audio": [step for step in steps if audio_side(step.name)],
+            "transformer.video": [entry for entry in entries if not audio_side(entry.name)],
+            "transformer.audio": [entry for entry in entries if audio_side(entry.name)],
         }
     for stem, group in groups.items():
         cut = _cut(group, shard_bytes)
@@ -207,25 +207,35 @@ def _add(plan: Plan, component: str, steps: list[Step], shard_bytes: int) -> Non
             plan.shards.append(Shard(component, f"{stem}-{number:05d}-of-{len(cut):05d}.safetensors", part))
 
 
-def _cut(steps: Sequence[Step], limit: int) -> list[list[Step]]:
-    """Consecutive groups of at most `limit` bytes each; a larger step is alone."""
-    groups: list[list[Step]] = []
+def _cut(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
+    """Consecutive groups of at most `limit` bytes each; a larger entry is alone."""
+    groups: list[list[Entry]] = []
     size = 0
-    for step in steps:
-        if not groups or size + step.nbytes > limit:
+    for entry in entries:
+        if not groups or size + entry.nbytes > limit:
             groups.append([])
             size = 0
-        groups[-1].append(step)
-        size += step.nbytes
+        groups[-1].append(entry)
+        size += entry.nbytes
     return groups
 
 
-def index(plan: Plan, component: str) -> dict[str, Any]:
+def index(plan: ConversionPlan, component: str) -> dict[str, Any]:
     """A component's `*.safetensors.index.json`, in the Hub's form; file names are relative to its folder."""
-    steps = plan.steps[component]
+    entries = plan.entries[component]
     shards = [shard for shard in plan.shards if shard.component == component]
     weight_map = {
-        array.name: shard.file.rpartition("/")[2] for shard in shards for step in shard.steps for array in step.arrays
+        array.name: shard.file.rpartition("/")[2]
+        for shard in shards
+        for entry in shard.entries
+        for array in entry.arrays
     }
-    size, parameters = sum(step.nbytes for step in steps), sum(step.source.elements for step in steps)
+    size, parameters = sum(entry.nbytes for entry in entries), sum(entry.source.elements for entry in entries)
     return {"metadata": {"total_size": size, "total_parameters": parameters}, "weight_map": weight_map}
+
+
+def plan_of(component: str, entries: list[Entry], shard_bytes: int = SHARD_BYTES) -> ConversionPlan:
+    """The plan of one component alone, which comes from a file of its own."""
+    plan = ConversionPlan(placed=len(entries), total=len(entries))
+    _add(plan, component, entries, shard_bytes)
+    return plan

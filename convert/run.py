@@ -23,9 +23,9 @@ from mlx_ltxw.weights.model_dir import ModelDir
 from .checkpoint import Checkpoint, read_checkpoint
 from .gemma import missing_gemma
 from .journal import Journal, SourceRecord
-from .plan import SHARD_BYTES, Plan, make_plan
+from .plan import SHARD_BYTES, ConversionPlan, make_plan
 from .quantize import Quantization
-from .report import describe
+from .report import describe_checkpoint
 from .small_files import Hashes, copies, json_text, texts
 from .source import Source, TextSource, check_access, open_checkpoint, open_gemma, variant_of
 from .verify import verify_model
@@ -52,7 +52,7 @@ class Conversion:
     text: TextSource | None
     variant: str | None
     quantization: Quantization | None
-    plan: Plan
+    plan: ConversionPlan
 
 
 def prepare(
@@ -95,7 +95,7 @@ def prepare(
 def dry_run(conversion: Conversion) -> Iterator[str]:
     """The plan's lines; then, if something does not fit, a UserError that lists all of it."""
     gemma = conversion.text.gemma if conversion.text else None
-    yield from describe(conversion.plan, conversion.checkpoint, gemma, conversion.variant)
+    yield from describe_checkpoint(conversion.plan, conversion.checkpoint, gemma, conversion.variant)
     _check_plan(conversion.plan)
 
 
@@ -161,12 +161,12 @@ def _write(
     write_manifest(out, records, fingerprint)
 
 
-def _write_shards(plan: Plan, out: Path, journal: Journal) -> dict[str, FileRecord]:
+def _write_shards(plan: ConversionPlan, out: Path, journal: Journal) -> dict[str, FileRecord]:
     """Writes the weight files that an earlier run did not finish."""
     left = [shard for shard in plan.shards if not journal.finished(shard.file)]
     if len(left) < len(plan.shards):
         _say(f"Continuing: {len(plan.shards) - len(left)} of {len(plan.shards)} files are done.")
-    todo = sum(step.nbytes for shard in left for step in shard.steps)
+    todo = sum(entry.nbytes for shard in left for entry in shard.entries)
     free = shutil.disk_usage(out).free
     if free < todo + _MARGIN:
         raise UserError(
@@ -223,7 +223,7 @@ def _fingerprint(conversion: Conversion, hashes: Hashes, copied: dict[str, Path]
     return digest.hexdigest()
 
 
-def _check_plan(plan: Plan) -> None:
+def _check_plan(plan: ConversionPlan) -> None:
     if plan.faults:
         raise UserError(
             f"{plan.placed} of {plan.total} tensors have a place; the rest does not fit: {'; '.join(plan.faults)}.",

@@ -13,10 +13,11 @@ from mlx_ltxw.weights.manifest import FileRecord
 from .card import model_card
 from .checkpoint import Checkpoint
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS
-from .plan import Plan, index
+from .plan import ConversionPlan, index
 from .quantize import Quantization
 from .source import Source, TextSource
 
+CARD = "README.md"
 Hashes = dict[str, dict[str, FileRecord]]
 """Of the source files: role (`checkpoint`, `text_encoder`) -> file name -> size and sha256."""
 
@@ -28,7 +29,7 @@ def texts(
     text: TextSource,
     variant: str,
     quantization: Quantization | None,
-    plan: Plan,
+    plan: ConversionPlan,
     hashes: Hashes,
 ) -> dict[str, str]:
     """The files that are written, by their path in the model directory; `name` is the directory's."""
@@ -47,20 +48,36 @@ def texts(
         layers = {layer: how.settings for layer, how in plan.quantized("transformer").items()}
         config["quantization"] = {"transformer": {**settings, **layers}}
         gemma_config["quantization"] = {**settings, "model.embed_tokens": False}
-    own = checkpoint.config.get("mlx_ltxw", {})
-    titles = _title(source), _title(text.source)
-    card = model_card(name, variant, checkpoint.model_version, *titles, quantization, own)
     files = {
         "config.json": json_text(config),
-        "README.md": card,
+        CARD: card(name, source, checkpoint, text, variant, quantization, plan),
         f"{TEXT_ENCODER}/config.json": json_text(gemma_config),
     }
-    for component in plan.steps:
+    for component in plan.entries:
         stem = f"{TEXT_ENCODER}/model" if component == TEXT_ENCODER else component
         files[f"{stem}.safetensors.index.json"] = json_text(index(plan, component))
     if checkpoint.license:
         files["LICENSE"] = checkpoint.license
     return files
+
+
+def card(
+    name: str,
+    source: Source,
+    checkpoint: Checkpoint,
+    text: TextSource,
+    variant: str,
+    quantization: Quantization | None,
+    plan: ConversionPlan,
+) -> str:
+    """The model card; `name` is what `-m` takes: the directory, or the repository."""
+    own = checkpoint.config.get("mlx_ltxw", {})
+    titles = _title(source), _title(text.source)
+    sizes = {
+        component: (sum(len(entry.arrays) for entry in entries), sum(entry.nbytes for entry in entries))
+        for component, entries in plan.entries.items()
+    }
+    return model_card(name, variant, checkpoint.model_version, *titles, quantization, own, sizes)
 
 
 def copies(text: TextSource) -> dict[str, Path]:

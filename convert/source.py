@@ -11,10 +11,11 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
 from mlx_ltxw.weights.header import Header, parse_header, read_header
+from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.text import WEIGHTS
 
-from .checkpoint import is_adapter, tell_variant
-from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, Gemma, read_gemma
+from .checkpoint import is_adapter, is_upsampler_file, tell_variant
+from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, GemmaFiles, read_gemma
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHER_FILES = ("lora", "upscale", "duration")  # words in the names of the Hub's other files
@@ -29,6 +30,7 @@ class Source:
         headers: One a safetensors file.
         repo, revision: Hub repo and commit, or None for local files.
         left_out: Names of adapters that lie beside a checkpoint.
+        upsamplers: Latent upsamplers that lie beside it.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Source:
     repo: str | None
     revision: str | None
     left_out: tuple[str, ...] = ()
+    upsamplers: tuple[Header, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -47,7 +50,7 @@ class TextSource:
     """A text encoder's resolved files and what they hold."""
 
     source: Source
-    gemma: Gemma
+    gemma: GemmaFiles
 
 
 def open_checkpoint(source: str, revision: str | None, variant: str | None, data: bool) -> Source:
@@ -73,9 +76,11 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
         raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
         headers = [read_header(file) for file in _local_files(path, variant)]
-        own = [header for header in headers if not is_adapter(header.tensors)] or headers
-        left_out = tuple(header.path.name for header in headers if header not in own)
-        found = Source(source, tuple(own), None, None, left_out)
+        beside = [header for header in headers if is_upsampler_file(header)] if len(headers) > 1 else []
+        rest = [header for header in headers if header not in beside]
+        own = [header for header in rest if not is_adapter(header.tensors)] or rest
+        left_out = tuple(header.path.name for header in rest if header not in own)
+        found = Source(source, tuple(own), None, None, left_out, tuple(beside))
     if data:
         for header in found.headers:
             header.check_complete()
@@ -151,6 +156,11 @@ def _local_files(path: Path, variant: str | None) -> list[Path]:
             f"{path} has diffusers' layout, which cannot be read.", "Use the official single-file checkpoint."
         )
     files = sorted(path.glob("*.safetensors"))
+    if is_split({file.name for file in files}):
+        raise UserError(
+            f"{path} is a model in ltx-2-mlx's layout, which needs no conversion.",
+            "Use it with `mlx-ltxw generate -m`.",
+        )
     if variant:
         files = [file for file in files if tell_variant([file.name]) in (None, variant)]
     if not files:

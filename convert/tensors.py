@@ -10,7 +10,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.header import Tensor
 
-from .plan import Step
+from .plan import Entry
 from .quantize import Quantization
 
 PIECE = 8 << 20
@@ -23,18 +23,18 @@ _NUMPY = {
 """NumPy dtype of each stored one; bfloat16 and fp8 as their bits."""
 
 
-def pieces(step: Step) -> Iterator[np.ndarray]:
-    """The bytes of a step's arrays, in order, as flat contiguous NumPy arrays.
+def pieces(entry: Entry) -> Iterator[np.ndarray]:
+    """The bytes of an entry's arrays, in order, as flat contiguous NumPy arrays.
 
     Raises:
         UserError: NaN or infinite values, a bad fp8 scale, or a source file that shrank.
     """
-    if step.quantization:
-        yield from _packed(step, step.quantization)
-    elif step.axes:
-        yield np.ascontiguousarray(_gather(step).transpose(step.axes)).reshape(-1)
+    if entry.quantization:
+        yield from _packed(entry, entry.quantization)
+    elif entry.axes:
+        yield np.ascontiguousarray(_gather(entry).transpose(entry.axes)).reshape(-1)
     else:
-        yield from _converted(step)
+        yield from _converted(entry)
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
@@ -79,55 +79,55 @@ def _check_finite(values: np.ndarray, tensor: Tensor) -> None:
         )
 
 
-def _converted(step: Step) -> Iterator[np.ndarray]:
+def _converted(entry: Entry) -> Iterator[np.ndarray]:
     """The source's elements in its own order, in the stored dtype."""
-    table = _fp8_table(step) if step.source.dtype == "F8_E4M3" else None
-    for start in range(0, step.source.elements, PIECE):
-        piece = _read(step.source, start, min(PIECE, step.source.elements - start))
-        _check_finite(piece, step.source)
+    table = _fp8_table(entry) if entry.source.dtype == "F8_E4M3" else None
+    for start in range(0, entry.source.elements, PIECE):
+        piece = _read(entry.source, start, min(PIECE, entry.source.elements - start))
+        _check_finite(piece, entry.source)
         if table is not None:
             piece = table[piece]
-        elif step.source.dtype == "F64":
+        elif entry.source.dtype == "F64":
             piece = piece.astype(np.float32)
         yield piece
 
 
-def _fp8_table(step: Step) -> np.ndarray:
+def _fp8_table(entry: Entry) -> np.ndarray:
     """bfloat16 bits of every fp8 value times the tensor's scale; multiplied in float32 and rounded once.
 
     Source: `ltx_core/quantization/fp8_cast.py:_build_prequant_fold_sd_ops`.
     """
     scale = np.float32(1)
-    if step.scale:
-        value = _read(step.scale, 0, 1)
-        scale = (value.astype(np.uint32) << 16).view(np.float32)[0] if step.scale.dtype == "BF16" else value[0]
+    if entry.scale:
+        value = _read(entry.scale, 0, 1)
+        scale = (value.astype(np.uint32) << 16).view(np.float32)[0] if entry.scale.dtype == "BF16" else value[0]
         scale = np.float32(scale)
         if not np.isfinite(scale) or scale <= 0:
-            raise UserError(f"{step.scale.name} is {scale}, which is no scale.", "Download the checkpoint again.")
+            raise UserError(f"{entry.scale.name} is {scale}, which is no scale.", "Download the checkpoint again.")
     return bfloat16_bits(np.nan_to_num(fp8_values()) * scale)
 
 
-def _gather(step: Step) -> np.ndarray:
+def _gather(entry: Entry) -> np.ndarray:
     """The whole tensor in the source's layout, in the stored dtype."""
-    whole = np.empty(step.source.elements, _NUMPY[step.dtype])
+    whole = np.empty(entry.source.elements, _NUMPY[entry.dtype])
     start = 0
-    for piece in _converted(step):
+    for piece in _converted(entry):
         whole[start : start + len(piece)] = piece
         start += len(piece)
-    return whole.reshape(step.source.shape)
+    return whole.reshape(entry.source.shape)
 
 
-def _packed(step: Step, how: Quantization) -> Iterator[np.ndarray]:
+def _packed(entry: Entry, how: Quantization) -> Iterator[np.ndarray]:
     """The weight in MLX's quantised form."""
-    values = _gather(step)
+    values = _gather(entry)
     weight = mx.array(values)
-    if step.dtype == "BF16":
+    if entry.dtype == "BF16":
         weight = weight.view(mx.bfloat16)
     parts = mx.quantize(weight, how.group_size, how.bits, how.mode)
     mx.eval(parts)
     for part in parts[:2]:  # packed weights, scales: zeros where the weight has none were never computed
         if values.any() and not part.any().item():
-            raise RuntimeError(f"MLX quantised {step.name} to zeros")
+            raise RuntimeError(f"MLX quantised {entry.name} to zeros")
     for part in parts:
         yield np.array(part.view(mx.uint16) if part.dtype == mx.bfloat16 else part).reshape(-1)
     del weight, parts, part

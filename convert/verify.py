@@ -9,7 +9,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.components import COMPONENTS
+from mlx_ltxw.weights.components import COMPONENTS, upsampler_name
 from mlx_ltxw.weights.loading import read_arrays
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -23,10 +23,11 @@ def verify_model(model: ModelDir) -> None:
     total = sum(record.size for record in model.files.values())
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
         model.verify(bar.update)
-    for component in COMPONENTS:
+    components = (*COMPONENTS, *map(upsampler_name, model.upsamplers))
+    for component in components:
         model.load(component)  # strict: raises on any mismatch; nothing is computed
     model.load_tokenizer()
-    for component in COMPONENTS:
+    for component in components:
         for file in dict.fromkeys(tensor.path for tensor in model.tensors(component)):
             _check_arrays(file)
 

@@ -21,7 +21,7 @@ def header_bytes(shard: Shard) -> bytes:
     """Length and JSON of a shard's safetensors header, padded to eight bytes."""
     entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     offset = 0
-    for array in (array for step in shard.steps for array in step.arrays):
+    for array in (array for entry in shard.entries for array in entry.arrays):
         span = [offset, offset + array.nbytes]
         entries[array.name] = {"dtype": array.dtype, "shape": list(array.shape), "data_offsets": span}
         offset += array.nbytes
@@ -57,11 +57,11 @@ def write_shard(directory: Path, shard: Shard, progress: Callable[[int], object]
 
 def _stream(shard: Shard) -> Iterator[memoryview]:
     yield memoryview(header_bytes(shard))
-    for step in shard.steps:
-        expected, written = step.nbytes, 0
-        for piece in pieces(step):
+    for entry in shard.entries:
+        expected, written = entry.nbytes, 0
+        for piece in pieces(entry):
             written += piece.nbytes
             yield piece.data.cast("B")
             del piece
         if written != expected:
-            raise RuntimeError(f"{step.name} has {written} bytes instead of {expected}")
+            raise RuntimeError(f"{entry.name} has {written} bytes instead of {expected}")

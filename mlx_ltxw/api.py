@@ -32,7 +32,10 @@ __all__ = [
     "Step", "Trained", "convert", "export", "inspect", "load", "measure", "train",
 ]  # fmt: skip
 
-Adapter = str | Path | Sequence[str | Path] | None
+ImageChoice = str | Path | Sequence[str | Path] | None
+"""One or several of `FILE[@FRAME][:STRENGTH]`."""
+
+AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
 
 
@@ -45,6 +48,9 @@ class Fields(TypedDict, total=False):
     frames: int | None
     frame_rate: float | None
     steps: int | None
+    pipeline: str | None
+    upsampler: str | None
+    distilled_lora: str | None
     video_guidance: Guidance | None
     audio_guidance: Guidance | None
     audio_only: bool
@@ -52,24 +58,32 @@ class Fields(TypedDict, total=False):
     fuse: bool
     allow_partial: bool
     register_at: str | None
-    video: str | None
+    video: str | Path | None
+    audio: str | Path | None
+    revoice: float | None
+    retake: str | None
+    retake_what: str
+    extend: float | None
     soften_onset: bool
     remove_offset: bool
 
 
-def load(model: str | Path | None = None, *, resident: bool = True) -> Model:
+def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
     """Opens a model; its networks are loaded when a clip first needs them.
 
     Args:
-        model: A model directory that `convert` wrote; `OWNER/REPO` or `OWNER/REPO@REVISION` for one on the Hub, which
-            is downloaded once; None for the small model that ships with the package.
+        model: A model directory that `convert` wrote, or one in ltx-2-mlx's layout; `OWNER/REPO` or
+            `OWNER/REPO@REVISION` for either on the Hub, which is downloaded once; None for the small model that ships
+            with the package.
+        text_encoder: Gemma-3 for a model of ltx-2-mlx's layout, a directory or a repository; None for its own or the
+            one that ltx-2-mlx takes.
         resident: Keeps the networks in memory from one clip to the next; otherwise each goes when its stage is done.
             What is made is the same.
 
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    return Model(open_model(model), resident)
+    return Model(open_model(model, text_encoder), resident)
 
 
 def inspect(target: str | Path) -> Described:
@@ -106,21 +120,32 @@ class Model:
         self.close()
 
     @overload
-    def generate(self, prompt: str, *, adapter: Adapter = None, seed: int = 10, **fields: Unpack[Fields]) -> Clip: ...
+    def generate(
+        self,
+        prompt: str,
+        *,
+        adapter: AdapterChoice = None,
+        image: ImageChoice = None,
+        seed: int = 10,
+        **fields: Unpack[Fields],
+    ) -> Clip: ...
 
     @overload
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: Sequence[int], **fields: Unpack[Fields]
-    ) -> list[Clip]: ...
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: Sequence[int],
+        **fields: Unpack[Fields],
+    ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: Adapter = None, seed: int | Sequence[int] = 10, **fields: Unpack[Fields]
-    ) -> Clip | list[Clip]:
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: int | Sequence[int] = 10,
+        **fields: Unpack[Fields],
+    ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
 
         Args:
             prompt: What is seen and, in quotes, what is said.
             adapter: `whisper`, a file, a Hub repository, each with `:STRENGTH` behind it if wanted; or several.
+            image: A picture the clip begins with, `FILE@FRAME:STRENGTH` for one at another frame; or several.
             seed: Of the noise; -1 for any. Several seeds give a list of clips.
             **fields: Of `Request`: `steps=8`, `audio_only=True`, `lock_video=False`, ...
 
@@ -128,7 +153,8 @@ class Model:
             UserError: the model cannot make it.
         """
         seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
-        clips = list(self.clips(Request(prompt, seeds=seeds, adapters=_adapters(adapter), **fields)))
+        named = {"adapters": _names(adapter, "adapter"), "images": _names(image, "picture")}
+        clips = list(self.clips(Request(prompt, seeds=seeds, **named, **fields)))  # type: ignore[arg-type]
         return clips if isinstance(seed, Sequence) else clips[0]
 
     def clips(self, request: Request) -> Iterator[Clip]:
@@ -171,11 +197,11 @@ class Model:
         return follow(job, self._networks)
 
 
-def _adapters(given: Adapter) -> tuple[str, ...]:
+def _names(given: AdapterChoice | ImageChoice, kind: str) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str | Path):
         return (str(given),)
     if not isinstance(given, Sequence):
-        raise UserError(f"{given!r} is no adapter.", "Give a name, a file, a repository, or a list of them.")
+        raise UserError(f"{given!r} is no {kind}.", "Give a name, a file, or a list of them.")
     return tuple(str(one) for one in given)

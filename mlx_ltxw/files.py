@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import json
 import os
 import socket
 import stat
@@ -181,16 +182,31 @@ def read_bytes(path: Path | str, limit: int = LARGEST_TEXT) -> bytes:
     return data
 
 
-def read_text(path: Path | str, limit: int = LARGEST_TEXT) -> str:
-    """The text of a regular file in UTF-8, without a byte order mark.
+def decode_text(data: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 as some editors save it, without a byte order mark.
+
+    Which it is, the mark tells, or where the zero bytes lie among the first four (RFC 4627, section 3).
 
     Raises:
-        UserError: as `read_bytes`, or it is no UTF-8.
+        UnicodeDecodeError: it is none of these.
     """
+    return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+
+
+def read_text(path: Path | str, limit: int = LARGEST_TEXT) -> str:
+    """The text of a regular file; see `decode_text`.
+
+    Raises:
+        UserError: as `read_bytes`, or it is no text.
+    """
+    data = read_bytes(path, limit)
     try:
-        return read_bytes(path, limit).decode("utf-8-sig")
+        text = decode_text(data)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
+    if "\0" in text:
+        raise UserError(f"{path} is not text: it holds a zero byte.", "Name a text file, saved as UTF-8.")
+    return text
 
 
 def local_path(text: str) -> Path:
@@ -200,8 +216,8 @@ def local_path(text: str) -> Path:
         UserError: no system has such a name.
     """
     if "\0" in text or len(os.fsencode(text)) > 4095 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
-        shown = text if len(text) <= 80 else f"{text[:77]}…"
-        raise UserError(f"'{shown}' cannot be the name of a file.", "Check the path.")
+        short = text if len(text) <= 80 else f"{text[:77]}…"
+        raise UserError(f"'{short}' cannot be the name of a file.", "Check the path.")
     with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
         return Path(text).expanduser()
     return Path(text)

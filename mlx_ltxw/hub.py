@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 from mlx_ltxw.errors import UserError
 
@@ -75,6 +78,76 @@ class Repo:
 
         with explained(self.name):
             return Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+
+    def fetch(self, files: Sequence[str], folder: Path | None = None) -> Path:
+        """Downloads files; those that are there are left alone, and cut ones go on. Bars are drawn on a terminal.
+
+        Args:
+            files: Paths in the repo.
+            folder: Where they go; the Hub's cache by default.
+
+        Returns:
+            The folder that holds them.
+
+        Raises:
+            UserError: no access, no connection, or no space.
+        """
+        if self.offline and folder is None:
+            return self.download(files[0]).parents[files[0].count("/")]
+        with explained(self.name), _bars_on_terminals():
+            return Path(str(self._snapshot(files, folder)))
+
+    def missing(self, files: Sequence[str], folder: Path | None = None) -> tuple[int, int]:
+        """Bytes that `fetch` would download, and bytes in all.
+
+        Raises:
+            UserError: as `fetch`.
+        """
+        with explained(self.name), _bars_on_terminals(never=True):
+            plans = self._snapshot(files, folder, dry_run=True)
+        sizes = [(plan.file_size or 0, plan.will_download) for plan in plans]
+        return sum(size for size, absent in sizes if absent), sum(size for size, _ in sizes)
+
+    def _snapshot(self, files: Sequence[str], folder: Path | None, **options: Any) -> Any:
+        from huggingface_hub import snapshot_download
+
+        patterns = [escape(file) for file in files]
+        return snapshot_download(
+            self.name, revision=self.commit, allow_patterns=patterns, local_dir=folder, local_files_only=self.offline,
+            **options,
+        )  # fmt: skip
+
+
+@contextmanager
+def _bars_on_terminals(never: bool = False) -> Iterator[None]:
+    """The Hub's progress bars, drawn where somebody sees them."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = (never or not sys.stderr.isatty()) and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+def cached(name: str, patterns: Sequence[str]) -> Path | None:
+    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_id == name and repo.repo_type == "model"]
+    except CacheNotFound:
+        return None
+    revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.last_modified)
+    for revision in reversed(revisions):
+        names = [file.file_name for file in revision.files]
+        if all(any(fnmatch(file, pattern) for file in names) for pattern in patterns):
+            return Path(revision.snapshot_path)
+    return None
 
 
 def open_repo(name: str, revision: str = "") -> Repo:
@@ -161,3 +234,76 @@ def explained(repo: str, let_through: bool = False) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     """The first line of what a library says, which goes on for paragraphs."""
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def check_upload(repo: str) -> None:
+    """Refuses work whose result could not be pushed at its end: no connection, no login, another's name.
+
+    Raises:
+        UserError: says which.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    with _upload_errors(
+        f"Nothing can be uploaded to {repo}", "Log in with `hf auth login`, or leave {field:upload} out."
+    ):
+        validate_repo_id(repo)
+        account: Any = HfApi().whoami()
+    owner, slash, _ = repo.partition("/")
+    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
+    if slash and owner not in owners:
+        raise UserError(
+            f"The account {account.get('name')} cannot write to {repo}.",
+            f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
+        )
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise UserError("The Hub's token may only read.", "Log in with one that may write: `hf auth login`.")
+
+
+def push(
+    folder: Path, repo: str, what: str, again: str, *, private: bool | None = None,
+    last: Mapping[str, str] | None = None, **options: Any,
+) -> str:  # fmt: skip
+    """Pushes a folder to the Hub; makes the repository if it is new. What an earlier try left there is not sent again.
+
+    Args:
+        folder: Its files.
+        repo: `owner/name`.
+        what: Begins the sentence if it fails: `The model is in DIR, but`.
+        again: What to do then.
+        private: Whether a new repository is seen by its owner alone; None leaves it to the Hub.
+        last: Texts, by path in the repo, that are committed when all else is there.
+        options: Of `HfApi.upload_folder`.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: what the Hub says.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api: Any = HfApi()
+    with _upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
+        address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
+        api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
+        if last:
+            texts = [CommitOperationAdd(path, text.encode()) for path, text in last.items()]
+            api.create_commit(repo, texts, commit_message=options["commit_message"])
+    return address
+
+
+@contextmanager
+def _upload_errors(what: str, hint: str) -> Iterator[None]:
+    """What the Hub says, in a sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
+        raise UserError(f"{what}: {_first_line(error)[:300]}.", hint) from error
+    except RuntimeError as error:  # of the client's threads, around what the Hub said
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise UserError(f"{what}: {_first_line(cause)[:300]}.", hint) from error

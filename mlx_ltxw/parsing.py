@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import decode_text
 from mlx_ltxw.printing import some
 
 _DEEPEST = 64
@@ -37,7 +38,7 @@ def parse_json(text: str | bytes, what: str, hint: str = _HINT) -> Any:
     """The values of a JSON text.
 
     Args:
-        text: Bytes are UTF-8, with or without a byte order mark.
+        text: Bytes are UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         what: Names it in messages: a file, `the metadata of FILE`.
         hint: What to do about a broken one.
 
@@ -93,7 +94,7 @@ def build(cls: type[T], values: Any, what: str, hint: str = _HINT) -> T:
         _check_fields(cls, values)
         return _initialised(msgspec.convert(values, cls, strict=True))
     except (Unsound, msgspec.ValidationError) as error:
-        raise UserError(f"{what} cannot be used: {_told(error)}.", hint) from error
+        raise UserError(f"{what} cannot be used: {_reason(error)}.", hint) from error
 
 
 def load_json(text: str | bytes) -> Any:
@@ -104,10 +105,10 @@ def load_json(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")
+            text = decode_text(text)
         return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise Unsound(f"byte {error.start} is no UTF-8") from error
+        raise Unsound(f"byte {error.start} is no {error.encoding.upper()}") from error
     except json.JSONDecodeError as error:
         raise Unsound(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
@@ -200,7 +201,7 @@ def _initialised(value: Any) -> Any:
     return type(value)(map(_initialised, value)) if isinstance(value, list | tuple) else value
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """msgspec's ``Expected `int`, got `str` - at `$.steps` `` as `'steps' is no int but a str`."""
     text = str(error)
     path = re.search(r" - at `\$\.?(.*)`$", text)

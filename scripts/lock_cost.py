@@ -44,7 +44,7 @@ from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance, passes
 from mlx_ltxw.pipeline.latents import Latents, noise
-from mlx_ltxw.pipeline.samplers import euler
+from mlx_ltxw.pipeline.samplers import euler, no_noise
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
@@ -100,7 +100,7 @@ def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
     drawn = time.perf_counter()
     adapters = [(random_adapter(base), Strength())]
     fused = fuse(base, adapters)
-    locked = fuse(base, adapters, keep_beside=reads_video)
+    locked = fuse(base, adapters, keep_unfused=reads_video)
     round_factors(locked.model, dtype)
     mx.eval(fused.model.parameters(), locked.model.parameters())
     mx.clear_cache()
@@ -215,11 +215,11 @@ def whole_run(
     denoiser = Denoiser(model, adapted, contexts, schedule.video, schedule.audio, *rotary, dtype, walk=walk)
     start = noise(geometry, config.video.in_channels, config.audio.in_channels, SEED)
     start = start._replace(adapted=start.audio if adapted else None)
-    next(euler(denoiser, start, schedule.sigmas[:2]))
+    next(euler(denoiser, start, schedule.sigmas[:2], no_noise))
     seconds, latents = [], start
     mx.reset_peak_memory()
     clock = time.perf_counter()
-    for latents in euler(denoiser, start, schedule.sigmas):  # noqa: B007  the last ones are the result
+    for latents in euler(denoiser, start, schedule.sigmas, no_noise):  # noqa: B007  the last ones are the result
         seconds.append(round(time.perf_counter() - clock, 4))
         clock = time.perf_counter()
     report(

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlx_ltxw.convert.plan import Array, Plan
+from mlx_ltxw.convert.plan import Array, ConversionPlan
 from mlx_ltxw.convert.quantize import Quantization
 from mlx_ltxw.convert.run import prepare
 from mlx_ltxw.weights.components import audio_side
@@ -37,19 +37,19 @@ def in_memory(component: str, arrays: Iterable[Array]) -> int:
     return total
 
 
-def memory(plan: Plan, audio_only: bool = False) -> dict[str, int]:
+def memory(plan: ConversionPlan, audio_only: bool = False) -> dict[str, int]:
     """Bytes of each network of a plan in memory."""
     return {
         component: in_memory(
             component,
             (
                 array
-                for step in steps
-                if not audio_only or component != "transformer" or audio_side(step.name)
-                for array in step.arrays
+                for entry in entries
+                if not audio_only or component != "transformer" or audio_side(entry.name)
+                for array in entry.arrays
             ),
         )
-        for component, steps in plan.steps.items()
+        for component, entries in plan.entries.items()
     }
 
 

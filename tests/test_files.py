@@ -202,10 +202,14 @@ def test_only_plain_files_of_a_bounded_size_are_read(tmp_path):
 
 def test_texts(tmp_path):
     path = tmp_path / "text"
-    path.write_bytes(b"\xef\xbb\xbfhush \xe2\x80\xa6")
-    assert files.read_text(path) == "hush …"
-    path.write_bytes("hush …".encode("utf-16"))
-    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 0\)"):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        path.write_bytes("hush …".encode(encoding))
+        assert files.read_text(path) == "hush …"
+    path.write_bytes("hush …".encode("cp1252"))
+    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 5\)"):
+        files.read_text(path)
+    path.write_bytes(b"hush\0 hush")
+    with pytest.raises(UserError, match="holds a zero byte"):
         files.read_text(path)
 
 

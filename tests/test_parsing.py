@@ -27,7 +27,8 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ('"\\ud800"', "half a character"),
         ("", "Expecting value at line 1"),
         ("{", "line 1, column 2"),
-        (b"\xff\xfe{}", "byte 0 is no UTF-8"),
+        (b"\xff{}", "byte 0 is no UTF-8"),
+        (b"\xff\xfe{}}", "is no UTF-16"),
     ],
 )
 def test_json_that_is_refused(text, words):
@@ -39,6 +40,8 @@ def test_json_that_is_refused(text, words):
 
 def test_json_that_is_read():
     assert parse_json(b'\xef\xbb\xbf{"a": [1, 2.5, null, "\xc3\xa9"]}', "x") == {"a": [1, 2.5, None, "é"]}
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        assert parse_json('{"é": "“hush”"}'.encode(encoding), "x") == {"é": "“hush”"}
     assert parse_json("1" * 31, "x") == int("1" * 31)
 
 

@@ -38,6 +38,14 @@ def test_every_python_is_tried():
     assert offered == {"3.11", "3.12", "3.13"}
 
 
+def test_what_the_gate_leaves_out_runs_too():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "-m 'not slow'" in options["addopts"]
+    assert commands(jobs("tests")["slow"]) == ["./scripts/test -m slow"]
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.slow" in path.read_text()]
+    assert len(marked) > 1  # this file names the mark too
+
+
 def test_metal_is_checked_and_really_used():
     mac = jobs("tests")["mac"]
     assert mac["runs-on"].startswith("macos")

@@ -28,7 +28,7 @@ from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
-Model = TypeVar("Model", bound=nn.Module)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class AdaptedLinear(nn.Module):
@@ -39,7 +39,7 @@ class AdaptedLinear(nn.Module):
         branches: What the adapters add.
     """
 
-    def __init__(self, base: Linear, branches: Sequence[Branch]) -> None:
+    def __init__(self, base: Linear | SettledLinear, branches: Sequence[Branch]) -> None:
         super().__init__()
         self.base = base
         self.branches = list(branches)
@@ -66,7 +66,45 @@ class AdaptedLinear(nn.Module):
         return y + (update * self._gate.astype(update.dtype)).astype(y.dtype)
 
 
-def adapt(model: Model, adapters: Adapters, allow_partial: bool = False) -> Model:
+class SettledLinear(nn.Module):
+    """A linear with adapters that belong to the base: further ones go beside it, as beside a bare linear.
+
+    Unlike an `AdaptedLinear` it has no `from_base`: what another stream reads of the base has these in it already.
+    """
+
+    def __init__(self, adapted: AdaptedLinear) -> None:
+        super().__init__()
+        self.base, self.branches = adapted.base, adapted.branches
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., in) -> (..., out), in the base's output dtype."""
+        out = y = self.base(x)
+        for branch in self.branches:
+            out = branch.added(out, x, y, self.base)
+        return out
+
+
+def settle(model: nn.Module) -> None:
+    """Makes the adapters beside a model's linears a part of it, in place."""
+    if blocks_on_demand(model) is not None:
+
+        def settled(block: Block) -> Block:
+            settle(block)
+            return block
+
+        change_each(model, settled)
+    for path, linear in adapted_linears(model).items():
+        replace(model, path, SettledLinear(linear))
+
+
+def adaptable(model: nn.Module) -> dict[str, Linear | SettledLinear]:
+    """Every linear that an adapter can act on, by its official path."""
+    settled = {path: module for path, module in model.named_modules() if isinstance(module, SettledLinear)}
+    inside = {f"{path}.base" for path in settled}
+    return {path: linear for path, linear in linears(model).items() if path not in inside} | settled
+
+
+def adapt(model: Network, adapters: Adapters, allow_partial: bool = False) -> Network:
     """The model with adapters beside its linears.
 
     Args:
@@ -83,43 +121,43 @@ def adapt(model: Model, adapters: Adapters, allow_partial: bool = False) -> Mode
     return attach(model, adapters, [place(adapter, model, allow_partial) for adapter, _ in adapters])
 
 
-def attach(model: Model, adapters: Adapters, placements: Sequence[Placement] | None = None) -> Model:
+def attach(model: Network, adapters: Adapters, placements: Sequence[Placement] | None = None) -> Network:
     """As `adapt`, for placements already made; without them, a fresh adapter of zeros is welcome too."""
     if placements is None:
         placements = [match(adapter, model) for adapter, _ in adapters]
-    parts, on_demand = by_module(adapters, placements), blocks_on_demand(model)
+    changes, on_demand = by_module(adapters, placements), blocks_on_demand(model)
     if on_demand is None:
-        return attach_parts(model, parts)
-    blocks = by_block(parts)
-    clone = attach_parts(model, blocks.pop("", {}))
-    changes = {int(path.rpartition(".")[2]): partial(attach_parts, parts=own) for path, own in blocks.items()}
-    clone.transformer_blocks = ChangedBlocks(on_demand, changes)
+        return attach_changes(model, changes)
+    blocks = by_block(changes)
+    clone = attach_changes(model, blocks.pop("", {}))
+    own = {int(path.rpartition(".")[2]): partial(attach_changes, changes=each) for path, each in blocks.items()}
+    clone.transformer_blocks = ChangedBlocks(on_demand, own)
     return clone
 
 
-Part = tuple[Delta | None, mx.array | None, float]
+Change = tuple[Delta | None, mx.array | None, float]
 """What one adapter does to one module: the change, the addition to the bias, the strength."""
 
-Parts = dict[str, list[Part]]
+Changes = dict[str, list[Change]]
 """By a linear's path, in a model or in one block of it: what every adapter does to it, in the order given."""
 
 
-def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Parts:
+def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Changes:
     """By official path; modules of strength 0 are left out."""
-    modules: Parts = {}
+    modules: Changes = {}
     for (adapter, strength), placement in zip(adapters, placements, strict=True):
         strength.check(adapter.targets, adapter.name)
         for path in placement.placed:
             value = strength.of(path)
             if value:
-                modules.setdefault(path, []).extend(_parts(adapter, path, value))
+                modules.setdefault(path, []).extend(_changes(adapter, path, value))
     return modules
 
 
-def by_block(parts: Parts) -> dict[str, Parts]:
-    """`transformer_blocks.i` -> the parts of that block, by the path in it; "" -> those outside the blocks."""
-    blocks: dict[str, Parts] = {}
-    for path, each in parts.items():
+def by_block(changes: Changes) -> dict[str, Changes]:
+    """`transformer_blocks.i` -> those of that block, by the path in it; "" -> those outside the blocks."""
+    blocks: dict[str, Changes] = {}
+    for path, each in changes.items():
         stem, *rest = path.split(".", 2)
         inside = stem == "transformer_blocks" and len(rest) == 2
         block, name = (f"{stem}.{rest[0]}", rest[1]) if inside else ("", path)
@@ -127,16 +165,16 @@ def by_block(parts: Parts) -> dict[str, Parts]:
     return blocks
 
 
-def attach_parts(module: Model, parts: Parts) -> Model:
+def attach_changes(module: Network, changes: Changes) -> Network:
     """A clone of a block, or of a whole model, with adapters beside its linears; shares every array.
 
     Args:
         module: Left as it is.
-        parts: From `by_module` for a model, of one block from `by_block`.
+        changes: From `by_module` for a model, of one block from `by_block`.
     """
     clone = share(module)
-    here = linears(clone)
-    for path, each in parts.items():
+    here = adaptable(clone)
+    for path, each in changes.items():
         replace(clone, path, AdaptedLinear(here[path], _branches(each, here[path])))
     return clone
 
@@ -158,7 +196,7 @@ class BlendedRead(Read):
         return both
 
 
-def _parts(adapter: Adapter, path: str, strength: float) -> Iterator[Part]:
+def _changes(adapter: Adapter, path: str, strength: float) -> Iterator[Change]:
     """The change and the addition to the bias, apart where a strength acts on the two in different ways."""
     delta, bias = adapter.deltas.get(path), adapter.biases.get(path)
     if delta is not None:
@@ -285,9 +323,9 @@ def _bare(value: Any) -> Any:
     return clone
 
 
-def _branches(parts: Sequence[Part], base: Linear) -> list[Branch]:
+def _branches(changes: Sequence[Change], base: Linear | SettledLinear) -> list[Branch]:
     branches: list[Branch] = []
-    for delta, bias, strength in parts:
+    for delta, bias, strength in changes:
         if delta is not None:
             branches.append(branch_of(delta, base, strength))
         if bias is not None:

@@ -85,7 +85,7 @@ class AdapterDescription:
         return "\n".join(printable(line) for line in lines)
 
 
-def describe(source: str | Path) -> AdapterDescription:
+def describe_adapter_file(source: str | Path) -> AdapterDescription:
     """Reads and describes an adapter: a file, a folder, a Hub repository or a built-in name.
 
     Raises:

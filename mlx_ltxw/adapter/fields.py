@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlx_ltxw.parsing import finite_number
+from mlx_ltxw.parsing import Unsound, finite_number, load_json
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -143,9 +143,9 @@ def metadata_notes(metadata: Mapping[str, str], ranks: Iterable[int], scaled: bo
     ranks = set(ranks)
     if not scaled and "alpha_folded" not in metadata:
         notes += [note for key in metadata if (note := _alpha_note(metadata, key, ranks))]
-    shown = {key: value for key, value in metadata.items() if _REFERENCE.fullmatch(key) and value.strip() != "1"}
-    if shown:
-        text = ", ".join(f"{key} {value[:20]}" for key, value in shown.items())
+    references = {key: value for key, value in metadata.items() if _REFERENCE.fullmatch(key) and value.strip() != "1"}
+    if references:
+        text = ", ".join(f"{key} {value[:20]}" for key, value in references.items())
         notes.append(f"It was trained beside a reference clip ({text}), which it is not given here.")
     odd = [key for key in metadata if _unknown(key, metadata[key])] + _unknown_arguments(metadata)
     if odd:
@@ -186,8 +186,8 @@ _UNSET = ("", "false", "none", "null", "{}", "[]", "0")
 def _unknown_arguments(metadata: Mapping[str, str]) -> list[str]:
     """Arguments of kohya's network module that are in no table."""
     try:
-        arguments = json.loads(metadata.get("ss_network_args", "{}"))
-    except (ValueError, RecursionError):
+        arguments = load_json(metadata.get("ss_network_args", "{}"))
+    except Unsound:
         return ["ss_network_args"]
     if not isinstance(arguments, dict):
         return [] if arguments is None else ["ss_network_args"]

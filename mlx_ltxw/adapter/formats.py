@@ -84,8 +84,8 @@ def read(path: Path, modules: Iterable[str] | None = None, config: Path | None =
         )
     file = read_tensors(path)
     groups, leftover = _group(file.tensors)
-    if config is None and (beside := path.parent / "adapter_config.json").is_file():
-        config = beside
+    if config is None and (config_file := path.parent / "adapter_config.json").is_file():
+        config = config_file
     formats = {layout(module) for module in groups}
     scaling = _scaling(formats, config, file.metadata)
     reader = _Reader(Spellings(modules), scaling, leftover)

@@ -19,29 +19,39 @@ from typing import Any, Generic
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Adapters, Model, Part, Parts, attach_parts, by_block, by_module
+from mlx_ltxw.adapter.apply import (
+    Adapters,
+    Change,
+    Changes,
+    Network,
+    SettledLinear,
+    adaptable,
+    attach_changes,
+    by_block,
+    by_module,
+)
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
 from mlx_ltxw.models.transformer import Block
-from mlx_ltxw.tree import Linear, at, dense_weight, linears, replace, share
+from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 
 
 @dataclass(frozen=True)
-class Fused(Generic[Model]):
+class Fused(Generic[Network]):
     """A model with adapters in its weights.
 
     Attributes:
         model: Shares every array that the adapters leave alone.
         fused: Modules whose weights changed.
-        beside: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
+        unfused: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
         losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
             that the rounding is as large as the adapter itself.
     """
 
-    model: Model
+    model: Network
     fused: tuple[str, ...]
-    beside: tuple[str, ...]
+    unfused: tuple[str, ...]
     losses: dict[str, float]
 
     @property
@@ -53,8 +63,8 @@ class Fused(Generic[Model]):
     def summary(self) -> str:
         """`fused into 576 weights; re-quantising cost 9.1 % of the adapter's change (worst 14 %: ...)`."""
         text = f"fused into {len(self.fused)} weights"
-        if self.beside:
-            text += f", beside {len(self.beside)}"
+        if self.unfused:
+            text += f", beside {len(self.unfused)}"
         if self.losses:
             worst = max(self.losses, key=self.losses.__getitem__)
             text += f"; re-quantising cost {self.loss:.2%} of the adapter's change"
@@ -63,13 +73,13 @@ class Fused(Generic[Model]):
 
 
 def fuse(
-    model: Model,
+    model: Network,
     adapters: Adapters,
     placements: Sequence[Placement] | None = None,
     quantized: bool = False,
-    keep_beside: Callable[[str], bool] = lambda path: False,
+    keep_unfused: Callable[[str], bool] = lambda path: False,
     consume: bool = False,
-) -> Fused[Model]:
+) -> Fused[Network]:
     """The model with adapters in its weights.
 
     Args:
@@ -78,7 +88,7 @@ def fuse(
         placements: Of each adapter in this model, if they have been made already.
         quantized: Fuse into quantised weights too, by dequantising and quantising again, which loses part of a small
             change; otherwise adapters stay beside them.
-        keep_beside: Of a module's path: whether its adapters stay beside it all the same.
+        keep_unfused: Of a module's path: whether its adapters stay beside it all the same.
         consume: Change `model` itself, block by block, where its own weights are needed no more: those of a block go
             as soon as it is fused, so that no more than one is in memory twice.
 
@@ -87,85 +97,86 @@ def fuse(
     """
     if placements is None:
         placements = [place(adapter, model) for adapter, _ in adapters]
-    parts = by_module(adapters, placements)
+    changes = by_module(adapters, placements)
     result = model if consume else share(model)
-    on_demand, changes = blocks_on_demand(result), dict[int, Any]()
+    on_demand, fetched = blocks_on_demand(result), dict[int, Any]()
     fused: list[str] = []
     losses: dict[str, float] = {}
-    for prefix, own in by_block(parts).items():
+    for prefix, own in by_block(changes).items():
         start = f"{prefix}." if prefix else ""
-        kept = {path for path in own if keep_beside(start + path)}
+        kept = {path for path in own if keep_unfused(start + path)}
         options = own, quantized, kept.__contains__
         if prefix and on_demand is not None:
             index = int(prefix.rpartition(".")[2])
-            changes[index] = partial(_fused_later, options)
+            fetched[index] = partial(_fused_later, options)
             # What re-quantising costs is measured on the weights themselves; all else is known without them.
-            block = fuse_parts(
+            block = fuse_changes(
                 on_demand[index] if quantized else on_demand.layers[index], *options, later=not quantized
             )
         else:
-            block = fuse_parts(at(result, prefix), *options)
+            block = fuse_changes(at(result, prefix), *options)
             for path in own:
                 replace(result, start + path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
-    if changes:
-        result.transformer_blocks = ChangedBlocks(on_demand, changes)
-    beside = tuple(path for path in parts if path not in set(fused))
-    return Fused(result, tuple(path for path in parts if path not in beside), beside, losses)
+    if fetched:
+        result.transformer_blocks = ChangedBlocks(on_demand, fetched)
+    unfused = tuple(path for path in changes if path not in set(fused))
+    return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
 
-def _fused_later(options: tuple[Parts, bool, Callable[[str], bool]], block: Block) -> Block:
-    return fuse_parts(block, *options, later=True).model
+def _fused_later(options: tuple[Changes, bool, Callable[[str], bool]], block: Block) -> Block:
+    return fuse_changes(block, *options, later=True).model
 
 
-def fuse_parts(
-    module: Model,
-    parts: Parts,
+def fuse_changes(
+    module: Network,
+    changes: Changes,
     quantized: bool = False,
-    keep_beside: Callable[[str], bool] = lambda path: False,
+    keep_unfused: Callable[[str], bool] = lambda path: False,
     later: bool = False,
-) -> Fused[Model]:
+) -> Fused[Network]:
     """As `fuse`, for a block or a whole model; shares every array that the adapters leave alone.
 
     Args:
         module: Left as it is.
-        parts: From `by_module` for a model, of one block from `by_block`.
+        changes: From `by_module` for a model, of one block from `by_block`.
         quantized: As for `fuse`.
-        keep_beside: Whether adapters of a linear, by its path in `module`, stay beside it.
+        keep_unfused: Whether adapters of a linear, by its path in `module`, stay beside it.
         later: Leave the sums for when they are used, and what re-quantising costs unmeasured.
     """
-    here = linears(module)
-    packed = {path for path in parts if isinstance(here[path], nn.QuantizedLinear)}
-    beside = {path: each for path, each in parts.items() if keep_beside(path) or (path in packed and not quantized)}
-    clone = attach_parts(module, beside)
+    here = adaptable(module)
+    settled = {path for path in changes if isinstance(here[path], SettledLinear)}
+    packed = settled | {path for path in changes if isinstance(here[path], nn.QuantizedLinear) and not quantized}
+    unfused = {path: each for path, each in changes.items() if keep_unfused(path) or path in packed}
+    clone = attach_changes(module, unfused)
     losses: dict[str, float] = {}
-    for path, each in parts.items():
-        if path in beside:
+    for path, each in changes.items():
+        if path in unfused:
             continue
         linear, loss = _fused_linear(here[path], each, later)
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
-    return Fused(clone, tuple(path for path in parts if path not in beside), tuple(beside), losses)
+    return Fused(clone, tuple(path for path in changes if path not in unfused), tuple(unfused), losses)
 
 
-def fused_weight(weight: mx.array, parts: Sequence[tuple[Delta, float]]) -> mx.array:
+def fused_weight(weight: mx.array, deltas: Sequence[tuple[Delta, float]]) -> mx.array:
     """A weight (out, in) with changes at their strengths, in its own dtype."""
-    if weight.dtype == mx.bfloat16 and all(isinstance(delta, LowRank) for delta, _ in parts):
-        fused = _official(parts) + weight  # both bf16: rounded once more
+    if weight.dtype == mx.bfloat16 and all(isinstance(delta, LowRank) for delta, _ in deltas):
+        fused = _official(deltas) + weight  # both bf16: rounded once more
     else:
         total = weight.astype(mx.float32)
-        for delta, strength in parts:
+        for delta, strength in deltas:
             total = total + strength * change(delta, weight)
         fused = total.astype(weight.dtype)
     return fused
 
 
-def _official(parts: Sequence[tuple[Delta, float]]) -> mx.array:
+def _official(deltas: Sequence[tuple[Delta, float]]) -> mx.array:
     """The official sum of low-rank products, (out, in) bf16."""
     total: mx.array | None = None
-    for delta, strength in parts:
+    for delta, strength in deltas:
         assert isinstance(delta, LowRank)
         a, b = (_widened(factor.astype(mx.bfloat16)) for factor in (delta.a, delta.b))
         strength = strength * delta.scale
@@ -177,18 +188,18 @@ def _official(parts: Sequence[tuple[Delta, float]]) -> mx.array:
     return total
 
 
-def _fused_linear(linear: Linear, parts: Sequence[Part], later: bool) -> tuple[Linear, float | None]:
+def _fused_linear(linear: Linear, changes: Sequence[Change], later: bool) -> tuple[Linear, float | None]:
     """A linear of its own with the changes in it; and for a quantised one the relative loss."""
-    changes = [(delta, strength) for delta, _, strength in parts if delta is not None]
+    deltas = [(delta, strength) for delta, _, strength in changes if delta is not None]
     fresh = share(linear)
-    for _, bias, strength in parts:
+    for _, bias, strength in changes:
         if bias is not None:
             old = fresh.bias if "bias" in fresh else mx.zeros(bias.shape, bias.dtype)
             fresh.bias = (_widened(old) + strength * _widened(bias)).astype(old.dtype)
-    if not changes:
+    if not deltas:
         return fresh, None
     weight = dense_weight(linear)
-    meant = fused_weight(weight, changes)
+    meant = fused_weight(weight, deltas)
     if not later:
         mx.eval(meant)
     if not isinstance(linear, nn.QuantizedLinear):

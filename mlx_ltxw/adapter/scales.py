@@ -13,7 +13,6 @@ and its scale is 1 (ComfyUI `weight_adapter/lora.py`, `ltx_core/loader/fuse_lora
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,8 @@ from typing import Any, TypeGuard
 
 from mlx_ltxw.adapter.fields import Refused, check_peft
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_bytes
+from mlx_ltxw.parsing import Unsound, load_json, sound
 
 _MAX_CONFIG = 10_000_000  # bytes
 
@@ -112,9 +113,9 @@ def diffusers_config(metadata: Mapping[str, str]) -> PeftScale | None:
         return None
     source = "its lora_adapter_metadata"
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _bad(source, "it is no JSON") from error
+        table = sound(load_json(text))
+    except Unsound as error:
+        raise _bad(source, f"it is no JSON ({error})") from error
     if not isinstance(table, dict):
         raise _bad(source, "it is no table")
     prefix = "transformer."
@@ -126,11 +127,11 @@ def diffusers_config(metadata: Mapping[str, str]) -> PeftScale | None:
 def _table(path: Path) -> dict[str, Any]:
     """A configuration file, in whatever UTF and with or without a byte order mark."""
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_CONFIG:
-            raise ValueError
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _bad(str(path), "it cannot be read") from error
+        config = sound(load_json(read_bytes(path, _MAX_CONFIG)))
+    except UserError as error:
+        raise _bad(str(path), "it cannot be read", error.hint) from error
+    except Unsound as error:
+        raise _bad(str(path), f"it cannot be read ({error})") from error
     if not isinstance(config, dict):
         raise _bad(str(path), "it is no table")
     return config

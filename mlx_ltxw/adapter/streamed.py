@@ -38,8 +38,8 @@ class ChangedBlocks:
     @property
     def layers(self) -> list[Any]:
         """The base's modules, for what they are; those of streamed blocks have no numbers."""
-        layers: list[Any] = getattr(self.blocks, "layers", self.blocks)  # a list has itself
-        return layers
+        blocks: Any = self.blocks
+        return getattr(blocks, "layers", blocks)  # a list has itself
 
 
 def blocks_on_demand(model: nn.Module) -> Any:

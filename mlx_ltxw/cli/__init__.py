@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.cli.streams import lenient_stderr
 from mlx_ltxw.machine import settle
 
 COMMANDS = {
+    "pull": "Download a ready-made model.",
     "convert": "Turn an official LTX-2.3 checkpoint into a model directory.",
     "generate": "Make a video with sound, or sound alone, from a prompt.",
     "train": "Train an adapter on clips.",
@@ -28,7 +27,13 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point: errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143."""
-    with _signals() as received, lenient_stderr():
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    with on_signals(stop), lenient_stderr():
         try:
             from mlx_ltxw.cli.entry import call
 
@@ -49,26 +54,6 @@ def __getattr__(name: str) -> Any:
 
         return group
     raise AttributeError(name)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Turns Ctrl-C and the system's request to end into `KeyboardInterrupt`; the numbers of those that came."""
-    received: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stopped(received: list[int]) -> int:

@@ -20,8 +20,15 @@ import click
 @click.option("--text-encoder", metavar="SOURCE", help="Gemma-3: a directory, or a Hub repo as owner/name[@revision].")
 @click.option("--revision", help="Branch, tag or commit of the checkpoint's Hub repo.")
 @click.option("--variant", type=click.Choice(["dev", "distilled"]), help="Where the file's name does not tell.")
+@click.option(
+    "--upsampler", "upsamplers", multiple=True, metavar="SOURCE",
+    help="A latent upsampler, for two stages: a file, owner/name/file on the Hub, or spatial-x2, spatial-x1.5, "
+    "temporal-x2 for the official ones. Repeat for more; those in SOURCE's directory are taken without it.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan from the files' headers, and write nothing.")
 @click.option("--verify", is_flag=True, help="Hash and load everything again at the end.")
+@click.option("--upload", metavar="OWNER/REPO", help="Push the model to the Hub at the end, with a model card.")
+@click.option("--private", is_flag=True, help="With --upload: a new repository is seen by its owner alone.")
 def convert(
     source: str,
     out: Path | None,
@@ -30,25 +37,44 @@ def convert(
     text_encoder: str | None,
     revision: str | None,
     variant: str | None,
+    upsamplers: tuple[str, ...],
     dry_run: bool,
     verify: bool,
+    upload: str | None,
+    private: bool,
 ) -> None:
-    """Make a model directory from an LTX-2.3 checkpoint.
+    """Make a model directory from an LTX-2.3 checkpoint, or add a latent upsampler to one.
 
     SOURCE is a .safetensors file, a directory of component files, or a Hub repo (owner/name or owner/name/file). A run
     that was cut continues with the same command.
     """
     from mlx_ltxw.cli.fields import spelling
-    from mlx_ltxw.convert import run
-    from mlx_ltxw.convert.face import prepare
+    from mlx_ltxw.convert import face, run
+    from mlx_ltxw.convert.upload import upload as push
+    from mlx_ltxw.convert.upsampler import names_upsampler
     from mlx_ltxw.errors import UserError, spelled
+    from mlx_ltxw.hub import check_upload
 
     if out is None and not dry_run:
         raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
-    conversion = prepare(source, text_encoder, quantize, group_size, revision, variant, data=not dry_run)
+    if private and not upload:
+        raise UserError("{field:private} belongs to {field:upload}.", "Leave it out, or add {field:upload}.")
+    if upload and dry_run:
+        raise UserError("{field:dry_run} writes nothing to upload.", "Leave {field:upload} out with it.")
+    if upload:
+        check_upload(upload)
+    alone = names_upsampler(source)
+    if alone:
+        face.check_upsampler_options(text_encoder, quantize, group_size, revision, variant, upload)
+    plans = None if alone else face.prepare(
+        source, text_encoder, quantize, group_size, revision, variant, data=not dry_run
+    )  # fmt: skip
+    found = face.open_upsamplers(plans, (source, *upsamplers) if alone else upsamplers, data=not dry_run)
     if dry_run:
-        for line in run.dry_run(conversion):
+        for line in (*map(str, found), *(run.dry_run(plans) if plans else ())):
             click.echo(spelled(line, spelling(click.get_current_context().command)))
     elif out is not None:
-        model = run.convert(conversion, out, verify)
+        model = face.write(plans, found, out, verify)
         click.echo(f"{model.path}: LTX-2.3 {model.variant}, {len(model.files)} files{', verified' if verify else ''}")
+        if upload and plans:
+            click.echo(push(plans, model, upload, private or None))

@@ -11,6 +11,7 @@ from mlx_ltxw.errors import Spelling
 _OTHERS = {
     "prompt": "PROMPT",
     "adapters": "--adapter",
+    "images": "--image",
     "seeds": "--seed",
     "script": "--script",
     "lock_video": "--lock-video",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,17 +20,23 @@ if TYPE_CHECKING:
 
 GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
+DEFAULT_REVOICE = 0.9
+"""As measured on the built-in model (`docs/log.md`)."""
 LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
-@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
+@click.option(
+    "-m", "--model", metavar="DIR|REPO",
+    help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
+)  # fmt: skip
+@click.option("--text-encoder", metavar="DIR|REPO", help="Gemma-3 for a model of ltx-2-mlx's layout, which has none.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
@@ -45,13 +52,41 @@ LONGEST_PROMPT = 1 << 20
 @click.option(
     "--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips; -1 is a random one.  [default: 10]"
 )
-@click.option("--steps", type=int, help="Denoising steps.")
+@click.option("--steps", type=int, help="Denoising steps; of the first stage, where there are two.")
+@click.option(
+    "--pipeline", type=click.Choice(["one-stage", "two-stage", "hq"]),
+    help="two-stage: half the size first, then upsampled and refined; hq: so with a second-order sampler, for the dev "
+    "model.  [default: two-stage for a distilled model with an upsampler, else one-stage]",
+)  # fmt: skip
+@click.option(
+    "--upsampler", type=click.Choice(["spatial-x2", "spatial-x1.5"]),
+    help="Between two stages.  [default: spatial-x2]",
+)  # fmt: skip
+@click.option(
+    "--distilled-lora", metavar="FILE|REPO[:STRENGTH]",
+    help="LTX-2.3's own, for the dev model: needed by two-stage and hq; in one stage it makes a clip in 8 steps. hq "
+    "takes FILE:0.25/0.5, a strength for each stage.",
+)  # fmt: skip
 @click.option("--width", type=int, help="Pixels.")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--frames", type=int, help="Video frames; also the length of the sound.")
 @click.option("--frame-rate", type=float, help="Frames a second.")
 @click.option("--audio-only", is_flag=True, help="Sound alone; loads nothing of the video side.")
 @click.option("--video", type=click.Path(), help="Keep this clip's picture and give it a new voice.")
+@click.option("--retake", metavar="1.2-2.4", help="Of --video's clip, make only these seconds anew.")
+@click.option("--retake-what", type=click.Choice(["picture", "sound", "both"]), help="What of them.  [default: both]")
+@click.option("--extend", type=float, metavar="SECONDS", help="Make --video's clip longer; negative: before it begins.")
+@click.option(
+    "--image", "images", multiple=True, metavar="FILE[@FRAME][:STRENGTH]",
+    help="A picture the clip begins with, or goes through at FRAME (a number, `last`, or negative from the end); "
+    "STRENGTH below 1 lets the model move away from it. Repeat for several.",
+)  # fmt: skip
+@click.option("--audio", type=click.Path(), help="Keep this sound and make a picture to it.")
+@click.option(
+    "--revoice", type=float, is_flag=False, flag_value=DEFAULT_REVOICE, metavar="[STRENGTH]",
+    help="Say the line of --audio, or of --video's clip, again in the prompt's register: from noise of STRENGTH, "
+    f"0 to 1, higher for more of the register and less of the line.  [default: {DEFAULT_REVOICE}]",
+)  # fmt: skip
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="NAME|FILE|REPO[:STRENGTH]",
     help="Built in, for the built-in model: whisper, and whisper-mixed, which leaves plain captions normal. Repeat for "
@@ -81,9 +116,9 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, model: str | None, script: Path | None, from_metadata: Path | None,
-    parts: tuple[int, ...], keep_parts: bool, show_drift: bool, wav: bool, spectrogram: bool, as_json: bool,
-    quiet: bool, **flags: Any,
+    output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
+    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, wav: bool,
+    spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -93,7 +128,7 @@ def generate(
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
-    model_dir = open_model(model)
+    model_dir = open_model(model, text_encoder)
     files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite)
     show = Show(as_json, quiet)
     given = _given(flags)
@@ -121,7 +156,7 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
 
     job = fit(request, model)
     settings = job.settings
-    if show_drift and (not settings.adapters or settings.locked or settings.audio_only or settings.video):
+    if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(
             "{field:show_drift} has nothing to measure: no adapter acts on a picture of this run.",
             "Give it together with {field:adapters} and {field:lock_video=False}.",
@@ -168,7 +203,8 @@ def _requests(script: Path | None, source: Path | None, given: dict[str, Any], m
         record = read_record(source)
         if record.kind == "script" and "prompt" in given:
             raise UserError(f"{source} is a script of several prompts.", "Leave {field:prompt} out.")
-        again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source))
+        files = {name: given.pop(name) for name in ("images", "audio", "distilled_lora") if name in given}
+        again = with_given(record, given.pop("adapters", ()), given.pop("video", None), str(source), **files)
         changed = [dataclasses.replace(request, **given) for request in again]
         return [_with_guidance(request, guidance, model) for request in changed]
     if "prompt" not in given:
@@ -191,7 +227,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
     """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
     from mlx_ltxw.files import read_text
-    from mlx_ltxw.prompts.registers import build
+    from mlx_ltxw.prompts.registers import build_prompt
 
     if file is not None:
         if prompt is not None:
@@ -205,25 +241,27 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
     if prompt is not None or missing:
         fault = "PROMPT and --scene exclude each other" if prompt is not None else f"{', '.join(missing)} is missing"
         raise UserError(f"{fault}.", "Give either PROMPT, or --scene, --speaker, --line and, if wanted, --manner.")
-    return build(
+    return build_prompt(
         sentence["scene"] or "", sentence["speaker"] or "", sentence["manner"] or "normal", sentence["line"] or ""
     )
 
 
 def _standard_input() -> str:
+    from mlx_ltxw.files import decode_text
+
     data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
     if len(data) > LONGEST_PROMPT:
         raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
     try:
-        return data.decode("utf-8-sig").strip()
+        return decode_text(data).strip()
     except UnicodeDecodeError as error:
         raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:
-    from mlx_ltxw.pipeline.request import defaults_for
+    from mlx_ltxw.pipeline.request import defaults_of
 
-    defaults = defaults_for(model.variant, model.generation)
+    defaults = defaults_of(request, model)
     shared = {"stg": flags["stg"], "modality": flags["modality_scale"], "rescale": flags["rescale"]}
     for name, cfg in (("video_guidance", flags["video_cfg"]), ("audio_guidance", flags["audio_cfg"])):
         changes = {key: value for key, value in (shared | {"cfg": cfg}).items() if value is not None}

@@ -116,8 +116,8 @@ def strip_of(by_second: Sequence[str]) -> str:
         return "".join(_LETTERS[name] for name in by_second)
     pieces = [list(by_second[at : at + many]) for at in range(0, len(by_second), many)]
     # speech shows among pauses
-    heard = [[name for name in piece if name != "no speech"] or piece for piece in pieces]
-    return "".join(_LETTERS[max(piece, key=piece.count)] for piece in heard) + f" ({many} s each)"
+    voiced = [[name for name in piece if name != "no speech"] or piece for piece in pieces]
+    return "".join(_LETTERS[max(piece, key=piece.count)] for piece in voiced) + f" ({many} s each)"
 
 
 def _cell(value: float | None, size: int, form: str) -> str:
@@ -138,7 +138,7 @@ def _check_picture(picture: str, overwrite: bool) -> None:
 
 def _draw(found: dict[str, Measurement], picture: str) -> None:
     from mlx_ltxw.media.containers import probe
-    from mlx_ltxw.media.spectrogram import picture_of, top_of, write_pictures
+    from mlx_ltxw.media.spectrogram import spectrogram_of, top_of, write_pictures
 
     longest = max(one.duration for one in found.values())
     top = max(top_of(probe(file).rate or 48000) for file in found)
@@ -148,5 +148,5 @@ def _draw(found: dict[str, Measurement], picture: str) -> None:
             f"{Path(file).name}: {one.register} ({one.confidence:.2f}), {one.lufs:.1f} LUFS, {one.voiced:.0%} voiced"
         )
         letters = "".join(_LETTERS[name] for name in one.by_second)
-        panels.append(picture_of(file, longest, top, title, letters))
+        panels.append(spectrogram_of(file, longest, top, title, letters))
     write_pictures(picture, panels)

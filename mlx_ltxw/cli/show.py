@@ -19,8 +19,9 @@ from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
-from mlx_ltxw.prompts.registers import check as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Told, Written
+from mlx_ltxw.prompts.registers import check_prompt as check_prompt
+from mlx_ltxw.takes.events import Decoding, PartBegun, TakeEvent, Written
+from mlx_ltxw.takes.given import material_of
 
 
 class Show:
@@ -34,14 +35,14 @@ class Show:
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet or as_json
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._spelling = spelling(command.command if (command := click.get_current_context(silent=True)) else None)
 
     def note(self, text: str) -> None:
         """Shows a note on stderr, unless it has been shown."""
-        if text not in self._told and not self.quiet:
+        if text not in self._noted and not self.quiet:
             click.echo(text, err=True)
-        self._told.add(text)
+        self._noted.add(text)
 
     def started(self, jobs: Iterable[Plan]) -> None:
         """What is about to be made, and what should be known before it is; each note once."""
@@ -51,11 +52,15 @@ class Show:
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
             notes = [spelled(text, self._spelling) for text in texts]
             if self.as_json:
-                line(event="started", settings=settings.to_dict(), model=job.model.identity, notes=notes)
+                line(
+                    event="started", settings=settings.to_dict(), recipe=job.recipe, model=job.model.identity,
+                    notes=notes,
+                )  # fmt: skip
+            self.note(job.recipe)
             for note in notes:
                 self.note(f"Note: {note}")
 
-    def follow(self, events: Iterator[Told]) -> dict[int, Latents]:
+    def follow(self, events: Iterator[TakeEvent]) -> dict[int, Latents]:
         """Shows a run to its end; the names of the files it leaves go to stdout.
 
         Returns:
@@ -85,7 +90,7 @@ class Show:
     def drifts(self, job: Plan, made: dict[int, Latents], networks: Networks) -> None:
         """Runs without the adapters too, and says how far the picture and the sound moved."""
         bar = Bar("without adapters, seed", self.quiet)
-        for change in drift(job, made, networks, bar.step):
+        for change in drift(job, made, networks, bar.step, material=material_of(job)):
             if self.as_json:
                 line(event="drift", seed=change.seed, video=change.video, audio=change.audio, psnr=change.psnr)
             else:  # asked for by name, so told even when quiet
@@ -108,23 +113,23 @@ class Show:
     def _written(self, event: Written) -> None:
         found = event.measurement
         if found is not None and not self.quiet:
-            heard = f"{found.register} ({found.confidence:.0%})"
+            register = f"{found.register} ({found.confidence:.0%})"
             click.echo(
-                f"written, peak memory {readable(event.peak_memory)}; heard: {heard}, {found.lufs:.1f} LUFS, "
+                f"written, peak memory {readable(event.peak_memory)}; heard: {register}, {found.lufs:.1f} LUFS, "
                 f"{found.voiced:.0%} voiced",
                 err=True,
             )
         for path in event.files:
             click.echo(path)
 
-    def _json(self, event: Told) -> None:
+    def _json(self, event: TakeEvent) -> None:
         if isinstance(event, Written):
             found = event.measurement
-            heard = {} if found is None else {
+            sound = {} if found is None else {
                 "register": found.register, "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced,
             }  # fmt: skip
             files = [str(path) for path in event.files]
-            line(event="written", seed=event.seed, files=files, **heard, peak_memory=peak_memory())
+            line(event="written", seed=event.seed, files=files, **sound, peak_memory=peak_memory())
         elif not isinstance(event, Decoding):
             line(**_facts(event))
 

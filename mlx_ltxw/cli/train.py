@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.errors import UserError, spelled
 
 if TYPE_CHECKING:
     from mlx_ltxw.train.data.findings import Finding
-    from mlx_ltxw.train.events import Event
+    from mlx_ltxw.train.events import TrainingEvent
     from mlx_ltxw.train.start import Begun, Clips
     from mlx_ltxw.world import World
 
@@ -72,10 +73,10 @@ def train(
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     if given["data"] is None and not resume:
         raise click.UsageError("Missing option '--data'.")
+    from mlx_ltxw.hub import check_upload
     from mlx_ltxw.train import loop
-    from mlx_ltxw.train.finish import check_upload
     from mlx_ltxw.train.finish import upload as push
-    from mlx_ltxw.train.record import Given
+    from mlx_ltxw.train.record import RunArguments
     from mlx_ltxw.train.start import begin, holding, job_of, keep_record
     from mlx_ltxw.world import World
 
@@ -83,7 +84,7 @@ def train(
         raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
     settings += ("coupled=true",) if coupled else ()
     settings += (f"init_adapter={json.dumps(init_adapter)}",) if init_adapter else ()
-    begun = begin(run, Given(**given), World.join(), file=file, settings=settings, resume=resume)
+    begun = begin(run, RunArguments(**given), World.join(), file=file, settings=settings, resume=resume)
     world = begun.world
     if upload and world.leads:
         check_upload(upload)
@@ -113,14 +114,14 @@ def _prepared(begun: Begun, as_json: bool) -> Clips:
     for note in slow_blas() if leads else ():
         tell(f"Note: {note}")
 
-    def told(findings: Sequence[Finding]) -> None:
+    def show(findings: Sequence[Finding]) -> None:
         if not leads:
             return
         tell(table(findings))
         if as_json:
             _print_json("data", {"findings": [dataclasses.asdict(finding) for finding in findings]})
 
-    return prepare_clips(begun, progress=_Bars(leads and not as_json), tell=told)
+    return prepare_clips(begun, progress=_Bars(leads and not as_json), tell=show)
 
 
 def _teller() -> Callable[[str], None]:
@@ -183,22 +184,18 @@ def _asked_to_stop() -> Iterator[_Asked]:
     """Whether Ctrl-C was pressed, or the system asked to end; a second Ctrl-C ends at once."""
     asked = _Asked()
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int) -> None:
         again = asked()
         asked.number = asked.number or number
         if asked.at_once or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
         click.echo("\nfinishing the step …", err=True)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(note):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def _follow(events: Iterator[Event], world: World, asked: _Asked, as_json: bool = False) -> bool:
+def _follow(events: Iterator[TrainingEvent], world: World, asked: _Asked, as_json: bool = False) -> bool:
     """Shows a run; whether it came to its end."""
     from mlx_ltxw.train.events import Finished, Sampling, Stopped
 
@@ -222,7 +219,7 @@ def _follow(events: Iterator[Event], world: World, asked: _Asked, as_json: bool 
     return ended
 
 
-def event_values(event: Event) -> dict[str, Any]:
+def event_values(event: TrainingEvent) -> dict[str, Any]:
     """An event's fields as JSON takes them."""
     return {
         name: [dataclasses.asdict(one) for one in value] if name == "samples" and isinstance(value, tuple)
@@ -237,7 +234,7 @@ def _print_json(name: str, values: dict[str, Any]) -> None:
     click.echo(json.dumps({"event": name, **values}, ensure_ascii=False))
 
 
-def _show(event: Event, line: _Line, tell: Callable[[str], None]) -> None:
+def _show(event: TrainingEvent, line: _Line, tell: Callable[[str], None]) -> None:
     """One event for people."""
     from mlx_ltxw.train.events import Progress, Sampling, Started
 

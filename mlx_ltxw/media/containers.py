@@ -85,7 +85,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     """
     import av
 
-    _check_regular(path)
+    check_regular(path)
     # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     container = None
@@ -105,7 +105,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
 
 
-def _check_regular(path: Path | str) -> None:
+def check_regular(path: Path | str) -> None:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -156,6 +156,11 @@ def start_of(stream: Any) -> Fraction:
 def format_names(container: Any) -> set[str]:
     """FFmpeg's names of a container's format, such as {"mov", "mp4", ...}."""
     return set(container.format.name.split(","))
+
+
+def in_coded_order(container: Any, stream: Any) -> bool:
+    """Whether a picture's packets tell the order of their decoding and not when each is shown; FFmpeg guesses then."""
+    return "avi" in format_names(container) and stream.type == "video"
 
 
 def restarts(container: Any, jump: float) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, format_names, note, start_of
+from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, note, opened, start_of, video_stream
 
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
@@ -32,6 +33,11 @@ def decoded(path: Path | str, container: Any, stream: Any, start: float) -> Iter
     Raises:
         UserError: more than a tenth of the packets cannot be decoded.
     """
+    frames = _decoded(path, container, stream, start)
+    yield from _in_display_order(path, stream, frames) if in_coded_order(container, stream) else frames
+
+
+def _decoded(path: Path | str, container: Any, stream: Any, start: float) -> Iterator[Any]:
     begin = float(start_of(stream))
     target = start - _EARLY
     if start - begin <= _NEAR:
@@ -41,6 +47,65 @@ def decoded(path: Path | str, container: Any, stream: Any, start: float) -> Iter
         yield from _frames(path, stream, _later(packets, target) if stream.type == "audio" else packets)
     else:
         yield from _landed(path, container, stream, begin, target)
+
+
+def _in_display_order(path: Path | str, stream: Any, frames: Iterator[Any]) -> Iterator[Any]:
+    """Frames of an AVI with the times at which they are shown.
+
+    Its packets have no times but their own order. A frame comes out with that of the packet which pushed it out, later
+    than its turn by as many packets as the decoder holds back, which the first frame of the file tells.
+    """
+    late: int | None = None
+    for frame in frames:
+        if frame.dts is not None:
+            late = _held_back(path) if late is None else late
+            frame.pts = frame.dts - late
+        else:
+            frame.pts = None  # of those that come when the packets have ended; each follows the one before it
+        yield frame
+
+
+def display_times(path: Path | str) -> list[tuple[int, int] | None]:
+    """When each packet of an AVI's picture is shown, found by decoding all, and by when it is to be decoded.
+
+    -> (presentation, decoding) in ticks, the first never the smaller one; None for a packet that shows nothing.
+
+    Raises:
+        UserError: as `decoded`.
+    """
+    with opened(path) as container:
+        stream = video_stream(container)
+        ticks: list[int] = []
+
+        def numbered() -> Iterator[Any]:
+            for packet in container.demux(stream):
+                if packet.size:
+                    packet.pts = len(ticks)  # its frame comes out with this number
+                    ticks.append(packet.dts)
+                yield packet
+
+        step = round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 1
+        times: dict[int, int] = {}
+        late = time = None
+        for frame in _frames(path, stream, numbered()):
+            if frame.dts is not None:
+                late = frame.dts - ticks[0] if late is None else late
+                time = frame.dts - late
+            else:
+                time = ticks[0] if time is None else time + step
+            times.setdefault(frame.pts, time)
+    back = max((tick - times[number] for number, tick in enumerate(ticks) if number in times), default=0)
+    return [(times[number], tick - back) if number in times else None for number, tick in enumerate(ticks)]
+
+
+def _held_back(path: Path | str) -> int:
+    """How many ticks after its first packet a picture's first frame comes out."""
+    with opened(path) as container:
+        stream = video_stream(container)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        first = next(packets, None)
+        frame = None if first is None else next(_frames(path, stream, chain([first], packets)), None)
+        return 0 if first is None or frame is None or None in (first.dts, frame.dts) else int(frame.dts - first.dts)
 
 
 def _landed(path: Path | str, container: Any, stream: Any, begin: float, target: float) -> Iterator[Any]:

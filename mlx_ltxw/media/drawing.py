@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlx_ltxw.media.spectrogram import RANGE_DB, ROWS, colours, mel_edges
 
 if TYPE_CHECKING:
-    from mlx_ltxw.media.spectrogram import Picture
+    from mlx_ltxw.media.spectrogram import Spectrogram
 
 _LEFT, _RIGHT, _ABOVE, _BELOW = 64, 86, 34, 46  # margins around a panel
 _BAR = 16  # width of the colour scale
@@ -22,7 +22,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _STEPS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
-def draw(pictures: Sequence[Picture]) -> np.ndarray:
+def draw_spectrograms(pictures: Sequence[Spectrogram]) -> np.ndarray:
     """Pictures below each other, (H, W, 3) uint8; their colours say the same, and the loudest spot of all is on top."""
     loudest = max(float(picture.level.max()) for picture in pictures)
     top = 5 * np.ceil(max(loudest, -190.0) / 5)
@@ -34,7 +34,7 @@ def draw(pictures: Sequence[Picture]) -> np.ndarray:
     return np.asarray(page)
 
 
-def _panel(page: Image.Image, picture: Picture, above: int, top: float) -> None:
+def _panel(page: Image.Image, picture: Spectrogram, above: int, top: float) -> None:
     pen, small = ImageDraw.Draw(page), ImageFont.load_default(12)
     columns = picture.level.shape[1]
     page.paste(Image.fromarray(colours(1 + (picture.level - top) / RANGE_DB)), (_LEFT, above))
@@ -55,7 +55,7 @@ def _frequencies(pen: ImageDraw.ImageDraw, font: Font, top: float, above: int) -
     pen.text((6, above + ROWS // 2), "kHz", _INK, font, anchor="lm")
 
 
-def _seconds(pen: ImageDraw.ImageDraw, font: Font, picture: Picture, above: int) -> None:
+def _seconds(pen: ImageDraw.ImageDraw, font: Font, picture: Spectrogram, above: int) -> None:
     columns, seconds = picture.level.shape[1], picture.seconds
     a_second, bottom = columns / seconds, above + ROWS
     step = next((s for s in _STEPS if seconds / s <= 12), 7200)

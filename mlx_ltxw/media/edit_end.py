@@ -11,7 +11,7 @@ _HEADER = 8  # bytes: size and name (ISO/IEC 14496-12, section 4.2)
 
 
 def set_edit_end(path: Path, seconds: Fraction) -> None:
-    """Ends the picture of an mp4 that FFmpeg just wrote after so many seconds, in its edit list and track header."""
+    """Ends the picture of an mp4 that FFmpeg just wrote after so many seconds: in its edit list and both headers."""
     with path.open("r+b") as file:
         at = _find_movie(file.read(1 << 20), path.stat().st_size)
         file.seek(at)
@@ -51,19 +51,24 @@ def _shorten(movie: bytearray, seconds: Fraction) -> None:
     header = _within(movie, whole, b"mvhd")
     assert header is not None
     (timescale,) = struct.unpack_from(">I", movie, header[0] + (28 if movie[header[0] + 8] else 20))
-    ticks = round(seconds * timescale)
+    ticks, longest = round(seconds * timescale), 0
     for name, at, end in _boxes(movie, _HEADER, len(movie)):
         handler = _within(movie, (at, end), b"mdia", b"hdlr") if name == b"trak" else None
-        if handler is None or movie[handler[0] + 16 : handler[0] + 20] != b"vide":
+        track = _within(movie, (at, end), b"tkhd") if handler else None
+        if handler is None or track is None:
             continue
-        track, edits = _within(movie, (at, end), b"tkhd"), _within(movie, (at, end), b"edts", b"elst")
-        if track:
-            _put(movie, track[0] + (36 if movie[track[0] + 8] else 28), movie[track[0] + 8], ticks)
+        where, wide = track[0] + (36 if movie[track[0] + 8] else 28), movie[track[0] + 8]
+        if movie[handler[0] + 16 : handler[0] + 20] != b"vide":
+            longest = max(longest, *struct.unpack_from(">Q" if wide else ">I", movie, where))
+            continue
+        edits = _within(movie, (at, end), b"edts", b"elst")
+        _put(movie, where, wide, ticks)
         if edits:
             long = movie[edits[0] + 8]
             (count,) = struct.unpack_from(">I", movie, edits[0] + 12)
             entry = edits[0] + 16 + (count - 1) * (20 if long else 12)
             _put(movie, entry, long, ticks - _before(movie, edits[0] + 16, count - 1, long))
+    _put(movie, header[0] + (32 if movie[header[0] + 8] else 24), movie[header[0] + 8], max(ticks, longest))
 
 
 def _before(movie: bytearray, at: int, count: int, long: int) -> int:

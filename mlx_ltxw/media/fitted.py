@@ -1,23 +1,8 @@
 """Logistic models fitted to known sounds by `python -m scripts.registers.fit`; not to be edited by hand."""
 
-from typing import NamedTuple
+from mlx_ltxw.media.logistic import LogisticModel
 
-import numpy as np
-
-
-class Model(NamedTuple):
-    """Logistic regression: the bias, and of each figure its centre, its scale and the weight of the scaled figure."""
-
-    bias: float
-    table: dict[str, tuple[float, float, float]]
-
-    def score(self, figures: np.ndarray) -> float:
-        """The log odds of (F,) figures, in the table's order."""
-        centre, scale, weight = np.array(list(self.table.values())).T
-        return float(((figures - centre) / scale).clip(-4, 4) @ weight + self.bias)
-
-
-SPEECH = Model(
+SPEECH = LogisticModel(
     0.89,
     {
         "active": (0.8938, 0.1346, 0.8247),
@@ -52,7 +37,7 @@ SPEECH = Model(
         "unvoiced among": (0.5201, 0.3737, 0.3897),
     },
 )
-EFFORT = Model(
+EFFORT = LogisticModel(
     -2.063,
     {
         "ratio": (-11.63, 5.206, -1.386),

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import opened
+from mlx_ltxw.parsing import Unsound, load_json, sound
 
 KEY = "comment"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,8 +31,8 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     text = _png_text(path) if _is_png(path) else _container_text(path)
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = sound(load_json(text))
+    except Unsound:
         value = None
     if not isinstance(value, dict):
         raise UserError(

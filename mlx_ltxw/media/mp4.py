@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo, to_frames
+from mlx_ltxw.media.copy_sound import SoundCopy, copyable
 from mlx_ltxw.media.metadata import KEY, to_text
 
 logger = logging.getLogger(__name__)
@@ -47,11 +49,12 @@ def frame_rate(value: float | Fraction) -> Fraction:
 class Mp4Writer:
     """What `open_mp4` gives: takes frames as they are made, and the sound once, in any order."""
 
-    def __init__(self, container: Any, video: Any, audio: Any, path: Path) -> None:
+    def __init__(self, container: Any, video: Any, audio: Any, path: Path, copied: SoundCopy | None = None) -> None:
         self.count = 0  # frames so far
         self._step = 1 / Fraction(video.codec_context.framerate)  # seconds
         self._container, self._video, self._audio, self._path = container, video, audio, path
         self._waveform: np.ndarray | None = None
+        self._copied = copied
 
     def frames(self, chunk: np.ndarray) -> None:
         """Appends frames, (f, height, width, 3) uint8 RGB.
@@ -75,8 +78,8 @@ class Mp4Writer:
                 self._container.mux(self._video.encode(frame))
 
     def audio(self, waveform: np.ndarray) -> None:
-        """Sets the whole sound, (N, 2) fp32 in [-1, 1] at 48 kHz."""
-        if self._audio is None:
+        """Sets the whole sound, (N, 2) fp32 in [-1, 1] at 48 kHz; of no account where a file's is copied."""
+        if self._audio is None and self._copied is None:
             raise ValueError("this file was opened without sound")
         self._waveform = as_stereo(waveform)
 
@@ -86,7 +89,9 @@ class Mp4Writer:
             raise ValueError("an mp4 needs frames, and its sound when it was opened with sound")
         with write_errors(self._path):
             self._container.mux(self._video.encode(None))
-            if self._waveform is not None:
+            if self._copied is not None:
+                self._copied.mux(self._container, self.count * self._step)
+            elif self._waveform is not None:
                 mux_audio(self._container, self._audio, self._waveform, self.count * self._step)
             self._container.close()
 
@@ -102,6 +107,7 @@ def open_mp4(
     metadata: Mapping[str, Any] | None = None,
     crf: int = 18,
     lossless: bool = False,
+    sound_from: Path | str | None = None,
 ) -> Iterator[Mp4Writer]:
     """Opens an mp4 to be written while its frames are made; complete under `path` when the `with` block ends.
 
@@ -115,12 +121,14 @@ def open_mp4(
         metadata: Stored as JSON in the comment (`metadata.read_metadata`).
         crf: x264's constant quality; 18 is held to be visually lossless.
         lossless: RGB without loss instead; few players show it.
+        sound_from: A file whose sound is copied packet by packet, from second 0 of its own on, where mp4 holds its
+            codec and it begins there; else `Mp4Writer.audio`'s is encoded.
 
     Raises:
         UserError: `path` cannot be written.
     """
     path = Path(path)
-    with replacing(path) as partial, created(path, partial, metadata) as container:
+    with replacing(path) as partial, created(path, partial, metadata) as container, copyable(sound_from) as copy:
         codec, pixels = ("libx264rgb", "rgb24") if lossless else ("libx264", "yuv420p")
         options = {"crf": "0" if lossless else str(crf)}
         video = container.add_stream(codec, rate=frame_rate(rate), options=options)
@@ -129,7 +137,10 @@ def open_mp4(
             context = video.codec_context
             context.color_primaries = context.color_trc = context.colorspace = _BT709
             context.color_range = _LIMITED
-        writer = Mp4Writer(container, video, add_audio(container) if sound else None, path)
+        if copy is not None:
+            copy.add_to(container)
+        audio = add_audio(container) if sound and copy is None else None
+        writer = Mp4Writer(container, video, audio, path, copy)
         yield writer
         writer.finish()
 
@@ -173,11 +184,26 @@ def created(path: Path, partial: Path, metadata: Mapping[str, Any] | None) -> It
         raise
 
 
-def add_audio(container: Any) -> Any:
+def add_audio(container: Any, rate: int = AUDIO_RATE) -> Any:
     """A track for `mux_audio`."""
-    audio = container.add_stream("aac", rate=AUDIO_RATE, layout="stereo")
+    audio = container.add_stream("aac", rate=rate, layout="stereo")
     audio.bit_rate = _AUDIO_BITS
     return audio
+
+
+def as_coded(waveform: np.ndarray, rate: int = AUDIO_RATE) -> np.ndarray:
+    """(N, 1) or (N, 2) fp32 as it comes back out of an mp4's AAC track, coding delay and padding included."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="adts") as container:
+        audio = add_audio(container, rate)
+        for frame in to_frames(as_stereo(waveform), rate):
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1).T
 
 
 def mux_audio(container: Any, audio: Any, waveform: np.ndarray, length: Fraction) -> None:

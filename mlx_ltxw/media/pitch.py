@@ -181,9 +181,9 @@ def _power(windows: np.ndarray) -> np.ndarray:
     return spectrum.real**2 + spectrum.imag**2  # np.abs takes longer than the transform
 
 
-def _near(power: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The most power within a bin of each place, (T, bins) and (T, 1) -> (T,)."""
-    nearest = np.round(place).astype(int).clip(1, power.shape[1] - 2)
+def _near(power: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    """The most power within a bin of each peak, (T, bins) and (T, 1) -> (T,)."""
+    nearest = np.round(peak).astype(int).clip(1, power.shape[1] - 2)
     return np.take_along_axis(power, nearest + np.arange(-1, 2), 1).max(axis=1)
 
 
@@ -218,7 +218,7 @@ def _autocorrelation(spectrum: np.ndarray, shape: np.ndarray, last: int, zoom: i
 
 
 def _maxima(curve: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `most` highest local maxima of each row (T, n), refined by a parabola -> place and height, (T, most);
+    """The `most` highest local maxima of each row (T, n), refined by a parabola -> peak and height, (T, most);
     height -1 if there are fewer."""
     middle = curve[:, 1:-1]
     height = np.where((middle > curve[:, :-2]) & (middle >= curve[:, 2:]), middle, -1)

@@ -1,4 +1,4 @@
-"""A new voice for an existing clip, whose picture is copied packet by packet and never decoded."""
+"""A new voice for an existing clip, whose picture is copied packet by packet, never encoded anew."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo
-from mlx_ltxw.media.containers import DAMAGED, format_names, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.decoding import display_times
 from mlx_ltxw.media.edit_end import set_edit_end
 from mlx_ltxw.media.mp4 import add_audio, created, mux_audio
-from mlx_ltxw.media.video import frame_seconds, shown_seconds
+from mlx_ltxw.media.video import frame_seconds, presented_seconds
 
 _CONVERT = "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4)."
 _PACK = "Put it into an mp4 first (ffmpeg -i IN -c copy OUT.mp4)."
 _TAGS = {"hevc": "hvc1"}  # Apple's players refuse FFmpeg's own choice, hev1
-_GENERATE_TIMES = {"fflags": "+genpts"}  # AVI stores none to show a frame at, only the order of decoding
 
 
 def remux(
@@ -43,23 +43,23 @@ def remux(
         UserError: `source` cannot be read, has no picture, or a codec that mp4 cannot hold; `path` cannot be written.
     """
     path, waveform = Path(path), as_stereo(waveform)
-    with replacing(path) as partial, opened(source, **_GENERATE_TIMES) as clip:
+    with replacing(path) as partial, opened(source) as clip:
         stream = _stream(source, clip)
-        shown = _Shown()
+        presented = _Presented()
         with created(path, partial, metadata) as container:
             video = _add_copy(source, container, stream)
             audio = add_audio(container)
             _begin(source, container, stream)
-            for packet in _timed_packets(source, clip, stream, shown):
+            for packet in _timed_packets(source, clip, stream, presented):
                 packet.stream = video
                 with write_errors(path):
                     container.mux(packet)
             with write_errors(path):
-                mux_audio(container, audio, waveform, shown.end)
+                mux_audio(container, audio, waveform, presented.end)
                 container.close()
-        if shown.hidden:
+        if presented.hidden:
             with write_errors(path):
-                set_edit_end(partial, shown.end)
+                set_edit_end(partial, presented.end)
 
 
 def check_remux(source: Path | str) -> None:
@@ -70,19 +70,19 @@ def check_remux(source: Path | str) -> None:
     """
     import av
 
-    with opened(source, **_GENERATE_TIMES) as clip:
+    with opened(source) as clip:
         stream = _stream(source, clip)
         container = av.open(io.BytesIO(), "w", format="mp4")
         _add_copy(source, container, stream)
         _begin(source, container, stream)
-        for _ in _timed_packets(source, clip, stream, _Shown()):
+        for _ in _timed_packets(source, clip, stream, _Presented()):
             pass
         with suppress(av.error.FFmpegError):  # there is nothing in it
             container.close()
 
 
 @dataclass
-class _Shown:
+class _Presented:
     """What a player shows of the packets: until which second, and whether some that are kept lie after that."""
 
     end: Fraction = Fraction(0)
@@ -119,7 +119,7 @@ def _not_held(source: Path | str, stream: Any) -> UserError:
     return UserError(f"{source} holds {name} video, which mp4 cannot hold.", _CONVERT)
 
 
-def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) -> Iterator[Any]:
+def _timed_packets(source: Path | str, clip: Any, stream: Any, presented: _Presented) -> Iterator[Any]:
     """A stream's packets from second 0 on, each with its times; those after the last one that is shown are left out.
 
     Raises:
@@ -129,18 +129,18 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
     origin = int(start_of(stream) / unit)
     step = frame_seconds(stream)
     after: list[Any] = []  # packets that are not shown; kept if one that is shown follows, and may be built on them
-    unshown: list[int] = []
+    discarded: list[int] = []
     latest = 0
     for packet in _ordered(source, clip, stream):
         packet.duration = packet.duration or round(step / unit)
-        shown_seconds(source, packet, step)
+        presented_seconds(source, packet, step)
         packet.pts, packet.dts = packet.pts - origin, packet.dts - origin
         after.append(packet)
         if packet.is_discard:
             continue
         latest = max(latest, packet.pts)
-        shown.end = max(shown.end, (packet.pts + packet.duration) * unit)
-        unshown += [other.pts for other in after if other.is_discard]
+        presented.end = max(presented.end, (packet.pts + packet.duration) * unit)
+        discarded += [other.pts for other in after if other.is_discard]
         yield from after
         after = []
     if "mp4" in format_names(clip) and stream.duration:
@@ -148,11 +148,11 @@ def _timed_packets(source: Path | str, clip: Any, stream: Any, shown: _Shown) ->
         if missing:
             raise UserError(f"{source} is damaged: {missing} of {stream.frames} of its frames are cut off.", DAMAGED)
         promised = max(stream.duration * unit, latest * unit + Fraction(step))
-        shown.hidden = shown.end > promised
-        shown.end = min(shown.end, promised)
-    if any(pts >= 0 and (pts + 1) * unit < shown.end for pts in unshown):
+        presented.hidden = presented.end > promised
+        presented.end = min(presented.end, promised)
+    if any(pts >= 0 and (pts + 1) * unit < presented.end for pts in discarded):
         raise UserError(f"{source} is put together from pieces by an edit list.", _CONVERT)
-    shown.hidden = shown.hidden or any(pts >= 0 for pts in unshown)
+    presented.hidden = presented.hidden or any(pts >= 0 for pts in discarded)
 
 
 def _ordered(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
@@ -177,9 +177,15 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     """A stream's packets that hold a picture, each with its times; Matroska leaves out the first few decoding times."""
     step = round(Fraction(frame_seconds(stream)) / stream.time_base)
     early: list[Any] = []
+    known = iter(display_times(source)) if in_coded_order(clip, stream) else None
     for packet in clip.demux(stream):
         if not packet.size:
             continue  # a frame that the camera dropped, or the demuxer's end mark
+        if known is not None:
+            times = next(known, None)
+            if times is None:
+                continue  # nothing of it is shown: what some encoders put after two frames in one packet
+            packet.pts, packet.dts = times
         early.append(packet)
         if packet.dts is None:
             continue

@@ -25,7 +25,7 @@ _FLOOR = 1e-20
 
 
 @dataclass(frozen=True)
-class Picture:
+class Spectrogram:
     """One clip's spectrogram.
 
     Attributes:
@@ -66,29 +66,31 @@ def write_spectrogram(
     names = [*titles, *[""] * (len(clips) - len(titles))]
     levels = [decibels(slices(clip, rate), rate, columns_of(longest), longest, top) for clip in clips]
     write_pictures(
-        path, [Picture(level, top, longest, name) for level, name in zip(levels, names, strict=True)], metadata
+        path, [Spectrogram(level, top, longest, name) for level, name in zip(levels, names, strict=True)], metadata
     )
 
 
-def picture_of(path: Path | str, seconds: float, top: float, title: str = "", letters: str = "") -> Picture:
+def spectrogram_of(path: Path | str, seconds: float, top: float, title: str = "", letters: str = "") -> Spectrogram:
     """A file's spectrogram on a given scale of time and frequency, read block by block.
 
     Raises:
         UserError: the file cannot be read.
     """
     with opened_sound(path) as (rate, _, blocks):
-        return Picture(decibels(blocks, rate, columns_of(seconds), seconds, top), top, seconds, title, letters)
+        return Spectrogram(decibels(blocks, rate, columns_of(seconds), seconds, top), top, seconds, title, letters)
 
 
-def write_pictures(path: Path | str, pictures: Sequence[Picture], metadata: Mapping[str, Any] | None = None) -> None:
+def write_pictures(
+    path: Path | str, pictures: Sequence[Spectrogram], metadata: Mapping[str, Any] | None = None
+) -> None:
     """Writes pictures below each other on one scale of level, whole or not at all.
 
     Raises:
         UserError: `path` cannot be written.
     """
-    from mlx_ltxw.media.drawing import draw
+    from mlx_ltxw.media.drawing import draw_spectrograms
 
-    write_png(path, draw(pictures), metadata)
+    write_png(path, draw_spectrograms(pictures), metadata)
 
 
 def write_png(path: Path | str, picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:

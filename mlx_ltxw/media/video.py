@@ -15,7 +15,16 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import RgbConverter, is_hdr
-from mlx_ltxw.media.containers import DAMAGED, format_names, note, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    format_names,
+    in_coded_order,
+    note,
+    opened,
+    restarts,
+    start_of,
+    video_stream,
+)
 from mlx_ltxw.media.decoding import decoded
 
 LONGEST_FRAME = 3600.0
@@ -68,7 +77,7 @@ def picture_seconds(path: Path | str) -> float:
         step = frame_seconds(stream)
         shift = end = latest = 0.0
         before: float | None = None
-        packets = 0
+        packets, ordered = 0, in_coded_order(container, stream)
         for packet in container.demux(stream):
             packets += packet.size > 0
             if packet.pts is None or packet.is_discard:
@@ -78,8 +87,9 @@ def picture_seconds(path: Path | str) -> float:
                 shift += before + step - dated
                 dated = before + step
             before = dated
-            begin = float(packet.pts * packet.time_base) - float(start_of(stream)) + shift
-            latest, end = max(latest, begin), max(end, begin + shown_seconds(path, packet, step))
+            shown = packet.dts if ordered and packet.dts is not None else packet.pts
+            begin = float(shown * packet.time_base) - float(start_of(stream)) + shift
+            latest, end = max(latest, begin), max(end, begin + presented_seconds(path, packet, step))
         return _checked_end(path, container, stream, end or packets * step, latest + step)
 
 
@@ -139,7 +149,7 @@ def frame_seconds(stream: Any) -> float:
     return float(1 / (stream.average_rate or stream.guessed_rate or _GUESSED_RATE))
 
 
-def shown_seconds(path: Path | str, packet: Any, step: float) -> float:
+def presented_seconds(path: Path | str, packet: Any, step: float) -> float:
     """How long a packet's, or a decoded frame's, picture is on screen; `step` where it does not say.
 
     Raises:
@@ -188,7 +198,7 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
             yield waiting, time
         waiting = frame
     if waiting is not None:
-        yield waiting, time + shown_seconds(path, waiting, step)
+        yield waiting, time + presented_seconds(path, waiting, step)
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

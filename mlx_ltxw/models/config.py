@@ -42,11 +42,11 @@ class Section:
             )
         self.values = values
         self.name = name
-        self.seen: set[str] = set()
+        self.taken: set[str] = set()
 
     def take(self, key: str, default: Any = _ABSENT) -> Any:
         """The value of `key`; `default` only where the official loader has one and LTX-2.3 leaves the key out."""
-        self.seen.add(key)
+        self.taken.add(key)
         if key in self.values:
             return self.values[key]
         if default is _ABSENT:
@@ -109,7 +109,7 @@ class Section:
 
     def finish(self, ignored: tuple[str, ...] = ()) -> list[str]:
         """Reports keys that nothing read (but for `ignored`), so that a new feature is not passed over in silence."""
-        unknown = sorted(set(self.values) - self.seen - set(ignored))
+        unknown = sorted(set(self.values) - self.taken - set(ignored))
         if unknown:
             logger.warning("config section '%s': unknown keys %s have no effect", self.name, ", ".join(unknown))
         return unknown

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_ltxw.adapter.apply import Adapters, attach, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
+from mlx_ltxw.adapter.deltas import DoRA
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.names import kind, tokens_of
@@ -17,6 +19,8 @@ from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.keyframes import appended_positions, placed
+from mlx_ltxw.pipeline.recipes import distilled_lora
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.prompts.intervals import gate, parse_intervals
 from mlx_ltxw.tree import linears
@@ -67,6 +71,41 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
     return Chosen(adapters, tuple(placements), tuple(summaries), tuple(found))
 
 
+def choose_distilled(settings: Settings, config: TransformerConfig) -> Chosen | None:
+    """Reads the distilled LoRA of a run, which acts on the whole transformer; None without one.
+
+    Its strength is each stage's; the one that stands here is of no account.
+
+    Raises:
+        UserError: it cannot be read, or does not fit.
+    """
+    if settings.distilled_lora is None:
+        return None
+    source, strengths = distilled_lora(settings.distilled_lora, settings.pipeline)
+    located = locate(source)
+    names = list(linears(Transformer(config)))
+    adapter = read(located.path, modules=names, config=located.config, name=located.name)
+    placement = place(adapter, Transformer(config, with_video=not settings.audio_only))
+    for strength in strengths:
+        strength.check(adapter.targets, adapter.name)
+    summary = f"{located.name}: {placement.summary}, as the distilled LoRA"
+    return Chosen([(adapter, strengths[-1])], (placement,), (summary,), (located,))
+
+
+def check_together(chosen: Chosen, distilled: Chosen | None, quantized: bool) -> None:
+    """Refuses a DoRA on weights that the distilled LoRA lies beside, whose lengths it would not know.
+
+    Raises:
+        UserError: as it says.
+    """
+    doras = [one.name for one, _ in chosen.adapters if any(isinstance(d, DoRA) for d in one.deltas.values())]
+    if distilled is not None and quantized and doras:
+        raise UserError(
+            f"The adapter '{doras[0]}' is a DoRA, which cannot act on quantised weights with a distilled LoRA beside.",
+            "Add {field:fuse=True}, or leave {field:distilled_lora} out.",
+        )
+
+
 @dataclass(frozen=True)
 class Models:
     """The transformers of a run.
@@ -102,7 +141,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
     notes = list(chosen.summaries)
     if settings.register_at is not None:
         adapted = attach(transformer, chosen.adapters, chosen.placements)
-        _set_gates(adapted, settings.register_at, geometry)
+        _set_gates(adapted, settings, geometry)
         notes.append("the adapter's strength changes in time (experimental)")
     else:
         fused = fuse(
@@ -110,7 +149,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
             chosen.adapters,
             chosen.placements,
             quantized=settings.fuse,
-            keep_beside=lambda path: settings.locked and not settings.fuse and reads_video(path),
+            keep_unfused=lambda path: settings.locked and not settings.fuse and reads_video(path),
             consume=not settings.locked,
         )
         adapted = fused.model
@@ -128,8 +167,10 @@ def reads_video(path: str) -> bool:
     return kind(path) == "video_to_audio_attn" and tokens_of(path) == "video"
 
 
-def _set_gates(adapted: Transformer, text: str, geometry: Geometry) -> None:
-    intervals = parse_intervals(text)
+def _set_gates(adapted: Transformer, settings: Settings, geometry: Geometry) -> None:
+    intervals = parse_intervals(settings.register_at or "")
+    times = geometry.video_positions()[0, 0]
+    if (appended := appended_positions(placed(settings.images, geometry.frames), geometry)) is not None:
+        times = np.concatenate([times, appended[0, 0]])
     audio = gate(intervals, geometry.audio_positions()[0, 0])
-    video = gate(intervals, geometry.video_positions()[0, 0])
-    set_gates(adapted, mx.array(audio)[:, None], mx.array(video)[:, None])
+    set_gates(adapted, mx.array(audio)[:, None], mx.array(gate(intervals, times))[:, None])

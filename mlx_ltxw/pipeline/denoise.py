@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_ltxw.models.transformer import DIRECT, Modality, Rotary, Transformer, Walk, rotary
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
-from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents
+from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, Stream
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ class Denoiser:
             for guidance, *predicted in zip(steering, *clean.values(), strict=True)
         )
         assert audio is not None
-        return self.given.restore(Latents(video, audio, adapted))
+        return self.restore(Latents(video, audio, adapted), latents, sigma)
+
+    def restore(self, clean: Latents, noisy: Latents, sigma: float) -> Latents:
+        """A prediction, or a sampler's step from `noisy` at `sigma`, with what is given in its place."""
+        return self.given.restore(clean, noisy, sigma)
 
     def predict(self, latents: Latents, sigma: float, one: Pass) -> Latents:
         """Clean latents, fp32, as one pass predicts them."""
@@ -71,6 +76,9 @@ class Denoiser:
             velocities = self.model(video, audio, one.skips, self.walk)
             return Latents(_clean(latents.video, velocities[0], video), _clean(latents.audio, velocities[1], audio))
         second = audio._replace(latent=latents.adapted.astype(self.dtype))
+        if (own := self.given.adapted) is not None:
+            level, timesteps = own.levels(sigma)
+            second = second._replace(sigma=level, timesteps=timesteps)
         locked = self.model.locked(self.adapted, video, audio, second, one.skips, self.walk)
         return Latents(
             _clean(latents.video, locked[0], video),
@@ -78,18 +86,27 @@ class Denoiser:
             _clean(latents.adapted, locked[2], second),
         )
 
-    def _modality(
-        self, latent: mx.array, sigma: float, given: Given | None, context: mx.array, rotary: Rotary
-    ) -> Modality:
+    def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:
         level = mx.array([sigma])
         own, timesteps = (level, level[:, None]) if given is None else given.levels(sigma)
         return Modality(latent.astype(self.dtype), own, timesteps, context, rotary)
 
 
-def rotaries(model: Transformer, geometry: Geometry, dtype: mx.Dtype) -> tuple[Rotary | None, Rotary]:
-    """Rotation tables of a clip's video (None for an audio-only model) and audio tokens."""
-    config = model.config
-    video = rotary(config, config.video, geometry.video_positions(), dtype) if model.with_video else None
+def rotaries(
+    model: Transformer, geometry: Geometry, dtype: mx.Dtype, appended: np.ndarray | None = None
+) -> tuple[Rotary | None, Rotary]:
+    """Rotation tables of a clip's video (None for an audio-only model) and audio tokens.
+
+    Args:
+        model: The transformer.
+        geometry: The clip's size.
+        dtype: Of the tables.
+        appended: (1, 3, K) positions of tokens behind the video's own.
+    """
+    config, positions = model.config, geometry.video_positions()
+    if appended is not None:
+        positions = np.concatenate([positions, appended], axis=-1)
+    video = rotary(config, config.video, positions, dtype) if model.with_video else None
     return video, rotary(config, config.audio, geometry.audio_positions(), dtype)
 
 

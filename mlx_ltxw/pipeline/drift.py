@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from mlx_ltxw.pipeline.decode import decode_video
 from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, conditions
 from mlx_ltxw.pipeline.latents import Latents, NoiseSource, noise
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
@@ -35,7 +35,7 @@ class Drift:
 
 def drift(
     job: Plan, made: dict[int, Latents], networks: Networks, follow: Callable[[Step], object] = lambda _: None,
-    noise_source: NoiseSource = noise,
+    noise_source: NoiseSource = noise, material: Material = NO_MATERIAL,
 ) -> Iterator[Drift]:  # fmt: skip
     """Denoises the job's clips without its adapters and compares.
 
@@ -45,16 +45,14 @@ def drift(
         networks: Of that run, which remember the text contexts.
         follow: Gets each step without the adapters.
         noise_source: Where that run's noise came from.
+        material: What that run was given.
     """
-    plain = dataclasses.replace(
-        job,
-        settings=dataclasses.replace(job.settings, adapters=(), register_at=None),
-        adapters=dataclasses.replace(job.adapters, adapters=[], placements=(), summaries=()),
-    )
+    plain = job.without_adapters()
     contexts = networks.contexts(job.prompts)
+    given = conditions(plain, networks, material)
     models, base = transformers(plain, networks), {}
     for seed in made:
-        for step in steps(plain, models, contexts, seed, noise_source=noise_source):
+        for step in steps(plain, models, contexts, seed, given, noise_source):
             base[seed] = step.latents
             follow(step)
     del models

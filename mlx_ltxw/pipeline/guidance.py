@@ -53,6 +53,9 @@ class Guidance:
 NO_GUIDANCE = Guidance()
 DEV_VIDEO = Guidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7, stg_blocks=(28,))
 DEV_AUDIO = replace(DEV_VIDEO, cfg=7.0)
+HQ_VIDEO = Guidance(cfg=3.0, modality=3.0, rescale=0.45)
+HQ_AUDIO = Guidance(cfg=7.0, modality=3.0, rescale=1.0)
+"""Of the HQ recipe (`ltx_pipelines/utils/constants.py:LTX_2_3_HQ_PARAMS`), as the two before of `LTX_2_3_PARAMS`."""
 
 
 @dataclass(frozen=True)

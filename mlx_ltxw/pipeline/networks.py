@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
 from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
 from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
 from mlx_ltxw.tree import share
@@ -61,6 +62,10 @@ class Networks:
     def video_vae(self) -> VideoVAE:
         """The video VAE."""
         return self._once("video_vae", lambda: self.model.load_video_vae(self.dtype))
+
+    def upsampler(self, kind: str) -> Upsampler:
+        """A latent upsampler of the model's."""
+        return self._once(f"upsampler {kind}", lambda: self.model.load_upsampler(kind, self.dtype))
 
     def audio_vae(self) -> AudioVAE:
         """The audio VAE."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_ltxw.machine import Machine, slow_blas, this_machine
-from mlx_ltxw.pipeline.adapters import Chosen, choose
+from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
-from mlx_ltxw.pipeline.guidance import Guidance, passes
-from mlx_ltxw.pipeline.request import Request, Settings, defaults_for, resolve
-from mlx_ltxw.pipeline.samplers import Sampler, euler
-from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
+from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
@@ -22,31 +20,6 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 _DECODING = 4 << 30
 """Bytes set aside for the decoders and their activations beside a transformer that stays in memory."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One way from noise to clean latents.
-
-    Attributes:
-        geometry: Pixels, frames and rate that the latents stand for.
-        sigmas: (steps + 1,) fp32 noise levels.
-        sampler: How the steps are taken.
-        video_guidance: How the video is steered; None without one.
-        audio_guidance: How the audio is steered.
-        start: `noise`, or the clean latents of the stage before, with noise at the first of `sigmas`.
-    """
-
-    geometry: Geometry
-    sigmas: np.ndarray
-    sampler: Sampler
-    video_guidance: Guidance | None
-    audio_guidance: Guidance
-    start: Literal["noise", "previous"] = "noise"
-
-    @property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +35,7 @@ class Plan:
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
         warnings: What will be tight or slow, and what the model cannot say.
+        distilled: The distilled LoRA, read and known to fit, for the stages that have it.
     """
 
     settings: Settings
@@ -72,6 +46,20 @@ class Plan:
     machine: Machine
     resident: bool
     warnings: tuple[str, ...]
+    distilled: Chosen | None = None
+
+    def without_adapters(self) -> Plan:
+        """The same run without its adapters; a distilled LoRA stays."""
+        return dataclasses.replace(
+            self,
+            settings=dataclasses.replace(self.settings, adapters=(), register_at=None),
+            adapters=dataclasses.replace(self.adapters, adapters=[], placements=(), summaries=(), located=()),
+        )
+
+    @property
+    def recipe(self) -> str:
+        """The pipeline and its stages, in words."""
+        return f"{self.settings.pipeline}: {described(self.stages)}"
 
     @property
     def geometry(self) -> Geometry:
@@ -101,19 +89,20 @@ def plan(request: Request, model: ModelDir) -> Plan:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
             machine has too little memory.
     """
-    settings = resolve(request, defaults_for(model.variant, model.generation), model.variant)
+    request = dataclasses.replace(request, pipeline=request.pipeline or default_pipeline(request, model))
+    settings = resolve(request, defaults_of(request, model), model.variant)
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
-    geometry.check()
-    sigmas = np.array(DISTILLED_SIGMAS, np.float32) if model.variant == "distilled" else ltx2_sigmas(settings.steps)
-    stages = (Stage(geometry, sigmas, euler, *settings.guidance),)
-    chosen = choose(settings, model.network_config("transformer"))
+    stages = stages_of(settings, model, geometry)
+    config = model.network_config("transformer")
+    chosen, distilled = choose(settings, config), choose_distilled(settings, config)
+    check_together(chosen, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
     machine = this_machine()
     weights = weights_in_memory(model, audio_only=settings.audio_only)
     warnings = [*check_fit(weights, machine), *slow_blas()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings))
+    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings), distilled)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -11,10 +11,22 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import build
-from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.given_checks import check_given
+from mlx_ltxw.pipeline.guidance import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DEV_AUDIO,
+    DEV_VIDEO,
+    HQ_AUDIO,
+    HQ_VIDEO,
+    NO_GUIDANCE,
+    Guidance,
+)
+from mlx_ltxw.pipeline.recipes import HQ, ONE_STAGE, check_recipe, default_pipeline, fixed_steps
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+from mlx_ltxw.weights.model_dir import ModelDir
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
+HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
 SEEDS = 1 << 64
@@ -33,7 +45,11 @@ class Request:
         width, height: Pixels.
         frames: Video frames; also sets the length of audio without a picture.
         frame_rate: Frames a second.
-        steps: Denoising steps.
+        steps: Denoising steps, of the first stage where there are two.
+        pipeline: `one-stage`, `two-stage` or `hq` (`mlx_ltxw.pipeline.recipes`).
+        upsampler: Between two stages: `spatial-x2` or `spatial-x1.5`.
+        distilled_lora: `FILE|REPO[:STRENGTH]`, LTX-2.3's own: for a second stage of the dev model, or to make all of
+            it fast in one stage; `hq` takes two strengths, `FILE:0.25/0.5`.
         video_guidance, audio_guidance: Steering of each modality.
         audio_only: Make sound alone; nothing of the video side is loaded.
         adapters: `FILE|REPO|NAME[:STRENGTH]`, all at once.
@@ -41,7 +57,14 @@ class Request:
         fuse: Fuse adapters into quantised weights too.
         allow_partial: Leave out what of an adapter has no place.
         register_at: The adapter's strength in time, such as `0-2=whispering,2-4=normal`.
-        video: A clip whose picture is kept and given a new voice.
+        video: A clip whose picture is kept and given a new voice; with `retake` or `extend`, the clip they change.
+        images: `FILE[@FRAME][:STRENGTH]`: pictures that the clip goes through, by default at frame 0.
+        audio: A sound that is kept, and that a picture is made to.
+        revoice: Make the sound of `audio` or `video` again in the prompt's register, from noise of this strength: over
+            0, where it stays as it is, to 1, where nothing of it is left.
+        retake: The stretch of `video` that is made anew, in seconds: `1.2-2.4`.
+        retake_what: `picture`, `sound` or `both`.
+        extend: Seconds that `video` is made longer; before its beginning where negative.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
     """
@@ -54,6 +77,9 @@ class Request:
     frames: int | None = None
     frame_rate: float | None = None
     steps: int | None = None
+    pipeline: str | None = None
+    upsampler: str | None = None
+    distilled_lora: str | None = None
     video_guidance: Guidance | None = None
     audio_guidance: Guidance | None = None
     audio_only: bool = False
@@ -63,17 +89,24 @@ class Request:
     allow_partial: bool = False
     register_at: str | None = None
     video: str | None = None
+    images: tuple[str, ...] = ()
+    audio: str | None = None
+    revoice: float | None = None
+    retake: str | None = None
+    retake_what: str = "both"
+    extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("seeds", int), ("adapters", str)):
+        for name, kind in (("seeds", int), ("adapters", str), ("images", str)):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
             object.__setattr__(self, name, tuple(value))
-        if self.video is not None:
-            object.__setattr__(self, "video", str(self.video))
+        for name in ("video", "audio", "distilled_lora"):
+            if (file := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(file))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -125,20 +158,45 @@ class Settings:
     allow_partial: bool
     register_at: str | None = None
     video: str | None = None
+    images: tuple[str, ...] = ()
+    audio: str | None = None
+    revoice: float | None = None
+    retake: str | None = None
+    retake_what: str = "both"
+    extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    pipeline: str = ONE_STAGE
+    upsampler: str | None = None
+    distilled_lora: str | None = None
+
+    @property
+    def makes_picture(self) -> bool:
+        """Whether a picture, or a stretch of one, is made, and not only given."""
+        if self.audio_only:
+            return False
+        changed = self.extend is not None or (self.retake is not None and self.retake_what != "sound")
+        return self.video is None or changed
+
+    @property
+    def makes_sound(self) -> bool:
+        """Whether a sound, or a stretch of one, is made, and not only given."""
+        if self.audio is not None and self.revoice is None:
+            return False
+        return self.retake is None or self.retake_what != "picture"
 
     @property
     def guidance(self) -> tuple[Guidance | None, Guidance]:
-        """Of the video, if one is made, and of the audio. A given picture is not steered."""
+        """Of the video, unless the clip has none, and of the audio. What is only given is not steered."""
+        audio = self.audio_guidance if self.makes_sound else NO_GUIDANCE
         if self.audio_only:
-            return None, self.audio_guidance
-        return NO_GUIDANCE if self.video else self.video_guidance, self.audio_guidance
+            return None, audio
+        return self.video_guidance if self.makes_picture else NO_GUIDANCE, audio
 
     @property
     def locked(self) -> bool:
         """Whether adapters act in a second audio stream; a given picture, or none, needs no lock."""
-        return bool(self.adapters) and self.lock_video and not self.audio_only and self.video is None
+        return bool(self.adapters) and self.lock_video and self.makes_picture
 
     def to_dict(self, seed: int | None = None) -> dict[str, Any]:
         """As JSON takes it; with a seed, the settings that make that one clip again."""
@@ -146,14 +204,37 @@ class Settings:
         return dataclasses.asdict(one)
 
 
-def defaults_for(variant: str, generation: dict[str, Any] | None) -> Defaults:
-    """The defaults of a dev or distilled model, overlaid with the model dir's `generation` section."""
-    defaults = build(Defaults, generation or {}, "The model's own defaults", "Convert the model again.")
-    if variant == "distilled":
+def defaults_for(
+    variant: str, generation: dict[str, Any] | None, pipeline: str = ONE_STAGE, lora: str | None = None
+) -> Defaults:
+    """The defaults of a model and recipe.
+
+    Args:
+        variant: `dev` or `distilled`.
+        generation: The model dir's own, for one stage; a second one makes twice the size of them.
+        pipeline: The recipe.
+        lora: The distilled LoRA, if there is one.
+    """
+    own = generation or {}
+    defaults = build(Defaults, own, "The model's own defaults", "Convert the model again.")
+    if pipeline != ONE_STAGE:
+        defaults = dataclasses.replace(defaults, width=defaults.width * 2, height=defaults.height * 2)
+    if pipeline == HQ:
+        width, height = (defaults.width, defaults.height) if {"width", "height"} & own.keys() else HQ_SIZE
+        defaults = dataclasses.replace(
+            defaults, width=width, height=height, steps=HQ_STEPS, video_guidance=HQ_VIDEO, audio_guidance=HQ_AUDIO
+        )
+    if fixed_steps(variant, pipeline, lora):
         return dataclasses.replace(
             defaults, steps=DISTILLED_STEPS, video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE
         )
     return defaults
+
+
+def defaults_of(request: Request, model: ModelDir) -> Defaults:
+    """The defaults of what a request leaves open, and of its recipe."""
+    pipeline = request.pipeline or default_pipeline(request, model)
+    return defaults_for(model.variant, model.generation, pipeline, request.distilled_lora)
 
 
 def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
@@ -169,9 +250,11 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     values = {name: value for name, value in vars(request).items() if value is not None}
     settings = Settings(**{**vars(defaults), **values, "seeds": draw_seeds(request.seeds)})
     _check_numbers(settings)
-    if variant == "distilled":
-        _check_distilled(settings)
+    check_recipe(settings, variant)
+    if fixed_steps(variant, settings.pipeline, settings.distilled_lora):
+        _check_distilled(settings, variant)
     _check_adapters(settings)
+    check_given(settings)
     return settings
 
 
@@ -207,14 +290,17 @@ def _check_numbers(settings: Settings) -> None:
                 raise UserError(f"The {field} guidance's {name} is no finite number.", "Give a number.")
 
 
-def _check_distilled(settings: Settings) -> None:
+def _check_distilled(settings: Settings, variant: str) -> None:
+    what, instead = "A distilled model", "use the dev model"
+    if variant != "distilled":
+        what, instead = "The dev model with the distilled LoRA", "leave {field:distilled_lora} out"
     if settings.steps != DISTILLED_STEPS:
         raise UserError(
-            f"A distilled model takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
-            "Leave {field:steps} out, or use the dev model.",
+            f"{what} takes exactly {DISTILLED_STEPS} steps, not {settings.steps}.",
+            f"Leave {{field:steps}} out, or {instead}.",
         )
     if settings.video_guidance != NO_GUIDANCE or settings.audio_guidance != NO_GUIDANCE:
-        raise UserError("A distilled model takes no guidance.", "Leave the guidance options out, or use the dev model.")
+        raise UserError(f"{what} takes no guidance.", f"Leave the guidance options out, or {instead}.")
 
 
 def _check_adapters(settings: Settings) -> None:
@@ -224,5 +310,3 @@ def _check_adapters(settings: Settings) -> None:
         raise UserError(
             "A fused adapter cannot change its strength in time.", "Leave {field:fuse} or {field:register_at} out."
         )
-    if settings.video is not None and settings.audio_only:
-        raise UserError("{field:video} and {field:audio_only} exclude each other.", "Leave one of them out.")

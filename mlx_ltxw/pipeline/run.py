@@ -6,7 +6,7 @@ Source of the order: `ltx_pipelines/ti2vid_one_stage.py`, `t2a_one_stage.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -15,27 +15,38 @@ from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
-from mlx_ltxw.pipeline.adapters import Models, apply
+from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
-from mlx_ltxw.pipeline.encode import encode_frames
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
-from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Latents, NoiseSource, noise, renoise
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, conditions
+from mlx_ltxw.pipeline.latents import (
+    NOTHING_GIVEN,
+    Conditions,
+    Latents,
+    NoiseSource,
+    appended_noise,
+    fresh_noise,
+    noise,
+)
 from mlx_ltxw.pipeline.networks import Networks
-from mlx_ltxw.pipeline.plan import Plan, Stage
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.transformers import Transformers
+from mlx_ltxw.pipeline.upsample import upsampled
 
 
 def run(
-    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, picture: np.ndarray | None = None
-) -> Iterator[Event]:
+    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
+) -> Generator[Event, None, None]:
     """Makes one clip a seed.
 
     Args:
         job: From `plan`.
         networks: Of the job's model and dtype; None loads what is needed for this run alone.
         noise_source: The starting noise.
-        picture: (F, H, W, 3) uint8 frames of the job's size, to be kept and given a voice; None makes one.
+        material: What the job's settings say is given: pictures, frames, sound.
 
     Yields:
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded.
@@ -47,16 +58,13 @@ def run(
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
-    given = NOTHING_GIVEN
-    if picture is not None:
-        tokens = encode_frames(networks.video_vae(), picture, job.dtype)
-        given = Conditions(video=Given(tokens))
-    models: Models | None = None
+    given = conditions(job, networks, material)
+    models: Transformers | None = None
     for number, seed in enumerate(job.settings.seeds):
         if models is None:
             models = transformers(job, networks)
-            if models.notes and number == 0:
-                yield Adapted(models.notes)
+            if number == 0 and (notes := models.of(job.stages[0]).notes):
+                yield Adapted(notes)
         latents = None
         for step in steps(job, models, contexts, seed, given, noise_source):
             latents = step.latents
@@ -65,17 +73,16 @@ def run(
         if not job.resident or seed == job.settings.seeds[-1]:
             models = None
             mx.clear_cache()
-        yield _decoded(job, networks, seed, latents)
+        yield _decoded(job, networks, seed, latents, material)
 
 
-def transformers(job: Plan, networks: Networks) -> Models:
-    """The transformers of a run, with its adapters in place."""
-    transformer = networks.transformer(job.settings.audio_only)
-    return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
+def transformers(job: Plan, networks: Networks) -> Transformers:
+    """The transformers of a run, each loaded when a stage needs it."""
+    return Transformers(job, networks)
 
 
 def steps(
-    job: Plan, models: Models, contexts: Contexts, seed: int, given: Conditions = NOTHING_GIVEN,
+    job: Plan, models: Transformers, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
     noise_source: NoiseSource = noise,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoises one clip: every step of every stage.
@@ -85,48 +92,65 @@ def steps(
         models: From `transformers`.
         contexts: The job's prompts, encoded.
         seed: The clip's random seed.
-        given: What is not to be made.
+        given: What is not to be made, for each stage; empty for nothing.
         noise_source: The noise that stages start from.
     """
     index, latents = 0, None
     for number, stage in enumerate(job.stages):
+        kept = given[number] if given else NOTHING_GIVEN
+        if stage.upsampler is not None and latents is not None:
+            latents = upsampled(latents, job.stages[number - 1].geometry, stage.upsampler, models.networks)
+        own, before = models.of(stage), latents
         denoiser = Denoiser(
-            models.base, models.adapted, contexts, stage.video_guidance, stage.audio_guidance,
-            *rotaries(models.base, stage.geometry, job.dtype), job.dtype, given,
+            own.base, own.adapted, contexts, stage.video_guidance, stage.audio_guidance,
+            *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
-        start = _start(stage, latents, noise_source, models, seed, number)
+        start = _start(stage, latents, kept, noise_source, own, seed, number)
+        fresh = fresh_noise(seed, number, 2 * stage.steps)
         clock = time.perf_counter()
-        for sigma, latents in zip(
-            stage.sigmas, stage.sampler(denoiser, given.restore(start), stage.sigmas), strict=False
-        ):
-            index, now = index + 1, time.perf_counter()
-            yield Step(seed, index, job.steps, float(sigma), now - clock, peak_memory(), latents)
+        for step, state in enumerate(stage.sampler(denoiser, start, stage.sigmas, fresh), 1):
+            index, now, latents = index + 1, time.perf_counter(), kept.own(state)
+            if step == stage.steps and not stage.finishes_sound and before is not None:
+                latents = latents._replace(audio=before.audio, adapted=before.adapted)
+            level = float(stage.sigmas[step - 1])
+            yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents)
             clock = time.perf_counter()
 
 
 def _start(
-    stage: Stage, previous: Latents | None, noise_source: NoiseSource, models: Models, seed: int, number: int
-) -> Latents:
+    stage: Stage, previous: Latents | None, kept: Conditions, noise_source: NoiseSource, models: Models, seed: int,
+    number: int,
+) -> Latents:  # fmt: skip
     """Where a stage begins."""
     config = models.base.config
     fresh = noise_source(stage.geometry, config.video.in_channels, config.audio.in_channels, seed, number)
+    if kept.appended is not None and fresh.video is not None:
+        beside = appended_noise(kept.appended.shape[-1], config.video.in_channels, seed, number)
+        fresh = fresh._replace(video=mx.concatenate([fresh.video, beside], axis=1))
     fresh = Latents(
         fresh.video if models.base.with_video else None, fresh.audio, fresh.audio if models.adapted else None
     )
-    if stage.start == "noise" or previous is None:
-        return fresh
-    return renoise(previous, fresh, float(stage.sigmas[0]))
+    return kept.begin(None if stage.start == "noise" else previous, fresh, float(stage.sigmas[0]))
 
 
-def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents) -> Decoded:
+def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, material: Material) -> Decoded:
     clock = time.perf_counter()
+    waveform, rate = _sound(job, networks, latents, material)
+    seconds = time.perf_counter() - clock
+    made = latents.video if job.settings.makes_picture else None
+    video = None if made is None else decode_video(networks, made, job.geometry)
+    return Decoded(seed, video, waveform, rate, seconds, peak_memory())
+
+
+def _sound(job: Plan, networks: Networks, latents: Latents, material: Material) -> tuple[np.ndarray, int]:
+    """The sound, decoded and mended, and its rate; one that is given stays as it is."""
+    if not job.settings.makes_sound and material.sound is not None:
+        rate: int = job.model.network_config("vocoder").output_rate
+        return material.sound(rate)[: round(job.geometry.seconds * rate)], rate
     waveform, rate = decode_audio(networks, latents.sound)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:
         waveform = remove_offset(waveform, rate)
-    seconds = time.perf_counter() - clock
-    made = latents.video if job.settings.video is None else None
-    video = None if made is None else decode_video(networks, made, job.geometry)
-    return Decoded(seed, video, waveform, rate, seconds, peak_memory())
+    return waveform, rate

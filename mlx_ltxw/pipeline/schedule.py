@@ -7,8 +7,11 @@ import numpy as np
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 """The steps the distilled model was trained for (`ltx_pipelines/utils/constants.py`)."""
 
+SECOND_STAGE_SIGMAS = DISTILLED_SIGMAS[5:]
+"""Those of a second stage, for the distilled model and for the dev model with the distilled LoRA."""
+
 DEFAULT_TOKENS = 4096
-"""The one-stage pipelines never pass their latent, so the shift is that of 4096 tokens for every size."""
+"""All pipelines but the HQ one pass no latent, so the shift is that of 4096 tokens for every size."""
 
 _SHIFT_AT = (1024, 4096)
 _SHIFTS = (0.95, 2.05)

@@ -192,7 +192,7 @@ def _start(text: str) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def build(scene: str, speaker: str, manner: str, line: str) -> str:
+def build_prompt(scene: str, speaker: str, manner: str, line: str) -> str:
     """The sentence that asks for a register in the adapter's own words.
 
     Args:
@@ -220,7 +220,7 @@ def build(scene: str, speaker: str, manner: str, line: str) -> str:
     return f'{scene}, ({speaker}{", " + words if words else ""}): "{line}"'
 
 
-def check(prompt: str, seconds: float, adapter: bool = True) -> list[Hint]:
+def check_prompt(prompt: str, seconds: float, adapter: bool = True) -> list[Hint]:
     """What a prompt will do, told before the long run.
 
     Args:

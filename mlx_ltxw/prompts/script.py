@@ -8,8 +8,8 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text
-from mlx_ltxw.parsing import parse_yaml
-from mlx_ltxw.prompts.registers import build, mend, parse
+from mlx_ltxw.parsing import parse_json, parse_yaml
+from mlx_ltxw.prompts.registers import build_prompt, mend, parse
 
 LARGEST = 4 << 20
 """Bytes of a script."""
@@ -43,8 +43,8 @@ class Part:
 def read_script(path: Path) -> list[Part]:
     """Reads a script file.
 
-    A `.yaml` or `.yml` file is a list of tables with `scene`, `speaker`, `manner`, `line`; `scene` may be left out
-    after the first and then stays. If wanted, a part has `seconds`, `seed`, `adapter` (one, a list, or `none`) and
+    A `.yaml`, `.yml` or `.json` file is a list of tables with `scene`, `speaker`, `manner`, `line`; `scene` may be left
+    out after the first and then stays. If wanted, a part has `seconds`, `seed`, `adapter` (one, a list, or `none`) and
     `strength`; a part with the manner `normal` and no adapter of its own has none. Any other file holds one prompt of
     the grammar a line, blank lines and lines that begin with `#` left out; all have the run's adapters.
 
@@ -55,7 +55,7 @@ def read_script(path: Path) -> list[Part]:
         text = read_text(path, LARGEST)
     except UserError as error:
         raise UserError(f"The script cannot be read: {error.message}", "Give a UTF-8 text or YAML file.") from error
-    parts = _from_yaml(path, text) if path.suffix.lower() in (".yaml", ".yml") else _from_lines(path, text)
+    parts = _from_table(path, text) if path.suffix.lower() in (".yaml", ".yml", ".json") else _from_lines(path, text)
     if not parts:
         raise UserError(f"The script '{path}' is empty.", "Write one part a line, or a YAML list.")
     return parts
@@ -77,8 +77,9 @@ def _from_lines(path: Path, text: str) -> list[Part]:
     return parts
 
 
-def _from_yaml(path: Path, text: str) -> list[Part]:
-    items = parse_yaml(text, f"The script '{path}'", "Mend it, or write lines.")
+def _from_table(path: Path, text: str) -> list[Part]:
+    parse_table = parse_json if path.suffix.lower() == ".json" else parse_yaml
+    items = parse_table(text, f"The script '{path}'", "Mend it, or write lines.")
     if not isinstance(items, list):
         raise UserError(f"The script '{path}' is no list.", "Write a list of parts, each beginning with '- '.")
     parts: list[Part] = []
@@ -103,11 +104,11 @@ def _part(path: Path, number: int, item: Any, scene: str | None) -> tuple[Part, 
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)} (each a text).", "Add what is missing.")
     seconds = item.get("seconds")
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 < seconds <= 600):
+    counts = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (counts and 0 < seconds <= 600):
         raise UserError(f"{where}: seconds is {seconds!r}.", "Give a number of seconds over 0.")
     try:
-        prompt = build(*(fields[key] for key in _FIELDS))
+        prompt = build_prompt(*(fields[key] for key in _FIELDS))
     except UserError as error:
         raise UserError(f"{where}: {error.message}", error.hint) from error
     part = Part(

@@ -15,8 +15,8 @@ from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.takes.given import given_frames
-from mlx_ltxw.takes.headroom import turned_down
+from mlx_ltxw.takes.compose import finished
+from mlx_ltxw.takes.given import clip_frames, shown_frames
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
@@ -26,7 +26,7 @@ class Clip:
     """What a model has made. In a notebook it shows itself with a player.
 
     Attributes:
-        waveform: (N, 2) fp32 in [-1, 1], at the level it was decoded at; `save` turns down what peaks above -1.5 dBTP.
+        waveform: (N, 2) fp32 in [-1, 1], at its decoded level; `save` turns down what would peak above -1 dBTP.
         sample_rate: Samples a second of the waveform.
         settings: Every choice that made it, with its one seed.
     """
@@ -77,7 +77,7 @@ class Clip:
         path = Path(path)
         Output(path, overwrite=overwrite).check(self.settings)
         pictured = path.suffix.lower() == ".mp4" and self._made.video is not None
-        made = dataclasses.replace(turned_down(self._made), video=iter([self.frames]) if pictured else None)
+        made = dataclasses.replace(finished(self._made, self._job), video=iter([self.frames]) if pictured else None)
         for _ in write_files([path], made, self.settings, clip_record(self._job, self._made.seed)):
             pass
         return path
@@ -86,10 +86,10 @@ class Clip:
         if not self.has_picture:
             raise UserError("This clip is sound alone.", "Leave {field:audio_only} out to make a picture.")
         if self._made.video is None:
-            return given_frames(self.settings, self._job.geometry.grid)
+            return clip_frames(self._job, self.settings.width, self.settings.height)
         frames = np.concatenate([np.empty((0, self.settings.height, self.settings.width, 3), np.uint8),
                                  *self._made.video])  # fmt: skip
-        if len(frames) != self.settings.frames:
+        if len(frames) != shown_frames(self._job):
             raise UserError("The decoding of this clip's picture was cut off before.", "Make the clip again.")
         return frames
 

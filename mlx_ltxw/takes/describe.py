@@ -80,7 +80,7 @@ def describe(target: str) -> Described:
         header = read_header(path)
         if not any(_ADAPTER_KEY.search(name) for name in header.tensors):
             return describe_header(header)
-    return adapters.describe(target)
+    return adapters.describe_adapter_file(target)
 
 
 def _facts(request: Request) -> dict[str, str]:
@@ -91,10 +91,17 @@ def _facts(request: Request) -> dict[str, str]:
         "seed": ", ".join(map(str, request.seeds)),
         "size": f"{size}{request.frames} frames at {request.frame_rate:g} a second" if request.frame_rate else "",
         "steps": str(request.steps or ""),
+        "pipeline": " ".join(filter(None, (request.pipeline, request.upsampler))),
+        "distilled LoRA": request.distilled_lora or "",
         "adapters": ", ".join(request.adapters),
         "video lock": ("on" if request.lock_video else "off") if request.adapters and not request.audio_only else "",
         "register at": request.register_at or "",
         "picture of": request.video or "",
+        "pictures": ", ".join(request.images),
+        "sound of": request.audio or "",
+        "voice again": "" if request.revoice is None else f"from strength {request.revoice:g}",
+        "made anew": f"{request.retake} s ({request.retake_what})" if request.retake else "",
+        "longer by": "" if request.extend is None else f"{request.extend:g} s",
         "sound alone": "yes" if request.audio_only else "",
     }
     return {label: value for label, value in facts.items() if value}

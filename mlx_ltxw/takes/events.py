@@ -58,5 +58,5 @@ class PartBegun:
     kept: bool
 
 
-Told = Conditioned | Adapted | Step | Decoding | Written | PartBegun
+TakeEvent = Conditioned | Adapted | Step | Decoding | Written | PartBegun
 """Every event of `make` and `make_script`."""

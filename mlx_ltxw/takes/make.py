@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +12,11 @@ from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request, defaults_for
+from mlx_ltxw.pipeline.request import Request, defaults_of
 from mlx_ltxw.pipeline.run import run
-from mlx_ltxw.takes.events import Decoding, Told, Written
-from mlx_ltxw.takes.given import fit_to_clip, given_frames
-from mlx_ltxw.takes.headroom import turned_down
+from mlx_ltxw.takes.compose import composed, finished, span_notes
+from mlx_ltxw.takes.events import Decoding, TakeEvent, Written
+from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
@@ -26,28 +27,33 @@ Writer = Callable[[Decoded, Plan], Iterator[Decoding]]
 
 
 def fit(request: Request, model: ModelDir) -> Plan:
-    """Plans a request; sizes left open come from the given clip, if there is one.
+    """Plans a request; sizes left open come from what the clip is given, if anything.
 
     Raises:
-        UserError: the clip cannot be read, or the model cannot make what is asked for.
+        UserError: a file cannot be read, or the model cannot make what is asked for.
     """
-    if request.video is not None:
-        request = fit_to_clip(request, defaults_for(model.variant, model.generation), latent_grid(model))
-    return plan(request, model)
+    given = request.images or request.video is not None or request.audio is not None
+    if not given:
+        return plan(request, model)
+    request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
+    job = plan(request, model)
+    return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 
 def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None, None]:
-    """The run of a plan, with the picture it is given; closing it ends the run.
+    """The run of a plan with what it is given, which each clip keeps as it was; closing it ends the run.
 
     Args:
         job: From `fit`.
         networks: Of its model and dtype; None loads what is needed for this run alone.
     """
-    picture = given_frames(job.settings, job.geometry.grid) if job.settings.video else None
-    yield from run(job, networks, picture=picture)
+    material = material_of(job)
+    with closing(run(job, networks, material=material)) as events:
+        for event in events:
+            yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[Told]:
+def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[TakeEvent]:
     """Makes every clip of a run and writes it when it is done.
 
     Closing the iterator ends the run; the files written so far stay, and nothing half-written does.
@@ -70,8 +76,8 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
 
 def written(
     job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
-    finish: Callable[[Decoded], Decoded] = turned_down,
-) -> Iterator[Told]:  # fmt: skip
+    finish: Callable[[Decoded, Plan], Decoded] = finished,
+) -> Iterator[TakeEvent]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 
     Args:
@@ -84,7 +90,7 @@ def written(
     with closing(follow(job, networks)) as events:
         for event in events:
             if isinstance(event, Decoded):
-                clip = finish(event)
+                clip = finish(event, job)
                 yield from write(clip, job)
                 yield Written(clip.seed, files(clip.seed), measure(clip.waveform, clip.rate), peak_memory())
             else:

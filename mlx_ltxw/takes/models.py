@@ -2,32 +2,135 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
-from mlx_ltxw.hub import Spec, open_repo
+from mlx_ltxw.hub import Repo, Spec, cached, open_repo
+from mlx_ltxw.weights import split_layout
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.split_dir import GEMMA, SMALL, SplitDir, choose_transformer
+
+_TEXT_FILES = ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""What a text encoder cannot do without."""
+_TEXT_EXTRAS = ("tokenizer.model", "special_tokens_map.json", "added_tokens.json", "LICENSE*", "NOTICE*")
 
 
-def open_model(name: str | Path | None = None) -> ModelDir:
-    """Opens a model; one of the Hub (`OWNER/REPO[@REVISION]`) is downloaded at one commit into the Hub's cache.
+def open_model(name: str | Path | None = None, text_encoder: str | None = None) -> ModelDir:
+    """Opens a model.
+
+    Args:
+        name: A directory that `convert` wrote, or one in the split layout of ltx-2-mlx (of several transformers in it
+            the one named: `DIR/transformer-dev.safetensors`); `OWNER/REPO[@REVISION]` of either kind on the Hub, whose
+            files are downloaded once, at one commit, into the Hub's cache; None for the built-in model.
+        text_encoder: Gemma-3, a directory or a repository, for a model of the split layout. By default its own
+            `text_encoder/`, or the repository that ltx-2-mlx takes.
 
     Raises:
         UserError: there is no such model, it is damaged, or it cannot be downloaded.
     """
     if name is None:
-        return ModelDir.open(BUILTIN_MODEL)
+        return _without_text_encoder(ModelDir.open(BUILTIN_MODEL), text_encoder)
     path, spec = local_path(str(name)), Spec.parse(str(name))
-    if path.is_dir() or isinstance(name, Path) or spec is None or spec.file:
-        return ModelDir.open(path)
+    if path.exists() or isinstance(name, Path) or spec is None:
+        return _local(path, text_encoder)
     repo = open_repo(spec.repo, spec.revision)
-    if MANIFEST not in repo.files:
+    return _opened(repo.fetch(needed_files(repo, spec.file)), repo, spec.file, text_encoder)
+
+
+def needed_files(repo: Repo, transformer: str = "") -> list[str]:
+    """The files of a repository that make a model.
+
+    Args:
+        repo: Either kind.
+        transformer: The one to take, where a repository of the split layout has several.
+
+    Raises:
+        UserError: it holds no model, or several transformers and none was named.
+    """
+    if MANIFEST in repo.files and not transformer:
+        files, _ = read_manifest(repo.download(MANIFEST).parent)
+        return sorted({MANIFEST, *files})
+    names = {file for file in repo.files if "/" not in file}
+    if split_layout.is_split(names):
+        chosen = choose_transformer(names, transformer, repo.name)
+        weights = [chosen if stem == split_layout.TRANSFORMER else f"{stem}.safetensors" for stem in split_layout.STEMS]
+        if missing := sorted({*weights, SMALL[0]} - names):
+            raise UserError(f"{repo.pinned()} has no {', no '.join(missing)}.", "Name another model.")
+        own = [file for file in repo.files if file.startswith(f"{TEXT_ENCODER}/")]
+        return sorted({*weights, *(name for name in SMALL if name in names), *own})
+    raise UserError(
+        f"{repo.pinned()} holds no model that convert wrote, nor one of ltx-2-mlx's.",
+        "Convert the official checkpoint with `mlx-ltxw convert`, or name another repo.",
+    )
+
+
+def text_encoder_files(repo: Repo) -> list[str]:
+    """The files of a repository that make a text encoder.
+
+    Raises:
+        UserError: it holds none.
+    """
+    if missing := [pattern for pattern in _TEXT_FILES if not repo.matching([pattern])]:
         raise UserError(
-            f"{repo.pinned()} holds no model that convert wrote.",
-            "Convert the official checkpoint with `mlx-ltxw convert`, or name another repo.",
+            f"{repo.pinned()} holds no text encoder: it has no {missing[0]}.", f"Name one, such as {GEMMA}."
         )
-    paths = {file: repo.download(file) for file in repo.files}
-    return ModelDir.open(paths[MANIFEST].parent)
+    return repo.matching([*_TEXT_FILES, *_TEXT_EXTRAS])
+
+
+def find_text_encoder(source: str | None, download: bool) -> Path | None:
+    """The folder of a text encoder.
+
+    Args:
+        source: A directory or a repository; None for ltx-2-mlx's.
+        download: Whether to fetch that one if it is not in the Hub's cache; one that is named is fetched in any case.
+
+    Raises:
+        UserError: it is not there, or cannot be downloaded.
+    """
+    if source is None:
+        folder = cached(GEMMA, _TEXT_FILES)
+        return folder if folder or not download else _fetched_text_encoder(Spec(GEMMA, "", ""))
+    path, spec = local_path(source), Spec.parse(source)
+    if path.is_dir() or spec is None or spec.file:
+        if not path.is_dir():
+            raise UserError(f"There is no text encoder directory {path}.", "Check {field:text_encoder}.")
+        return path
+    return _fetched_text_encoder(spec)
+
+
+def _fetched_text_encoder(spec: Spec) -> Path:
+    repo = open_repo(spec.repo, spec.revision)
+    return repo.fetch(text_encoder_files(repo))
+
+
+def _local(path: Path, text_encoder: str | None) -> ModelDir:
+    if path.is_file() and split_layout.is_split({file.name for file in path.parent.iterdir()}):
+        return _with_text_encoder(SplitDir.open(path.parent, path.name), text_encoder, download=False)
+    return _with_text_encoder(ModelDir.open(path), text_encoder, download=False)
+
+
+def _opened(folder: Path, repo: Repo, transformer: str, text_encoder: str | None) -> ModelDir:
+    """What lies in the cache, by the name that it can be had by again."""
+    model = SplitDir.open(folder, transformer) if transformer else ModelDir.open(folder)
+    model = dataclasses.replace(model, label=repo.pinned(transformer))
+    return _with_text_encoder(model, text_encoder, download=not repo.offline)
+
+
+def _with_text_encoder(model: ModelDir, source: str | None, download: bool) -> ModelDir:
+    if not isinstance(model, SplitDir):
+        return _without_text_encoder(model, source)
+    if model.gemma is not None and source is None:
+        return model
+    return dataclasses.replace(model, gemma=find_text_encoder(source, download))
+
+
+def _without_text_encoder(model: ModelDir, source: str | None) -> ModelDir:
+    if source is not None:
+        raise UserError(f"{model.name} has a text encoder of its own.", "Leave {field:text_encoder} out.")
+    return model

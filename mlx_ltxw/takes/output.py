@@ -43,7 +43,8 @@ class Output:
         Raises:
             UserError: a wrong ending, a missing folder, no permission, or a file that is there and may not be replaced.
         """
-        endings = (".wav",) if settings.audio_only else (".mp4",) if settings.video else (".mp4", ".wav")
+        given = settings.video is not None or not settings.makes_sound
+        endings = (".wav",) if settings.audio_only else (".mp4",) if given else (".mp4", ".wav")
         if self.path.suffix.lower() not in endings:
             kind = "Sound alone" if settings.audio_only else "A video"
             wanted = " or ".join(endings)

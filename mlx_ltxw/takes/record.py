@@ -16,6 +16,7 @@ from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.recipes import ONE_STAGE, lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.takes.sources import is_local, pinned
 
@@ -23,6 +24,9 @@ Kind = Literal["clip", "script", "sample"]
 
 _ABOUT = ("kind", "mlx_ltxw", "model", "adapter_sha256", "training_step")
 """Keys beside the settings."""
+
+_SINGLE = ("video", "audio", "distilled_lora")
+"""Fields that name one file of this machine."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def read_record(path: Path | str) -> Record:
     step, version = about.get("training_step"), about.get("mlx_ltxw")
     return Record(
         kind,
-        tuple(Request.from_dict({name: part[name] for name in part if name not in _ABOUT}) for part in parts),
+        tuple(_request(part) for part in parts),
         model,
         version if isinstance(version, str) else None,
         step if isinstance(step, int) else None,
@@ -90,13 +94,28 @@ def read_record(path: Path | str) -> Record:
     )
 
 
+def _request(part: dict[str, Any]) -> Request:
+    """What makes a clip or part again; files of before there were recipes were made in one stage."""
+    return Request.from_dict({"pipeline": ONE_STAGE} | {name: part[name] for name in part if name not in _ABOUT})
+
+
 def local_files(request: Request) -> dict[str, list[str]]:
-    """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...]}`."""
+    """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...], ...}`."""
     adapters = [spec for spec in request.adapters if is_local(parse_adapter(spec)[0])]
-    return {"adapters": adapters, "video": [request.video] if request.video is not None else []}
+    single = {name: getattr(request, name) for name in _SINGLE}
+    if request.distilled_lora is not None and not is_local(lora_source(request.distilled_lora)):
+        single["distilled_lora"] = None
+    return {
+        "adapters": adapters,
+        "images": list(request.images),
+        **{name: [] if file is None else [file] for name, file in single.items()},
+    }
 
 
-def with_given(record: Record, adapters: Iterable[str], video: str | None, name: str) -> tuple[Request, ...]:
+def with_given(
+    record: Record, adapters: Iterable[str], video: str | None, name: str, *, images: Sequence[str] = (),
+    audio: str | None = None, distilled_lora: str | None = None,
+) -> tuple[Request, ...]:  # fmt: skip
     """The requests of a record, reading no file of this machine but those that were given beside it.
 
     A file that somebody sent must not make the program read others that it names. Of a script, each part's adapter is
@@ -107,12 +126,17 @@ def with_given(record: Record, adapters: Iterable[str], video: str | None, name:
         adapters: Given ones, as `FILE[:STRENGTH]`; a clip's or sample's take the place of all of its own.
         video: The given clip.
         name: The file's, for the message.
+        images: Given ones; they take the place of all of its own.
+        audio: The given sound.
+        distilled_lora: The given one, as `FILE[:STRENGTH]`.
 
     Raises:
         UserError: lists the files that are wanted.
     """
     given = tuple(adapters)
-    requests = [dataclasses.replace(one, video=video or one.video) for one in record.requests]
+    given_files = {"video": video, "audio": audio, "images": tuple(images), "distilled_lora": distilled_lora}
+    chosen = {field: value for field, value in given_files.items() if value}
+    requests = [dataclasses.replace(one, **chosen) for one in record.requests]  # type: ignore[arg-type]
     if record.kind == "script":
         requests = [_matched(one, given, record.adapter_sha256) for one in requests]
     elif given:
@@ -124,8 +148,9 @@ def with_given(record: Record, adapters: Iterable[str], video: str | None, name:
         if any(parse_adapter(spec)[0] not in sources for spec in files["adapters"]):
             specs = files["adapters"] if record.kind == "script" else request.adapters
             wanted |= {f"{{field:adapters={spec}}}": None for spec in specs}
-        if files["video"] and video is None:
-            wanted[f"{{field:video={request.video}}}"] = None
+        for field in ("images", *_SINGLE):
+            if field not in chosen:
+                wanted |= {f"{{field:{field}={file}}}": None for file in files[field]}
     if wanted:
         raise UserError(
             f"{name} was made with files of its maker's machine, which are read only when you give them too.",
@@ -150,8 +175,10 @@ def _matched(request: Request, given: tuple[str, ...], hashes: dict[str, str]) -
 
 
 def adapter_hashes(job: Plan) -> dict[str, str]:
-    """The content of a run's adapters, by the name its settings have."""
-    pairs = zip(job.settings.adapters, job.adapters.located, strict=True)
+    """The content of a run's adapters and of its distilled LoRA, by the names its settings have."""
+    pairs = [*zip(job.settings.adapters, job.adapters.located, strict=True)]
+    if job.distilled is not None and job.settings.distilled_lora is not None:
+        pairs.append((job.settings.distilled_lora, job.distilled.located[0]))
     return {spec: sha256_of(located.path) for spec, located in pairs}
 
 
@@ -177,13 +204,18 @@ def _settings(job: Plan, seed: int | None) -> dict[str, Any]:
     settings: Settings = job.settings
     specs = zip(settings.adapters, job.adapters.located, strict=True)
     named = tuple(pinned(spec, located) for spec, located in specs)
-    return dataclasses.replace(settings, adapters=named).to_dict(seed)
+    lora = settings.distilled_lora
+    if lora is not None and job.distilled is not None:
+        lora = pinned(lora, job.distilled.located[0], lora_source(lora))
+    return dataclasses.replace(settings, adapters=named, distilled_lora=lora).to_dict(seed)
 
 
 def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     for job in jobs:
-        local = (spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0]))
+        local = [spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0])]
+        lora = job.settings.distilled_lora
+        local += [lora] if lora is not None and is_local(lora_source(lora)) else []
         hashes |= {spec: adapter_hashes(job)[spec] for spec in local}
     about: dict[str, Any] = {"mlx_ltxw": __version__, "model": jobs[0].model.identity}
     return about | ({"adapter_sha256": hashes} if hashes else {})

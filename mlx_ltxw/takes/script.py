@@ -27,13 +27,14 @@ from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request, draw_seeds
+from mlx_ltxw.pipeline.recipes import lora_source
+from mlx_ltxw.pipeline.request import Request, Settings, draw_seeds
 from mlx_ltxw.prompts.script import Part
-from mlx_ltxw.takes.events import PartBegun, Told, Written
+from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
-from mlx_ltxw.takes.make import Writer, written
+from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
+from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
 from mlx_ltxw.takes.write import write_lossless
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -54,8 +55,7 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     Raises:
         UserError: what a script cannot have, or a part that cannot be.
     """
-    if request.video is not None or len(request.seeds) != 1:
-        raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+    _check_new(request)
     shared = dataclasses.replace(request, seeds=draw_seeds(request.seeds))
     return [_part_request(shared, part, model) for part in parts]
 
@@ -66,7 +66,7 @@ def plan_parts(requests: Sequence[Request], model: ModelDir) -> list[Plan]:
     Raises:
         UserError: a part cannot be made.
     """
-    return [plan(request, model) for request in requests]
+    return [fit(request, model) for request in requests]
 
 
 def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = ()) -> None:
@@ -79,8 +79,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
     output.check(first)
     for number, job in enumerate(jobs, 1):
         settings = job.settings
-        if settings.video is not None or len(settings.seeds) != 1:
-            raise UserError("A script makes one new clip.", "Leave {field:video} out, and give one of {field:seeds}.")
+        _check_new(settings)
         for name in ("width", "height", "frame_rate", "audio_only"):
             if getattr(settings, name) != getattr(first, name):
                 raise UserError(
@@ -93,7 +92,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
 
 def make_script(
     jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = ()
-) -> Iterator[Told]:
+) -> Iterator[TakeEvent]:
     """Makes every part that is not there yet, then the whole.
 
     Args:
@@ -120,7 +119,7 @@ def make_script(
     yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
 
 
-def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[Told, None, list[Path]]:
+def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[TakeEvent, None, list[Path]]:
     """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
     files = []
@@ -129,7 +128,9 @@ def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> G
         kept = kept and number not in again
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
         if not kept:
-            yield from written(job, _writer(path), finish=lambda clip: clip)  # the whole is turned down, not each part
+            yield from written(
+                job, _writer(path), finish=lambda clip, _: clip
+            )  # the whole is turned down, not each part
         files.append(path)
     return files
 
@@ -154,6 +155,14 @@ def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[in
         dataclasses.replace(request, seeds=seeds if number in again else earlier.seeds)
         for number, (request, earlier) in enumerate(zip(requests, before, strict=True), 1)
     ]
+
+
+def _check_new(asked: Request | Settings) -> None:
+    """Pictures may be given to a script, and go to each of its parts."""
+    if asked.video is not None or asked.audio is not None or len(asked.seeds) != 1:
+        raise UserError(
+            "A script makes one new clip.", "Leave {field:video} and {field:audio} out, and give one of {field:seeds}."
+        )
 
 
 def _writer(path: Path) -> Writer:
@@ -187,8 +196,8 @@ def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
 
 def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
     """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
-    settings = job.settings.to_dict() | {"adapters": _contents(job)}
-    recipe = [settings, sha256_of(job.model.path / "manifest.json")]
+    settings = job.settings.to_dict() | {"adapters": _contents(job), "distilled_lora": None}
+    recipe = [settings, job.model.digest]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     for path in sorted(folder.glob(f"*-{digest}.wav")):
         if _OURS.fullmatch(path.name) and (job.settings.audio_only or path.with_suffix(".mp4").exists()):
@@ -199,7 +208,9 @@ def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
 def _contents(job: Plan) -> list[list[str]]:
     """The adapters by what is in their files, each with its strength."""
     hashes = adapter_hashes(job)
-    return [[hashes[spec], spec.removeprefix(parse_adapter(spec)[0])] for spec in job.settings.adapters]
+    contents = [[hashes[spec], spec.removeprefix(parse_adapter(spec)[0])] for spec in job.settings.adapters]
+    lora = job.settings.distilled_lora
+    return [*contents, *([[hashes[lora], lora.removeprefix(lora_source(lora))]] if lora else [])]
 
 
 def _clear(folder: Path) -> None:

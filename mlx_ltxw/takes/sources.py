@@ -20,9 +20,15 @@ def is_local(source: str) -> bool:
     return os.path.exists(source) or not _REPOSITORY.fullmatch(source)
 
 
-def pinned(spec: str, located: Located) -> str:
-    """An adapter as the metadata keeps it: one of the Hub with the commit that was used."""
-    source, _ = parse_adapter(spec)
+def pinned(spec: str, located: Located, source: str | None = None) -> str:
+    """An adapter as the metadata keeps it: one of the Hub with the commit that was used.
+
+    Args:
+        spec: As the request names it.
+        located: Where it was found.
+        source: Its file or repo, where the strength behind it is not an adapter's.
+    """
+    source = parse_adapter(spec)[0] if source is None else source
     if is_local(source) or source in BUILTIN_ADAPTERS or _PINNED.fullmatch(source):
         return spec
     folders = located.path.parts  # the Hub's cache keeps each commit in `snapshots/COMMIT`

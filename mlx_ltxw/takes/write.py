@@ -31,18 +31,20 @@ def write_files(
     Yields:
         How far the frames are.
     """
-    main, *beside = paths
+    main, *others = paths
     if main.suffix.lower() == ".wav":
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
-    elif settings.video is not None:
+    elif clip.video is None and settings.video is not None:
         remux(settings.video, clip.waveform, main, metadata=metadata)
     elif clip.video is not None:
-        with open_mp4(main, settings.width, settings.height, settings.frame_rate, metadata=metadata) as file:
+        size = settings.width, settings.height, settings.frame_rate
+        kept = None if settings.makes_sound else settings.audio or settings.video
+        with open_mp4(main, *size, metadata=metadata, sound_from=kept) as file:
             for frames in clip.video:
                 file.frames(frames)
                 yield Decoding(clip.seed, file.count, settings.frames)
             file.audio(clip.waveform)
-    for path in beside:
+    for path in others:
         if path.suffix == ".wav":
             write_wav(path, clip.waveform, clip.rate, metadata=metadata)
         else:

@@ -66,17 +66,17 @@ def chart(lines: Sequence[Line], x_title: str, y_title: str, levels: Sequence[st
     low = -0.3 if levels else 0.0
     top = top + 0.3 if levels else top
 
-    def place(x: float, y: float) -> str:
+    def point(x: float, y: float) -> str:
         across = _LEFT + (WIDTH - _LEFT - _RIGHT) * x / right
         return f"{across:.1f},{_TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - (y - low) / (top - low)):.1f}"
 
-    parts = [_frame(place, right, low, x_ticks, y_ticks), _titles(x_title, y_title)]
+    parts = [_frame(point, right, low, x_ticks, y_ticks), _titles(x_title, y_title)]
     for line in lines:
-        path = " ".join(place(x, y) for x, y in line.points)
+        path = " ".join(point(x, y) for x, y in line.points)
         width = 'stroke-width="1" opacity=".35"' if line.faint else 'stroke-width="2"'
         parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" {width}/>')
         if line.dots or len(line.points) == 1:
-            centres = [place(x, y).split(",") for x, y in line.points]
+            centres = [point(x, y).split(",") for x, y in line.points]
             parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{line.colour}"/>' for x, y in centres]
     named = [line for line in lines if line.name]
     legend = " ".join(f'<span style="color:{line.colour}">&#9644; {html.escape(line.name)}</span>' for line in named)
@@ -95,13 +95,13 @@ def ticks(top: float) -> Ticks:
     return [(number * step, f"{number * step:.6g}") for number in range(math.ceil(top / step - 1e-9) + 1)]
 
 
-def _frame(place: Callable[[float, float], str], right: float, low: float, x_ticks: Ticks, y_ticks: Ticks) -> str:
+def _frame(point: Callable[[float, float], str], right: float, low: float, x_ticks: Ticks, y_ticks: Ticks) -> str:
     lines = []
     for x, text in x_ticks:
-        across, down = place(x, low).split(",")
+        across, down = point(x, low).split(",")
         lines.append(f'<text x="{across}" y="{float(down) + 16:.1f}" text-anchor="middle">{text}</text>')
     for y, text in y_ticks:
-        start, end = place(0, y).split(","), place(right, y).split(",")
+        start, end = point(0, y).split(","), point(right, y).split(",")
         lines.append(f'<path d="M{",".join(start)} L{",".join(end)}" stroke="#ddd"/>')
         lines.append(
             f'<text x="{float(start[0]) - 8:.1f}" y="{float(start[1]) + 4:.1f}" text-anchor="end">'

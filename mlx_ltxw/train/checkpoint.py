@@ -67,7 +67,7 @@ class _Training:
     paths: tuple[str, ...]
 
 
-def folder_of(run: Path, step: int) -> Path:
+def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return run / "checkpoints" / f"step-{step:06d}"
 
@@ -81,7 +81,7 @@ def save(run: Path, state: State, layout: Layout, origin: Origin) -> Path:
     Raises:
         UserError: the folder cannot be written, or a number of the adapter is not finite.
     """
-    folder = folder_of(run, state.step)
+    folder = checkpoint_folder(run, state.step)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     export(layout.adapter(state.parameters, f"step {state.step}"), "comfyui", folder / "adapter.safetensors")
@@ -90,7 +90,7 @@ def save(run: Path, state: State, layout: Layout, origin: Origin) -> Path:
     with write_errors(folder):
         for step in saved_steps(run)[: -origin.config.keep_checkpoints]:
             _file(run, step).unlink()  # first: a folder with a state is whole
-            shutil.rmtree(folder_of(run, step))
+            shutil.rmtree(checkpoint_folder(run, step))
     return folder
 
 
@@ -135,8 +135,8 @@ def check_options(run: Path, before: TrainConfig, now: TrainConfig) -> None:
         UserError: names them.
     """
     if names := changed(before, now):
-        told = ", ".join(f"{name} {getattr(before, name)} to {getattr(now, name)}" for name in names)
-        raise UserError(f"The run in {run} cannot be resumed with other options ({told}).", _SAME)
+        differences = ", ".join(f"{name} {getattr(before, name)} to {getattr(now, name)}" for name in names)
+        raise UserError(f"The run in {run} cannot be resumed with other options ({differences}).", _SAME)
     if (done := max(saved_steps(run), default=0)) > now.steps:
         raise UserError(
             f"The run in {run} has done {done} steps, more than {now.steps}.", "Give {field:steps} more, or leave it."
@@ -144,7 +144,7 @@ def check_options(run: Path, before: TrainConfig, now: TrainConfig) -> None:
 
 
 def _file(run: Path, step: int) -> Path:
-    return folder_of(run, step) / "state.safetensors"
+    return checkpoint_folder(run, step) / "state.safetensors"
 
 
 def _training(run: Path, step: int) -> _Training:

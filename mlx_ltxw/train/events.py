@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.printing import readable
-from mlx_ltxw.train.finish import Data, heard
+from mlx_ltxw.train.finish import Data, register_text
 from mlx_ltxw.train.preview import Sample, Sampling
 
 
@@ -106,7 +106,9 @@ class Sampled:
     page: Path
 
     def __str__(self) -> str:
-        return "\n".join([f"samples of step {self.step}: {self.page}", *(f"  {heard(s)}" for s in self.samples)])
+        return "\n".join(
+            [f"samples of step {self.step}: {self.page}", *(f"  {register_text(s)}" for s in self.samples)]
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Finished:
     samples: tuple[Sample, ...]
 
     def __str__(self) -> str:
-        lines = [f"  step {sample.step}: {heard(sample)}: {sample.prompt}" for sample in self.samples]
+        lines = [f"  step {sample.step}: {register_text(sample)}: {sample.prompt}" for sample in self.samples]
         return "\n".join([f"{self.adapter}: delta rms {self.delta_rms:.3e}", *lines])
 
 
@@ -150,4 +152,4 @@ def in_words(seconds: float) -> str:
     return "about " + " ".join(f"{count} {unit}{'s' if count > 1 else ''}" for count, unit in parts if count)
 
 
-Event = Started | Progress | Saved | Sampling | Sampled | Stopped | Finished
+TrainingEvent = Started | Progress | Saved | Sampling | Sampled | Stopped | Finished

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.train import loop
-from mlx_ltxw.train.events import Event, Finished
+from mlx_ltxw.train.events import Finished, TrainingEvent
 from mlx_ltxw.train.preview import Sample
-from mlx_ltxw.train.record import Given
+from mlx_ltxw.train.record import RunArguments
 from mlx_ltxw.train.start import begin, holding, job_of, keep_record, prepare_clips
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
@@ -47,7 +47,7 @@ def train(
     data: str | Path, out: str | Path, model: str | Path | ModelDir | HasDirectory | None = None, *,
     resume: bool = False, speaker: str | None = None, manner: str | None = None, scene: str | None = None,
     audio_only: bool = False, transcribe: bool = False, cache: str | Path | None = None, force: bool = False,
-    follow: Callable[[Event], object] = lambda _: None, **options: Any,
+    follow: Callable[[TrainingEvent], object] = lambda _: None, **options: Any,
 ) -> Trained:  # fmt: skip
     """Trains an adapter on clips, to the end.
 
@@ -70,7 +70,7 @@ def train(
     """
     run, base = Path(out), None if model is None or isinstance(model, str) else _directory(model)
     name = str(base.path) if base else model if isinstance(model, str) else None
-    given = Given(
+    given = RunArguments(
         str(data), name, None if cache is None else str(cache), speaker, manner, scene, transcribe, audio_only, force
     )
     settings = [f"{name}={json.dumps(value)}" for name, value in options.items()]

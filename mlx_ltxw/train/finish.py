@@ -6,11 +6,9 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -18,6 +16,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.hub import push
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
@@ -73,9 +72,9 @@ class Data:
 def base_sha256(model: ModelDir) -> str:
     """Of the checkpoint the model was converted from; of several files, the hash of their hashes."""
     files = (model.config.get("source") or {}).get("files") or {}
-    hashes = [str(files[name]["sha256"]) for name in sorted(files)]
+    hashes = [str(files[name]["sha256"]) for name in sorted(files) if "sha256" in files[name]]
     if not hashes:
-        hashes = [model.files[name].sha256 for name in sorted(model.files) if name.startswith("transformer")]
+        hashes = [digest for _, digest in sorted(model.digests("transformer").items())]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -118,7 +117,7 @@ def write_card(
     front = ["---", "library_name: mlx", "tags: [lora, text-to-video, text-to-speech, ltx-2]"]
     front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
-    heard = "\n".join(_row(pair) for pair in _pairs(samples))
+    rows = "\n".join(_row(pair) for pair in _pairs(samples))
     held_out = f"{data.held_out} more were kept back and not trained on." if data.held_out else ""
     begun = f"| started from | {Path(config.init_adapter).name} |\n" if config.init_adapter else ""
     mode = "through the video too" if config.coupled else "under the exact video lock"
@@ -151,7 +150,7 @@ One sample each from the same noise, as measured.
 
 | prompt | without | with |
 |---|---|---|
-{heard}
+{rows}
 """
     path = run / CARD
     write_bytes(path, text.encode())
@@ -167,10 +166,10 @@ def _pairs(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
 
 def _row(pair: tuple[Sample, Sample]) -> str:
     prompt = pair[0].prompt.replace("|", "\\|").replace("\n", " ")
-    return f"| {prompt} | {heard(pair[0])} | {heard(pair[1])} |"
+    return f"| {prompt} | {register_text(pair[0])} | {register_text(pair[1])} |"
 
 
-def heard(sample: Sample) -> str:
+def register_text(sample: Sample) -> str:
     """`whispering, -24.1 LUFS, 3% voiced`."""
     return f"{sample.register}, {sample.lufs:.1f} LUFS, {sample.voiced:.0%} voiced"
 
@@ -195,44 +194,6 @@ def check_space(run: Path, size: int, checkpoints: int) -> None:
         )
 
 
-def check_upload(repo: str) -> None:
-    """Refuses a run whose adapter could not be pushed at its end: no connection, no login, another's name.
-
-    Raises:
-        UserError: says which.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
-
-    with _told(repo, "cannot be uploaded to", "Log in with `hf auth login`, or leave {field:upload} out."):
-        validate_repo_id(repo)
-        account: Any = HfApi().whoami()
-    owner, slash, _ = repo.partition("/")
-    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
-    if slash and owner not in owners:
-        raise UserError(
-            f"The account {account.get('name')} cannot write to {repo}.",
-            f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
-        )
-    token = (account.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
-        raise UserError("The Hub's token may only read.", "Log in with one that may write: `hf auth login`.")
-
-
-@contextmanager
-def _told(repo: str, what: str, hint: str) -> Iterator[None]:
-    """What the Hub says, in a sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
-        lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"The adapter {what} {repo}: {lines[0][:300] if lines else type(error).__name__}.", hint
-        ) from error
-
-
 def upload(run: Path, repo: str) -> str:
     """Pushes the adapter, its card and its samples to the Hub; makes the repository if it is new.
 
@@ -242,11 +203,6 @@ def upload(run: Path, repo: str) -> str:
     Raises:
         UserError: what the Hub says.
     """
-    from huggingface_hub import HfApi
-
-    api: Any = HfApi()
     patterns = [ADAPTER, CARD, "index.html", "samples/**"]
-    with _told(repo, f"is in {run}, but could not be uploaded to", "Run it again with {field:resume=True}."):
-        address = str(api.create_repo(repo, exist_ok=True))
-        api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=patterns, commit_message="Adapter")
-    return address
+    again = "Run it again with {field:resume=True}."
+    return push(run, repo, f"The adapter is in {run}, but", again, allow_patterns=patterns, commit_message="Adapter")

@@ -14,7 +14,7 @@ from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.gradient.batches import Batches
 from mlx_ltxw.train.gradient.step import Objective
 
@@ -23,7 +23,7 @@ _MOST_MEASURED = 32
 _TOLERANCE = 2.0  # whole voices may hold this many times the share that was asked for
 
 
-def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[set[int], str]:
+def hold_out(clips: Sequence[TrainingClip], share: float, seed: int) -> tuple[set[int], str]:
     """Chooses the clips that are not trained on: whole voices if that keeps near the share, else single clips.
 
     Args:

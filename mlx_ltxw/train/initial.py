@@ -71,9 +71,9 @@ def _check(given: Adapter, placed: tuple[str, ...], fresh: Adapter, config: Trai
             f"Training cannot go on from {given.name}, which holds {what}.", "Give {field:init_adapter} a plain LoRA."
         )
     if outside := sorted(set(placed) - set(fresh.deltas)):
-        shown = ", ".join(some(outside, 3))
+        names = ", ".join(some(outside, 3))
         raise UserError(
-            f"{given.name} changes {len(outside)} linears that this run does not train ({shown}).",
+            f"{given.name} changes {len(outside)} linears that this run does not train ({names}).",
             "Name them with {field:modules} and {field:projections}.",
         )
     rank = max(delta.rank for path in placed if isinstance(delta := given.deltas[path], LowRank))

@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip, load_clip
-from mlx_ltxw.train.events import Event, Finished, Progress, Sampled, Saved, Started, Stopped
+from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
 from mlx_ltxw.train.gradient import optimizer
 from mlx_ltxw.train.gradient.batches import Batches
 from mlx_ltxw.train.gradient.layout import Layout
@@ -87,7 +87,7 @@ def check_folder(run: Path, resume: bool) -> None:
         )
 
 
-def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainingEvent]:
     """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
@@ -202,7 +202,7 @@ class Trainer:
             self.metrics.add(progress.to_dict())
         return progress, stops > 0
 
-    def keep(self, always: bool = False) -> Iterator[Event]:
+    def keep(self, always: bool = False) -> Iterator[TrainingEvent]:
         """Saves and makes samples when it is time; the lead machine's work."""
         config, step = self.job.config, self.state.step
         if always or step % config.checkpoint_every == 0 or step == config.steps:
@@ -210,7 +210,7 @@ class Trainer:
         if not always:
             yield from self.samples()
 
-    def samples(self) -> Iterator[Event]:
+    def samples(self) -> Iterator[TrainingEvent]:
         """Listening samples of this step, if it is one that has some and they were not made yet."""
         config, step = self.job.config, self.state.step
         if step and (not config.preview_every or step % config.preview_every or step == config.steps):
@@ -218,7 +218,7 @@ class Trainer:
         if step or config.preview_every:
             yield (yield from self._sample(step, self._step_adapter() if step else None))
 
-    def finish(self) -> Iterator[Event]:
+    def finish(self) -> Iterator[TrainingEvent]:
         """The finished adapter, what it does, its card and the page."""
         job, state = self.job, self.state
         if state.step not in checkpoint.saved_steps(job.run):
@@ -238,15 +238,15 @@ class Trainer:
         yield Finished(path, delta, tuple(samples))
 
     def _begin(self, fresh: State) -> State:
-        """The newest checkpoint's state, read by the lead machine and told to the others."""
+        """The newest checkpoint's state, read by the lead machine and sent to the others."""
         world = self.job.world
         found = checkpoint.restore(self.job.run, self.origin, self.layout.size) if world.leads else None
         state = found or fresh
         if world.size == 1:
             return state
         own = mx.concatenate([mx.array([float(state.step)]), state.parameters, state.first, state.second])
-        told = world.sum(own if world.leads else mx.zeros_like(own))
-        step, *arrays = mx.split(told, [1, 1 + self.layout.size, 1 + 2 * self.layout.size])
+        shared = world.sum(own if world.leads else mx.zeros_like(own))
+        step, *arrays = mx.split(shared, [1, 1 + self.layout.size, 1 + 2 * self.layout.size])
         mx.eval(step, *arrays)
         return State(int(float(step)), *arrays)
 
@@ -259,8 +259,8 @@ class Trainer:
             more, further = self.objective(self.state.parameters, group, self.weight)
             gradient, losses = gradient + more, losses + further
         gradient = self.job.world.sum(gradient)
-        told = self.job.world.sum(mx.concatenate([losses, mx.array([float(stop)])]))
-        tail = mx.concatenate([told, optimizer.norm(gradient)[None]])
+        sums = self.job.world.sum(mx.concatenate([losses, mx.array([float(stop)])]))
+        tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
         mx.eval(gradient, tail)
         return gradient, tail
 
@@ -280,12 +280,12 @@ class Trainer:
 
     def _step_adapter(self) -> Path:
         """The adapter of this step in a file of its own, for the pipeline to read."""
-        folder = checkpoint.folder_of(self.job.run, self.state.step)
+        folder = checkpoint.checkpoint_folder(self.job.run, self.state.step)
         if not (folder / "state.safetensors").is_file():
             self._save()
         return folder / "adapter.safetensors"
 
-    def _sample(self, step: int, adapter: Path | None) -> Generator[Event, None, Sampled]:
+    def _sample(self, step: int, adapter: Path | None) -> Generator[TrainingEvent, None, Sampled]:
         job = self.job
         samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
         page = write_page(job.run, job.config, self.metrics.lines if self.metrics else [])

@@ -13,7 +13,7 @@ from mlx_ltxw.media.measure import MIXED, NO_SPEECH, REGISTERS
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.train.charts import COLOURS, Line, Point, chart, smoothed, thinned
 from mlx_ltxw.train.config import TrainConfig, as_yaml
-from mlx_ltxw.train.preview import Sample, all_samples, folder_of
+from mlx_ltxw.train.preview import Sample, all_samples, samples_folder
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }
@@ -92,10 +92,10 @@ def _curve(metrics: Sequence[Mapping[str, Any]], steps: int) -> str:
     ]
     held_out = [(line["step"], line["held_out_loss"]) for line in metrics if "held_out_loss" in line]
     lines += [Line("clips kept back", held_out, COLOURS[1], dots=True)] if held_out else []
-    told = f"Step {metrics[-1]['step']} of {steps}: audio loss {mean[-1][1]:.4f} (running mean)"
-    told += f", {held_out[-1][1]:.4f} on the clips kept back" if held_out else ""
+    summary = f"Step {metrics[-1]['step']} of {steps}: audio loss {mean[-1][1]:.4f} (running mean)"
+    summary += f", {held_out[-1][1]:.4f} on the clips kept back" if held_out else ""
     drawn = chart(lines, "optimizer steps", "mean squared error of the velocity")
-    return f"<h2>Loss</h2>\n<p>{told}.</p>\n{drawn}"
+    return f"<h2>Loss</h2>\n<p>{summary}.</p>\n{drawn}"
 
 
 def _registers(samples: Sequence[Sample]) -> str:
@@ -138,7 +138,7 @@ def _samples(run: Path, samples: Sequence[Sample]) -> str:
 def _cell(run: Path, sample: Sample | None) -> str:
     if sample is None:
         return ""
-    folder = folder_of(run, sample.step).relative_to(run).as_posix()
+    folder = samples_folder(run, sample.step).relative_to(run).as_posix()
     return (
         f'<audio controls preload="none" src="{folder}/{sample.wav}"></audio>'
         f'<a href="{folder}/{sample.picture}">'

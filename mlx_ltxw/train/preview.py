@@ -87,7 +87,7 @@ def choose_prompts(captions: Sequence[str], config: TrainConfig) -> list[str]:
     return list(chosen.values())[:_MOST_PROMPTS]
 
 
-def folder_of(run_folder: Path, step: int) -> Path:
+def samples_folder(run_folder: Path, step: int) -> Path:
     """Where the samples of a step lie."""
     return run_folder / "samples" / f"step-{step:06d}"
 
@@ -112,7 +112,7 @@ def make_samples(
     Raises:
         UserError: a prompt that the model cannot read, or a folder that cannot be written.
     """
-    folder = folder_of(run_folder, step)
+    folder = samples_folder(run_folder, step)
     made_of = _made_of(adapter, prompts, config)
     if (known := _read_index(folder, step)).samples and known.made_of == made_of:
         return list(known.samples)
@@ -164,7 +164,7 @@ def all_samples(run_folder: Path) -> list[Sample]:
     """Every sample of a run, by step."""
     names = [_FOLDER.fullmatch(path.name) for path in (run_folder / "samples").glob("step-*")]
     steps = sorted(int(name[1]) for name in names if name)
-    return [sample for step in steps for sample in _read_index(folder_of(run_folder, step), step).samples]
+    return [sample for step in steps for sample in _read_index(samples_folder(run_folder, step), step).samples]
 
 
 @dataclass(frozen=True)

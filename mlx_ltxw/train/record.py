@@ -25,7 +25,7 @@ _ELSEWHERE = "Put them back, or begin another run in another folder."
 
 
 @dataclass(frozen=True)
-class Given:
+class RunArguments:
     """What a run is told beside its training options; None and False where nothing was said.
 
     Attributes:
@@ -48,12 +48,12 @@ class Given:
     audio_only: bool = False
     force: bool = False
 
-    def over(self, before: Given) -> Given:
+    def over(self, before: RunArguments) -> RunArguments:
         """These, and those of `before` where nothing is said."""
         said = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
         return dataclasses.replace(before, **said)
 
-    def absolute(self) -> Given:
+    def absolute(self) -> RunArguments:
         """With local paths that hold from any folder."""
         return dataclasses.replace(
             self, data=absolute(self.data), model=absolute(self.model), cache=absolute(self.cache)
@@ -61,7 +61,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One `run.json`.
 
     Attributes:
@@ -69,13 +69,13 @@ class Record:
         config: The training options.
     """
 
-    given: Given
+    given: RunArguments
     config: TrainConfig
 
 
 @dataclass(frozen=True)
 class _Stored:
-    given: Given
+    given: RunArguments
     config: dict[str, Any]
 
 
@@ -84,7 +84,7 @@ def absolute(path: str | None) -> str | None:
     return str(Path(path).expanduser().absolute()) if path and Path(path).expanduser().exists() else path
 
 
-def write_record(run: Path, record: Record) -> None:
+def write_run(run: Path, record: RunRecord) -> None:
     """Writes `run.json`, and the options for people and `--config` as `config.yaml`."""
     values = {"given": dataclasses.asdict(record.given), "config": record.config.to_dict()}
     write_bytes(run / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
@@ -92,7 +92,7 @@ def write_record(run: Path, record: Record) -> None:
     write_bytes(run / CONFIG, commented(record.config, heading).encode())
 
 
-def read_record(run: Path) -> Record:
+def read_run(run: Path) -> RunRecord:
     """What the run of a folder was told.
 
     Raises:
@@ -107,11 +107,11 @@ def read_record(run: Path) -> Record:
                 f"There is no run in {run} to go on with.",
                 "Check the folder's name, or leave {field:resume} out to begin a run there.",
             )
-        return Record(Given(), before)
+        return RunRecord(RunArguments(), before)
     hint = "Put the file back, or remove it to go on with the options of the newest checkpoint."
     stored = build(_Stored, parse_json(read_text(file), str(file), hint), str(file), hint)
     config = read_config(base=stored.config)
     reached = max((line["step"] for line in read_metrics(run)), default=0)
     if not steps and (reached > config.checkpoint_every or (run / ADAPTER).exists()):
         raise UserError(f"The checkpoints of the run in {run} are gone (it had reached step {reached}).", _ELSEWHERE)
-    return Record(stored.given, config)
+    return RunRecord(stored.given, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mlx_ltxw.files import locked_folder, sweep, write_bytes, write_errors
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.takes.models import open_model
-from mlx_ltxw.train.checkpoint import check_options
+from mlx_ltxw.train.checkpoint import check_options, saved_config, saved_steps
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
 from mlx_ltxw.train.data.captions import Labels
@@ -22,10 +23,11 @@ from mlx_ltxw.train.data.dataset import write_listing
 from mlx_ltxw.train.data.findings import Finding, OnProgress, refuse_errors
 from mlx_ltxw.train.data.known import Known
 from mlx_ltxw.train.data.prepare import DataOptions, prepare
+from mlx_ltxw.train.gradient.optimizer import learning_rate
 from mlx_ltxw.train.held_out import hold_out
 from mlx_ltxw.train.loop import Job, check_base, check_folder
 from mlx_ltxw.train.metrics import check_trackio
-from mlx_ltxw.train.record import NAME, Given, Record, absolute, read_record, write_record
+from mlx_ltxw.train.record import NAME, RunArguments, RunRecord, absolute, read_run, write_run
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
 
@@ -43,7 +45,7 @@ class Begun:
     """
 
     run: Path
-    given: Given
+    given: RunArguments
     config: TrainConfig
     model: ModelDir
     world: World
@@ -72,7 +74,7 @@ class Clips:
 
 
 def begin(
-    run: Path, given: Given, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
+    run: Path, given: RunArguments, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
     resume: bool = False, model: ModelDir | None = None,
 ) -> Begun:  # fmt: skip
     """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
@@ -89,7 +91,7 @@ def begin(
     Raises:
         UserError: the options, the model or the folder will not do; or there is no run to resume.
     """
-    before = read_record(run) if resume and (world.leads or (run / NAME).exists()) else None
+    before = read_run(run) if resume and (world.leads or (run / NAME).exists()) else None
     given = (given.over(before.given) if before else given).absolute()
     if given.data is None:
         raise UserError("There is no data to train on.", "Give {field:data}: a folder of clips, or a JSONL.")
@@ -123,7 +125,7 @@ def holding(begun: Begun) -> Iterator[None]:
 def keep_record(begun: Begun) -> None:
     """Writes the run's record, from which `resume` goes on; before any work."""
     if begun.world.leads:
-        write_record(begun.run, Record(begun.given, begun.config))
+        write_run(begun.run, RunRecord(begun.given, begun.config))
 
 
 def prepare_clips(
@@ -168,7 +170,21 @@ def prepare_clips(
 
 def job_of(begun: Begun, clips: Clips) -> Job:
     """What `loop.train` takes."""
-    notes = (clips.note,) if clips.note else ()
+    notes = tuple(filter(None, (clips.note, schedule_note(begun.run, begun.config) if begun.world.leads else "")))
     return Job(
         begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes
     )  # fmt: skip
+
+
+def schedule_note(run: Path, config: TrainConfig) -> str:
+    """What a resumed run with another number of steps is told of its learning rate; empty where it goes on smoothly."""
+    before, step = saved_config(run), max(saved_steps(run), default=0)
+    if before is None or step >= config.steps:
+        return ""
+    was, now = (learning_rate(one, step) for one in (before, config))
+    if math.isclose(was, now, rel_tol=1e-6):
+        return ""
+    return (
+        f"The learning rate falls over {config.steps} steps now, not {before.steps}: at step {step} it goes from "
+        f"{was:.3g} to {now:.3g}."
+    )

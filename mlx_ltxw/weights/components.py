@@ -60,14 +60,20 @@ def _text_encoder() -> Classes:
     return Gemma, GemmaConfig.read
 
 
+def _upsampler() -> Classes:
+    from mlx_ltxw.models.upsampler import Upsampler, UpsamplerConfig
+
+    return Upsampler, UpsamplerConfig.read
+
+
 @dataclass(frozen=True)
 class Component:
     """One network.
 
     Attributes:
         name: Also the stem of its files in a model directory, or its folder.
-        section: The checkpoint's config section that describes it; '' for the text encoder, which has a `config.json`
-            of its own.
+        section: The checkpoint's config section that describes it; '' for the text encoder and for upsamplers, which
+            have a config of their own.
         classes: Imports its class, and what reads its config.
         layers: From its config, how many layers its tensors number; None where they number none.
         layers_at: The attribute that holds them, of a network that can be read layer by layer.
@@ -80,7 +86,7 @@ class Component:
     layers_at: str = ""
 
     def read_config(self, checkpoint: Mapping[str, Any], **numbers: Any) -> Any:
-        """The network's config, from the checkpoint's whole `config` (the text encoder's from its own `config.json`).
+        """The network's config, from the checkpoint's whole `config`, or from the network's own where it has one.
 
         Args:
             checkpoint: The parsed JSON object.
@@ -156,6 +162,24 @@ COMPONENTS = {
 
 IN_CHECKPOINT = tuple(name for name, component in COMPONENTS.items() if component.section)
 """Those whose tensors lie in the checkpoint; the text encoder is a Gemma-3 of its own."""
+
+_UPSAMPLER = "upsampler."
+
+
+def upsampler_name(kind: str) -> str:
+    """The component's name of an upsampler, by `UpsamplerConfig.name`; a model directory may hold none or several."""
+    return _UPSAMPLER + kind
+
+
+def is_upsampler(name: str) -> bool:
+    """Whether a component's name is an upsampler's."""
+    return name.startswith(_UPSAMPLER)
+
+
+def component_named(name: str) -> Component:
+    """One of `COMPONENTS`, or an upsampler."""
+    return Component(name, "", _upsampler) if is_upsampler(name) else COMPONENTS[name]
+
 
 _AUDIO_MARKS = (
     "audio_attn1",

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_ltxw.parsing import load_json
 from mlx_ltxw.printing import printable, readable
-from mlx_ltxw.weights.components import COMPONENTS
+from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, upsampler_name
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -55,17 +55,31 @@ class Description:
 
 
 def describe_model(model: ModelDir) -> Description:
-    """A model directory: version, variant, origin, quantisation, and each network's size."""
-    config = model.config
+    """A model directory: version, variant, origin, quantisation, and each network's size.
+
+    Raises:
+        UserError: its tensors are not those of its networks.
+    """
+    from mlx_ltxw.weights.fit import placed
+
+    config, count = model.config, placed(model)
     facts = {
         "model": f"LTX-2.3 {model.variant}, model_version {config.get('model_version') or 'unknown'}",
         "checkpoint": _origin(config.get("source")),
-        "text encoder": _origin(config.get("text_encoder")),
+        "text encoder": _text_encoder(model),
         "quantisation": _quantisation(config.get("quantization", {}).get("transformer")),
-        "written by": f"mlx-ltxw {config.get('library_version', 'of unknown version')}",
+        "written by": config.get("layout") or f"mlx-ltxw {config.get('library_version', 'of unknown version')}",
+        "tensors": f"placed {count:,} of {count:,}",
     }
-    parts = {name: _part(model.tensors(name)) for name in COMPONENTS}
-    return Description(str(model.path), facts, parts)
+    present = (name for name in COMPONENTS if name != TEXT_ENCODER or model.has_text_encoder)
+    names = (*present, *map(upsampler_name, model.upsamplers))
+    return Description(str(model.path), facts, {name: _part(model.tensors(name)) for name in names})
+
+
+def _text_encoder(model: ModelDir) -> str:
+    if not model.has_text_encoder:
+        return "none; it lies in a repository of its own"
+    return _origin(model.config.get("text_encoder")) if "text_encoder" in model.config else str(model.text_encoder)
 
 
 def describe_header(header: Header) -> Description:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.parsing import Unsound, load_json
+from mlx_ltxw.parsing import Unsound, load_json, sound
 from mlx_ltxw.printing import some
 
 BITS = {
@@ -162,7 +162,10 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
     metadata = {} if metadata is None else metadata  # MLX writes null for none
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of texts")
-    return metadata
+    try:
+        return sound(metadata)
+    except Unsound as error:
+        raise _broken(path, f"its metadata is damaged ({error})") from error
 
 
 def _tensor(path: Path, name: str, entry: Any, offset: int) -> Tensor:

@@ -38,16 +38,20 @@ def sha256(path: Path, progress: Callable[[int], object] = lambda _: None) -> Fi
 
 
 def write_manifest(directory: Path, files: Mapping[str, FileRecord], fingerprint: str) -> None:
-    """Writes `manifest.json`, atomically.
+    """Writes `manifest.json`, atomically; arguments as `manifest_text`'s."""
+    write_text(directory / NAME, manifest_text(files, fingerprint))
+
+
+def manifest_text(files: Mapping[str, FileRecord], fingerprint: str) -> str:
+    """What stands in `manifest.json`.
 
     Args:
-        directory: The model directory.
-        files: Every file but the manifest, by its path relative to `directory` with forward slashes.
+        files: Every file but the manifest, by its path relative to the directory with forward slashes.
         fingerprint: Of the sources and options that made the directory.
     """
     records = {name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(files.items())}
     content = {"format": FORMAT, "fingerprint": fingerprint, "files": records}
-    write_text(directory / NAME, json.dumps(content, indent=1) + "\n")
+    return json.dumps(content, indent=1) + "\n"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import inside, read_text
 from mlx_ltxw.parsing import parse_json
-from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER, audio_side
+from mlx_ltxw.weights.components import TEXT_ENCODER, audio_side, component_named, is_upsampler, upsampler_name
 from mlx_ltxw.weights.header import Tensor, read_header
-from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
+from mlx_ltxw.weights.split_layout import is_split
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
     from mlx_ltxw.models.text import Connectors, FeatureExtractor, PromptTokenizer, TextEncoder
     from mlx_ltxw.models.transformer import Transformer
+    from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
     from mlx_ltxw.weights.streaming import Residency
 
@@ -36,28 +39,44 @@ class ModelDir:
         config: Its `config.json`: `config` (the checkpoint's own), `model_version`, `variant`, `source`,
             `quantization` (settings per component and layer; absent when nothing is quantised).
         files: Size and sha256 of every file.
+        label: What it is called, where that is not the directory's name: `owner/name@commit`.
     """
 
     path: Path
     config: dict[str, Any]
     files: dict[str, FileRecord]
+    label: str = ""
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDir:
         """Reads the manifest and the config, and checks that every file is there with its size.
+
+        A directory in the split layout of ltx-2-mlx is opened as `SplitDir.open` does.
 
         Raises:
             UserError: no such directory, an unfinished conversion, or a damaged model.
         """
         directory = Path(path)
         if not directory.is_dir():
-            raise UserError(f"There is no model directory {directory}.", "Make one with `mlx-ltxw convert`.")
+            raise UserError(
+                f"There is no model directory {directory}.",
+                "Make one with `mlx-ltxw convert`, or download one with `mlx-ltxw pull`.",
+            )
+        if is_split({file.name for file in directory.iterdir()}):
+            from mlx_ltxw.weights.split_dir import SplitDir
+
+            return SplitDir.open(directory)
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
         config = _read_json(directory / "config.json")
         if not _is_ours(config):
             raise UserError(f"{directory / 'config.json'} is not what convert writes.", "Convert the checkpoint again.")
         return cls(directory, config, files)
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.label or self.path.name
 
     @property
     def variant(self) -> str:
@@ -89,26 +108,51 @@ class ModelDir:
     @property
     def identity(self) -> dict[str, Any]:
         """What names this model in the metadata of a file it made."""
-        return {"name": self.path.name, "variant": self.variant, "source": self.config.get("source")}
+        return {"name": self.name, "variant": self.variant, "source": self.config.get("source")}
 
     @property
     def text_encoder(self) -> Path:
         """The Gemma folder, in mlx-lm's layout."""
         return self.path / TEXT_ENCODER
 
+    @property
+    def upsamplers(self) -> list[str]:
+        """Kinds of latent upsamplers that the directory holds, such as `spatial-x2`."""
+        start, end = upsampler_name(""), ".json"
+        names = (name for name in self.files if name.startswith(start) and name.endswith(end))
+        return sorted(name[len(start) : -len(end)] for name in names if not name.endswith(f".index{end}"))
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether it is known where the Gemma folder is; always so for what `convert` wrote."""
+        return True
+
     def network_config(self, component: str) -> Any:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
 
         Raises:
-            UserError: the config is damaged, or describes another model.
+            UserError: the config is damaged, or describes another model; or there is no such upsampler.
         """
         if component == TEXT_ENCODER:
-            return COMPONENTS[component].read_config(_read_json(self.text_encoder / "config.json"))
+            return component_named(component).read_config(_read_json(self.text_encoder / "config.json"))
+        if is_upsampler(component):
+            return component_named(component).read_config(self._upsampler_file(component).get("config", {}))
         numbers = {}
         if component == "text_projection":
             gemma = self.network_config(TEXT_ENCODER)
             numbers = {"text_width": gemma.hidden_size, "text_states": gemma.states}
-        return COMPONENTS[component].read_config(self.checkpoint_config, **numbers)
+        return component_named(component).read_config(self.checkpoint_config, **numbers)
+
+    def _upsampler_file(self, name: str) -> dict[str, Any]:
+        """What `convert` wrote about an upsampler: its own `config`, `model_version` and `source`."""
+        kind = name.removeprefix(upsampler_name(""))
+        if kind not in self.upsamplers:
+            held = f"only {', '.join(self.upsamplers)}" if self.upsamplers else "none"
+            raise UserError(
+                f"{self.path} has no upsampler '{kind}' ({held}).",
+                f"Add it with `mlx-ltxw convert FILE -o {self.path}`, FILE being LTX-2.3's own; this takes seconds.",
+            )
+        return _read_json(self.path / f"{name}.json")
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:
         """Quantisation settings by layer path."""
@@ -135,6 +179,22 @@ class ModelDir:
         """The headers' entries of one network; reads no weights."""
         return [t for file in self.shards(component, audio_only) for t in read_header(file).tensors.values()]
 
+    def arrays(self, component: str, audio_only: bool = False) -> dict[str, mx.array]:
+        """All arrays of one network by parameter path; each is read from disk when it is first used."""
+        from mlx_ltxw.weights.loading import read_arrays
+
+        return read_arrays(self.shards(component, audio_only))
+
+    @property
+    def digest(self) -> str:
+        """One for all of the model: the manifest's sha256."""
+        return sha256(self.path / MANIFEST).sha256
+
+    def digests(self, *components: str) -> dict[str, str]:
+        """What tells whether the files of some networks (of all: none named) are still the same: their sha256."""
+        names = (name for name in self.files if name.startswith(components or "") and "README" not in name)
+        return {name: self.files[name].sha256 for name in names}
+
     def load(
         self,
         component: str,
@@ -145,7 +205,7 @@ class ModelDir:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
         Args:
-            component: A name of `mlx_ltxw.weights.components.COMPONENTS`.
+            component: A name of `mlx_ltxw.weights.components.COMPONENTS`, or an upsampler's.
             dtype: Of weights and activations; by default bfloat16 on a GPU and float32 on the CPU. The vocoder and
                 the scale-shift tables are float32 in any case.
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
@@ -155,7 +215,7 @@ class ModelDir:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype
-        from mlx_ltxw.weights.loading import fill, quantize_layers, read_arrays
+        from mlx_ltxw.weights.loading import fill, quantize_layers
         from mlx_ltxw.weights.streaming import RESIDENT, stream_layers
 
         residency = residency or RESIDENT
@@ -165,19 +225,20 @@ class ModelDir:
 
             return load_gemma(self.text_encoder, target, self.shards(component), residency)
         options = {"with_video": False} if audio_only else {}
+        config = self.network_config(component)
         tensors = {tensor.name: tensor for tensor in self.tensors(component, audio_only)}
-        network = COMPONENTS[component].build(self.network_config(component), tensors, **options)
+        network = component_named(component).build(config, tensors, **options)
         layers = self.quantized_layers(component)
         quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
 
         def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
             return memory_dtype(component, name, stored, target)
 
-        arrays = read_arrays(self.shards(component, audio_only))
+        arrays = self.arrays(component, audio_only)
         arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
         if residency is not RESIDENT:
-            stream_layers(network, COMPONENTS[component].layers_at, tensors, in_memory, residency)
+            stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
         return network.eval()
 
     def load_transformer(
@@ -205,6 +266,10 @@ class ModelDir:
     def load_vocoder(self) -> VocoderWithBWE:
         """As `load`; its weights are float32."""
         return self.load("vocoder")
+
+    def load_upsampler(self, kind: str, dtype: mx.Dtype | None = None) -> Upsampler:
+        """As `load`; `kind` as in `upsamplers`."""
+        return self.load(upsampler_name(kind), dtype)
 
     def load_text_encoder(self, dtype: mx.Dtype | None = None, residency: Residency | None = None) -> TextEncoder:
         """Gemma-3, as `load` gives it, with its tokenizer."""

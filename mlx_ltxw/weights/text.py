@@ -53,6 +53,23 @@ def load_tokenizer(folder: Path) -> PromptTokenizer:
     return PromptTokenizer(read_text(file), settings, str(file))
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        raise UserError(f"There is no {WEIGHTS} in {folder}.", AGAIN)
+    return files
+
+
+def is_of_text_model(name: str) -> bool:
+    """Whether hidden states need a tensor of a Gemma-3 checkpoint."""
+    return not any(part in f".{name}" for part in _UNUSED)
+
+
 def load_text_encoder(folder: Path, dtype: mx.Dtype, residency: Residency = RESIDENT) -> TextEncoder:
     """Gemma-3 and its tokenizer; see `load_gemma`.
 
@@ -84,9 +101,7 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), reside
     settings = read_table(folder / "config.json")
     config = GemmaConfig.read(settings)
     _refuse_foreign_quantisation(settings)
-    files = files or sorted(folder.glob(WEIGHTS))
-    if not files:
-        raise UserError(f"There is no {WEIGHTS} in {folder}.", AGAIN)
+    files = files or weight_files(folder)
     stored = {name: tensor for file in files for name, tensor in read_header(file).tensors.items()}
     network = COMPONENTS[TEXT_ENCODER].build(config, stored)
     weights = _text_tensors(read_arrays(files))
@@ -123,7 +138,7 @@ def _refuse_foreign_quantisation(settings: Mapping[str, Any]) -> None:
 
 def _text_tensors(weights: Mapping[str, Item]) -> dict[str, Item]:
     """Tensors of the text model, by their names inside it."""
-    kept = {name: value for name, value in weights.items() if not any(part in f".{name}" for part in _UNUSED)}
+    kept = {name: value for name, value in weights.items() if is_of_text_model(name)}
     embedding = f"{_EMBEDDING}weight"  # its name tells what the file puts in front of every tensor of the text model
     prefix = next((name.removesuffix(embedding) for name in kept if name.endswith(embedding)), "")
     return {name.removeprefix(prefix): value for name, value in kept.items()}

@@ -129,41 +129,26 @@ def fit(items: list[Item], held_out: list[Item]) -> dict[str, Any]:
     print(f"windows: {len(y)}, of the fitted right {((apply(speech, x) > 0) == (y > 0)).mean():.3f}")
     for name, w in sorted(zip(NAMES, speech[2], strict=True), key=lambda pair: -abs(pair[1])):
         print(f"  {name:16} {w:+.2f}")
-    told = np.array(
+    scores = np.array(
         [slope[0] * np.sort(apply(speech, r))[-max(1, -(-len(r) // 4)) :].mean() + offset for _, r in unseen]
     )
     truth = np.array([item.kind not in SILENT for item, _ in unseen])
-    right = (told > 0) == truth
-    print(reliability(told, right))
-    for (item, _), z, ok in zip(unseen, told, right, strict=True):
+    right = (scores > 0) == truth
+    print(reliability(scores, right))
+    for (item, _), z, ok in zip(unseen, scores, right, strict=True):
         if not ok:
             print(f"    wrong: {item.kind} {item.source} {item.detail} {item.rate} Hz, logit {z:+.1f}")
     effort = fit_effort(*efforts_of(items))
     rows, soft, _ = efforts_of(held_out)
-    told = apply(effort, rows)
-    right = (told > 0) == (soft > 0)
-    print(reliability(told, right))
+    scores = apply(effort, rows)
+    right = (scores > 0) == (soft > 0)
+    print(reliability(scores, right))
     return {"SPEECH": speech, "CLIP": (float(slope[0]), offset), "EFFORT": effort}
 
 
 HEADER = '''"""Logistic models fitted to known sounds by `python -m scripts.registers.fit`; not to be edited by hand."""
 
-from typing import NamedTuple
-
-import numpy as np
-
-
-class Model(NamedTuple):
-    """Logistic regression: the bias, and of each figure its centre, its scale and the weight of the scaled figure."""
-
-    bias: float
-    table: dict[str, tuple[float, float, float]]
-
-    def score(self, figures: np.ndarray) -> float:
-        """The log odds of (F,) figures, in the table's order."""
-        centre, scale, weight = np.array(list(self.table.values())).T
-        return float(((figures - centre) / scale).clip(-4, 4) @ weight + self.bias)
-
+from mlx_ltxw.media.logistic import LogisticModel
 
 '''
 
@@ -175,7 +160,7 @@ def write(models: dict[str, Any], path: Path = OUT) -> None:
         *columns, bias = models[name]
         rows = zip(figure_names, *columns, strict=True)
         lines = [f'        "{key}": ({centre:.4g}, {scale:.4g}, {weight:.4g}),' for key, centre, scale, weight in rows]
-        text += "\n".join([f"{name} = Model(", f"    {bias:.4g},", "    {", *lines, "    },", ")", ""])
+        text += "\n".join([f"{name} = LogisticModel(", f"    {bias:.4g},", "    {", *lines, "    },", ")", ""])
     slope, offset = models["CLIP"]
     path.write_text(text + f"CLIP = ({slope:.4g}, {offset:.4g})\n", encoding="utf-8")
 

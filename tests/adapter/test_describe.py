@@ -11,7 +11,7 @@ import pytest
 
 from mlx_ltxw.adapter import container, outline
 from mlx_ltxw.adapter.deltas import DoRA, Full, LoHa, LoKr, LowRank, rms
-from mlx_ltxw.adapter.describe import describe
+from mlx_ltxw.adapter.describe import describe_adapter_file
 from mlx_ltxw.adapter.names import kind
 from tests.adapter.helpers import factors, model_pair, official_file, save, shapes
 
@@ -62,7 +62,7 @@ def test_description_of_a_mixed_file(tmp_path):
     sizes = shapes(model_pair()[1])
     pairs = factors(sizes, rank=lambda name: 2 if "to_k" in name else 6)
     path = official_file(tmp_path / "mixed.safetensors", pairs, metadata={"lora_alpha": "6", "base": "LTX-2.3 " * 60})
-    told = describe(path)
+    told = describe_adapter_file(path)
     assert told.ranks == {"6": 18, "2": 6}
     assert told.alphas == {}
     assert told.scales == {"1": 24}
@@ -87,7 +87,7 @@ def test_leftovers_and_alpha_are_shown(tmp_path):
     tensors = {}
     for name in ("lora_unet_transformer_blocks_0_audio_attn1_to_q", "lora_unet_embeddings_connector_proj"):
         tensors |= {f"{name}.lora_down.weight": ones, f"{name}.lora_up.weight": ones, f"{name}.alpha": np.float32(1)}
-    told = describe(save(tmp_path / "a.safetensors", tensors))
+    told = describe_adapter_file(save(tmp_path / "a.safetensors", tensors))
     assert told.format == "kohya"
     assert told.alphas == {"1": 1}
     assert told.scales == {"0.5": 1}
@@ -105,11 +105,11 @@ def test_a_large_file_is_described_from_its_header(tmp_path, monkeypatch):
     pairs = factors(shapes(model_pair()[1]), rank=lambda name: 2 if "to_k" in name else 6)
     official = official_file(tmp_path / "mixed.safetensors", pairs, metadata={"base": "x"})
     for path in (kohya, official):
-        read = describe(path)
+        read = describe_adapter_file(path)
         with monkeypatch.context() as patch:
             patch.setattr(outline, "_LARGEST_FILE", 10)
             patch.setattr(container, "read_tensors", lambda _: pytest.fail("the whole file is read"))
-            told = describe(path)
+            told = describe_adapter_file(path)
         for field in ("name", "format", "methods", "ranks", "targets", "leftover", "metadata"):
             assert getattr(told, field) == getattr(read, field), field
         assert told.modules.keys() == read.modules.keys()
@@ -150,7 +150,7 @@ def test_huge_adapters_take_no_memory(tmp_path, shapes):
     path = sparse(tmp_path / "huge.safetensors", shapes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
-    assert "not measured" in str(describe(path))
+    assert "not measured" in str(describe_adapter_file(path))
     assert time.process_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
@@ -158,7 +158,7 @@ def test_huge_adapters_take_no_memory(tmp_path, shapes):
 def test_what_a_file_says_is_printed_escaped(tmp_path):
     ones = np.ones((2, 2), np.float32)
     tensors = {f"{MODULE}.lora_A.weight": ones, f"{MODULE}.lora_B.weight": ones, "\x1b[31mred": ones}
-    text = str(describe(save(tmp_path / "a.safetensors", tensors, {"note": "\x1b[2Jgone"})))
+    text = str(describe_adapter_file(save(tmp_path / "a.safetensors", tensors, {"note": "\x1b[2Jgone"})))
     assert "\x1b" not in text
     assert "\\x1b[31mred" in text
     assert "\\x1b[2Jgone" in text

@@ -9,10 +9,10 @@ from mlx.utils import tree_flatten, tree_map
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 
-from mlx_ltxw.adapter.apply import adapt, adapted_linears, attach_parts, by_block, by_module
+from mlx_ltxw.adapter.apply import adapt, adapted_linears, attach_changes, by_block, by_module
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import read
-from mlx_ltxw.adapter.fuse import fuse, fuse_parts, fused_weight
+from mlx_ltxw.adapter.fuse import fuse, fuse_changes, fused_weight
 from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
@@ -166,7 +166,7 @@ def test_quantised_base_stays_unfused_unless_asked(world):
     model, adapters, arrays = quantised_model(), [(read(world[2][0]), Strength())], inputs()
     result = fuse(model, adapters)
     packed = [path for path in TARGETS if isinstance(linears(model)[path], nn.QuantizedLinear)]
-    assert set(result.beside) == set(packed) == set(adapted_linears(result.model))
+    assert set(result.unfused) == set(packed) == set(adapted_linears(result.model))
     assert set(result.fused) == set(TARGETS) - set(packed)
     assert 0 < len(result.fused) < 24
     assert result.summary == f"fused into {24 - len(packed)} weights, beside {len(packed)}"
@@ -176,9 +176,9 @@ def test_quantised_base_stays_unfused_unless_asked(world):
 
 def test_chosen_modules_keep_their_adapter_beside(world):
     model, adapters, arrays = model_pair()[0], [(read(world[2][0]), Strength())], inputs()
-    result = fuse(model, adapters, keep_beside=lambda path: path.endswith("to_v"))
+    result = fuse(model, adapters, keep_unfused=lambda path: path.endswith("to_v"))
     kept = [path for path in TARGETS if path.endswith("to_v")]
-    assert set(result.beside) == set(kept) == set(adapted_linears(result.model))
+    assert set(result.unfused) == set(kept) == set(adapted_linears(result.model))
     assert set(result.fused) == set(TARGETS) - set(kept)
     got, want = forward(result.model, arrays), forward(fuse(model, adapters).model, arrays)
     assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) < 1e-5
@@ -190,7 +190,7 @@ def test_requantising_reports_what_it_costs(world, bits_):
     model = quantised_model(bits_)
     adapter = read(world[2][0])
     result = fuse(model, [(adapter, Strength(0.1))], quantized=True)
-    assert not result.beside
+    assert not result.unfused
     assert result.losses
     for path, loss in result.losses.items():
         old, new = linears(model)[path], linears(result.model)[path]
@@ -291,12 +291,12 @@ def test_one_block_alone_is_fused_as_in_the_model(world):
     adapters = [(read(paths[0]), Strength(0.7))]
     parts = by_block(by_module(adapters, [place(adapters[0][0], half)]))
     assert set(parts) == {"transformer_blocks.0", "transformer_blocks.1"}
-    block = fuse_parts(half.transformer_blocks[1], parts["transformer_blocks.1"])
+    block = fuse_changes(half.transformer_blocks[1], parts["transformer_blocks.1"])
     want = dict(tree_flatten(fuse(half, adapters).model.transformer_blocks[1].parameters()))
     got = dict(tree_flatten(block.model.parameters()))
     assert got.keys() == want.keys()
     assert all(mx.array_equal(got[name], want[name]) for name in want)
     assert sum(not mx.array_equal(got[n], v) for n, v in tree_flatten(half.transformer_blocks[1].parameters())) == 12
-    beside = attach_parts(half.transformer_blocks[1], parts["transformer_blocks.1"])
+    beside = attach_changes(half.transformer_blocks[1], parts["transformer_blocks.1"])
     assert len(adapted_linears(beside)) == 12
     assert not adapted_linears(half.transformer_blocks[1])

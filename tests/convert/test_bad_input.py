@@ -322,7 +322,7 @@ def broken_config(tensors, metadata):
     ("change", "said"),
     [
         (lora, "is an adapter"),
-        (upscaler, "latent upscaler"),
+        (upscaler, "latent upsampler"),
         (nvfp4, "NVFP4"),
         (ltx_25, r"LTX-2\.5 checkpoint \(model_version 2\.5\.0\)"),
         (ltx_25_by_config, r"LTX-2\.5"),

@@ -12,7 +12,7 @@ WRITE = """
 import resource, sys
 from pathlib import Path
 from mlx_ltxw.convert.layout import axes
-from mlx_ltxw.convert.plan import Shard, Step
+from mlx_ltxw.convert.plan import Shard, Entry
 from mlx_ltxw.convert.quantize import Quantization
 from mlx_ltxw.convert.writer import write_shard
 from mlx_ltxw.weights.header import read_header
@@ -23,11 +23,11 @@ def peak():
 source, out, kind = sys.argv[1:]
 tensors = read_header(Path(source)).tensors
 how = Quantization.parse("4") if kind == "quantised" else None
-steps = [Step(t.name, t, axes("video_vae", t.name, len(t.shape)), None, how) for t in tensors.values()]
+entries = [Entry(t.name, t, axes("video_vae", t.name, len(t.shape)), None, how) for t in tensors.values()]
 import mlx.core as mx
 mx.eval(mx.quantize(mx.zeros((64, 64)))[0])
 before = peak()
-write_shard(Path(out), Shard("x", "x.safetensors", steps), lambda _: None)
+write_shard(Path(out), Shard("x", "x.safetensors", entries), lambda _: None)
 print((peak() - before) * (1 if sys.platform == "darwin" else 1024))
 """
 

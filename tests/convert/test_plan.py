@@ -34,18 +34,20 @@ def test_every_tensor_of_the_real_model_has_a_place(plan):
     """Each parameter of the networks built from the real config gets one tensor of its shape, and none is left."""
     assert plan.faults == []
     assert (plan.placed, plan.total) == (5947, 5947)
-    counts = {component: len(steps) for component, steps in plan.steps.items()}
+    counts = {component: len(entries) for component, entries in plan.entries.items()}
     assert counts == {
         "transformer": 4186, "connectors": 258, "text_projection": 4, "video_vae": 170, "audio_vae": 102,
         "vocoder": 1227,
     }  # fmt: skip
-    assert sum(step.source.elements for steps in plan.steps.values() for step in steps) == 23_069_505_387
+    assert sum(entry.source.elements for entries in plan.entries.values() for entry in entries) == 23_069_505_387
     assert plan.nbytes == 46_148_472_534  # as stored: bfloat16, tables float32
 
 
 def test_real_axis_moves(plan):
     """Hand-worked: one tensor of each kind, PyTorch's shape and MLX's."""
-    shapes = {f"{component}/{step.name}": step.shape for component, steps in plan.steps.items() for step in steps}
+    shapes = {
+        f"{component}/{entry.name}": entry.shape for component, entries in plan.entries.items() for entry in entries
+    }
     assert shapes["video_vae/encoder.conv_in.conv.weight"] == (128, 3, 3, 3, 48)
     assert shapes["audio_vae/encoder.conv_in.conv.weight"] == (128, 3, 3, 2)
     assert shapes["vocoder/vocoder.conv_pre.weight"] == (1536, 7, 128)
@@ -60,8 +62,8 @@ def test_audio_side_lies_apart(plan):
     sides = {"transformer.audio": [], "transformer.video": []}
     for shard in plan.shards:
         if shard.component == "transformer":
-            sides[shard.file.partition("-")[0]] += shard.steps
-    audio = [step.name for step in sides["transformer.audio"]]
+            sides[shard.file.partition("-")[0]] += shard.entries
+    audio = [entry.name for entry in sides["transformer.audio"]]
     by_block = [name for name in audio if name.startswith("transformer_blocks.0.")]
     # two attentions of 11 + feed-forward 4 + two tables; outside: patchify, head, two adalns of 6, a table
     assert len(by_block) == 2 * 12 + 4 + 2
@@ -72,9 +74,9 @@ def test_audio_side_lies_apart(plan):
 
 def test_shards_stay_small(plan):
     """No file over the limit of 1 GB but for the one tensor that is larger."""
-    large = [shard for shard in plan.shards if sum(step.nbytes for step in shard.steps) > 10**9]
-    assert [[step.name for step in shard.steps] for shard in large] == [["video_aggregate_embed.weight"]]
-    names = [array.name for shard in plan.shards for step in shard.steps for array in step.arrays]
+    large = [shard for shard in plan.shards if sum(entry.nbytes for entry in shard.entries) > 10**9]
+    assert [[entry.name for entry in shard.entries] for shard in large] == [["video_aggregate_embed.weight"]]
+    names = [array.name for shard in plan.shards for entry in shard.entries for array in entry.arrays]
     assert len(names) == 5947
 
 
@@ -92,7 +94,7 @@ def test_dry_run_ends_with_the_count(real):
 def test_what_is_never_quantised(real, name):
     """Norms, tables, gates, patchify, heads, noise embeddings and all other networks stay as they are."""
     plan = run.prepare(str(real), data=False, quantization=Quantization.parse(name)).plan
-    assert {component for component in plan.steps if plan.quantized(component)} == {"transformer"}
+    assert {component for component in plan.entries if plan.quantized(component)} == {"transformer"}
     layers = plan.quantized("transformer")
     kinds = {layer.split(".", 2)[2] for layer in layers}
     attentions = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
@@ -156,8 +158,8 @@ def test_config_without_a_section(tmp_path):
 
 def test_text_encoder_that_does_not_belong(real):
     """A Gemma with other widths is told apart before anything is written."""
-    conversion = run.prepare(str(real), str(made().gemma), data=False)
+    entry = run.prepare(str(real), str(made().gemma), data=False)
     states = 32 * 5  # the made Gemma: hidden size x (4 layers + 1)
     assert f"text_encoder: this Gemma gives {states} features a token, and the checkpoint expects 188160" in (
-        conversion.plan.faults
+        entry.plan.faults
     )

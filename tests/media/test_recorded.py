@@ -136,6 +136,7 @@ def test_what_an_edit_list_hides_stays_hidden(tmp_path):
         out = copied(tmp_path / name, tmp_path)
         assert float(described(out, "stream=duration")) == pytest.approx(seconds, abs=2e-3)
         assert described(out, "stream=start_time") == "0.000000"
+        assert float(described(out, "format=duration")) == pytest.approx(seconds, abs=2e-3)
         ffmpeg("-i", out, "-f", "framemd5", tmp_path / "frames")
         lines = (tmp_path / "frames").read_text().splitlines()
         assert sum(line.startswith("0,") for line in lines) == frames
@@ -168,6 +169,25 @@ def test_a_capture_with_dropped_frames(tmp_path):
            "-enc_time_base", "1/24", "-c:v", "mjpeg", tmp_path / "a.avi")  # fmt: skip
     assert picture_seconds(tmp_path / "a.avi") == pytest.approx(2.0)
     assert described(copied(tmp_path / "a.avi", tmp_path), "stream=duration,nb_frames") == "2.000000,47"
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "libxvid"])
+def test_an_avi_tells_no_times_of_frames_that_are_built_on_later_ones(tmp_path, codec):
+    """Frame i has luma 16 + 2 i; FFmpeg itself shows each a frame or two late, and those of x264 in another order."""
+    path = tmp_path / "a.avi"
+    grey = "color=c=black:s=64x64:r=24:d=4,geq=lum='16+2*N':cb=128:cr=128"
+    quality = ("-crf", "1") if codec == "libx264" else ("-q:v", "1")
+    ffmpeg("-f", "lavfi", "-i", grey, "-pix_fmt", "yuv420p", "-c:v", codec, *quality, "-bf", "2", "-g", "24", path)
+    wanted = 2 * np.arange(90) * 255 / 219  # limited range
+    for start in (0, 1.5):
+        seen = read_video(path, 50, 24, 64, 64, start=start).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(seen, wanted[round(24 * start) :][:50], atol=1.2)
+    seen = read_video(copied(path, tmp_path), 90, 24, 64, 64).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(seen, wanted, atol=1.2)
+    ffmpeg("-i", copied(path, tmp_path), "-pix_fmt", "gray", "-f", "rawvideo", tmp_path / "raw")
+    raw = np.fromfile(tmp_path / "raw", np.uint8).reshape(-1, 64 * 64)
+    assert len(raw) >= 95  # libxvid keeps one back
+    np.testing.assert_allclose(raw[:90].mean(axis=1), wanted, atol=1.2)
 
 
 def test_the_default_track_is_heard_and_the_other_one_mentioned(tmp_path, caplog):

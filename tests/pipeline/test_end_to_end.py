@@ -10,6 +10,7 @@ import torch
 
 from mlx_ltxw.pipeline.contexts import encode_prompts
 from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material
 from mlx_ltxw.pipeline.guidance import Guidance
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.plan import plan
@@ -77,7 +78,11 @@ def compare(model, official, gemma, job: reference.Job, decode: bool = True, lev
         return Latents(mx.array(start[0]), mx.array(start[1]))
 
     job_plan = plan(request(job), model)
-    events = run(job_plan, noise_source=noise, picture=job.picture)
+    events = run(
+        job_plan,
+        noise_source=noise,
+        material=Material(frames=lambda *_: job.picture) if job.picture is not None else NO_MATERIAL,
+    )
     assert isinstance(next(events), Conditioned)
     steps = list(itertools.islice(events, len(expected.latents)))
     for step, (video, audio) in zip(steps, expected.latents, strict=True):

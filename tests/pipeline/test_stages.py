@@ -38,7 +38,7 @@ def test_a_mask_for_each_token_as_the_official_states_have_it(official, gemma, d
     networks = Networks(dev, plan_.dtype)
     conditions = Conditions(*(Given(mx.array(clean), mx.array(mask)) for clean, mask in given))
     made = steps(
-        plan_, transformers(plan_, networks), networks.contexts(plan_.prompts), 7, conditions,
+        plan_, transformers(plan_, networks), networks.contexts(plan_.prompts), 7, (conditions,),
         lambda *_: Latents(mx.array(start[0]), mx.array(start[1])),
     )  # fmt: skip
     for step, (video, audio) in zip(made, expected.latents, strict=True):

@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.prompts.registers import build, check, parse
+from mlx_ltxw.prompts.registers import build_prompt, check_prompt, parse
 
 CARD = 'a woman in dim light, (woman, whispering): "close your eyes"'
 
@@ -28,17 +28,17 @@ def test_the_cards_table(prompt, register):
 @pytest.mark.parametrize("speaker", ["woman", "man"])
 @pytest.mark.parametrize("manner", ["whispering", "soft"])
 def test_built_prompts_ask_for_their_register_and_need_no_hint(speaker, manner):
-    prompt = build("quiet bedroom at night", speaker, manner, "close your eyes")
+    prompt = build_prompt("quiet bedroom at night", speaker, manner, "close your eyes")
     (turn,) = parse(prompt).turns
     assert turn.register == manner
-    assert check(prompt, 4.0) == []
+    assert check_prompt(prompt, 4.0) == []
 
 
 def test_built_words():
-    assert build("woman in dim light", "woman", "whispering", "close your eyes") == CARD
-    assert build("a man", "man", "whispering", '"now"') == 'a man, (man, whispering quietly): "now"'
-    assert build("old barn", "man", "soft", "hello") == 'an old barn, (man, speaking softly): "hello"'
-    assert build("In a car,", "woman", "normal", "hi") == 'In a car, (woman): "hi"'
+    assert build_prompt("woman in dim light", "woman", "whispering", "close your eyes") == CARD
+    assert build_prompt("a man", "man", "whispering", '"now"') == 'a man, (man, whispering quietly): "now"'
+    assert build_prompt("old barn", "man", "soft", "hello") == 'an old barn, (man, speaking softly): "hello"'
+    assert build_prompt("In a car,", "woman", "normal", "hi") == 'In a car, (woman): "hi"'
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_built_words():
 )
 def test_what_cannot_be_built(given, words):
     with pytest.raises(UserError, match=words):
-        build(*given)
+        build_prompt(*given)
 
 
 def test_parts_of_a_prompt():
@@ -66,7 +66,7 @@ def test_parts_of_a_prompt():
 
 
 def codes(prompt, seconds=4.0, adapter=True):
-    return [hint.code for hint in check(prompt, seconds, adapter)]
+    return [hint.code for hint in check_prompt(prompt, seconds, adapter)]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_length_by_hand():
 
     assert codes(line(10), 97 / 24) == []
     assert codes(line(11), 97 / 24) == ["too-long"]
-    assert "about 4.3 s at 155 words a minute, the clip has 4.0 s" in str(check(line(11), 97 / 24)[0])
+    assert "about 4.3 s at 155 words a minute, the clip has 4.0 s" in str(check_prompt(line(11), 97 / 24)[0])
     two = 'a room, (woman, whispering): "one two three", (woman, whispering): "four five six"'
     assert codes(two, 2.0) == ["too-long"]
     assert parse('(man): "don’t well-known O\'Neill 42"').turns[0].seconds == pytest.approx(4 * 60 / 155)

@@ -1,5 +1,7 @@
 """Script files."""
 
+import json
+
 import pytest
 
 from mlx_ltxw.errors import UserError
@@ -31,6 +33,18 @@ def test_lines(tmp_path):
         Part('a room, (woman, whispering): "yes"', None),
         Part('a room, (man, speaking softly): "no"', None),
     ]
+
+
+def test_json_and_what_windows_saves(tmp_path):
+    items = [{"scene": "dim room", "speaker": "woman", "manner": "whispering", "line": "schließ die Augen"}]
+    wanted = [Part('a dim room, (woman, whispering): "schließ die Augen"')]
+    line = 'a dim room, (woman, whispering): "schließ die Augen"\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        for name, text in (("s.json", json.dumps(items)), ("s.yaml", json.dumps(items)), ("s.txt", line)):
+            (tmp_path / name).write_bytes(text.encode(encoding))
+            assert read_script(tmp_path / name) == wanted
+    with pytest.raises(UserError, match="is not valid JSON: the name 'line' occurs twice"):
+        read_script(write(tmp_path, "s.json", '[{"line": "a", "line": "b"}]'))
 
 
 @pytest.mark.parametrize(

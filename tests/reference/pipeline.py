@@ -8,6 +8,7 @@ batch, as there. In fp32 the two releases differ in one place alone on this way,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,12 +138,13 @@ def encode(official: Official, gemma: GemmaTextEncoder, prompt: str) -> tuple[to
 @torch.no_grad()
 def run(
     official: Official, gemma: GemmaTextEncoder, job: Job, start: tuple[np.ndarray, np.ndarray], decode: bool = True,
-    given: tuple[Tokens, Tokens] | None = None,
+    given: tuple[Tokens, Tokens] | None = None, change: Callable[[list[LatentState | None]], None] | None = None,
 ) -> Result:  # fmt: skip
     """Makes one clip from the given noise (video tokens, audio tokens).
 
     Args:
         given: For video and audio, clean tokens (1, T, C) and the denoising mask (1, T).
+        change: Changes the starting states in place of `given`; tokens it appends are dropped from the result.
     """
     contexts = [encode(official, gemma, prompt) for prompt in (job.prompt, job.negative_prompt)]
     with_video = job.video is not None
@@ -157,6 +159,8 @@ def run(
         states[0] = frozen(official, tools[0], states[0], job.picture)
     if given is not None:
         states = [conditioned(state, *tokens) for state, tokens in zip(states, given, strict=True)]
+    if change is not None:
+        change(states)
     model = X0Model(official.transformer if with_video else official.audio_transformer)
     sigmas, latents = job.sigmas(), []
     for index in range(len(sigmas) - 1):
@@ -165,7 +169,9 @@ def run(
             state if state is None else advance(state, prediction, sigmas, index)
             for state, prediction in zip(states, clean, strict=True)
         ]
-        latents.append(tuple(None if state is None else state.latent.numpy() for state in states))
+        latents.append(
+            tuple(None if state is None else _own(tool, state) for tool, state in zip(tools, states, strict=True))
+        )
     if not decode:
         return Result(latents)
     mel = official.audio_decoder(_grid(tools[1], states[1]))
@@ -246,5 +252,10 @@ def advance(state: LatentState, clean: torch.Tensor, sigmas: torch.Tensor, index
     return replace(state, latent=EulerDiffusionStep().step(state.latent, clean, sigmas, index))
 
 
+def _own(tools: LatentTools, state: LatentState) -> np.ndarray:
+    """The clip's own tokens (1, T, C)."""
+    return tools.clear_conditioning(state).latent.numpy()
+
+
 def _grid(tools: LatentTools, state: LatentState) -> torch.Tensor:
-    return tools.unpatchify(state).latent
+    return tools.unpatchify(tools.clear_conditioning(state)).latent

@@ -22,11 +22,14 @@ def hub(monkeypatch):
 
     monkeypatch.setattr(models, "open_repo", open_repo)
     monkeypatch.setattr(Repo, "download", lambda self, file: BUILTIN_MODEL / file)
+    monkeypatch.setattr(Repo, "fetch", lambda self, files, folder=None: BUILTIN_MODEL)
     return asked
 
 
 def test_a_repository_is_opened_at_a_revision(hub):
-    assert models.open_model("owner/model@v1").path == BUILTIN_MODEL
+    model = models.open_model("owner/model@v1")
+    assert model.path == BUILTIN_MODEL
+    assert model.identity["name"] == f"owner/model@{COMMIT}"
     assert hub == [("owner/model", "v1")]
     with pytest.raises(UserError, match=f"owner/other@{COMMIT} holds no model"):
         models.open_model("owner/other")

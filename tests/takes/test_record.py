@@ -83,7 +83,8 @@ def test_a_folder_that_looks_like_a_repository_is_local(tmp_path, monkeypatch):
 def test_files_are_only_read_when_they_are_given():
     of_others = record(Request("a", adapters=("whisper", "/home/x/my.safetensors:0.5"), video="/home/x/clip.mp4"))
     assert local_files(of_others.requests[0]) == {
-        "adapters": ["/home/x/my.safetensors:0.5"], "video": ["/home/x/clip.mp4"],
+        "adapters": ["/home/x/my.safetensors:0.5"], "images": [], "video": ["/home/x/clip.mp4"], "audio": [],
+        "distilled_lora": [],
     }  # fmt: skip
     with pytest.raises(UserError) as raised:
         with_given(of_others, (), None, "out.mp4")
@@ -95,6 +96,41 @@ def test_files_are_only_read_when_they_are_given():
     assert request.adapters == ("whisper", "my.safetensors:0.5")
     assert request.video == "mine.mp4"
     assert with_given(record(Request("a", adapters=("whisper:0.3",))), (), None, "x")[0].adapters == ("whisper:0.3",)
+
+
+def test_pictures_and_sounds_are_only_read_when_they_are_given():
+    of_others = record(Request("a", images=("/home/x/face.png@last:0.5",), audio="/home/x/line.wav"))
+    with pytest.raises(UserError) as raised:
+        with_given(of_others, (), None, "out.mp4")
+    for words in ("images=/home/x/face.png@last:0.5", "audio=/home/x/line.wav"):
+        assert words in str(raised.value)
+    with pytest.raises(UserError, match=r"audio=/home/x/line\.wav"):
+        with_given(of_others, (), None, "out.mp4", images=("my.png",))
+    (request,) = with_given(of_others, (), None, "out.mp4", images=("my.png",), audio="my.wav")
+    assert (request.images, request.audio) == (("my.png",), "my.wav")
+
+
+@pytest.mark.parametrize("strength", ["", ":0.8", ":0.25/0.5"])
+def test_a_distilled_lora_is_only_read_when_it_is_given(strength):
+    of_others = record(Request("a", pipeline="hq", distilled_lora=f"/home/x/lora.safetensors{strength}"))
+    assert local_files(of_others.requests[0])["distilled_lora"] == [f"/home/x/lora.safetensors{strength}"]
+    with pytest.raises(UserError, match=f"distilled_lora=/home/x/lora.safetensors{strength}"):
+        with_given(of_others, (), None, "out.mp4")
+    (request,) = with_given(of_others, (), None, "out.mp4", distilled_lora=f"mine.safetensors{strength}")
+    assert request.distilled_lora == f"mine.safetensors{strength}"
+    hub = record(Request("a", distilled_lora=f"owner/name/lora.safetensors@{COMMIT}{strength}"))
+    assert with_given(hub, (), None, "out.mp4") == hub.requests
+    located = Located("n", Path(f"/cache/snapshots/{COMMIT}/lora.safetensors"), None)
+    spec = f"owner/name/lora.safetensors{strength}"
+    kept = pinned(spec, located, "owner/name/lora.safetensors")
+    assert kept == f"owner/name/lora.safetensors@{COMMIT}{strength}"
+
+
+def test_files_of_before_there_were_recipes_are_made_in_one_stage(tmp_path):
+    """Whatever their model would do by default now."""
+    (old,) = read_record(made(tmp_path / "a.wav", {"prompt": "a", "seeds": [3]})).requests
+    (new,) = read_record(made(tmp_path / "b.wav", {"prompt": "a", "pipeline": "two-stage"})).requests
+    assert (old.pipeline, new.pipeline) == ("one-stage", "two-stage")
 
 
 def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):

@@ -11,12 +11,12 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import locked_folder
 from mlx_ltxw.train import checkpoint, loop
 from mlx_ltxw.train.config import TrainConfig, commented, read_config
-from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.events import Progress, Stopped, in_words
 from mlx_ltxw.train.held_out import hold_out
 from mlx_ltxw.train.metrics import read_metrics
-from mlx_ltxw.train.preview import all_samples, folder_of
-from mlx_ltxw.train.record import Given, Record, read_record, write_record
+from mlx_ltxw.train.preview import all_samples, samples_folder
+from mlx_ltxw.train.record import RunArguments, RunRecord, read_run, write_run
 from mlx_ltxw.train.start import begin, holding
 from mlx_ltxw.world import World
 from tests.train.driver import job
@@ -27,13 +27,13 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     config = read_config(settings=["steps=30", "rank=4", "checkpoint_every=10"])
-    write_record(folder, Record(Given(data=str(tmp_path), speaker="woman", audio_only=True), config))
+    write_run(folder, RunRecord(RunArguments(data=str(tmp_path), speaker="woman", audio_only=True), config))
     return folder
 
 
 def again(run, tiny_model, *settings, **given):
     given = {"model": str(tiny_model), **given}
-    return begin(run, Given(**given), World(), settings=settings, resume=True)
+    return begin(run, RunArguments(**given), World(), settings=settings, resume=True)
 
 
 def write_metrics(run, steps):
@@ -49,7 +49,7 @@ def test_resume_takes_the_runs_own_options(run, tiny_model, tmp_path):
     assert again(run, tiny_model, "steps=4000").config.steps == 4000
     with pytest.raises(UserError, match="rank 4 to 32"):
         again(run, tiny_model, "rank=32")
-    assert read_record(run).config.rank == 4  # a refusal changes nothing
+    assert read_run(run).config.rank == 4  # a refusal changes nothing
 
 
 def test_resume_begins_no_other_run(run, tiny_model, tmp_path):
@@ -91,7 +91,7 @@ def test_metrics_of_another_shape_are_left_out(tmp_path):
     "text", ["", "[]", "null", '{"made_of": 1, "samples": []}', '{"made_of": {}, "samples": [{"a": 1}]}']
 )
 def test_sample_records_of_another_shape_are_made_again(tmp_path, text):
-    folder = folder_of(tmp_path, 5)
+    folder = samples_folder(tmp_path, 5)
     folder.mkdir(parents=True)
     (folder / "samples.json").write_text(text)
     (tmp_path / "samples" / "step-mine").mkdir()
@@ -106,7 +106,7 @@ def test_a_finished_run_goes_on(tiny_model, tmp_path):
     assert [event.step for event in events if isinstance(event, Progress)] == [3, 4]
     with pytest.raises(UserError, match="has done 4 steps, more than 3"):
         list(loop.train(job(tiny_model, run, ["steps=3"])))
-    state = checkpoint.folder_of(run, 4) / "state.safetensors"
+    state = checkpoint.checkpoint_folder(run, 4) / "state.safetensors"
     tensors, metadata = mx.load(str(state), return_metadata=True)
     tensors["first"] = tensors["first"][1:]
     mx.save_safetensors(str(state), tensors, metadata)
@@ -146,7 +146,7 @@ def test_clips_kept_back_are_measured_with_the_same_noise(tiny_model, tmp_path):
 
 
 def clips(*voices):
-    return [Clip(None, f"{i}", '(woman): "a"', None, 0, 0, 1, False, voice) for i, voice in enumerate(voices)]
+    return [TrainingClip(None, f"{i}", '(woman): "a"', None, 0, 0, 1, False, voice) for i, voice in enumerate(voices)]
 
 
 def test_whole_voices_are_held_out():

@@ -6,7 +6,7 @@ import mlx_ltxw as ltx
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.preview import folder_of, make_samples
+from mlx_ltxw.train.preview import make_samples, samples_folder
 from mlx_ltxw.weights.dtype import default_dtype
 
 PROMPT = 'a woman in dim light, (woman, whispering): "close your eyes"'
@@ -19,7 +19,7 @@ def test_a_sample_is_made_again_from_its_own_metadata(tmp_path):
     adapter = BUILTIN_ADAPTERS["whisper"]
     for _ in make_samples(tmp_path, 40, adapter, [PROMPT], model.directory, transformer, config):
         pass
-    wav = folder_of(tmp_path, 40) / "1.wav"
+    wav = samples_folder(tmp_path, 40) / "1.wav"
     made = ltx.inspect(wav)
     assert (made.record.kind, made.record.training_step) == ("sample", 40)
     assert made.request.adapters == (str(adapter),)

@@ -28,7 +28,7 @@ def without_times(run):
 
 
 def state(run, step):
-    return mx.load(str(checkpoint.folder_of(run, step) / "state.safetensors"))
+    return mx.load(str(checkpoint.checkpoint_folder(run, step) / "state.safetensors"))
 
 
 def assert_same_end(run, whole):
@@ -133,9 +133,9 @@ def test_what_does_not_belong_together_is_told(tiny_model, whole, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_told(whole, tmp_path):
-    folder = checkpoint.folder_of(tmp_path, 7)
+    folder = checkpoint.checkpoint_folder(tmp_path, 7)
     folder.mkdir(parents=True)
-    data = (checkpoint.folder_of(whole, 40) / "state.safetensors").read_bytes()
+    data = (checkpoint.checkpoint_folder(whole, 40) / "state.safetensors").read_bytes()
     for damaged in (b"", data[:100], data[: len(data) // 2]):
         (folder / "state.safetensors").write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read"):

@@ -100,6 +100,7 @@ def test_real_sizes_need_no_memory(tmp_path):
         (b'{"__metadata__": [1]}', "metadata is not a table"),
         (b'{"__metadata__": {"a": null}}', "metadata is not a table"),
         (b'{"__metadata__": 3}', "metadata is not a table"),
+        (b'{"__metadata__": {"a": "\\ud800"}}', "metadata is damaged .a text holds half a character"),
         (b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}', "entry in the header"),
         (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}', "Infinity is no JSON number"),
         (b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 4]}}', "number is too long"),

@@ -39,7 +39,7 @@ class Filter(nn.Module):
         return self.filter.reshape(-1).astype(mx.float32)
 
 
-class Downsample(nn.Module):
+class DownsampleFilter(nn.Module):
     """Names the second stored filter as the checkpoint does."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Activation1d(nn.Module):
         super().__init__()
         self.act = SnakeBeta(channels)
         self.upsample = Filter()
-        self.downsample = Downsample()
+        self.downsample = DownsampleFilter()
 
     def __call__(self, x: mx.array) -> mx.array:
         x = upsample(x, self.upsample.taps(), RATE, TAPS // 2 - 1)  # (B, 2 L, C)

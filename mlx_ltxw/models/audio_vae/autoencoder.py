@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.audio_vae.config import LEVELS, STEREO, AudioVAEConfig
+from mlx_ltxw.models.statistics import PerChannelStatistics
 
 EPS = 1e-6
 SCALE = 2 ** (LEVELS - 1)
@@ -170,23 +171,6 @@ class AudioDecoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(nn.silu(pixel_norm(x)))
-
-
-class PerChannelStatistics(nn.Module):
-    """Mean and deviation of each latent feature over the training data."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self["std-of-means"] = mx.ones(features)
-        self["mean-of-means"] = mx.zeros(features)
-
-    def normalize(self, tokens: mx.array) -> mx.array:
-        """(B, T, features) to zero mean and unit deviation."""
-        return (tokens - self["mean-of-means"].astype(tokens.dtype)) / self["std-of-means"].astype(tokens.dtype)
-
-    def un_normalize(self, tokens: mx.array) -> mx.array:
-        """The inverse of `normalize`."""
-        return tokens * self["std-of-means"].astype(tokens.dtype) + self["mean-of-means"].astype(tokens.dtype)
 
 
 class AudioVAE(nn.Module):

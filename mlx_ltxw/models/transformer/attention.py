@@ -117,24 +117,35 @@ class Attention(nn.Module):
         key_rope: Rope | None,
         done: Done,
     ) -> mx.array:
-        queries = self._split(self.q_norm(self.to_q(x)))
-        keys = self._split(self.k_norm(keys))
-        if rope is not None:
-            queries = apply_split_rope(queries, *rope)
-            keys = apply_split_rope(keys, *(key_rope or rope))
+        queries = self.turned_heads(self.to_q(x), self.q_norm, rope)
+        keys = self.turned_heads(keys, self.k_norm, key_rope or rope)
         done((queries, keys, values))
-        if len(keys) != len(queries):  # several queries in a row share a context
-            keys, values = (mx.repeat(y, len(queries) // len(keys), axis=0) for y in (keys, values))
+        keys, values = for_each_query(keys, len(queries)), for_each_query(values, len(queries))
         out = ops.attention(
             queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
             keys.transpose(0, 2, 1, 3),
             values.transpose(0, 2, 1, 3),
-            scale=self.head_dim**-0.5,
+            scale=self.scale,
         )
         return out.transpose(0, 2, 1, 3)
 
+    @property
+    def scale(self) -> float:
+        """Of the scores."""
+        return self.head_dim**-0.5
+
+    def turned_heads(self, projected: mx.array, norm: nn.RMSNorm, rope: Rope | None) -> mx.array:
+        """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
+        heads = self._split(norm(projected))
+        return heads if rope is None else apply_split_rope(heads, *rope)
+
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
+
+
+def for_each_query(context: mx.array, batch: int) -> mx.array:
+    """Keys or values (B / n, S, ...) of contexts that n queries in a row share, once for each of B."""
+    return context if len(context) == batch else mx.repeat(context, batch // len(context), axis=0)
 
 
 def _from_base(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:

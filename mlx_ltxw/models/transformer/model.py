@@ -104,7 +104,8 @@ class Transformer(nn.Module):
         Args:
             adapted: This model with adapted audio modules; it shares all other arrays.
             video, audio: The base streams.
-            adapted_audio: The second audio stream, at the base's noise level and with its text.
+            adapted_audio: The second audio stream, with the base's text; what it reads of that it makes anew where it
+                is at a noise level of its own.
             skips: What this guidance pass leaves out.
             walk: How to go over the blocks.
 
@@ -113,13 +114,15 @@ class Transformer(nn.Module):
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         b = adapted.audio_state(adapted_audio, video)
+        same_text = adapted_audio.sigma is audio.sigma
 
         def step(blocks: tuple[Block, Block], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
             block, adapted_block = blocks
             vx, ax, bx = streams
             out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
             done((out.video, out.audio))
-            bx = adapted_block.audio_stream(bx, b, out.shared, video.rotary.cross, skips.audio_self)
+            shared = out.shared if same_text else out.shared._replace(text=None)
+            bx = adapted_block.audio_stream(bx, b, shared, video.rotary.cross, skips.audio_self)
             return out.video, out.audio, bx
 
         streams = (

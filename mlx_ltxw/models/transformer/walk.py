@@ -31,7 +31,7 @@ def nothing_done(part: Any) -> None:
     """Leaves all work for later."""
 
 
-Step = Callable[[Item, Streams, BlockSkips, Done], Streams]
+BlockStep = Callable[[Item, Streams, BlockSkips, Done], Streams]
 """What is done with one block: `(block, streams before it, what it leaves out, done)` to the streams after it; those
 need not be `done`."""
 
@@ -64,7 +64,7 @@ class Paired(Generic[First, Second]):
         return self.first[index], self.second[index]
 
 
-def call(step: Step[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
+def run_step(step: BlockStep[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
     """A step as it is."""
     return step(block, streams, skips, done)
 
@@ -95,7 +95,7 @@ class Walk:
 
     submit_every: int = 0
     window: int | None = None
-    run: Callable[[Step[Any], Any, Streams, BlockSkips, Done], Streams] = call
+    run: Callable[[BlockStep[Any], Any, Streams, BlockSkips, Done], Streams] = run_step
     in_parts: bool = False
 
     @classmethod
@@ -109,7 +109,7 @@ class Walk:
         return Submissions(self.submit_every, self.window)
 
     def over(
-        self, blocks: Blocks[Item], step: Step[Item], streams: Streams, skips: Skips = NO_SKIPS
+        self, blocks: Blocks[Item], step: BlockStep[Item], streams: Streams, skips: Skips = NO_SKIPS
     ) -> Iterator[Streams]:
         """Yields the streams after each block, submitted; closing the iterator stops between two blocks."""
         submissions = self.submissions()
@@ -120,7 +120,9 @@ class Walk:
             submissions.add(streams)
             yield streams
 
-    def through(self, blocks: Blocks[Item], step: Step[Item], streams: Streams, skips: Skips = NO_SKIPS) -> Streams:
+    def through(
+        self, blocks: Blocks[Item], step: BlockStep[Item], streams: Streams, skips: Skips = NO_SKIPS
+    ) -> Streams:
         """The streams after the last block."""
         for after in self.over(blocks, step, streams, skips):
             streams = after

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.statistics import PerChannelStatistics
 from mlx_ltxw.models.submissions import Submissions
 from mlx_ltxw.models.video_vae.config import VideoVAEConfig
 from mlx_ltxw.models.video_vae.conv import CausalConv3d
@@ -47,24 +48,6 @@ def through(layers: list[Layer], pieces: Pieces) -> Pieces:
     for layer in each_layer(layers):
         pieces = bounded(layer.pieces(cut(pieces, layer.growth)), submissions)
     return pieces
-
-
-class PerChannelStatistics(nn.Module):
-    """Mean and deviation of every latent channel over the training data (official `ops.py`); never trained."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self["std-of-means"] = mx.ones((channels,))
-        self["mean-of-means"] = mx.zeros((channels,))
-        self.freeze()
-
-    def normalize(self, latent: mx.array) -> mx.array:
-        """(..., C) -> zero mean, unit deviation, fp32."""
-        return (latent - self["mean-of-means"].astype(mx.float32)) / self["std-of-means"].astype(mx.float32)
-
-    def un_normalize(self, latent: mx.array) -> mx.array:
-        """The inverse of `normalize`."""
-        return latent * self["std-of-means"].astype(mx.float32) + self["mean-of-means"].astype(mx.float32)
 
 
 class Encoder(Layer):
@@ -173,7 +156,7 @@ class VideoVAE(nn.Module):
 
         moments = joined([piece.frames for piece in self.encoder.pieces(pixels())])
         means = moments[..., : self.config.latent_channels]
-        return self.per_channel_statistics.normalize(means).astype(of[0])
+        return self.per_channel_statistics.normalize(means.astype(mx.float32)).astype(of[0])
 
     def decode(self, latent: mx.array) -> mx.array:
         """Normalised latent (B, F', H', W', C) -> video (B, 1 + (F' - 1) * time, H, W, 3).
@@ -184,6 +167,8 @@ class VideoVAE(nn.Module):
 
     def decode_pieces(self, latent: mx.array) -> Iterator[mx.array]:
         """As `decode`, piece by piece along time."""
-        x = self.per_channel_statistics.un_normalize(latent).astype(self.decoder.conv_in.conv.weight.dtype)
+        x = self.per_channel_statistics.un_normalize(latent.astype(mx.float32)).astype(
+            self.decoder.conv_in.conv.weight.dtype
+        )
         for piece in self.decoder.pieces(iter([Piece(x, True)])):
             yield piece.frames.astype(latent.dtype)

@@ -22,7 +22,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import locked_folder, write_errors
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
-from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_picture, read_sound
 from mlx_ltxw.train.data.findings import OnProgress
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
@@ -70,7 +70,7 @@ class CachedClip:
 
 
 def build_cache(
-    clips: Sequence[Clip], model: ModelDir, folder: Path, progress: OnProgress = lambda *_: None
+    clips: Sequence[TrainingClip], model: ModelDir, folder: Path, progress: OnProgress = lambda *_: None
 ) -> list[Path]:
     """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
 
@@ -132,19 +132,19 @@ def load_clip(path: Path) -> CachedClip:
 class _Job:
     """A clip and the files of the cache that it becomes."""
 
-    clip: Clip
+    clip: TrainingClip
     key: str
     latents: Path
     path: Path
 
 
-def _job(clip: Clip, model: ModelDir, folder: Path) -> _Job:
+def _job(clip: TrainingClip, model: ModelDir, folder: Path) -> _Job:
     content = _digest([_model_hash(model, _VAES), *_content(clip)])
     key = _digest([content, _model_hash(model, _TEXT), clip.caption])
     return _Job(clip, key, folder / _LATENTS / f"{content}.safetensors", folder / f"{key}.safetensors")
 
 
-def _content(clip: Clip) -> list[Any]:
+def _content(clip: TrainingClip) -> list[Any]:
     """What a clip's latents depend on, beside the model."""
     size = clip.geometry
     try:
@@ -165,18 +165,14 @@ def _file_hash(path: Path, changed: int) -> str:
 
 def _model_hash(model: ModelDir, components: Iterable[str]) -> str:
     """Of the networks' files and the checkpoint's config; the dtype that they run in counts too."""
-    names = tuple(components)
-    files = {
-        name: record.sha256 for name, record in model.files.items() if name.startswith(names) and "README" not in name
-    }
-    return _digest([FORMAT, str(default_dtype()), model.checkpoint_config, files])
+    return _digest([FORMAT, str(default_dtype()), model.checkpoint_config, model.digests(*components)])
 
 
 def _digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _check_captions(model: ModelDir, clips: Sequence[Clip]) -> None:
+def _check_captions(model: ModelDir, clips: Sequence[TrainingClip]) -> None:
     """Refuses a caption that is too long before anything else is done."""
     tokenizer = model.load_tokenizer()
     for clip in clips:
@@ -205,18 +201,18 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -
     mx.clear_cache()
 
 
-def _sound_tokens(clip: Clip, vae: AudioVAE) -> mx.array:
+def _sound_tokens(clip: TrainingClip, vae: AudioVAE) -> mx.array:
     """(Ta, C) fp32, as many as the clip's seconds have in the transformer."""
     wave = read_sound(clip, vae.config.sample_rate)  # (N, 2)
     return _finite(encode_sound(vae, wave, clip.geometry.audio_tokens)[0], clip)
 
 
-def _picture_tokens(clip: Clip, vae: VideoVAE) -> mx.array:
+def _picture_tokens(clip: TrainingClip, vae: VideoVAE) -> mx.array:
     """(Tv, C) fp32; the VAE reads fp32 pixels, as the official trainer has it."""
     return _finite(encode_frames(vae, read_picture(clip), mx.float32)[0], clip)
 
 
-def _finite(tokens: mx.array, clip: Clip) -> mx.array:
+def _finite(tokens: mx.array, clip: TrainingClip) -> mx.array:
     if not mx.isfinite(tokens).all().item():
         raise UserError(
             "The VAE's latents are not finite numbers.", f"Look at {clip.path}, or convert the model again."

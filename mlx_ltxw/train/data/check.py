@@ -17,7 +17,7 @@ from mlx_ltxw.media.measure import NO_SPEECH, REGISTERS, measure
 from mlx_ltxw.media.registers import WHISPER_VOICED
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
-from mlx_ltxw.train.data.clip import Clip, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_sound
 from mlx_ltxw.train.data.findings import Finding, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 
@@ -68,13 +68,13 @@ class Checked:
         statistics: Of the clips without errors, as JSON takes them.
     """
 
-    clips: tuple[Clip, ...]
+    clips: tuple[TrainingClip, ...]
     findings: tuple[Finding, ...]
     statistics: dict[str, Any]
 
 
 def check(
-    clips: Sequence[Clip], progress: Callable[[int], object] = lambda _: None, known: Known | None = None
+    clips: Sequence[TrainingClip], progress: Callable[[int], object] = lambda _: None, known: Known | None = None
 ) -> Checked:
     """Listens to every clip and looks over the whole set.
 
@@ -85,7 +85,7 @@ def check(
     """
     known = known or Known()
     findings: list[Finding] = []
-    good: list[tuple[Clip, Sound]] = []
+    good: list[tuple[TrainingClip, Sound]] = []
     for index, clip in enumerate(clips):
         found = _about_caption(clip)
         try:
@@ -103,7 +103,7 @@ def check(
     return Checked(kept, tuple(findings), _statistics(good))
 
 
-def _listened(clip: Clip, known: Known) -> Sound:
+def _listened(clip: TrainingClip, known: Known) -> Sound:
     key = key_of(clip.path, "sound", clip.window, clip.start, clip.end, clip.geometry.seconds)
     sound = known.get(key, Sound)
     if sound is None:
@@ -112,15 +112,15 @@ def _listened(clip: Clip, known: Known) -> Sound:
     return sound
 
 
-def listen(clip: Clip) -> Sound:
+def listen(clip: TrainingClip) -> Sound:
     """Reads and measures a clip's sound at the file's own rate.
 
     Raises:
         UserError: the file cannot be read.
     """
     rate = probe(clip.path).rate or 48000
-    heard = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
-    wave = as_waveform(read_sound(clip, rate))[slice(*heard.round().astype(int).clip(0))]
+    span = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
+    wave = as_waveform(read_sound(clip, rate))[slice(*span.round().astype(int).clip(0))]
     digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
     measured = measure(wave, rate)
     register, confidence = measured.register, measured.confidence
@@ -146,7 +146,7 @@ def clipped_share(wave: np.ndarray) -> float:
     return most / level.size
 
 
-def _about_sound(clip: Clip, sound: Sound) -> list[Finding]:
+def _about_sound(clip: TrainingClip, sound: Sound) -> list[Finding]:
     if sound.lufs <= SILENT_LUFS or sound.register == NO_SPEECH:
         return [error(clip.name, "silent", "There is no speech to be heard in the clip; leave it out.")]
     found = []
@@ -174,7 +174,7 @@ def _mismatch(manner: str, asked: Register, measured: Sound) -> str:
     )
 
 
-def _about_caption(clip: Clip) -> list[Finding]:
+def _about_caption(clip: TrainingClip) -> list[Finding]:
     turns = parse(clip.caption).turns
     seconds = min(clip.end - clip.start, clip.geometry.seconds)
     if seconds < SHORTEST:
@@ -194,7 +194,7 @@ def _about_caption(clip: Clip) -> list[Finding]:
     return found
 
 
-def _duplicates(good: Sequence[tuple[Clip, Sound]]) -> list[Finding]:
+def _duplicates(good: Sequence[tuple[TrainingClip, Sound]]) -> list[Finding]:
     first: dict[str, str] = {}
     found = []
     for clip, sound in good:
@@ -205,7 +205,7 @@ def _duplicates(good: Sequence[tuple[Clip, Sound]]) -> list[Finding]:
     return found
 
 
-def _about_set(clips: Sequence[Clip]) -> list[Finding]:
+def _about_set(clips: Sequence[TrainingClip]) -> list[Finding]:
     if not clips:
         return []
     found = []
@@ -233,7 +233,7 @@ def _balance(kind: str, counts: Counter[Any]) -> list[Finding]:
     return [warning("", "unbalanced", f"The clips are unevenly shared among {kind}s: {numbers}; even them out.")]
 
 
-def _repeats(clips: Sequence[Clip]) -> list[Finding]:
+def _repeats(clips: Sequence[TrainingClip]) -> list[Finding]:
     groups: dict[str, list[str]] = defaultdict(list)
     for clip in clips:
         groups[clip.caption.casefold()].append(clip.name)
@@ -246,13 +246,13 @@ def _repeats(clips: Sequence[Clip]) -> list[Finding]:
     return found
 
 
-def _voices(clips: Sequence[Clip]) -> set[str]:
+def _voices(clips: Sequence[TrainingClip]) -> set[str]:
     """Names of voices; a clip whose voice has none is told by its speaker alone."""
     speakers = [(clip.voice, "+".join(turn.speaker for turn in parse(clip.caption).turns)) for clip in clips]
     return {f"{voice}, {speaker}" if voice else speaker for voice, speaker in speakers}
 
 
-def _statistics(good: Sequence[tuple[Clip, Sound]]) -> dict[str, Any]:
+def _statistics(good: Sequence[tuple[TrainingClip, Sound]]) -> dict[str, Any]:
     """Figures of a set for its model card."""
     clips = [clip for clip, _ in good]
     turns = [turn for clip in clips for turn in parse(clip.caption).turns]

@@ -16,7 +16,7 @@ _FADE = 0.005  # seconds; where the sound of a neighbouring clip is cut off
 
 
 @dataclass(frozen=True)
-class Clip:
+class TrainingClip:
     """What one training example is made of.
 
     Attributes:
@@ -46,7 +46,7 @@ def held_frames(geometry: Geometry) -> int:
     return geometry.grid.frames
 
 
-def read_sound(clip: Clip, rate: int) -> np.ndarray:
+def read_sound(clip: TrainingClip, rate: int) -> np.ndarray:
     """The clip's sound, mono doubled, with silence where the file has ended or is not to be heard.
 
     Returns:
@@ -68,7 +68,7 @@ def read_sound(clip: Clip, rate: int) -> np.ndarray:
     return wave * gain[:, None].astype(np.float32)
 
 
-def read_picture(clip: Clip) -> np.ndarray:
+def read_picture(clip: TrainingClip) -> np.ndarray:
     """The clip's frames; a picture that ends up to one latent frame early holds its last frame.
 
     Returns:

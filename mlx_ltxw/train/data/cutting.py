@@ -39,7 +39,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """One clip of a long file.
 
     Attributes:
@@ -94,7 +94,7 @@ def sounds(mono: np.ndarray, longest: float, start: float = 0.0) -> list[Word]:
     return [Word("", start + first * HOP, start + last * HOP) for first, last in parts]
 
 
-def cut(words: Sequence[Word], window: float, start: float, end: float) -> list[Piece]:
+def cut(words: Sequence[Word], window: float, start: float, end: float) -> list[Segment]:
     """Clips of at most `window` seconds that hold whole words, each word once.
 
     A clip ends in the widest pause of its last quarter. A word that is longer than a window is heard in no clip.
@@ -104,7 +104,7 @@ def cut(words: Sequence[Word], window: float, start: float, end: float) -> list[
         window: Seconds of a clip.
         start, end: Seconds of the file to stay between.
     """
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     run: list[Word] = []
     since = start
     for word in words:
@@ -113,22 +113,22 @@ def cut(words: Sequence[Word], window: float, start: float, end: float) -> list[
         if word.end - word.start <= window - LEAD:
             run.append(word)
         else:
-            pieces += _cut_run(run, window, since, word.start)
+            segments += _cut_run(run, window, since, word.start)
             run, since = [], word.end
-    return pieces + _cut_run(run, window, since, end)
+    return segments + _cut_run(run, window, since, end)
 
 
-def _cut_run(words: Sequence[Word], window: float, start: float, end: float) -> list[Piece]:
-    pieces = []
+def _cut_run(words: Sequence[Word], window: float, start: float, end: float) -> list[Segment]:
+    segments = []
     first = 0
     while first < len(words):
         last = _last_word(words, first, window - LEAD)
         before = (words[first - 1].end + words[first].start) / 2 if first else start
         after = (words[last].end + words[last + 1].start) / 2 if last + 1 < len(words) else end
         begin = max(before, words[first].start - LEAD)
-        pieces.append(Piece(begin, min(after, begin + window), tuple(words[first : last + 1])))
+        segments.append(Segment(begin, min(after, begin + window), tuple(words[first : last + 1])))
         first = last + 1
-    return pieces
+    return segments
 
 
 def _last_word(words: Sequence[Word], first: int, room: float) -> int:

@@ -30,8 +30,10 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text, write_bytes
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.parsing import Unsound, load_json, sound
+from mlx_ltxw.printing import printable
 from mlx_ltxw.train.data.captions import Labels, from_folders
-from mlx_ltxw.train.data.clip import Clip
+from mlx_ltxw.train.data.clip import TrainingClip
 from mlx_ltxw.train.data.cutting import Word
 from mlx_ltxw.train.data.findings import Finding, error, warning
 
@@ -47,7 +49,7 @@ _MEDIA = {".mkv", ".webm", ".m4v", ".mov", ".opus", ".flac", ".m4a", ".aac", ".t
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """A media file, or a stretch of one, as the user gave it.
 
     Attributes:
@@ -68,7 +70,7 @@ class Source:
     words: tuple[Word, ...] = ()
 
 
-def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], list[Finding]]:  # noqa: B008
+def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[MediaSource], list[Finding]]:  # noqa: B008
     """Finds the clips; opens no media file that its name does not tell from others.
 
     Args:
@@ -87,7 +89,7 @@ def find_sources(data: Path, labels: Labels = Labels()) -> tuple[list[Source], l
     return _from_lines(data, read_text(data).split("\n"), labels)
 
 
-def write_listing(path: Path, clips: Sequence[Clip]) -> None:
+def write_listing(path: Path, clips: Sequence[TrainingClip]) -> None:
     """Writes clips as a JSONL, to be looked through, mended, and given as data: it gives the same clips again.
 
     Raises:
@@ -102,8 +104,8 @@ def write_listing(path: Path, clips: Sequence[Clip]) -> None:
     write_bytes(path, "".join(lines).encode("utf-8"))
 
 
-def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Finding]]:
-    sources: list[Source] = []
+def _from_folder(folder: Path, labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
+    sources: list[MediaSource] = []
     used: set[Path] = set()
     files, findings = _files(folder)
     for path in files:
@@ -122,7 +124,7 @@ def _from_folder(folder: Path, labels: Labels) -> tuple[list[Source], list[Findi
             text, fault = _read_caption(caption, name)
             findings += fault
             if not fault:
-                sources.append(Source(path, name, text, own.over(labels)))
+                sources.append(MediaSource(path, name, text, own.over(labels)))
     for path in files:
         if path.suffix.lower() == ".txt" and path not in used:
             findings.append(
@@ -161,7 +163,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Finding]]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    return _printable(path.relative_to(folder).as_posix())
+    return printable(path.relative_to(folder).as_posix())
 
 
 def _read_caption(path: Path, name: str) -> tuple[str | None, list[Finding]]:
@@ -198,16 +200,17 @@ def _without_voice(labels: Labels) -> Labels:
     return Labels(labels.speaker, labels.manner)
 
 
-def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[Source], list[Finding]]:
+def _from_lines(listing: Path, lines: Iterable[str], labels: Labels) -> tuple[list[MediaSource], list[Finding]]:
     sources, findings = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            sources.append(_from_fields(listing.parent, json.loads(line), labels))
-        except (_LineFault, ValueError, RecursionError) as problem:
-            fault = str(problem) if isinstance(problem, _LineFault) else "The line is no JSON."
-            findings.append(error(f"{listing.name}:{number}", "listing", fault))
+            sources.append(_from_fields(listing.parent, sound(load_json(line)), labels))
+        except _LineFault as problem:
+            findings.append(error(f"{listing.name}:{number}", "listing", str(problem)))
+        except Unsound as problem:
+            findings.append(error(f"{listing.name}:{number}", "listing", f"The line is no JSON: {problem}."))
     return sources, findings
 
 
@@ -215,10 +218,10 @@ class _LineFault(Exception):
     """A line of a JSONL that is no clip."""
 
 
-def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
+def _from_fields(folder: Path, fields: Any, labels: Labels) -> MediaSource:
     if not isinstance(fields, dict):
         raise _LineFault("The line is no JSON object; write one with `file` and `caption`.")
-    if unknown := sorted(_printable(name) for name in set(fields) - set(FIELDS)):
+    if unknown := sorted(printable(name) for name in set(fields) - set(FIELDS)):
         raise _LineFault(f"There is no field {', '.join(unknown)}; known: {', '.join(FIELDS)}.")
     text = {name: _text(fields, name) for name in FIELDS[:6]}
     if not text["file"]:
@@ -228,7 +231,7 @@ def _from_fields(folder: Path, fields: Any, labels: Labels) -> Source:
         raise _LineFault(f"The clip ends at {end:g} s, before it begins at {start:g} s; mend `start` or `end`.")
     own = Labels(text["speaker"], text["manner"], text["scene"], text["voice"])
     path = Path(text["file"])
-    return Source(
+    return MediaSource(
         path if path.is_absolute() else folder / path,
         text["file"],
         text["caption"],
@@ -248,7 +251,7 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not _is_text(value) or "\0" in value:
+    if not isinstance(value, str) or "\0" in value:
         raise _LineFault(f"The field `{name}` is no text.")
     return value
 
@@ -258,7 +261,7 @@ def _seconds(fields: dict[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e7:
-        raise _LineFault(f"The field `{name}` is {_printable(str(value))[:40]}; give seconds.")
+        raise _LineFault(f"The field `{name}` is {printable(value)[:40]}; give seconds.")
     return float(value)
 
 
@@ -281,7 +284,3 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _printable(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,9 +16,9 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
 from mlx_ltxw.train.data.check import check
-from mlx_ltxw.train.data.clip import Clip, held_frames
-from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Piece, cut, read_mono, sounds
-from mlx_ltxw.train.data.dataset import Source, find_sources
+from mlx_ltxw.train.data.clip import TrainingClip, held_frames
+from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Segment, cut, read_mono, sounds
+from mlx_ltxw.train.data.dataset import MediaSource, find_sources
 from mlx_ltxw.train.data.findings import Finding, OnProgress, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
@@ -51,7 +51,7 @@ class Prepared:
         statistics: Counts and seconds over `clips`, as JSON takes them.
     """
 
-    clips: tuple[Clip, ...]
+    clips: tuple[TrainingClip, ...]
     findings: tuple[Finding, ...]
     statistics: dict[str, Any]
 
@@ -86,7 +86,7 @@ def prepare(
         hears = transcriber or whisper()
         hears = hears if folder is None else Remembered(hears, folder / "transcripts.json")
     sources, findings = find_sources(data, options.labels)
-    clips: list[Clip] = []
+    clips: list[TrainingClip] = []
     for index, source in enumerate(sources):
         if hears is None:
             made, found = _known_clips_of(source, geometry, options.audio_only, known)
@@ -128,8 +128,8 @@ class _Found:
 
 
 def _known_clips_of(
-    source: Source, geometry: Geometry, audio_only: bool, known: Known
-) -> tuple[list[Clip], list[Finding]]:
+    source: MediaSource, geometry: Geometry, audio_only: bool, known: Known
+) -> tuple[list[TrainingClip], list[Finding]]:
     """As `_noted_clips_of` without transcribing, from what is known of an unchanged file."""
     try:
         key = key_of(source.path, "clips", source, geometry, audio_only)
@@ -143,13 +143,15 @@ def _known_clips_of(
         if all(finding.code != "broken" for finding in findings):  # it may be mended by permissions alone
             known.put(key, {"clips": stretches, "findings": [asdict(finding) for finding in findings]})
         return clips, findings
-    clips = [Clip(source.path, geometry=geometry, voice=source.labels.voice, **asdict(one)) for one in found.clips]
+    clips = [
+        TrainingClip(source.path, geometry=geometry, voice=source.labels.voice, **asdict(one)) for one in found.clips
+    ]
     return clips, list(found.findings)
 
 
 def _noted_clips_of(
-    source: Source, geometry: Geometry, audio_only: bool, hears: Transcriber | None
-) -> tuple[list[Clip], list[Finding]]:
+    source: MediaSource, geometry: Geometry, audio_only: bool, hears: Transcriber | None
+) -> tuple[list[TrainingClip], list[Finding]]:
     """As `clips_of`, and what reading the file said about it."""
     with collected_notes() as notes:
         made, faults = clips_of(source, geometry, audio_only, hears)
@@ -157,8 +159,8 @@ def _noted_clips_of(
 
 
 def clips_of(
-    source: Source, geometry: Geometry, audio_only: bool = False, hears: Transcriber | None = None
-) -> tuple[list[Clip], list[Finding]]:
+    source: MediaSource, geometry: Geometry, audio_only: bool = False, hears: Transcriber | None = None
+) -> tuple[list[TrainingClip], list[Finding]]:
     """The clips of one file, and why there are none or fewer.
 
     A file that is no longer than a clip is one clip, with silence after it where it is shorter. A longer one is cut if
@@ -177,24 +179,26 @@ def clips_of(
             text = f"The picture lasts {length:.2f} s, a clip {geometry.seconds:.2f} s; use a longer one."
             return [], [error(source.name, "too-short", text)]
         mono = read_mono(source.path, source.start, source.end)
-        told = _tell(source, mono, geometry.seconds, hears)
+        captioned = _tell(source, mono, geometry.seconds, hears)
     except UserError as problem:
         return [], [error(source.name, "broken", str(problem))]
     except CaptionFault as fault:
         return [], [error(source.name, "caption", str(fault))]
     except _Refused as refused:
         return [], [refused.finding]
-    whole = len(told) == 1 and math.isinf(source.end) and not source.start
+    whole = len(captioned) == 1 and math.isinf(source.end) and not source.start
     clips, findings = [], []
-    for piece, caption in told:
-        name = source.name if whole else f"{source.name} {piece.start:.2f}-{piece.end:.2f} s"
-        if len(told) > 1 and piece.speech < LEAST_SPEECH:
-            text = f"{piece.speech:.1f} s of speech are left over and become no clip."
+    for segment, caption in captioned:
+        name = source.name if whole else f"{source.name} {segment.start:.2f}-{segment.end:.2f} s"
+        if len(captioned) > 1 and segment.speech < LEAST_SPEECH:
+            text = f"{segment.speech:.1f} s of speech are left over and become no clip."
             findings.append(warning(name, "left-over", text))
             continue
-        window = max(0.0, min(piece.start, length - geometry.seconds)) if picture else piece.start
+        window = max(0.0, min(segment.start, length - geometry.seconds)) if picture else segment.start
         voice = source.labels.voice
-        clips.append(Clip(source.path, name, caption, geometry, window, piece.start, piece.end, picture, voice))
+        clips.append(
+            TrainingClip(source.path, name, caption, geometry, window, segment.start, segment.end, picture, voice)
+        )
     return clips, findings
 
 
@@ -206,59 +210,62 @@ class _Refused(Exception):
         self.finding = finding
 
 
-def _tell(source: Source, mono: np.ndarray, window: float, hears: Transcriber | None) -> list[tuple[Piece, str]]:
-    """Pieces of the file with their captions.
+def _tell(source: MediaSource, mono: np.ndarray, window: float, hears: Transcriber | None) -> list[tuple[Segment, str]]:
+    """Segments of the file with their captions.
 
     Raises:
-        _Refused, CaptionFault: there is no caption, or none for its pieces.
+        _Refused, CaptionFault: there is no caption, or none for its segments.
     """
     end = _end(source, mono)
     given = complete(source.text, source.labels) if source.text and source.text.strip() else None
     if end - source.start <= window + _SLACK:
-        pieces = [Piece(source.start, end, source.words)]
+        segments = [Segment(source.start, end, source.words)]
     else:
         units = source.words or sounds(mono, window - LEAD, source.start)
         # without any speech it is one clip still, for the check to refuse
-        pieces = cut(units, window, source.start, end) or [Piece(source.start, source.start + window, ())]
-    if given is not None and len(pieces) == 1:
-        return [(pieces[0], given)]
+        segments = cut(units, window, source.start, end) or [Segment(source.start, source.start + window, ())]
+    if given is not None and len(segments) == 1:
+        return [(segments[0], given)]
     if source.words:
-        texts = [piece.text for piece in pieces]
+        texts = [segment.text for segment in segments]
     elif hears is not None:
-        pieces, texts = _heard(pieces, source, mono, window, hears)
+        segments, texts = _transcribed(segments, source, mono, window, hears)
     else:
         raise _Refused(_no_words(source, end, given))
-    return [(piece, _caption(text, given, source)) for piece, text in zip(pieces, texts, strict=True)]
+    return [(segment, _caption(text, given, source)) for segment, text in zip(segments, texts, strict=True)]
 
 
-def _end(source: Source, mono: np.ndarray) -> float:
+def _end(source: MediaSource, mono: np.ndarray) -> float:
     """Where the stretch ends: as the user said, if the file is as long."""
     there = source.start + len(mono) / RATE
     return source.end if there > source.end - 1e-3 else there
 
 
-def _heard(
-    pieces: list[Piece], source: Source, mono: np.ndarray, window: float, hears: Transcriber
-) -> tuple[list[Piece], list[str]]:
-    """The pieces, cut between words if Whisper times them, and what is said in each."""
-    heard = hears(mono)
-    if len(pieces) == 1:
-        return pieces, [heard.text]
-    if heard.words:
-        pieces = cut(shifted(heard.words, source.start), window, source.start, _end(source, mono))
-        return pieces, [piece.text for piece in pieces]
-    spans = [(round((piece.start - source.start) * RATE), round((piece.end - source.start) * RATE)) for piece in pieces]
-    return pieces, [hears(mono[first:last]).text for first, last in spans]
+def _transcribed(
+    segments: list[Segment], source: MediaSource, mono: np.ndarray, window: float, hears: Transcriber
+) -> tuple[list[Segment], list[str]]:
+    """The segments, cut between words if Whisper times them, and what is said in each."""
+    transcript = hears(mono)
+    if len(segments) == 1:
+        return segments, [transcript.text]
+    if transcript.words:
+        segments = cut(shifted(transcript.words, source.start), window, source.start, _end(source, mono))
+        return segments, [segment.text for segment in segments]
+    spans = [
+        (round((segment.start - source.start) * RATE), round((segment.end - source.start) * RATE))
+        for segment in segments
+    ]
+    return segments, [hears(mono[first:last]).text for first, last in spans]
 
 
-def _caption(text: str, given: str | None, source: Source) -> str:
+def _caption(text: str, given: str | None, source: MediaSource) -> str:
     line = spoken(text)
     if not line:
         raise _Refused(error(source.name, "no-words", "No words were understood; write the caption yourself."))
     return compose(line, source.labels) if given is None else retell(given, line)
 
 
-def _no_words(source: Source, end: float, given: str | None) -> Finding:
+def _no_words(source: MediaSource, end: float, given: str | None) -> Finding:
     if given is None:
         text = "The clip has no caption; write one beside it (the same name with .txt), or add {field:transcribe=True}."
         return error(source.name, "no-caption", text)

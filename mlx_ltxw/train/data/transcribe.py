@@ -52,17 +52,17 @@ def whisper(model: str = WHISPER) -> Transcriber:
         ) from error
 
     def listen(mono: np.ndarray) -> Transcript:
-        heard = mlx_whisper.transcribe(mono, path_or_hf_repo=model, word_timestamps=True)
-        return from_whisper(heard)
+        result = mlx_whisper.transcribe(mono, path_or_hf_repo=model, word_timestamps=True)
+        return from_whisper(result)
 
     return listen
 
 
-def from_whisper(heard: Mapping[str, Any]) -> Transcript:
+def from_whisper(result: Mapping[str, Any]) -> Transcript:
     """Whisper's own result: `text`, and `segments` with `words` of `word`, `start`, `end`."""
-    words = [word for segment in heard.get("segments", ()) for word in segment.get("words", ())]
+    words = [word for segment in result.get("segments", ()) for word in segment.get("words", ())]
     timed = tuple(Word(str(w["word"]), float(w["start"]), float(w["end"])) for w in words)
-    return Transcript(str(heard.get("text", "")).strip(), timed)
+    return Transcript(str(result.get("text", "")).strip(), timed)
 
 
 class Remembered:

@@ -18,9 +18,9 @@ from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
-from mlx_ltxw.models.transformer.attention import Attention, gate_heads
+from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
-from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope, turned_back
+from mlx_ltxw.models.transformer.rope import Rope, turned_back
 from mlx_ltxw.models.transformer.update import Attending
 from mlx_ltxw.train.gradient.recompute import CastLinear
 
@@ -32,7 +32,7 @@ Gradients = dict[int, tuple[mx.array, mx.array]]
 
 
 class Projected(NamedTuple):
-    """What a linear made of rows.
+    """What a linear made of tokens, one a row.
 
     Attributes:
         value: (N, out).
@@ -108,13 +108,14 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
     read = own if context is None else as_matrix(context.astype(x.dtype))
     base = attending.base_read or (None, None)
     base_keys, base_values = (None if part is None else as_matrix(part).astype(x.dtype) for part in base)
-    heads = (-1, (x if context is None else context).shape[1], attention.heads, attention.head_dim)
+    tokens = (x if context is None else context).shape[1]
     q, gates = project(attention.to_q, own, gradients), project(attention.to_gate_logits, own, gradients)
     k, v = project(attention.to_k, read, gradients, base_keys), project(attention.to_v, read, gradients, base_values)
-    queries, queries_back = _normed_heads(q.value, attention.q_norm, (*shape[:2], *heads[2:]), attending.rope)
-    keys, keys_back = _normed_heads(k.value, attention.k_norm, heads, attending.key_rope or attending.rope)
+    queries, queries_back = _turned_heads(attention, attention.q_norm, q.value, shape[1], attending.rope)
+    key_rope = attending.key_rope or attending.rope
+    keys, keys_back = _turned_heads(attention, attention.k_norm, k.value, tokens, key_rope)
     logits = gates.value.reshape(*shape[:2], -1)
-    mixed = _Mix(queries, keys, v.value.reshape(heads), logits, attention.head_dim**-0.5)
+    mixed = _Mix(queries, keys, v.value.reshape(keys.shape), logits, attention.scale)
     out = project(attention.to_out[0], mixed.value, gradients)
 
     def back(cotangent: mx.array) -> mx.array:
@@ -147,8 +148,7 @@ class _Mix:
 
     def __init__(self, queries: mx.array, keys: mx.array, values: mx.array, logits: mx.array, scale: float) -> None:
         self.sharing, self.logits, self.scale = len(queries) // len(keys), logits, scale
-        if self.sharing > 1:
-            keys, values = (mx.repeat(x, self.sharing, axis=0) for x in (keys, values))
+        keys, values = for_each_query(keys, len(queries)), for_each_query(values, len(queries))
         self.queries, self.keys, self.values = (ops.heads_first(x) for x in (queries, keys, values))
         self.parts = ops.head_groups(self.queries, self.keys)
         self.weights = [ops.attention_weights(self.queries[:, part], self.keys[:, part], scale) for part in self.parts]
@@ -198,17 +198,16 @@ def _times(x: mx.array, factor: mx.array | None) -> mx.array:
     return x if factor is None else x * factor
 
 
-def _normed_heads(
-    x: mx.array, norm: nn.RMSNorm, shape: tuple[int, ...], rope: Rope | None
+def _turned_heads(
+    attention: Attention, norm: nn.RMSNorm, x: mx.array, tokens: int, rope: Rope | None
 ) -> tuple[mx.array, Pullback]:
-    """Rows (B * T, H * D), normed, cut into heads and rotated: (B, T, H, D)."""
-    value = mx.fast.rms_norm(x, norm.weight, norm.eps).reshape(shape)
+    """`Attention.turned_heads` of rows (B * tokens, H * D)."""
 
     def back(cotangent: mx.array) -> mx.array:
         unturned = cotangent if rope is None else turned_back(cotangent, *rope)
         return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
 
-    return value if rope is None else apply_split_rope(value, *rope), back
+    return attention.turned_heads(x.reshape(-1, tokens, x.shape[1]), norm, rope), back
 
 
 def _frozen(layer: Any, x: mx.array) -> mx.array:

@@ -9,12 +9,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ltxw.models.transformer.inputs import BlockSkips
-from mlx_ltxw.models.transformer.walk import Done, Step, Streams, nothing_done
+from mlx_ltxw.models.transformer.walk import BlockStep, Done, Streams, nothing_done
 from mlx_ltxw.tree import dense_weight, linears, replace, share
 
 
 def checkpointed(
-    step: Step[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips, done: Done = nothing_done
+    step: BlockStep[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips, done: Done = nothing_done
 ) -> Streams:
     """Runs a step of a walk (`Walk.run`) so that the backward pass computes it again instead of keeping activations.
 

@@ -63,7 +63,7 @@ class Draw:
     video_sigma: mx.array | None = None
 
 
-def draw(group: Group, config: TrainConfig) -> Draw:
+def draw_noise(group: Group, config: TrainConfig) -> Draw:
     """Draws for each clip from its own key, so that the numbers do not depend on what else is in the group.
 
     With shared levels all draws of a clip have its video's, which is drawn for the video's token count.
@@ -144,7 +144,7 @@ class Objective:
         return self._step(parameters, group, weight)
 
     def _drawn_gradient(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
-        return self.gradient(parameters, group, draw(group, self.config), weight)
+        return self.gradient(parameters, group, draw_noise(group, self.config), weight)
 
     def gradient(self, parameters: mx.array, group: Group, noise: Draw, weight: mx.array) -> tuple[mx.array, mx.array]:
         """As `__call__`, for noise already drawn; not compiled.

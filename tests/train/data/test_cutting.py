@@ -72,18 +72,18 @@ def test_no_cut_inside_a_word_and_no_word_twice(steps, window):
         words.append(Word(f" {len(words)}", now + gap, now + gap + length))
         now += gap + length
     end = now + 1
-    pieces = cut(words, window, 0.0, end)
+    segments = cut(words, window, 0.0, end)
     fitting = [word for word in words if word.end - word.start <= window - LEAD]
-    assert [word for piece in pieces for word in piece.words] == fitting
-    for piece in pieces:
-        assert 0 <= piece.start < piece.end <= end
-        assert piece.end - piece.start <= window + 1e-9
-        inside = set(piece.words)
+    assert [word for segment in segments for word in segment.words] == fitting
+    for segment in segments:
+        assert 0 <= segment.start < segment.end <= end
+        assert segment.end - segment.start <= window + 1e-9
+        inside = set(segment.words)
         for word in words:
             if word in inside:
-                assert piece.start - 1e-9 <= word.start < word.end <= piece.end + 1e-9
+                assert segment.start - 1e-9 <= word.start < word.end <= segment.end + 1e-9
             else:
-                assert word.end <= piece.start + 1e-9 or word.start >= piece.end - 1e-9
+                assert word.end <= segment.start + 1e-9 or word.start >= segment.end - 1e-9
 
 
 def test_read_mono_in_blocks_equals_the_file(tmp_path):

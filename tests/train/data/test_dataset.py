@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.video import picture_seconds
 from mlx_ltxw.train.data.captions import Labels
-from mlx_ltxw.train.data.clip import Clip, read_picture, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_picture, read_sound
 from mlx_ltxw.train.data.cutting import RATE, Word
 from mlx_ltxw.train.data.dataset import find_sources, write_listing
 from mlx_ltxw.train.data.prepare import DataOptions, clips_of, prepare
@@ -79,7 +79,8 @@ def test_jsonl(tmp_path):
         "{", "[]", "3", {"caption": "x"}, {"file": ""}, {"file": 3}, {"file": "a\0.wav"}, {"file": "a", "lines": "x"},
         {"file": "a", "start": "0"}, {"file": "a", "start": -1}, {"file": "a", "start": True}, {"file": "a", "end": 0},
         '{"file": "a", "end": NaN}', '{"file": "\\ud800"}', '{"\\ud800": 1}', {"file": "a", "words": 3},
-        {"file": "a", "words": [1]}, {"file": "a", "words": [{"word": "x", "start": 1}]}, "[" * 100000,
+        {"file": "a", "words": [1]}, '{"file": "a", "file": "b"}', '{"file": "a", "end": 1e999}',
+        {"file": "a", "words": [{"word": "x", "start": 1}]}, "[" * 100000,
         {"file": "a", "words": [{"word": "x", "start": 2, "end": 1}]}, '{"file": "a", "end": ' + "9" * 5000 + "}",
     ],
 )  # fmt: skip
@@ -114,7 +115,7 @@ def test_not_data(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"")
     with pytest.raises(UserError, match="neither a folder nor a JSONL"):
         find_sources(tmp_path / "a.wav")
-    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         find_sources(tmp_path / "a.jsonl")
 
@@ -220,7 +221,7 @@ def test_leftovers_are_told(tmp_path):
 
 
 def clip(path, window=0.0, start=0.0, end=100.0, picture=False):
-    return Clip(path, path.name, WHOLE, SIZE, window, start, end, picture)
+    return TrainingClip(path, path.name, WHOLE, SIZE, window, start, end, picture)
 
 
 def test_sound_is_padded_doubled_and_muted_outside(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_ltxw.prompts.registers import check, parse
+from mlx_ltxw.prompts.registers import check_prompt, parse
 from mlx_ltxw.prompts.script import read_script
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete
 from mlx_ltxw.train.data.dataset import LARGEST_CAPTION, find_sources
@@ -63,10 +63,10 @@ def test_what_is_no_file_is_said(tmp_path):
 )
 def test_slips_are_understood_and_named(text, whole, slip):
     assert complete(text, Labels()) == whole
-    hints = [hint.text for hint in check(text, 10.0) if hint.code == "slip"]
+    hints = [hint.text for hint in check_prompt(text, 10.0) if hint.code == "slip"]
     assert len(hints) == bool(slip)
     assert not slip or slip in hints[0]
-    assert not [hint for hint in check(text, 10.0) if hint.code in ("quotes", "grammar")]
+    assert not [hint for hint in check_prompt(text, 10.0) if hint.code in ("quotes", "grammar")]
 
 
 def test_brackets_in_a_line_are_the_lines():

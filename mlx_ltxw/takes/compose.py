@@ -1,0 +1,119 @@
+"""What is made and what is given, put together: outside of what was made anew a clip is its original's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.given import Material, level_of, made_of
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.spans import Stretch, audio_bounds, seconds_of, video_bounds
+from mlx_ltxw.takes.given import shown_frames
+from mlx_ltxw.takes.headroom import turned_down
+
+CROSSFADE = 0.02
+"""Seconds that the new sound takes to come in and to go; within its own stretch, so that the rest stays as it was."""
+
+
+def composed(clip: Decoded, job: Plan, material: Material) -> Decoded:
+    """A decoded clip with the original's frames and samples where they are given."""
+    settings = job.settings
+    if settings.retake is None and settings.extend is None:
+        return clip
+    made, geometry = made_of(settings, job.geometry), job.geometry
+    if made.audio and material.sound is not None:
+        original = _fitted(material.sound(clip.rate), round(geometry.seconds * clip.rate))
+        new = turned_down(clip).waveform  # the original stays at its level
+        clip = dataclasses.replace(clip, waveform=mixed(original, new, made.audio, audio_bounds(geometry), clip.rate))
+    seconds = shown_frames(job) / settings.frame_rate
+    clip = dataclasses.replace(clip, waveform=clip.waveform[: round(seconds * clip.rate)])
+    if clip.video is None or material.frames is None:
+        return clip
+    return dataclasses.replace(clip, video=_frames(clip.video, job, material))
+
+
+def mixed(original: np.ndarray, new: np.ndarray, made: Stretch, bounds: np.ndarray, rate: int) -> np.ndarray:
+    """A sound with another in a stretch of it: (N, 2) fp32, as long as the original.
+
+    Args:
+        original, new: (N, 2) and (M, 2) fp32, from the same second on.
+        made: The stretch, in tokens.
+        bounds: (T, 2) first and last second of each token.
+        rate: Samples a second.
+    """
+    first, last = seconds_of(made, bounds)
+    start = round(first * rate)
+    stop = len(original) if made.stop == len(bounds) else min(round(last * rate), len(original))
+    weight = np.zeros((len(original), 1), np.float32)
+    weight[start:stop] = 1
+    fade = min(round(CROSSFADE * rate), (stop - start) // 2)
+    rise = (np.arange(fade, dtype=np.float32)[:, None] + 0.5) / max(fade, 1)
+    if made.start > 0:
+        weight[start : start + fade] = rise
+    if made.stop < len(bounds):
+        weight[stop - fade : stop] = rise[::-1]
+    return np.where(weight == 0, original, original * (1 - weight) + _fitted(new, len(original)) * weight)
+
+
+def made_frames(job: Plan) -> range:
+    """The frames of the result that are made, and not the given clip's."""
+    made, step = made_of(job.settings, job.geometry), job.geometry.grid.frames
+    if not made.video:
+        return range(0)
+    start, stop = max(0, made.video.start * step - (step - 1)), (made.video.stop - 1) * step + 1
+    return range(start, min(stop, made.lead * step) if made.lead else stop)
+
+
+def keeps_sound(job: Plan) -> bool:
+    """Whether a part of the sound is given, which is never turned down."""
+    settings = job.settings
+    return not settings.makes_sound or settings.retake is not None or settings.extend is not None
+
+
+def finished(clip: Decoded, job: Plan) -> Decoded:
+    """A clip as it is written: with headroom, unless a part of its sound is given."""
+    return clip if keeps_sound(job) else turned_down(clip)
+
+
+def span_notes(job: Plan) -> list[str]:
+    """When what is made anew of a run, by whole tokens."""
+    settings, geometry = job.settings, job.geometry
+    if settings.revoice is not None:
+        sigmas = job.stages[0].sigmas
+        level = level_of(settings.revoice, sigmas)
+        steps = sum(1 for sigma in sigmas[:-1] if sigma <= level)
+        return [f"The sound is made again from noise level {level:.2f}, in {steps} of {len(sigmas) - 1} steps."]
+    if settings.retake is None and settings.extend is None:
+        return []
+    made, parts = made_of(settings, geometry), []
+    for name, span, bounds in (
+        ("picture", made.video, video_bounds(geometry)), ("sound", made.audio, audio_bounds(geometry)),
+    ):  # fmt: skip
+        if span:
+            start, stop = seconds_of(span, bounds)
+            if name == "picture" and made.lead:
+                stop = made.lead * geometry.grid.frames / geometry.frame_rate
+            parts.append(f"the {name} from {start:.2f} to {stop:.2f} s")
+    return [f"Made anew, in whole tokens: {', '.join(parts)} of {geometry.seconds:.2f} s."]
+
+
+def _frames(chunks: Iterator[np.ndarray], job: Plan, material: Material) -> Iterator[np.ndarray]:
+    settings, new, at = job.settings, made_frames(job), 0
+    assert material.frames is not None
+    original = material.frames(settings.width, settings.height)
+    lead = made_of(settings, job.geometry).lead * job.geometry.grid.frames
+    left = shown_frames(job)
+    for made in chunks:
+        chunk = np.array(made[:left])
+        for index in range(len(chunk)):
+            if at + index not in new:
+                chunk[index] = original[at + index - lead]
+        at, left = at + len(chunk), left - len(chunk)
+        yield chunk
+
+
+def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:
+    return np.pad(wave[:samples], ((0, max(0, samples - len(wave))), (0, 0)))

@@ -1,0 +1,108 @@
+"""Models of the Hub on this disk, ready to use: `mlx-ltxw pull`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import local_path, write_errors
+from mlx_ltxw.hub import Repo, Spec, open_repo
+from mlx_ltxw.printing import readable
+from mlx_ltxw.takes.models import find_text_encoder, needed_files, open_model, text_encoder_files
+from mlx_ltxw.weights.components import TEXT_ENCODER
+from mlx_ltxw.weights.fit import placed
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.split_dir import GEMMA, SplitDir
+from mlx_ltxw.weights.split_layout import is_split
+
+_MARGIN = 1 << 30  # bytes of the disk that stay free
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was downloaded.
+
+    Attributes:
+        path: Where it lies.
+        use: What to give as `-m` or `--text-encoder`.
+        model: None for a text encoder alone.
+        tensors: Of the model, each placed in its networks.
+    """
+
+    path: Path
+    use: str
+    model: ModelDir | None
+    tensors: int
+
+
+def pull(name: str, folder: Path | None = None, text_encoder: str | None = None, tell: Tell = lambda _: None) -> Pulled:
+    """Downloads what a model needs of a repository, at one commit, and checks that it is whole.
+
+    Args:
+        name: `OWNER/REPO[/transformer-VARIANT.safetensors][@REVISION]`; also the repository of a text encoder.
+        folder: Where it goes; the Hub's cache by default, where other programs find it too.
+        text_encoder: See `open_model`.
+        tell: Gets a line before each download.
+
+    Raises:
+        UserError: no such repository, no model in it, too little space, no access or no connection; what is there by
+            then stays, and the next run goes on.
+    """
+    spec = Spec.parse(name)
+    if spec is None or local_path(name).exists():
+        raise UserError(f"{name} is no repository of the Hub.", "Write it as OWNER/REPO.")
+    repo = open_repo(spec.repo, spec.revision)
+    if not spec.file and _is_text_encoder(repo):
+        path = _download(repo, text_encoder_files(repo), folder, tell)
+        return Pulled(path, str(path) if folder else repo.pinned(), None, 0)
+    path = _download(repo, needed_files(repo, spec.file), folder, tell)
+    model = open_model(path / spec.file if spec.file else path)
+    if isinstance(model, SplitDir) and (text_encoder is not None or not (path / TEXT_ENCODER).is_dir()):
+        model = dataclasses.replace(model, gemma=_pull_text_encoder(text_encoder, folder, tell))
+    use = str(path / spec.file if spec.file else path) if folder else repo.pinned(spec.file)
+    return Pulled(path, use, model, placed(model))
+
+
+def _pull_text_encoder(source: str | None, folder: Path | None, tell: Tell) -> Path | None:
+    """The one that was named, or ltx-2-mlx's; beside a model in a folder of its own, else in the cache."""
+    name = source or GEMMA
+    spec = Spec.parse(name)
+    if spec is None or local_path(name).is_dir():
+        return find_text_encoder(name, download=False)
+    repo = open_repo(spec.repo, spec.revision)
+    return _download(repo, text_encoder_files(repo), folder and folder / TEXT_ENCODER, tell)
+
+
+def _download(repo: Repo, files: Sequence[str], folder: Path | None, tell: Tell) -> Path:
+    absent, total = repo.missing(files, folder)
+    if absent:
+        there = f"; {readable(total - absent)} are there already" if absent < total else ""
+        tell(f"Downloading {len(files)} files of {repo.pinned()}, {readable(absent)}{there}.")
+        _check_space(folder, absent)
+    return repo.fetch(files, folder)
+
+
+def _check_space(folder: Path | None, needed: int) -> None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    target = folder or Path(HF_HUB_CACHE)
+    with write_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target).free
+    if free < needed + _MARGIN:
+        raise UserError(
+            f"{target} needs {readable(needed + _MARGIN)}, and its disk has {readable(free)} free.",
+            "Free some space, or name a folder on another disk with -o.",
+        )
+
+
+def _is_text_encoder(repo: Repo) -> bool:
+    names = {file for file in repo.files if "/" not in file}
+    weights = any(name.startswith("model") and name.endswith(".safetensors") for name in names)
+    return MANIFEST not in names and not is_split(names) and weights and "tokenizer.json" in names

@@ -1,0 +1,43 @@
+"""Whether a model's tensors are those of its networks, told from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.printing import some
+from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT
+from mlx_ltxw.weights.loading import mismatches, parameter_shapes, quantize_layers
+from mlx_ltxw.weights.model_dir import ModelDir
+
+
+def placed(model: ModelDir) -> int:
+    """How many tensors the networks take, the text encoder's left aside: all that there are.
+
+    Raises:
+        UserError: lists everything missing, unexpected or misshapen.
+    """
+    count, total, faults = 0, 0, []
+    for component in IN_CHECKPOINT:
+        tensors = {tensor.name: tensor.shape for tensor in model.tensors(component)}
+        network = COMPONENTS[component].build(_config(model, component, tensors), tensors)
+        quantize_layers(network, model.quantized_layers(component))
+        wanted = parameter_shapes(network)
+        faults += [f"{component}: {line}" for line in mismatches(wanted, tensors)]
+        count += sum(wanted.get(name) == shape for name, shape in tensors.items())
+        total += len(tensors)
+    if faults:
+        raise UserError(
+            f"placed {count:,} of {total:,} tensors of {model.name}; the rest does not fit: {'; '.join(some(faults))}.",
+            "Download or convert it again.",
+        )
+    return count
+
+
+def _config(model: ModelDir, component: str, tensors: Mapping[str, tuple[int, ...]]) -> Any:
+    """A network's config; where no text encoder is known, the projection's width is its own tensor's."""
+    if component != "text_projection" or model.has_text_encoder:
+        return model.network_config(component)
+    shape = tensors.get("video_aggregate_embed.weight") or (1,)
+    return COMPONENTS[component].read_config(model.checkpoint_config, text_width=shape[-1], text_states=1)

@@ -1,0 +1,219 @@
+"""Runs that are killed at random moments, start-up included, and then finished.
+
+Of each command a run is begun and killed again and again; after some kills it is let finish. What it leaves must be the
+bytes that an undisturbed run leaves, and nothing else may lie beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.campaign.made import FRAMES, PROMPT, SMALL, Made, command
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_CHAIN = 5  # kills of one run before it may finish
+_LONGEST = 300.0  # seconds for a tiny run on a busy machine
+_BEST_STOP = 20.0  # seconds from a signal to the process's end
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command that is killed.
+
+    Attributes:
+        name: Of the command.
+        arguments: Of it, for a folder and whether a run is there to go on with.
+        results: Patterns of the files that must come out the same.
+        others: Patterns of files that may differ, for they tell times.
+        ended: Whether all is done in a folder.
+    """
+
+    name: str
+    arguments: Callable[[Path], list[object]]
+    results: tuple[str, ...]
+    others: tuple[str, ...]
+    ended: Callable[[Path], bool]
+
+
+@dataclass
+class Tally:
+    """What one command did.
+
+    Attributes:
+        kills: Signals that met a living process.
+        finished: Runs that were let finish and compared.
+        faults: What was wrong.
+    """
+
+    kills: int
+    finished: int
+    faults: list[str]
+
+
+def run(made: Made, folder: Path, count: int, seed: int, commands: Sequence[str] = ()) -> list[str]:
+    """Prints a table, and gives back all faults.
+
+    Args:
+        made: The model and clips.
+        folder: Works in it.
+        count: Kills for each signal and each command.
+        seed: Of the moments.
+        commands: Names of those to run; empty for all.
+    """
+    faults: list[str] = []
+    print(f"{'command':<10} {'signal':<8} kills  finished  faults")
+    for each in runs(made):
+        if commands and each.name not in commands:
+            continue
+        work = folder / each.name  # the same for all: records hold paths
+        work.mkdir()
+        begun = time.monotonic()
+        _finish(each, work)
+        seconds = time.monotonic() - begun
+        expected = _results(each, work)
+        for number in SIGNALS:
+            dice = random.Random(f"{seed} {each.name} {number}")
+            found = _killed(each, work, count, number, dice, seconds, expected)
+            print(
+                f"{each.name:<10} {number.name:<8} {found.kills:<6} {found.finished:<9} {len(found.faults)}", flush=True
+            )
+            for fault in found.faults:
+                print(f"    {fault}", flush=True)
+            faults += found.faults
+    return faults
+
+
+def runs(made: Made) -> list[Run]:
+    """The commands, on tiny models so that a run takes seconds."""
+    script = made.clips.parent / "script.yaml"
+    script.write_text(
+        "- {scene: a dim room, speaker: woman, manner: whispering, line: close your eyes}\n"
+        "- {speaker: woman, manner: normal, line: good night}\n"
+    )
+    training = ["steps=6", "rank=2", "preview_steps=1", "preview_every=3", f"preview_prompts={PROMPT!r}", "width=64",
+                "height=64", f"frames={FRAMES}", "checkpoint_every=2"]  # fmt: skip
+    sets = [word for text in training for word in ("--set", text)]
+
+    def train(work: Path) -> list[object]:
+        there = (work / "run" / "run.json").exists()
+        given = ["--resume"] if there else ["--data", made.clips, "-m", made.model, *sets]
+        return ["train", "-o", work / "run", *given]
+
+    return [
+        Run(
+            "convert", lambda work: ["convert", made.checkpoint, "--text-encoder", made.gemma, "-o", work / "model"],
+            ("model/**/*",), (), lambda work: _converted(work / "model"),
+        ),
+        Run(
+            "train", train,
+            ("run/adapter.safetensors", "run/checkpoints/*/*.safetensors", "run/cache/**/*.safetensors",
+             "run/samples/*/*.wav", "run/samples/*/samples.json", "run/clips.jsonl", "run/config.yaml"),
+            ("run/**/*",), lambda work: all((work / "run" / name).exists() for name in ("index.html", "README.md")),
+        ),
+        Run(
+            "generate",
+            lambda work: ["generate", "--script", script, "-o", work / "out.mp4", "-m", made.model, *SMALL],
+            ("out.mp4",), (), lambda work: (work / "out.mp4").exists(),
+        ),
+    ]  # fmt: skip
+
+
+def _converted(model: Path) -> bool:
+    """Whether the last thing is done: the list of what was written goes when the manifest is there."""
+    return (model / "manifest.json").exists() and not (model / ".convert").exists()
+
+
+def _killed(
+    each: Run, work: Path, count: int, number: signal.Signals, dice: random.Random, seconds: float,
+    expected: dict[str, str],
+) -> Tally:  # fmt: skip
+    tally = Tally(0, 0, [])
+    while tally.kills < count:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        for _ in range(_CHAIN):
+            if tally.kills < count and not each.ended(work):
+                tally.kills += _kill(each, work, number, dice.uniform(0, seconds), tally.faults)
+        _finish(each, work, tally.faults)
+        tally.finished += 1
+        tally.faults += _differences(each, work, expected)
+    shutil.rmtree(work, ignore_errors=True)
+    return tally
+
+
+def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: list[str]) -> bool:
+    """Starts a run and signals it at a moment; whether it was still alive."""
+    process = _start(each, work)
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        pass
+    else:
+        if process.returncode:
+            faults.append(f"after {number.name}, exit {process.returncode} at the next start")
+        return False
+    process.send_signal(number)
+    asked = time.monotonic()
+    try:
+        _, errors = process.communicate(timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        faults.append(f"{number.name} at {moment:.2f} s: still there after {_LONGEST:.0f} s")
+        return True
+    took = time.monotonic() - asked
+    allowed = (-number,) if number == signal.SIGKILL else (128 + number, 0)
+    # before Python has come to the command, nobody is there to translate a signal
+    early = number != signal.SIGKILL and process.returncode in (-number,) and not errors
+    if process.returncode not in allowed and not early:
+        faults.append(f"{number.name} at {moment:.2f} s: exit {process.returncode}: {errors[-300:]!r}")
+    elif "Traceback" in errors:
+        faults.append(f"{number.name} at {moment:.2f} s: {errors[-300:]!r}")
+    elif took > _BEST_STOP:
+        faults.append(f"{number.name} at {moment:.2f} s: took {took:.0f} s to end")
+    return True
+
+
+def _start(each: Run, work: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*each.arguments(work)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _finish(each: Run, work: Path, faults: list[str] | None = None) -> None:
+    """Lets a run come to its end, unless it is there."""
+    if each.ended(work):
+        return
+    process = _start(each, work)
+    _, errors = process.communicate(timeout=_LONGEST)
+    if process.returncode:
+        text = f"{each.name} does not go on: exit {process.returncode}: {errors[-300:]!r}"
+        if faults is None:
+            raise RuntimeError(text)
+        faults.append(text)
+
+
+def _results(each: Run, work: Path) -> dict[str, str]:
+    """The hash of every file that must come out the same."""
+    files = sorted({path for pattern in each.results for path in work.glob(pattern) if path.is_file()})
+    return {str(path.relative_to(work)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _differences(each: Run, work: Path, expected: dict[str, str]) -> list[str]:
+    found = _results(each, work)
+    faults = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    faults += [f"{name} is left over" for name in found.keys() - expected.keys()]
+    faults += [f"{name} differs" for name in found.keys() & expected.keys() if found[name] != expected[name]]
+    there = {path for path in work.rglob("*") if path.is_file()}
+    for pattern in each.others:
+        there -= {path for path in work.glob(pattern) if not path.name.startswith(".")}
+    left = [str(path.relative_to(work)) for path in there if str(path.relative_to(work)) not in expected]
+    empty = [str(path.relative_to(work)) for path in work.rglob("*.parts") if path.is_dir()]
+    return faults + [f"{name} is left behind" for name in [*left, *empty]]

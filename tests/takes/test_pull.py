@@ -1,0 +1,158 @@
+"""`mlx-ltxw pull` and `-m OWNER/REPO`: what is fetched, where it lies, and that it makes a clip."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mlx_ltxw.media.audio import read_audio
+from tests.convert.made import command, contents, converted, made
+from tests.hub_server import COMMIT, files_of, serving
+from tests.weights.split import split_model
+
+GEMMA = "mlx-community/gemma-3-12b-it-4bit"
+MADE = ("--audio-only", "--frames", "9", "--steps", "1", "-q")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A model in ltx-2-mlx's layout, 8 bits, beside files that no network needs."""
+    folder = split_model(made().checkpoint, tmp_path_factory.mktemp("split") / "ltx-2.3-mlx-q8", bits=8)
+    (folder / "spatial_upscaler_x2_v1_1.safetensors").write_bytes(b"not read")
+    (folder / "ltx-2.3-22b-distilled-lora-384.safetensors").write_bytes(b"not read")
+    (folder / "README.md").write_text("---\nlicense: other\n---\n")
+    return folder
+
+
+@pytest.fixture
+def hub(tree, tmp_path):
+    """Our layout, ltx-2-mlx's, its text encoder, and a repository of nothing."""
+    other = tmp_path / "other"
+    other.write_text("not read")
+    both = files_of(tree) | {"transformer-distilled.safetensors": tree / "transformer-dev.safetensors"}
+    repos = {
+        "owner/ours": files_of(converted().path) | {".gitattributes": other},
+        "owner/theirs": files_of(tree),
+        "owner/both": both,
+        "owner/neither": {"README.md": other},
+        GEMMA: files_of(converted().text_encoder) | {"pytorch_model.bin": other},
+    }
+    with serving(repos, tmp_path / "cache") as server:
+        yield server
+
+
+def test_pulls_our_layout_into_a_folder(hub, tmp_path):
+    done = command("pull", "owner/ours", "-o", tmp_path / "model", "--verify", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "model")
+    assert "placed" in done.stderr
+    assert f"-m {tmp_path / 'model'}" in done.stderr
+    ours = {name: raw for name, raw in contents(tmp_path / "model").items() if not name.startswith(".cache/")}
+    assert ours == contents(converted().path)
+
+
+def test_a_cut_download_goes_on(hub, tmp_path):
+    """Only the file that is missing is fetched again."""
+    assert command("pull", "owner/ours", "-o", tmp_path / "model", **hub.environment).returncode == 0
+    gone = next((tmp_path / "model").glob("vocoder-*"))
+    gone.unlink()
+    hub.sent.clear()
+    done = command("pull", "owner/ours", "-o", tmp_path / "model", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert "are there already" in done.stderr
+    assert {name for name, _ in hub.sent} == {f"owner/ours/{gone.name}"}
+
+
+def test_a_clip_by_the_name_of_a_repository(hub, tmp_path):
+    """Downloaded once, by its commit; then without the Hub; the clip tells what made it."""
+    flags = ("generate", "a room", *MADE, "-m", "owner/ours@v1")
+    done = command(*flags, "-o", tmp_path / "a.wav", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert not any(name.endswith(".gitattributes") for name, _ in hub.sent)
+    about = json.loads(command("inspect", tmp_path / "a.wav", "--json").stdout)
+    assert about["model"]["name"] == f"owner/ours@{COMMIT}"
+    offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
+    done = command(*flags[:-1], f"owner/ours@{COMMIT}", "-o", tmp_path / "b.wav", **offline)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
+    """The upscaler and the LoRA stay on the Hub; Gemma is fetched from where ltx-2-mlx fetches it."""
+    done = command("pull", "owner/theirs", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"-m owner/theirs@{COMMIT}" in done.stderr
+    names = {name for name, _ in hub.sent}
+    assert f"{GEMMA}/model-00001-of-00001.safetensors" in names
+    assert not [name for name in names if "upscaler" in name or "lora" in name or name.endswith(".bin")]
+    offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
+    flags = ("generate", "a room", *MADE)
+    done = command(*flags, "-m", "owner/theirs", "-o", tmp_path / "a.wav", **offline)
+    assert done.returncode == 0, done.stderr
+    # a copy of it anywhere else finds the text encoder in the cache
+    shutil.copytree(done_path(hub, "owner/theirs"), tmp_path / "copy")
+    done = command(*flags, "-m", tmp_path / "copy", "-o", tmp_path / "b.wav", **offline)
+    assert done.returncode == 0, done.stderr
+    sounds = [read_audio(tmp_path / name, 48000) for name in ("a.wav", "b.wav")]
+    np.testing.assert_array_equal(*sounds)
+
+
+def done_path(hub, name):
+    """The folder that `pull` prints."""
+    return command("pull", name, "-q", **hub.environment).stdout.strip()
+
+
+def test_into_a_folder_with_everything(hub, tmp_path):
+    """Model and text encoder lie together, and need nothing else."""
+    done = command("pull", "owner/theirs", "-o", tmp_path / "model", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    alone = {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
+    done = command("generate", "a room", *MADE, "-m", tmp_path / "model", "-o", tmp_path / "a.wav", **alone)
+    assert done.returncode == 0, done.stderr
+
+
+def test_of_several_transformers_one(hub, tmp_path):
+    done = command("pull", "owner/both", **hub.environment)
+    assert done.returncode == 2
+    assert "several transformers: transformer-dev.safetensors, transformer-distilled.safetensors" in done.stderr
+    assert hub.sent == []
+    name = "owner/both/transformer-distilled.safetensors"
+    done = command("pull", name, **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert "LTX-2.3 distilled, placed" in done.stderr
+    assert f"-m {name}@{COMMIT}" in done.stderr
+    assert not [sent for sent, _ in hub.sent if sent.endswith("transformer-dev.safetensors")]
+    done = command("generate", "a room", *MADE[:3], "-q", "-m", name, "-o", tmp_path / "a.wav", **hub.environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_text_encoder_alone(hub, tmp_path):
+    done = command("pull", GEMMA, "-o", tmp_path / "gemma", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"--text-encoder {tmp_path / 'gemma'}" in done.stderr
+    flags = ("-m", "owner/theirs", "--text-encoder", tmp_path / "gemma", "-o", tmp_path / "a.wav")
+    del hub.repos[GEMMA]
+    done = command("generate", "a room", *MADE, *flags, **hub.environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("owner/neither", "holds no model that convert wrote, nor one of ltx-2-mlx's"),
+        ("owner/nothing", "There is no file and no Hub repo owner/nothing"),
+        ("owner/theirs/transformer-x.safetensors", "has no transformer transformer-x.safetensors"),
+        ("nothing", "nothing is no repository of the Hub"),
+    ],
+)
+def test_what_is_said(hub, name, said):
+    done = command("pull", name, **hub.environment)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_of_ours_has_its_own_text_encoder(hub, tmp_path):
+    done = command("generate", "x", "-m", converted().path, "--text-encoder", GEMMA, "-o", tmp_path / "a.mp4")
+    assert done.returncode == 2
+    assert "has a text encoder of its own. Leave --text-encoder out." in done.stderr

@@ -1,0 +1,208 @@
+"""The split layout of ltx-2-mlx: read where it lies, equal to what `convert` makes of the same checkpoint."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.components import IN_CHECKPOINT
+from mlx_ltxw.weights.fit import placed
+from mlx_ltxw.weights.header import read_header
+from mlx_ltxw.weights.memory import weights_in_memory
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.split_dir import SplitDir
+from tests.convert.made import command, converted, made
+from tests.weights.split import split_model
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """bf16, 8 and 4 bits, by their bits."""
+    folder = tmp_path_factory.mktemp("split")
+    return {bits: split_model(made().checkpoint, folder / f"ltx-2.3-mlx-q{bits}", bits=bits) for bits in (None, 8, 4)}
+
+
+@pytest.fixture
+def tree(trees, tmp_path):
+    """A bf16 tree that a test may damage."""
+    return shutil.copytree(trees[None], tmp_path / "ltx-2.3-mlx")
+
+
+def equal(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and bool(mx.array_equal(a, b, equal_nan=False))
+
+
+@pytest.mark.parametrize("component", IN_CHECKPOINT)
+def test_bf16_is_what_convert_writes(trees, component):
+    """Every parameter of every network, to the last bit."""
+    gemma = converted().text_encoder
+    theirs = dict(tree_flatten(SplitDir.open(trees[None], gemma=gemma).load(component, mx.bfloat16).parameters()))
+    ours = dict(tree_flatten(converted().load(component, mx.bfloat16).parameters()))
+    assert theirs.keys() == ours.keys()
+    assert [name for name in ours if not equal(theirs[name], ours[name])] == []
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packed_layers_are_what_convert_packs(trees, bits):
+    """Their head gates are packed too, which ours are not; those are what MLX makes of ours."""
+    theirs = dict(tree_flatten(ModelDir.open(trees[bits]).load("transformer", mx.bfloat16).parameters()))
+    ours = dict(tree_flatten(converted(str(bits), 32).load("transformer", mx.bfloat16).parameters()))
+    gates = {name.removesuffix(".weight") for name in ours if name.endswith("to_gate_logits.weight")}
+    packed = [name for name in theirs if name.endswith(".scales")]
+    assert len(packed) > len(gates) > 0
+    for gate in gates:
+        parts = mx.quantize(ours.pop(f"{gate}.weight"), group_size=32, bits=bits)
+        ours |= dict(zip((f"{gate}.weight", f"{gate}.scales", f"{gate}.biases"), parts, strict=True))
+    assert theirs.keys() == ours.keys()
+    assert [name for name in ours if not equal(theirs[name], ours[name])] == []
+
+
+def test_nothing_is_copied(trees):
+    """Tensors are said to lie where their bytes are: read there by hand, they are the loaded ones."""
+    model = ModelDir.open(trees[None])
+    arrays = model.arrays("vocoder")
+    for tensor in model.tensors("vocoder"):
+        raw = np.fromfile(tensor.path, "<u2", tensor.elements, offset=tensor.start).reshape(tensor.shape)
+        assert tensor.path.parent == trees[None]
+        np.testing.assert_array_equal(raw, np.array(arrays[tensor.name].view(mx.uint16)))
+
+
+def test_sound_alone_reads_the_audio_side(trees):
+    model, ours = ModelDir.open(trees[8]), converted("8", 32)
+    network = model.load_transformer(mx.float32, audio_only=True)
+    assert not network.with_video
+    names = {tensor.name for tensor in model.tensors("transformer", audio_only=True)}
+    assert {tensor.name for tensor in ours.tensors("transformer", audio_only=True)} <= names
+    assert weights_in_memory(SplitDir.open(trees[8], gemma=ours.text_encoder), audio_only=True)["transformer"] > 0
+
+
+def test_every_tensor_is_placed(trees):
+    """As many as the files hold, less the second copy of the video's latent statistics."""
+    held = sum(len(read_header(file).tensors) for file in trees[None].glob("*.safetensors"))
+    assert placed(ModelDir.open(trees[None])) == held - 2
+    assert placed(converted()) == held - 2
+
+
+def test_inspect_and_generate(trees, tmp_path):
+    done = command("inspect", trees[4])
+    assert done.returncode == 0, done.stderr
+    for part in ("split (ltx-2-mlx)", "affine, 4 bits, groups of 32", "placed", "lies in a repository of its own"):
+        assert part in done.stdout
+    tree = shutil.copytree(trees[8], tmp_path / "model")
+    flags = ("--audio-only", "--frames", "9", "--steps", "1", "-m", tree, "-o", tmp_path / "out.wav", "-q")
+    alone = command("generate", "a room", *flags, HF_HOME=str(tmp_path / "cache"))
+    assert alone.returncode == 2
+    assert "has no text encoder" in alone.stderr
+    assert "mlx-ltxw pull mlx-community/gemma-3-12b-it-4bit" in alone.stderr
+    (tree / "text_encoder").symlink_to(converted().text_encoder)
+    done = command("generate", "a room", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.wav").stat().st_size > 1000
+
+
+def test_same_clip_as_ours(trees):
+    """Sampled, decoded: the same sound from both layouts."""
+    from mlx_ltxw.api import Model
+
+    request = {"audio_only": True, "frames": 9, "steps": 2}
+    gemma = converted().text_encoder
+    theirs = Model(SplitDir.open(trees[None], gemma=gemma)).generate("a room", **request)
+    ours = Model(converted()).generate("a room", **request)
+    np.testing.assert_array_equal(theirs.waveform, ours.waveform)
+
+
+def test_a_repository_of_two_transformers(tree):
+    """dev and distilled side by side: the user names one."""
+    shutil.copy(tree / "transformer-dev.safetensors", tree / "transformer-distilled-1.1.safetensors")
+    with pytest.raises(UserError, match=r"several transformers: transformer-dev\.safetensors, transformer-distilled-1"):
+        ModelDir.open(tree)
+    assert SplitDir.open(tree, "transformer-dev.safetensors").variant == "dev"
+    assert SplitDir.open(tree, "transformer-distilled-1.1.safetensors").variant == "distilled"
+    with pytest.raises(UserError, match=r"no transformer transformer-x\.safetensors"):
+        SplitDir.open(tree, "transformer-x.safetensors")
+
+
+def test_variant_of_an_unmarked_transformer(tree):
+    """Older trees call it `transformer.safetensors`; the list of variants, the folder's name or nothing tells."""
+    (tree / "transformer-dev.safetensors").rename(tree / "transformer.safetensors")
+    assert ModelDir.open(tree).variant == "dev"
+    (tree / "split_model.json").write_text('{"split": true}')
+    with pytest.raises(UserError, match="dev or distilled"):
+        ModelDir.open(tree)
+    assert ModelDir.open(tree.rename(tree.with_name("ltx-2.3-mlx-distilled"))).variant == "distilled"
+
+
+@pytest.mark.parametrize("name", ["vocoder.safetensors", "connector.safetensors", "embedded_config.json"])
+def test_files_that_are_missing(tree, name):
+    (tree / name).unlink()
+    with pytest.raises(UserError, match=f"has no {name}"):
+        ModelDir.open(tree)
+
+
+def change(file, edit):
+    arrays = mx.load(str(file))
+    mx.eval(arrays)
+    edit(arrays)
+    file.unlink()
+    mx.save_safetensors(str(file), arrays)
+
+
+def test_what_does_not_fit_is_listed(tree):
+    """Names without a place at once; what is missing or misshapen when the networks are asked for it."""
+    change(tree / "vae_decoder.safetensors", lambda arrays: arrays.update({"vae_decoder.conv_in.more": mx.zeros(3)}))
+    change(tree / "vocoder.safetensors", lambda arrays: arrays.update({"stray": mx.zeros(3)}))
+    with pytest.raises(UserError, match=r"placed [\d,]+ of [\d,]+ tensors .* no place for stray of vocoder"):
+        ModelDir.open(tree)
+    change(tree / "vocoder.safetensors", lambda arrays: arrays.pop("stray"))
+    change(tree / "vocoder.safetensors", lambda arrays: arrays.pop("vocoder.conv_pre.bias"))
+    with pytest.raises(UserError) as error:
+        placed(ModelDir.open(tree))
+    assert "video_vae: unexpected: decoder.conv_in.more" in str(error.value)
+    assert "vocoder: missing: vocoder.conv_pre.bias" in str(error.value)
+    with pytest.raises(UserError, match=r"missing: vocoder\.conv_pre\.bias"):
+        ModelDir.open(tree).load("vocoder")
+
+
+def test_statistics_that_differ(tree):
+    """The two copies must be one."""
+    name = "vae_encoder.per_channel_statistics._std_of_means"
+    change(tree / "vae_encoder.safetensors", lambda arrays: arrays.update({name: arrays[name] + 1}))
+    with pytest.raises(UserError, match=r"differs from vae_decoder\.safetensors's"):
+        ModelDir.open(tree)
+
+
+@pytest.mark.parametrize("leaf", ["scales", "biases"])
+def test_a_packed_layer_that_lost_a_part(trees, tmp_path, leaf):
+    tree = shutil.copytree(trees[4], tmp_path / "damaged")
+    name = f"transformer.transformer_blocks.0.attn1.to_q.{leaf}"
+    change(tree / "transformer-dev.safetensors", lambda arrays: arrays.update({name: arrays[name][:, :1]}))
+    with pytest.raises(UserError, match=r"layer transformer_blocks\.0\.attn1\.to_q cannot be read"):
+        ModelDir.open(tree)
+
+
+def test_other_config(tree):
+    """A config of two of the four caption keys, as some repositories have, is refused by name."""
+    config = json.loads((tree / "embedded_config.json").read_text())
+    del config["transformer"]["caption_proj_before_connector"]
+    (tree / "embedded_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="caption_proj_before_connector"):
+        placed(ModelDir.open(tree))
+
+
+def test_digests_tell_models_apart(trees, tree):
+    """Quick ones, for there are no hashes: other values, other digests."""
+    same, model = ModelDir.open(tree).digests("transformer"), ModelDir.open(trees[None])
+    assert same == model.digests("transformer")
+    name = "transformer.transformer_blocks.1.attn1.to_q.weight"
+    change(tree / "transformer-dev.safetensors", lambda arrays: arrays.update({name: arrays[name] * 2}))
+    assert ModelDir.open(tree).digests("transformer") != same
+
+
+def test_convert_says_it_is_usable_already(trees):
+    done = command("convert", trees[None], "--dry-run")
+    assert done.returncode == 2
+    assert "generate -m" in done.stderr
