@@ -52,9 +52,3 @@ def change_each(model: nn.Module, change: Change) -> None:
     """Changes every block of a model whose blocks are fetched on demand, from now on."""
     blocks = blocks_on_demand(model)
     model.transformer_blocks = ChangedBlocks(blocks, dict.fromkeys(range(len(blocks)), change))
-
-
-def skeletons(model: nn.Module) -> list[Any]:
-    """The blocks of a model as they are in memory: all of their modules, not all of their numbers."""
-    blocks = blocks_on_demand(model)
-    return model.transformer_blocks if blocks is None else blocks.layers
