@@ -12,6 +12,7 @@ from typing import TypedDict, Unpack, overload
 
 from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.guidance import Guidance
@@ -66,6 +67,7 @@ class Fields(TypedDict, total=False):
     extend: float | None
     soften_onset: bool
     remove_offset: bool
+    dtype: str | None
 
 
 def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
@@ -83,6 +85,7 @@ def load(model: str | Path | None = None, *, text_encoder: str | None = None, re
     Raises:
         UserError: there is no such model, or it is damaged.
     """
+    settle()
     return Model(open_model(model, text_encoder), resident)
 
 
@@ -194,7 +197,8 @@ class Model:
             self._networks.close()
 
     def _run(self, job: Plan) -> Generator[Event, None, None]:
-        return follow(job, self._networks)
+        own = self._networks
+        return follow(job, own if own is not None and own.transformer_dtype == job.dtype else None)
 
 
 def _names(given: AdapterChoice | ImageChoice, kind: str) -> tuple[str, ...]:

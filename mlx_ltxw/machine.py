@@ -15,6 +15,8 @@ from typing import Any
 
 from mlx_ltxw.cuda_graphs import avoid_cuda_graphs
 from mlx_ltxw.heap import keep_freed_memory
+from mlx_ltxw.tf32 import LATE, avoid_tf32, tf32_is_used
+from mlx_ltxw.tf32 import VARIABLE as TF32
 
 _SMALL_CACHE, _LARGE_CACHE = 256 << 20, 4 << 30
 
@@ -88,6 +90,14 @@ def slow_blas() -> list[str]:
     ]
 
 
+def late_tf32() -> list[str]:
+    """A note for who let MLX multiply before anything here ran, so that it computes float32 in TF32; else nothing."""
+    avoid_tf32()
+    if on_cpu() or os.environ[TF32] != "0" or not tf32_is_used(_mlx()):
+        return []
+    return [LATE]
+
+
 def peak_memory() -> int:
     """Bytes: the larger of MLX's own peak and the process's resident peak.
 
@@ -99,12 +109,13 @@ def peak_memory() -> int:
 
 
 def settle() -> None:
-    """Makes the settings that MLX's work gains from: no CUDA graphs, freed memory kept on Linux.
+    """Makes the settings that MLX's work gains from: no CUDA graphs, no TF32, freed memory kept on Linux.
 
     They are the whole process's, so importing makes none of them; the command and each run call this. What the user has
     set otherwise stays.
     """
     avoid_cuda_graphs()
+    avoid_tf32()
     keep_freed_memory()
 
 

@@ -37,10 +37,10 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("pipeline", "adapter", "takes", "prompts")
 
 TESTS = {
-    "pipeline/adapters": "tests/pipeline/test_lock.py -k 'strength_zero or refused_under'",
+    "pipeline/adapters": "tests/pipeline/test_lock.py -k 'refused_under or strength_zero'",
     "pipeline/contexts": "tests/pipeline/test_end_to_end.py -k six_guided",
     "pipeline/decode": "tests/pipeline -k 'six_guided or test_audio_alone or each_clip'",
-    "pipeline/denoise": "tests/pipeline -k 'mask or six_guided or strength_zero'",
+    "pipeline/denoise": "tests/pipeline -k 'mask or six_guided or second_stage'",
     "pipeline/drift": "tests/pipeline/test_stages.py -k drift",
     "pipeline/encode": "tests/pipeline/test_end_to_end.py -k given_picture",
     "pipeline/events": "tests/pipeline/test_stages.py -k each_clip",
@@ -55,15 +55,15 @@ TESTS = {
     "pipeline/schedule": "tests/pipeline/test_guidance.py",
     "adapter/apply": "tests/adapter/test_apply.py",
     "adapter/branches": "tests/adapter/test_apply.py tests/adapter/test_formats.py",
-    "adapter/container": "tests/adapter/test_container.py",
+    "adapter/container": "tests/adapter/test_container.py -k 'not so_many'",
     "adapter/deltas": "tests/adapter/test_formats.py tests/adapter/test_describe.py tests/adapter/test_fuse.py",
-    "adapter/describe": "tests/adapter/test_describe.py",
+    "adapter/describe": "tests/adapter/test_describe.py -k 'not huge'",
     "adapter/export": "tests/adapter/test_export.py",
     "adapter/fields": "tests/adapter/test_fields.py tests/adapter/test_formats.py",
     "adapter/formats": "tests/adapter/test_formats.py tests/adapter/test_fields.py",
     "adapter/fuse": "tests/adapter/test_fuse.py",
     "adapter/keys": "tests/adapter/test_names.py tests/adapter/test_formats.py tests/adapter/test_fields.py",
-    "adapter/names": "tests/adapter/test_names.py tests/adapter/test_formats.py",
+    "adapter/names": "tests/adapter/test_names.py tests/adapter/test_formats.py -k 'not audio_stream_is'",
     "adapter/outline": "tests/adapter/test_describe.py tests/adapter/test_fields.py",
     "adapter/parts": "tests/adapter/test_formats.py tests/adapter/test_fields.py",
     "adapter/placing": "tests/adapter/test_apply.py tests/adapter/test_formats.py",
@@ -300,33 +300,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="rooms or modules: pipeline, adapter/apply")
     parser.add_argument("--again", type=Path, help="the survivors of an earlier run")
-    parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"), help="a line for each, added as it comes")
+    parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"), help="a line for each, as it comes; goes on")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of CPU for a module's tests")
     arguments = parser.parse_args()
     preload()
-    chosen = choose(arguments)
-    kept, log = KeptFixtures(Path(tempfile.mkdtemp())), arguments.out.with_suffix(".log")
-    in_fork(kept.make, 600, log)
-    limits: dict[str, float] = {}
-    for number, mutant in enumerate(chosen, 1):
-        if mutant.module not in limits:
-            code, seconds = run_tests(mutant.module, kept, 600, log)
-            limits[mutant.module] = 20 + 4 * seconds
-            print(f"{mutant.module}: tests take {seconds:.1f} s", flush=True)
-            if code:
-                sys.exit(f"The tests of {mutant.module} fail without any fault:\n{log.read_text()[-3000:]}")
-        result = try_one(mutant, kept, limits[mutant.module], log)
-        with arguments.out.open("a") as out:
-            out.write(json.dumps(result) + "\n")
-        if result["outcome"] != "killed":
-            print(
-                f"{number}/{len(chosen)} {mutant.module}:{mutant.line} {result['outcome']}\n{mutant.diff}", flush=True
-            )
-    tell(arguments.out)
+    out, log = arguments.out, arguments.out.with_suffix(".log")
+    lines = read_lines(out)
+    tried = {(line["module"], line["operator"], line["occurrence"]) for line in lines}
+    chosen = [each for each in choose(arguments) if (each.module, each.operator, each.occurrence) not in tried]
+    with tempfile.TemporaryDirectory() as folder:
+        kept = KeptFixtures(Path(folder))
+        in_fork(kept.make, 600, log)
+        for number, mutant in enumerate(chosen, 1):
+            result = try_one(mutant, kept, arguments.limit, log)
+            with out.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+            if result["outcome"] != "killed":
+                title = f"{number}/{len(chosen)} {mutant.module}:{mutant.line} {result['outcome']}"
+                print(f"{title}\n{mutant.diff}", flush=True)
+        lines = read_lines(out)
+        check_tests(lines, kept, log)
+    tell(lines)
 
 
-def tell(out: Path) -> None:
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def check_tests(lines: list[dict[str, Any]], kept: KeptFixtures, log: Path) -> None:
+    """That tests which nothing survived pass without a fault; a survivor shows it of the others."""
+    passed = {line["module"] for line in lines if line["outcome"] == "survived"}
+    for module in sorted({line["module"] for line in lines} - passed):
+        code, _ = run_tests(module, kept, 600, log)
+        if code:
+            sys.exit(f"The tests of {module} fail without any fault:\n{log.read_text()[-3000:]}")
+
+
+def tell(lines: list[dict[str, Any]]) -> None:
     """A table of rooms."""
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
     counts = Counter((line["module"].split("/")[0], line["outcome"]) for line in lines)
     for room in ROOMS:
         print(room, {outcome: count for (name, outcome), count in sorted(counts.items()) if name == room})

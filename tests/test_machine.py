@@ -10,13 +10,14 @@ from mlx_ltxw import heap
 from mlx_ltxw.blas import VARIABLE
 from mlx_ltxw.cuda_graphs import VARIABLE as CUDA_GRAPHS
 from mlx_ltxw.machine import Machine, on_cpu, this_machine
+from mlx_ltxw.tf32 import VARIABLE as TF32
 
 GB = 10**9
 ROOMS = ("models", "models.text", "weights", "adapter", "convert", "pipeline", "train", "train.data", "tree", "world")
 
 
 def python(code, **environment):
-    plain = {name: value for name, value in os.environ.items() if name not in (*heap.VARIABLES, CUDA_GRAPHS)}
+    plain = {name: value for name, value in os.environ.items() if name not in (*heap.VARIABLES, CUDA_GRAPHS, TF32)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, env=plain | environment, check=True).stdout.strip()
 

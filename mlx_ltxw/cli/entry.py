@@ -10,8 +10,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.cli import COMMANDS
 from mlx_ltxw.cli.fields import spelling
 from mlx_ltxw.errors import UserError
-
-_WATCHDOG = "Impacting Interactivity"
+from mlx_ltxw.gpu_errors import explained
 
 
 class LazyGroup(click.Group):
@@ -63,12 +62,9 @@ def call() -> int:
         return error.exit_code
     except click.Abort as error:
         raise KeyboardInterrupt from error
-    except RuntimeError as error:
-        if _WATCHDOG not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        told = explained(error)
+        if told is None:
             raise
-        click.echo(
-            "Error: the system ended the GPU's work because it held up the display. "
-            "Close other windows or choose a smaller size, and run it again.",
-            err=True,
-        )
+        click.echo(f"Error: {told.spelled(spelling(None))}", err=True)
         return 2

@@ -110,6 +110,10 @@ LONGEST_PROMPT = 1 << 20
     "--soften-onset/--keep-onset", default=None, help="Take down a click at the very start.  [default: soften]"
 )
 @click.option("--remove-offset/--keep-offset", default=None, help="Take out what lies below 20 Hz.  [default: remove]")
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Numbers of the transformer.  [default: bfloat16 on a GPU, float32 on a CPU]",
+)  # fmt: skip
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")

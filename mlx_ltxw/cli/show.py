@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, PartBegun, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
 
 
@@ -83,6 +83,9 @@ class Show:
             elif isinstance(event, Adapted):
                 for note in event.notes:
                     self.note(note)
+            elif isinstance(event, Suspect):
+                for note in event.notes:
+                    click.echo(f"Warning: seed {event.seed}: {note}", err=True)  # told even when quiet
             else:
                 self._say(event)
         return made
@@ -140,7 +143,9 @@ def line(**values: Any) -> None:
     sys.stdout.flush()
 
 
-def _facts(event: Conditioned | Adapted | Step | PartBegun) -> dict[str, Any]:
+def _facts(event: Conditioned | Adapted | Step | PartBegun | Suspect) -> dict[str, Any]:
+    if isinstance(event, Suspect):
+        return {"event": "suspect"} | vars(event)
     if isinstance(event, Adapted):
         return {"event": "adapted", "notes": event.notes}
     if isinstance(event, Step):

@@ -25,6 +25,10 @@ class Contexts:
         """(1, S, Dv)."""
         return self.video_contexts[1:2] if negative else self.video_contexts[:1]
 
+    def astype(self, dtype: mx.Dtype) -> Contexts:
+        """In the transformer's dtype."""
+        return Contexts(self.video_contexts.astype(dtype), self.audio_contexts.astype(dtype))
+
     def audio(self, negative: bool) -> mx.array:
         """(1, S, Da)."""
         return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.numbers import check_finite
 
 
 def decode_audio(networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int]:
@@ -33,6 +35,7 @@ def decode_audio(networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int]
     return np.asarray(waveform[0]), rate
 
 
+@telling_gpu_errors
 def decode_video(networks: Networks, tokens: mx.array, geometry: Geometry) -> Iterator[np.ndarray]:
     """Video tokens to pictures; nothing is loaded before the first are asked for.
 
@@ -47,5 +50,6 @@ def decode_video(networks: Networks, tokens: mx.array, geometry: Geometry) -> It
     vae = networks.video_vae()
     latent = tokens.reshape(1, *geometry.latent_shape, -1).astype(networks.dtype)
     for chunk in decode_tiled(vae, latent, Tiling()):
+        check_finite("The picture's values", chunk)
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
         yield np.asarray(mx.round(pixels).astype(mx.uint8))

@@ -88,7 +88,7 @@ def _encoded_sound(job: Plan, networks: Networks, material: Material) -> mx.arra
     if material.sound is None:
         return None
     vae = networks.audio_vae()
-    tokens = encode_sound(vae, material.sound(vae.config.sample_rate), job.geometry.audio_tokens, job.dtype)
+    tokens = encode_sound(vae, material.sound(vae.config.sample_rate), job.geometry.audio_tokens, networks.dtype)
     mx.eval(tokens)
     return tokens
 
@@ -96,7 +96,7 @@ def _encoded_sound(job: Plan, networks: Networks, material: Material) -> mx.arra
 def _video(job: Plan, networks: Networks, material: Material, geometry: Geometry) -> Given | None:
     if material.frames is None:
         return _with_images(job, networks, material, geometry) if material.images else None
-    tokens = encode_frames(networks.video_vae(), material.frames(geometry.width, geometry.height), job.dtype)
+    tokens = encode_frames(networks.video_vae(), material.frames(geometry.width, geometry.height), networks.dtype)
     frames, rows, columns = geometry.latent_shape
     made, each = made_of(job.settings, geometry), rows * columns
     if not made.video:
@@ -113,7 +113,7 @@ def _with_images(job: Plan, networks: Networks, material: Material, geometry: Ge
     vae = networks.video_vae()
     keyframes = placed(job.settings.images, geometry.frames)
     encoded = [
-        encode_picture(vae, read(geometry.width, geometry.height), job.dtype)
+        encode_picture(vae, read(geometry.width, geometry.height), networks.dtype)
         for read in material.images
     ]  # fmt: skip
     each, channels = encoded[0].shape[1:]

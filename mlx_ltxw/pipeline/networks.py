@@ -13,6 +13,7 @@ from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
 from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
 from mlx_ltxw.tree import share
+from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 
@@ -25,9 +26,13 @@ _CONTEXTS = 16
 class Networks:
     """A model's networks in one dtype.
 
+    Attributes:
+        transformer_dtype: As asked for.
+        dtype: Of all others but the vocoder.
+
     Args:
         model: Where the weights are.
-        dtype: Of weights and activations; the vocoder is fp32 in any case.
+        dtype: Of weights and activations; the vocoder is fp32 in any case, and fp16 is the transformer's alone.
         keep: Whether networks stay in memory once they are loaded. Otherwise each goes when its user is done.
         transformer: One that is in memory already, of the same weights; it is never changed.
         residency: Which of the transformer's blocks stay in memory.
@@ -42,7 +47,8 @@ class Networks:
         residency: Residency = RESIDENT,
     ) -> None:
         self.model = model
-        self.dtype = dtype
+        self.transformer_dtype = dtype
+        self.dtype = outside_transformer(dtype)
         self.keep = keep
         self.residency = residency
         self._transformer = transformer
@@ -55,7 +61,8 @@ class Networks:
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
         network = self._once(
-            f"transformer {audio_only}", lambda: self.model.load_transformer(self.dtype, audio_only, self.residency)
+            f"transformer {audio_only}",
+            lambda: self.model.load_transformer(self.transformer_dtype, audio_only, self.residency),
         )
         return share(network) if self.keep else network
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_ltxw.machine import Machine, slow_blas, this_machine
+from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.prompts.lines import check_lines
-from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -30,7 +30,7 @@ class Plan:
         settings: Every choice made.
         model: Where the weights are.
         stages: One after another.
-        dtype: bf16 or fp32, of weights and activations.
+        dtype: Of weights and activations; fp16 is the transformer's alone (`Networks`).
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
@@ -97,12 +97,13 @@ def plan(request: Request, model: ModelDir) -> Plan:
     chosen, distilled = choose(settings, config), choose_distilled(settings, config)
     check_together(chosen, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
     machine = this_machine()
-    weights = weights_in_memory(model, audio_only=settings.audio_only)
-    warnings = [*check_fit(weights, machine), *slow_blas()]
+    dtype = dtype_of(settings.dtype)
+    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only)
+    warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
         warnings += map(str, check_lines(settings.prompt, model.lines))
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, default_dtype(), chosen, machine, resident, tuple(warnings), distilled)
+    return Plan(settings, model, stages, dtype, chosen, machine, resident, tuple(warnings), distilled)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -29,6 +29,7 @@ DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
+DTYPES = ("bfloat16", "float16", "float32")
 SEEDS = 1 << 64
 _MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
 _MOST_SEEDS = 10_000
@@ -67,6 +68,7 @@ class Request:
         extend: Seconds that `video` is made longer; before its beginning where negative.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
+        dtype: Of the transformer: `bfloat16`, `float16` or `float32`; None is this machine's own.
     """
 
     prompt: str
@@ -97,6 +99,7 @@ class Request:
     extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("seeds", int), ("adapters", str), ("images", str)):
@@ -169,6 +172,7 @@ class Settings:
     pipeline: str = ONE_STAGE
     upsampler: str | None = None
     distilled_lora: str | None = None
+    dtype: str | None = None
 
     @property
     def makes_picture(self) -> bool:
@@ -278,6 +282,8 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_numbers(settings: Settings) -> None:
     """Refuses what no machine can make, before anything is allocated for it."""
+    if settings.dtype not in (None, *DTYPES):
+        raise UserError(f"There is no dtype '{settings.dtype}'.", f"Give one of {', '.join(DTYPES)}.")
     if settings.steps < 1:
         raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
     for name, most in _MOST.items():

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
@@ -31,12 +32,14 @@ from mlx_ltxw.pipeline.latents import (
     noise,
 )
 from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
 
 
+@telling_gpu_errors
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
 ) -> Generator[Event, None, None]:
@@ -57,6 +60,7 @@ def run(
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
     contexts = networks.contexts(job.prompts)
+    check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = conditions(job, networks, material)
     models: Transformers | None = None
@@ -102,7 +106,7 @@ def steps(
             latents = upsampled(latents, job.stages[number - 1].geometry, stage.upsampler, models.networks)
         own, before = models.of(stage), latents
         denoiser = Denoiser(
-            own.base, own.adapted, contexts, stage.video_guidance, stage.audio_guidance,
+            own.base, own.adapted, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
             *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
@@ -113,6 +117,7 @@ def steps(
             index, now, latents = index + 1, time.perf_counter(), kept.own(state)
             if step == stage.steps and not stage.finishes_sound and before is not None:
                 latents = latents._replace(audio=before.audio, adapted=before.adapted)
+            check_finite(f"The latents of step {index}", latents.video, latents.audio, latents.adapted)
             level = float(stage.sigmas[step - 1])
             yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents)
             clock = time.perf_counter()
@@ -149,6 +154,7 @@ def _sound(job: Plan, networks: Networks, latents: Latents, material: Material) 
         rate: int = job.model.network_config("vocoder").output_rate
         return material.sound(rate)[: round(job.geometry.seconds * rate)], rate
     waveform, rate = decode_audio(networks, latents.sound)
+    check_finite("The sound's samples", waveform)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.takes.compose import finished
+from mlx_ltxw.takes.events import Suspect
 from mlx_ltxw.takes.given import clip_frames, shown_frames
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
@@ -71,6 +73,8 @@ class Clip:
             path: Its ending says which.
             overwrite: Whether a file of that name may be replaced.
 
+        Warns: a picture of one colour, or silence.
+
         Raises:
             UserError: another ending, or the file cannot be written.
         """
@@ -78,8 +82,9 @@ class Clip:
         Output(path, overwrite=overwrite).check(self.settings)
         pictured = path.suffix.lower() == ".mp4" and self._made.video is not None
         made = dataclasses.replace(finished(self._made, self._job), video=iter([self.frames]) if pictured else None)
-        for _ in write_files([path], made, self.settings, clip_record(self._job, self._made.seed)):
-            pass
+        for event in write_files([path], made, self.settings, clip_record(self._job, self._made.seed)):
+            if isinstance(event, Suspect):
+                warnings.warn(" ".join(event.notes), stacklevel=2)
         return path
 
     def _decoded(self) -> np.ndarray:

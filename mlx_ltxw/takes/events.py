@@ -24,6 +24,19 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """Something is wrong with a clip, told before its files are there.
+
+    Attributes:
+        seed: The clip's random seed.
+        notes: A sentence for each thing, and what to do.
+    """
+
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Written:
     """One clip's files are there, each whole.
 
@@ -58,5 +71,5 @@ class PartBegun:
     kept: bool
 
 
-TakeEvent = Conditioned | Adapted | Step | Decoding | Written | PartBegun
+TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | PartBegun
 """Every event of `make` and `make_script`."""

@@ -15,14 +15,14 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.compose import composed, finished, span_notes
-from mlx_ltxw.takes.events import Decoding, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
-Writer = Callable[[Decoded, Plan], Iterator[Decoding]]
+Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
 
 
@@ -68,7 +68,7 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
     """
     output.check(job.settings)
 
-    def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
+    def write(clip: Decoded, job: Plan) -> Iterator[Decoding | Suspect]:
         return write_files(output.names(job.settings, clip.seed), clip, job.settings, clip_record(job, clip.seed))
 
     return written(job, write, lambda seed: tuple(output.names(job.settings, seed)), networks)

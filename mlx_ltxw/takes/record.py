@@ -19,6 +19,7 @@ from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import ONE_STAGE, lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.takes.sources import is_local, pinned
+from mlx_ltxw.weights.dtype import name_of
 
 Kind = Literal["clip", "script", "sample"]
 
@@ -217,5 +218,6 @@ def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
         lora = job.settings.distilled_lora
         local += [lora] if lora is not None and is_local(lora_source(lora)) else []
         hashes |= {spec: adapter_hashes(job)[spec] for spec in local}
-    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": jobs[0].model.identity}
+    model = {**jobs[0].model.identity, "dtype": name_of(jobs[0].dtype)}
+    about: dict[str, Any] = {"mlx_ltxw": __version__, "model": model}
     return about | ({"adapter_sha256": hashes} if hashes else {})

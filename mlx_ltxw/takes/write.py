@@ -14,12 +14,13 @@ from mlx_ltxw.media.remux import remux
 from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Settings
-from mlx_ltxw.takes.events import Decoding
+from mlx_ltxw.takes.events import Decoding, Suspect
+from mlx_ltxw.takes.suspect import Suspicion
 
 
 def write_files(
     paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any]
-) -> Iterator[Decoding]:
+) -> Iterator[Decoding | Suspect]:
     """Writes the files of one clip, each whole or not at all; its frames are decoded on the way.
 
     Args:
@@ -29,20 +30,24 @@ def write_files(
         metadata: Stored in each mp4 and wav.
 
     Yields:
-        How far the frames are.
+        How far the frames are; then, before the first file has its name, what is wrong with the clip, if anything is.
     """
     main, *others = paths
+    suspicion = Suspicion(clip, settings.makes_sound)
     if main.suffix.lower() == ".wav":
+        yield from _suspect(suspicion, clip)
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
     elif clip.video is None and settings.video is not None:
+        yield from _suspect(suspicion, clip)
         remux(settings.video, clip.waveform, main, metadata=metadata)
     elif clip.video is not None:
         size = settings.width, settings.height, settings.frame_rate
         kept = None if settings.makes_sound else settings.audio or settings.video
         with open_mp4(main, *size, metadata=metadata, sound_from=kept) as file:
             for frames in clip.video:
-                file.frames(frames)
+                file.frames(suspicion.frames(frames))
                 yield Decoding(clip.seed, file.count, settings.frames)
+            yield from _suspect(suspicion, clip)
             file.audio(clip.waveform)
     for path in others:
         if path.suffix == ".wav":
@@ -51,16 +56,28 @@ def write_files(
             write_spectrogram(path, clip.waveform, clip.rate)
 
 
-def write_lossless(path: Path, clip: Decoded, settings: Settings) -> Iterator[Decoding]:
-    """Writes a clip's picture, if it has one, as mp4, and then its sound as the wav `path`, both without loss."""
+def write_lossless(path: Path, clip: Decoded, settings: Settings) -> Iterator[Decoding | Suspect]:
+    """Writes a clip's picture, if it has one, as mp4, and then its sound as the wav `path`, both without loss.
+
+    Yields: as `write_files`.
+    """
+    suspicion = Suspicion(clip, settings.makes_sound)
     if clip.video is not None:
         picture = path.with_suffix(".mp4")
         size = settings.width, settings.height, settings.frame_rate
         with open_mp4(picture, *size, sound=False, lossless=True) as file:
             for frames in clip.video:
-                file.frames(frames)
+                file.frames(suspicion.frames(frames))
                 yield Decoding(clip.seed, file.count, settings.frames)
+            yield from _suspect(suspicion, clip)
+    else:
+        yield from _suspect(suspicion, clip)
     write_wav(path, clip.waveform, clip.rate, subtype="FLOAT")
+
+
+def _suspect(suspicion: Suspicion, clip: Decoded) -> Iterator[Suspect]:
+    if notes := suspicion.notes:
+        yield Suspect(clip.seed, notes)
 
 
 def all_frames(clip: Decoded) -> np.ndarray | None:

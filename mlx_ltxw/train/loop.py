@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import on_cpu, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.plan import latent_grid
@@ -87,6 +88,7 @@ def check_folder(run: Path, resume: bool) -> None:
         )
 
 
+@telling_gpu_errors
 def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainingEvent]:
     """Trains to the end, from the newest checkpoint if there is one.
 

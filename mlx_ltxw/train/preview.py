@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.prompts.registers import parse
-from mlx_ltxw.takes.events import Decoding, Written
+from mlx_ltxw.takes.events import Decoding, Suspect, Written
 from mlx_ltxw.takes.make import written
 from mlx_ltxw.takes.record import sample_record
 from mlx_ltxw.takes.write import write_files
@@ -148,7 +148,7 @@ def _make(
     paths = [folder / name for name in names]
     figures: Measurement | None = None
 
-    def write(clip: Decoded, job: Plan) -> Iterator[Decoding]:
+    def write(clip: Decoded, job: Plan) -> Iterator[Decoding | Suspect]:
         return write_files(paths, clip, job.settings, sample_record(job, clip.seed, step))
 
     for event in written(job, write, networks=networks):

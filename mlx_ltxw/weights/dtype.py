@@ -6,9 +6,31 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import on_cpu
 
+NAMED = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+"""What a user may ask for."""
+
+
+def dtype_of(name: str | None) -> mx.Dtype:
+    """The dtype of a name of `NAMED`; of None this machine's own."""
+    return default_dtype() if name is None else NAMED[name]
+
+
+def name_of(dtype: mx.Dtype) -> str:
+    """The name of a dtype of `NAMED`."""
+    return next(name for name, one in NAMED.items() if one == dtype)
+
+
+def outside_transformer(dtype: mx.Dtype) -> mx.Dtype:
+    """The dtype of the text path and the autoencoders: float16 is the transformer's alone, for Gemma-3 overflows it."""
+    return mx.bfloat16 if dtype == mx.float16 else dtype
+
 
 def default_dtype() -> mx.Dtype:
-    """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact."""
+    """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact.
+
+    M1 and M2 compute bfloat16 in float32's units; that float16 is as faithful there has not been shown
+    (`docs/decisions/0052-float16.md`), so it is asked for with {field:dtype} alone.
+    """
     return mx.float32 if on_cpu() else mx.bfloat16
 
 

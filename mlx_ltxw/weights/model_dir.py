@@ -207,19 +207,20 @@ class ModelDir:
         Args:
             component: A name of `mlx_ltxw.weights.components.COMPONENTS`, or an upsampler's.
             dtype: Of weights and activations; by default bfloat16 on a GPU and float32 on the CPU. The vocoder and
-                the scale-shift tables are float32 in any case.
+                the scale-shift tables are float32 in any case, and float16 is the transformer's alone.
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
             residency: For the transformer and the text encoder: which layers stay in memory, None for all.
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
-        from mlx_ltxw.weights.dtype import default_dtype, memory_dtype
+        from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.loading import fill, quantize_layers
         from mlx_ltxw.weights.streaming import RESIDENT, stream_layers
 
         residency = residency or RESIDENT
         target = dtype or default_dtype()
+        target = target if component == "transformer" else outside_transformer(target)
         if component == TEXT_ENCODER:
             from mlx_ltxw.weights.text import load_gemma
 

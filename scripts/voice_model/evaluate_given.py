@@ -27,7 +27,7 @@ from scripts.voice_model.measure import RATE, Voicing, nearest
 from scripts.voice_model.mouth import correlation, heard_opening, seen_opening
 from scripts.voice_model.true_clips import cepstra_of, speak_missing, true_cepstra
 
-STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+STRENGTHS = (0.5, 0.7, 0.8, 0.9, 1.0)
 FACE = 0.05, 0.62
 """Of a picture's height: hair, eyes and cheeks, above the mouth."""
 

@@ -117,22 +117,27 @@ def test_confusion_at_five_levels_and_three_rates(capsys):
 
 @needs_recordings
 def test_confidence_is_what_comes_true(capsys):
-    """Of the answers given with a confidence, about that share is right; soft by level alone cannot be judged here."""
+    """Of the answers given with a confidence, about that share is right; soft by level alone cannot be judged here.
+
+    More may be right than was said: with the sounds of Debian 12 all 130 are, which is 0.08 of modesty. Fewer may not.
+    """
     said, right = [], []
     for kind, _, _, one in measured():
         if not one.rests_on.startswith("level alone"):
             said.append(one.confidence)
             right.append(one.register == kind)
     said, right = np.array(said), np.array(right)
-    error = 0.0
+    error = boast = 0.0
     lines = []
     for low, high in ((0, 0.5), (0.5, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 0.95), (0.95, 1.01)):
         held = (said >= low) & (said < high)
         if held.any():
-            error += held.mean() * abs(said[held].mean() - right[held].mean())
             claimed, true = said[held].mean(), right[held].mean()
+            error += held.mean() * abs(claimed - true)
+            boast += held.mean() * max(0.0, claimed - true)
             lines.append(f"{low:.2f} to {min(high, 1):.2f}: {held.sum():4} said {claimed:.3f}, right {true:.3f}")
     with capsys.disabled():
         print("\n\nconfidence against accuracy, expected calibration error", f"{error:.3f}", *lines, sep="\n")
-    assert error < 0.08
+    assert error < 0.12
+    assert boast < 0.03
     assert right[said > 0.9].mean() > 0.95

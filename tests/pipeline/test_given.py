@@ -6,14 +6,19 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_ltxw.pipeline.drift import drift
 from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.keyframes import Keyframe, appended_positions, placed
-from mlx_ltxw.pipeline.latents import Latents, appended_noise
+from mlx_ltxw.pipeline.latents import Conditions, Given, Latents, Remade, appended_noise
+from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.pipeline.spans import Stretch, audio_bounds, seconds_of, video_bounds
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.model_dir import ModelDir
 from tests.numbers import relative_error as error
 from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, official, request  # noqa: F401
 from tests.reference import given as oracle
@@ -22,6 +27,7 @@ from tests.reference import pipeline as reference
 GRID = LatentGrid(8, 32, 32, 0.01, 4)
 CLIP = Geometry(96, 64, 97, 24.0, GRID)  # 13 latent frames, 101 audio tokens
 RANDOM = np.random.default_rng(5)
+SMALL = RANDOM.uniform(0, 255, (17, 32, 64, 3)).astype(np.uint8)
 FRAMES = RANDOM.integers(0, 256, (17, 64, 96, 3), dtype=np.uint8)
 WAVE = (RANDOM.standard_normal((11500, 2)) * 0.1).astype(np.float32)  # 17 frames last for 11333 samples
 
@@ -202,3 +208,78 @@ def test_a_sound_made_again_starts_at_its_level(dev):
     whole, _ = made(dev, job, start, material, audio="line.wav", revoice=1.0)
     fresh, _ = made(dev, job, start, Material())
     assert error(whole[-1].audio, fresh[-1].audio) < 1e-5  # nothing is left of the given sound
+
+
+BUILT_IN = Request(PROMPT, seeds=(3,), width=64, height=32, frames=17, steps=3)
+
+
+def latents_of(material, **fields):
+    """The final latents of a short run of the built-in model."""
+    events = run(plan(dataclasses.replace(BUILT_IN, **fields), ModelDir.open(BUILTIN_MODEL)), material=material)
+    return [event.latents for event in events if isinstance(event, Step)][-1]
+
+
+@pytest.mark.parametrize(
+    ("material", "fields"),
+    [
+        (Material(images=[lambda w, h: SMALL[0], lambda w, h: SMALL[16]]), {"images": ("a", "b@last")}),
+        (Material(frames=lambda *_: SMALL, sound=lambda _: WAVE), {"video": "clip.mp4", "retake": "0.2-0.4"}),
+        (Material(frames=lambda *_: SMALL[:9], sound=lambda _: WAVE), {"video": "clip.mp4", "extend": 0.3}),
+    ],
+    ids=["pictures", "stretch", "longer"],
+)
+def test_the_lock_holds_with_what_is_given(material, fields):
+    """Picture and base sound are bit for bit those without the adapter; the adapted sound keeps what is given."""
+    plain = latents_of(material, **fields)
+    locked = latents_of(material, adapters=("whisper",), **fields)
+    assert np.array_equal(plain.video, locked.video)
+    assert np.array_equal(plain.audio, locked.audio)
+    different = np.any(np.asarray(locked.adapted) != np.asarray(plain.audio), axis=-1)[0]
+    settings = plan(dataclasses.replace(BUILT_IN, **fields), ModelDir.open(BUILTIN_MODEL)).settings
+    made_anew = made_of(settings, Geometry(64, 32, 17, 24.0, GRID)).audio.mask(18)[0].astype(bool)
+    np.testing.assert_array_equal(different, made_anew)
+
+
+def test_under_the_lock_a_sound_made_again_leaves_the_picture_of_the_given_one():
+    material = Material(sound=lambda _: WAVE)
+    plain = latents_of(material, audio="line.wav")
+    locked = latents_of(material, audio="line.wav", revoice=0.7, adapters=("whisper",))
+    assert np.array_equal(plain.video, locked.video)
+    assert np.array_equal(plain.audio, locked.audio)  # the given sound, which the picture reads
+    assert error(locked.adapted, plain.audio) > 0.05
+    unlocked = latents_of(material, audio="line.wav", revoice=0.7, adapters=("whisper",), lock_video=False)
+    assert not np.array_equal(plain.video, unlocked.video)
+
+
+def test_a_stage_after_another_begins_where_that_one_ended():
+    """By hand: what is given stays, appended tokens start from noise alone, a sound made again goes no higher than its
+    level."""
+    previous, noise = np.array([[[2.0], [4.0]]]), np.array([[[1.0], [1.0], [8.0]]])
+    tokens, mask = mx.array([[[7.0], [0.0], [5.0]]]), mx.array([[0.0, 1.0, 0.5]])
+    given = Given(tokens, mask, np.zeros((1, 3, 1), np.float32))
+    begun = given.begin(mx.array(previous), mx.array(noise), 0.5)
+    np.testing.assert_allclose(begun, [[[7.0], [2.5], [4.5]]])  # 4 and 1 half and half; 0 and 8, half of it 5
+    again = Remade(mx.array(previous * 10), 0.25)
+    np.testing.assert_allclose(again.begin(mx.array(previous), mx.array(noise[:, :2]), 0.5), [[[1.75], [3.25]]])
+    np.testing.assert_allclose(again.begin(None, mx.array(noise[:, :2]), 1.0), [[[15.25], [30.25]]])
+    assert Conditions(video=given).own(Latents(mx.array(noise), mx.array(previous))).video.shape == (1, 2, 1)
+
+
+def test_drift_is_measured_with_what_is_given():
+    """Without an adapter acting there is none, whatever is given."""
+    material = Material(images=[lambda w, h: SMALL[0], lambda w, h: SMALL[16]])
+    asked = dataclasses.replace(BUILT_IN, images=("a", "b@last"))
+    job = plan(asked, ModelDir.open(BUILTIN_MODEL))
+    networks = Networks(job.model, job.dtype)
+    (found,) = drift(job, {3: latents_of(material, images=("a", "b@last"))}, networks, material=material)
+    assert (found.video, found.audio) == (0, 0)
+
+
+def test_a_register_in_time_acts_on_the_clips_own_tokens():
+    """Tokens of keyframes have times of their own, so that strengths in time fit."""
+    material = Material(images=[lambda w, h: SMALL[16]])
+    locked = latents_of(
+        material, images=("a@last",), adapters=("whisper",), register_at="0-0.4=whispering,0.4-1=normal"
+    )
+    plain = latents_of(material, images=("a@last",))
+    assert np.array_equal(plain.video, locked.video)

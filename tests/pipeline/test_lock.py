@@ -190,3 +190,24 @@ def test_adapter_of_another_model_is_refused(dev, tmp_path):
     save_file({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}, path)
     with pytest.raises(UserError, match="4 by 4"):
         plan(dataclasses.replace(REQUEST, adapters=(str(path),)), dev)
+
+
+@pytest.mark.parametrize("level", [None, 0.25], ids=["the base's level", "a level of its own"])
+def test_the_second_stream_reads_the_text_at_its_own_level(level):
+    """Where it shares the base's level it shares the base's reading of the text too; else it reads anew."""
+    model, reference = model_pair()
+    video, audio = inputs()
+    second = audio | {"latent": audio["latent"] * 0.5 + 0.1}
+    if level is not None:
+        second |= {"sigma": np.full(1, level, np.float32), "timesteps": np.full((1, 1), level, np.float32)}
+    with torch.inference_mode():
+        double = [official.modality({k: v.astype(np.float64) for k, v in x.items()}) for x in (video, audio, second)]
+        want = two_streams(reference.double(), copy.deepcopy(reference).double(), *double)
+    streams = [ours(model.config, model.config.video, video)]
+    streams += [ours(model.config, model.config.audio, x) for x in (audio, second)]
+    if level is None:
+        streams[2] = streams[1]._replace(latent=streams[2].latent)
+    else:
+        streams[2] = streams[2]._replace(context=streams[1].context)
+    got = model.locked(model, *streams)
+    assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) < 5e-5

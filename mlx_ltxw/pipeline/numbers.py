@@ -1,0 +1,31 @@
+"""Results that are no numbers end a run at once, with a sentence."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.errors import UserError
+
+_HINT = (
+    "Run `mlx-ltxw doctor`, which checks this machine and, with {field:model}, the weights; with "
+    "{field:dtype=float32} nothing overflows."
+)
+
+
+def check_finite(what: str, *arrays: mx.array | np.ndarray | None) -> None:
+    """Ends a run whose numbers are lost.
+
+    Args:
+        what: They are, for the message.
+        arrays: Evaluated; None is passed over.
+
+    Raises:
+        UserError: some are NaN or infinite.
+    """
+    for array in arrays:
+        if array is None:
+            continue
+        finite = mx.isfinite(array) if isinstance(array, mx.array) else np.isfinite(array)
+        if not finite.all().item():
+            raise UserError(f"{what} are no numbers any more (NaN or infinite).", _HINT)

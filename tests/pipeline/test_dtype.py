@@ -1,0 +1,73 @@
+"""The transformer's numbers: asked for, kept in the metadata, and float16 for the transformer alone."""
+
+import json
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_ltxw.api import Model
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.request import DTYPES, Request
+from mlx_ltxw.takes.record import read_record
+from mlx_ltxw.weights.dtype import NAMED
+from tests.convert.made import ROOT
+from tests.numbers import relative_error
+
+SIZE = {"frames": 9, "width": 64, "height": 64, "steps": 2}
+
+
+def dtypes(network):
+    return {value.dtype for _, value in tree_flatten(network.parameters())}
+
+
+def test_float16_is_the_transformers_alone(made_model):
+    job = plan(Request("a room", **SIZE, dtype="float16"), made_model)
+    networks = Networks(made_model, job.dtype)
+    assert dtypes(networks.transformer()) == {mx.float16, mx.float32}  # tables
+    assert dtypes(networks.video_vae()) == dtypes(networks.audio_vae()) == {mx.bfloat16}
+    assert dtypes(made_model.load_text_encoder(mx.float16).model) == {mx.bfloat16}
+    assert networks.contexts(job.prompts).video_contexts.dtype == mx.bfloat16
+    assert dtypes(networks.vocoder()) == {mx.float32}
+
+
+def test_errors_against_float32(made_model):
+    """A whole run: float16 within its 10 bits, bfloat16 within its 7, of the same latents."""
+    made = {}
+    for name in DTYPES:
+        *_, last = (e for e in Model(made_model, resident=False).stream(Request("a room", **SIZE, dtype=name))
+                    if hasattr(e, "latents"))  # fmt: skip
+        made[name] = np.asarray(last.latents.video)
+    errors = {name: relative_error(made[name], made["float32"]) for name in DTYPES}
+    assert errors["float32"] == 0 < errors["float16"] < errors["bfloat16"] < 0.1
+
+
+def test_the_metadata_makes_it_again(made_model, tmp_path):
+    clip = Model(made_model).generate("a room", **SIZE | {"audio_only": True}, dtype="float16")
+    clip.save(tmp_path / "a.wav")
+    record = read_record(tmp_path / "a.wav")
+    assert record.model["dtype"] == record.requests[0].dtype == "float16"
+    Model(made_model).generate("a room", **SIZE | {"audio_only": True}).save(tmp_path / "b.wav")
+    record = read_record(tmp_path / "b.wav")
+    assert record.requests[0].dtype is None
+    assert NAMED[record.model["dtype"]] == plan(Request("a room", **SIZE), made_model).dtype
+
+
+def test_other_names_are_refused(made_model):
+    with pytest.raises(UserError, match=r"no dtype .int8.\. Give one of bfloat16, float16, float32"):
+        plan(Request("a room", **SIZE, dtype="int8"), made_model)
+
+
+def test_the_measuring_script():
+    size = ["--layers", "1", "--scale", "16", "--width", "32", "--height", "32", "--frames", "9", "--text-tokens", "8"]
+    command = [sys.executable, "-m", "scripts.half_precision", *size]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    _, exact, bfloat16, float16 = map(json.loads, done.stdout.splitlines())
+    assert exact["video_error"] == 0
+    assert 0 < float16["audio_error"] < bfloat16["audio_error"] < 0.05
+    assert exact["largest"] > 0
