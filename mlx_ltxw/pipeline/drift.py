@@ -34,9 +34,13 @@ class Drift:
 
 
 def drift(
-    job: Plan, made: dict[int, Latents], networks: Networks, follow: Callable[[Step], object] = lambda _: None,
-    noise_source: NoiseSource = noise, material: Material = NO_MATERIAL,
-) -> Iterator[Drift]:  # fmt: skip
+    job: Plan,
+    made: dict[int, Latents],
+    networks: Networks,
+    follow: Callable[[Step], object] = lambda _: None,
+    noise_source: NoiseSource = noise,
+    material: Material = NO_MATERIAL,
+) -> Iterator[Drift]:
     """Denoises the job's clips without its adapters and compares.
 
     Args:
