@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from mlx_ltxw.models.transformer import Block, Blocks
 
-Change = Callable[[Block], Block]
+Fitting = Callable[[Block], Block]
 """A block of the base to the changed one; it may share the base's arrays."""
 
 
@@ -21,7 +21,7 @@ class ChangedBlocks:
         changes: By index.
     """
 
-    def __init__(self, blocks: Blocks[Block], changes: Mapping[int, Change]) -> None:
+    def __init__(self, blocks: Blocks[Block], changes: Mapping[int, Fitting]) -> None:
         self.blocks, self.changes = blocks, changes
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ def blocks_on_demand(model: nn.Module) -> Any:
     return None if isinstance(blocks, list) else blocks
 
 
-def change_each(model: nn.Module, change: Change) -> None:
+def change_each(model: nn.Module, change: Fitting) -> None:
     """Changes every block of a model whose blocks are fetched on demand, from now on."""
     blocks = blocks_on_demand(model)
     model.transformer_blocks = ChangedBlocks(blocks, dict.fromkeys(range(len(blocks)), change))
