@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import check_writable
+from mlx_ltxw.files import check_free, check_writable
 from mlx_ltxw.pipeline.request import Settings
+
+_WAV = 48_000 * 4  # bytes a second of stereo in 16 bits
+_AAC = 32_000
+_PIXEL = 0.1  # bytes of a busy picture's pixel
+_PNG = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,20 @@ class Output:
         for path in names:
             check_writable(path)
         refuse_existing(names, self.overwrite)
+        needed = sum(_bytes(path, settings) for path in names)
+        check_free(self.path.parent, needed, "the clip needs", "or choose another folder.")
+
+
+def _bytes(path: Path, settings: Settings) -> int:
+    """About what a file takes."""
+    seconds = settings.frames / settings.frame_rate
+    if path.suffix.lower() == ".wav":
+        return round(seconds * _WAV)
+    if path.suffix.lower() == ".png":
+        return _PNG
+    if settings.video is not None:
+        return Path(settings.video).stat().st_size
+    return round(seconds * _AAC + settings.frames * settings.width * settings.height * _PIXEL)
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
