@@ -240,10 +240,10 @@ class BlendedAttention(nn.Module):
         adapted = self.adapted(x, context.adapted, rope, key_rope, values_only, done)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
-    def read(self, context: mx.array, shared: Read | None = None) -> BlendedRead:
+    def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> BlendedRead:
         """As the attention, without and with the adapter."""
         base = self._bare.read(context) if shared is None else shared
-        return BlendedRead.of(base, self.adapted.read(context, base))
+        return BlendedRead.of(base._replace(counts=counts), self.adapted.read(context, base, counts))
 
 
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
