@@ -156,7 +156,13 @@ def test_closing_the_events_ends_the_run(model):
 def test_keywords_of_generate_are_the_requests_fields():
     from mlx_ltxw.api import Fields
 
-    fields = {field.name for field in dataclasses.fields(ltx.Request)} - {"prompt", "seeds", "adapters", "images"}
+    fields = {field.name for field in dataclasses.fields(ltx.Request)} - {
+        "prompt",
+        "seeds",
+        "adapters",
+        "images",
+        "takes",
+    }
     assert set(typing.get_type_hints(Fields)) == fields
 
 
