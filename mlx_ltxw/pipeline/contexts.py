@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import STREAMED
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,18 @@ class Contexts:
         return self.audio_contexts[mx.array([self.prompts.index(prompt) for prompt in prompts])]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
+def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype) -> Contexts:
     """Encodes the prompts.
 
     Args:
         model_dir: Holds the text encoder, projection and connectors.
         prompts: The prompt and, where guidance needs it, the negative prompt.
         dtype: bf16 or fp32, of the contexts.
-        in_pieces: See `Machine.in_pieces`.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
-    encoder = model_dir.load_text_encoder(dtype, in_pieces)
+    encoder = model_dir.load_text_encoder(dtype, STREAMED)
     ids, mask = encoder.tokenize(prompts)
     hidden = encoder.hidden_states(ids, mask)
     mx.eval(hidden, mask)
