@@ -272,6 +272,9 @@ def test_a_configuration_beside_other_names_is_named(base, tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["r"]}))
     assert read(tmp_path / "a.safetensors").notes == ()  # scale 1 either way
+    by_root = config | {"lora_alpha": 6, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(by_root))
+    assert "gives scale 2.12132, which" in read(tmp_path / "a.safetensors").notes[0]  # 6 / sqrt(8)
     (tmp_path / "adapter_config.json").write_text("{")
     assert "is not applied" in read(tmp_path / "a.safetensors").notes[0]
 
