@@ -173,7 +173,13 @@ def test_a_picture_and_a_sound_are_given_by_name(model, clip, tmp_path):
 def test_keywords_of_generate_are_the_requests_fields():
     from mlx_ltxw.api import Fields
 
-    fields = {field.name for field in dataclasses.fields(ltx.Request)} - {"prompt", "seeds", "adapters", "images"}
+    fields = {field.name for field in dataclasses.fields(ltx.Request)} - {
+        "prompt",
+        "seeds",
+        "adapters",
+        "images",
+        "takes",
+    }
     assert set(typing.get_type_hints(Fields)) == fields
 
 

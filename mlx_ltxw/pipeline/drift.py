@@ -34,9 +34,13 @@ class Drift:
 
 
 def drift(
-    job: Plan, made: dict[int, Latents], networks: Networks, follow: Callable[[Step], object] = lambda _: None,
-    noise_source: NoiseSource = noise, material: Material = NO_MATERIAL,
-) -> Iterator[Drift]:  # fmt: skip
+    job: Plan,
+    made: dict[int, Latents],
+    networks: Networks,
+    follow: Callable[[Step], object] = lambda _: None,
+    noise_source: NoiseSource = noise,
+    material: Material = NO_MATERIAL,
+) -> Iterator[Drift]:
     """Denoises the job's clips without its adapters and compares.
 
     Args:
@@ -48,7 +52,7 @@ def drift(
         material: What that run was given.
     """
     plain = job.without_adapters()
-    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    contexts = networks.contexts(job.prompts)
     given = conditions(plain, networks, material)
     models, base = transformers(plain, networks), {}
     for seed in made:

@@ -44,11 +44,21 @@ class Trained:
 
 
 def train(
-    data: str | Path, out: str | Path, model: str | Path | ModelDir | HasDirectory | None = None, *,
-    resume: bool = False, speaker: str | None = None, manner: str | None = None, scene: str | None = None,
-    audio_only: bool = False, transcribe: bool = False, cache: str | Path | None = None, force: bool = False,
-    follow: Callable[[TrainingEvent], object] = lambda _: None, **options: Any,
-) -> Trained:  # fmt: skip
+    data: str | Path,
+    out: str | Path,
+    model: str | Path | ModelDir | HasDirectory | None = None,
+    *,
+    resume: bool = False,
+    speaker: str | None = None,
+    manner: str | None = None,
+    scene: str | None = None,
+    audio_only: bool = False,
+    transcribe: bool = False,
+    cache: str | Path | None = None,
+    force: bool = False,
+    follow: Callable[[TrainingEvent], object] = lambda _: None,
+    **options: Any,
+) -> Trained:
     """Trains an adapter on clips, to the end.
 
     Args:

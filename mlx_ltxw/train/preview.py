@@ -93,9 +93,14 @@ def samples_folder(run_folder: Path, step: int) -> Path:
 
 
 def make_samples(
-    run_folder: Path, step: int, adapter: Path | None, prompts: Sequence[str], model: ModelDir,
-    transformer: Transformer, config: TrainConfig,
-) -> Generator[Sampling, None, list[Sample]]:  # fmt: skip
+    run_folder: Path,
+    step: int,
+    adapter: Path | None,
+    prompts: Sequence[str],
+    model: ModelDir,
+    transformer: Transformer,
+    config: TrainConfig,
+) -> Generator[Sampling, None, list[Sample]]:
     """Makes the samples of a step, or reads them when they were made before.
 
     Closing it leaves no sample half-written; they are made anew the next time.

@@ -74,9 +74,15 @@ class Clips:
 
 
 def begin(
-    run: Path, given: RunArguments, world: World, *, file: Path | None = None, settings: Sequence[str] = (),
-    resume: bool = False, model: ModelDir | None = None,
-) -> Begun:  # fmt: skip
+    run: Path,
+    given: RunArguments,
+    world: World,
+    *,
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    model: ModelDir | None = None,
+) -> Begun:
     """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
 
     Args:
@@ -129,9 +135,11 @@ def keep_record(begun: Begun) -> None:
 
 
 def prepare_clips(
-    begun: Begun, *, progress: OnProgress = lambda *_: None,
+    begun: Begun,
+    *,
+    progress: OnProgress = lambda *_: None,
     tell: Callable[[Sequence[Finding]], object] = lambda _: None,
-) -> Clips:  # fmt: skip
+) -> Clips:
     """Cuts, checks and encodes the clips.
 
     Args:

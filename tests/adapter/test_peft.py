@@ -269,6 +269,9 @@ def test_a_configuration_beside_other_names_is_named(base, tmp_path):
     adapter = read(tmp_path / "a.safetensors")
     assert {delta.scale for delta in adapter.deltas.values()} == {1.0}
     assert "gives scale 0.25, which is not applied" in adapter.notes[0]
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["r"]}))
+    assert read(tmp_path / "a.safetensors").notes == ()  # scale 1 either way
     (tmp_path / "adapter_config.json").write_text("{")
     assert "is not applied" in read(tmp_path / "a.safetensors").notes[0]
 

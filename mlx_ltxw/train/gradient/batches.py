@@ -52,9 +52,13 @@ class Batches:
     """
 
     def __init__(
-        self, files: Sequence[Path], transformer: Transformer, grid: LatentGrid, config: TrainConfig,
+        self,
+        files: Sequence[Path],
+        transformer: Transformer,
+        grid: LatentGrid,
+        config: TrainConfig,
         share: tuple[int, int] = (0, 1),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.files, self.transformer, self.grid, self.config = list(files), transformer, grid, config
         self.rank, self.machines = share
         if config.batch_size < self.machines:
