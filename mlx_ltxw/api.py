@@ -18,7 +18,8 @@ from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
 from mlx_ltxw.pipeline.guidance import Guidance
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.request import SEED, Request
+from mlx_ltxw.prompts.takes import takes_of
 from mlx_ltxw.takes.clip import Clip
 from mlx_ltxw.takes.describe import Described, describe
 from mlx_ltxw.takes.export import Exported, export
@@ -38,6 +39,10 @@ ImageChoice = str | Path | Sequence[str | Path] | None
 
 AdapterChoice = str | Path | Sequence[str | Path] | None
 """One or several of `NAME|FILE|REPO[:STRENGTH]`."""
+
+
+Takes = int | str | Sequence[str]
+"""A number of seeds, manners between commas, or a list of takes."""
 
 
 class Fields(TypedDict, total=False):
@@ -129,19 +134,27 @@ class Model:
         *,
         adapter: AdapterChoice = None,
         image: ImageChoice = None,
-        seed: int = 10,
+        seed: int = SEED,
+        takes: None = None,
         **fields: Unpack[Fields],
     ) -> Clip: ...
 
     @overload
     def generate(
         self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: Sequence[int],
+        takes: Takes | None = None, **fields: Unpack[Fields],
+    ) -> list[Clip]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None,
+        seed: int | Sequence[int] = SEED, takes: Takes,
         **fields: Unpack[Fields],
     ) -> list[Clip]: ...  # fmt: skip
 
     def generate(
-        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None, seed: int | Sequence[int] = 10,
-        **fields: Unpack[Fields],
+        self, prompt: str, *, adapter: AdapterChoice = None, image: ImageChoice = None,
+        seed: int | Sequence[int] = SEED, takes: Takes | None = None, **fields: Unpack[Fields],
     ) -> Clip | list[Clip]:  # fmt: skip
         """Makes a clip.
 
@@ -150,15 +163,20 @@ class Model:
             adapter: `whisper`, a file, a Hub repository, each with `:STRENGTH` behind it if wanted; or several.
             image: A picture the clip begins with, `FILE@FRAME:STRENGTH` for one at another frame; or several.
             seed: Of the noise; -1 for any. Several seeds give a list of clips.
+            takes: Several sounds on one picture, which is made once: a number of seeds, `"whispering, soft, normal"`,
+                or a list such as `["soft", "adapter=whisper:0.8 seed=3"]`. They give a list of clips.
             **fields: Of `Request`: `steps=8`, `audio_only=True`, `lock_video=False`, ...
 
         Raises:
             UserError: the model cannot make it.
         """
         seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
-        named = {"adapters": _names(adapter, "adapter"), "images": _names(image, "picture")}
+        named = {
+            "adapters": _names(adapter, "adapter"), "images": _names(image, "picture"),
+            "takes": () if takes is None else takes_of(takes),
+        }  # fmt: skip
         clips = list(self.clips(Request(prompt, seeds=seeds, **named, **fields)))  # type: ignore[arg-type]
-        return clips if isinstance(seed, Sequence) else clips[0]
+        return clips if isinstance(seed, Sequence) or takes is not None else clips[0]
 
     def clips(self, request: Request) -> Iterator[Clip]:
         """Makes the clips of a request one after another, each given when it is done.
@@ -176,7 +194,7 @@ class Model:
 
         Yields:
             Conditioned; Adapted, if there are adapters; for each seed Step after Step, each with the latents after it,
-            and Decoded with the clip.
+            and Decoded with the clip, or one for each take.
 
         Raises:
             UserError: the model cannot make it.

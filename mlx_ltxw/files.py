@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.printing import readable
 
 LARGEST_TEXT = 64 << 20
 """Bytes of the largest text or table that is read whole, unless a caller says otherwise."""
@@ -54,6 +56,25 @@ def check_writable(path: Path | str) -> None:
             raise UserError(f"{path} cannot be written: it is not a plain file.", "Choose another output name.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{path} cannot be written: {folder} is not writable.", _ANOTHER)
+
+
+def check_free(folder: Path, needed: int, what: str, hint: str) -> None:
+    """Refuses work whose files will not fit on the disk.
+
+    Args:
+        folder: Where they go; is there.
+        needed: Bytes.
+        what: `the checkpoints need`, for the message.
+        hint: What to do beside freeing space.
+
+    Raises:
+        UserError: there is too little space.
+    """
+    with write_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        text = f"{folder} has {readable(free)} of free space, and {what} about {readable(needed)}."
+        raise UserError(text, f"Free some space, {hint}")
 
 
 @contextmanager

@@ -46,6 +46,7 @@ from mlx_ltxw.pipeline.guidance import DEV_AUDIO, DEV_VIDEO, NO_GUIDANCE, Guidan
 from mlx_ltxw.pipeline.latents import Latents, noise
 from mlx_ltxw.pipeline.samplers import euler, no_noise
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, ltx2_sigmas
+from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
     GRID,
@@ -77,9 +78,9 @@ class Models:
     fused: Transformer
     adapted: Transformer
 
-    def of(self, kind: str) -> tuple[Transformer, Transformer | None]:
-        """What a `Denoiser` takes: its model, and the adapted one under the lock."""
-        return (self.fused if kind == "fused" else self.base), (self.adapted if kind == "locked" else None)
+    def of(self, kind: str) -> tuple[Transformer, list[AdaptedStream]]:
+        """What a `Denoiser` takes: its model, and the adapted stream under the lock."""
+        return (self.fused if kind == "fused" else self.base), [AdaptedStream(self.adapted)] * (kind == "locked")
 
 
 @dataclass(frozen=True)

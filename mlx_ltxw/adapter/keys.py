@@ -16,6 +16,8 @@ ROLES = {
     "lora_b": "mlx_b",
     "lora_up.weight": "lora_B",
     "lora.up.weight": "lora_B",
+    "lora_linear_layer.down.weight": "lora_A",
+    "lora_linear_layer.up.weight": "lora_B",
     "alpha": "alpha",
     "dora_scale": "dora_scale",
     "lora_magnitude_vector.weight": "magnitude",
@@ -71,6 +73,7 @@ UNSUPPORTED = {
 
 _PEFT_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.((?!lora_)\w+)\.(weight|bias)$")
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.")
+_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$")  # diffusers before PEFT
 _PEFT_NAMED_FACTOR = re.compile(r"\.(lokr_w[12](?:_[ab])?|hada_w[12]_[ab]|lora_magnitude_vector)\.(default\w*)$")
 
 
@@ -81,10 +84,11 @@ def split_key(key: str) -> tuple[str, str] | None:
     the middle (`.lora_A.default.weight`) is passed over, and so are the wrappers of torch.compile, FSDP and DDP.
     """
     key = _WRAPPERS.sub("", key)
+    key = _PROCESSOR.sub(lambda m: f".{m[1]}{'.0' if m[1] == 'to_out' else ''}.lora.{m[2]}.weight", key)
     key = _PEFT_NAMED.sub(lambda m: f".{m[1]}.{m[3]}", key)
     key = _PEFT_NAMED_FACTOR.sub(lambda m: f".{m[1]}", key)
     parts = key.split(".")
-    for length in (2, 1):  # the longer ending first: `lora_A.weight` before `weight`
+    for length in (3, 2, 1):  # the longer ending first: `lora_A.weight` before `weight`
         name, ending = ".".join(parts[:-length]), ".".join(parts[-length:])
         if name and ending in ROLES:
             return name, ROLES[ending]

@@ -14,6 +14,7 @@ _OTHERS = {
     "images": "--image",
     "seeds": "--seed",
     "script": "--script",
+    "takes": "--takes",
     "lock_video": "--lock-video",
     "audio_only": "--audio-only",
     "text_encoder": "--text-encoder",

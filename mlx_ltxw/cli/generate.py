@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
-DEFAULT_REVOICE = 0.9
+DEFAULT_REVOICE = 0.7
 """As measured on the built-in model (`docs/log.md`)."""
 LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
@@ -52,6 +52,7 @@ LONGEST_PROMPT = 1 << 20
 @click.option(
     "--seed", "seeds", type=int, multiple=True, help="Repeat it for several clips; -1 is a random one.  [default: 10]"
 )
+@click.option("--num", type=int, metavar="N", help="Make N clips, of the seed and those that follow it.")
 @click.option("--steps", type=int, help="Denoising steps; of the first stage, where there are two.")
 @click.option(
     "--pipeline", type=click.Choice(["one-stage", "two-stage", "hq"]),
@@ -93,6 +94,15 @@ LONGEST_PROMPT = 1 << 20
     "several.",
 )  # fmt: skip
 @click.option(
+    "--takes", metavar="N|MANNERS", help="Several sounds on one picture, which is made once: a number of seeds, or "
+    "'whispering, soft, normal'.",
+)  # fmt: skip
+@click.option(
+    "--take", "single_takes", multiple=True, metavar="'adapter=whisper:0.8 manner=soft seed=3'",
+    help="One such sound; repeat for more. Also seed=+2 and prompt='...'; what is left out is the run's.",
+)  # fmt: skip
+@click.option("--take-tracks", is_flag=True, help="One mp4 with a sound track for each take, in place of one mp4 each.")
+@click.option(
     "--lock-video/--no-lock-video", default=None, help="Keep the picture exactly as without adapters.  [default: lock]"
 )
 @click.option(
@@ -121,8 +131,8 @@ LONGEST_PROMPT = 1 << 20
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
     output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
-    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, wav: bool,
-    spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
+    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
+    wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -133,7 +143,7 @@ def generate(
     from mlx_ltxw.takes.output import Output
 
     model_dir = open_model(model, text_encoder)
-    files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite)
+    files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks)
     show = Show(as_json, quiet)
     given = _given(flags)
     requests = _requests(script, from_metadata, given, model_dir)
@@ -225,7 +235,27 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     sentence = {name: flags.pop(name) for name in SENTENCE_FLAGS}
     flags["prompt"] = _prompt(flags["prompt"], flags.pop("prompt_file"), sentence)
     flags["audio_only"] = flags["audio_only"] or None
+    flags["takes"] = _takes(flags["takes"], flags.pop("single_takes"))
+    flags["seeds"] = _seeds(flags["seeds"], flags.pop("num"))
     return {name: value for name, value in flags.items() if value not in (None, ())} | {"guidance": guidance}
+
+
+def _takes(several: str | None, single: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `--takes`, then those of `--take`."""
+    from mlx_ltxw.prompts.takes import takes_of
+
+    return (() if several is None else takes_of(several)) + (takes_of(single) if single else ())
+
+
+def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:
+    """The seeds given, or one of them and those that follow it."""
+    from mlx_ltxw.pipeline.request import following_seeds
+
+    if num is None:
+        return seeds
+    if len(seeds) > 1:
+        raise UserError("{field:num} counts from one seed on.", "Leave {field:num} out, or give one of {field:seeds}.")
+    return following_seeds(num, *seeds)
 
 
 def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:

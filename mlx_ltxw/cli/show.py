@@ -20,8 +20,9 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Suspect, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, PartBegun, Ranked, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
+from mlx_ltxw.takes.ranking import RankedTake
 
 
 class Show:
@@ -48,7 +49,12 @@ class Show:
         """What is about to be made, and what should be known before it is; each note once."""
         for job in jobs:
             settings = job.settings
-            hints = check_prompt(settings.prompt, job.geometry.seconds, bool(settings.adapters))
+            said = {take.prompt: bool(take.adapters) for take in job.takes} or {
+                settings.prompt: bool(settings.adapters)
+            }
+            hints = [
+                hint for prompt, adapter in said.items() for hint in check_prompt(prompt, job.geometry.seconds, adapter)
+            ]
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
             notes = [spelled(text, self._spelling) for text in texts]
             if self.as_json:
@@ -80,6 +86,8 @@ class Show:
             elif isinstance(event, Written):
                 bar.close()
                 self._written(event)
+            elif isinstance(event, Ranked):
+                self._ranked(event)
             elif isinstance(event, Adapted):
                 for note in event.notes:
                     self.note(note)
@@ -117,13 +125,29 @@ class Show:
         found = event.measurement
         if found is not None and not self.quiet:
             register = f"{found.register} ({found.confidence:.0%})"
+            take = "" if event.take is None else f"take {event.take} "
             click.echo(
-                f"written, peak memory {readable(event.peak_memory)}; heard: {register}, {found.lufs:.1f} LUFS, "
-                f"{found.voiced:.0%} voiced",
+                f"{take}written, peak memory {readable(event.peak_memory)}; register: {register}, "
+                f"{found.lufs:.1f} LUFS, {found.voiced:.0%} voiced",
                 err=True,
             )
         for path in event.files:
             click.echo(path)
+
+    def _ranked(self, event: Ranked) -> None:
+        """A table of the takes, best first."""
+        if self.quiet:
+            return
+        width = max(len(row.spec) for row in event.takes)
+        click.echo(f"take  {'':{width}}  {'asked for':<12}{'heard':<18}{'LUFS':>6}{'voiced':>8}{'syll/s':>8}", err=True)
+        for row in event.takes:
+            found, wrong = row.measurement, "" if row.as_asked else "  not as asked"
+            heard = f"{found.register} ({found.confidence:.0%})"
+            click.echo(
+                f"{row.number:>4}  {row.spec:{width}}  {row.asked or '-':<12}{heard:<18}{found.lufs:6.1f}"
+                f"{found.voiced:8.0%}{found.rate:8.1f}{wrong}",
+                err=True,
+            )
 
     def _json(self, event: TakeEvent) -> None:
         if isinstance(event, Written):
@@ -132,7 +156,10 @@ class Show:
                 "register": found.register, "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced,
             }  # fmt: skip
             files = [str(path) for path in event.files]
-            line(event="written", seed=event.seed, files=files, **sound, peak_memory=peak_memory())
+            take = {} if event.take is None else {"take": event.take}
+            line(event="written", seed=event.seed, **take, files=files, **sound, peak_memory=peak_memory())
+        elif isinstance(event, Ranked):
+            line(event="ranked", seed=event.seed, takes=[_row(row) for row in event.takes])
         elif not isinstance(event, Decoding):
             line(**_facts(event))
 
@@ -141,6 +168,14 @@ def line(**values: Any) -> None:
     """One event on stdout, at once."""
     click.echo(json.dumps(values, ensure_ascii=False))
     sys.stdout.flush()
+
+
+def _row(row: RankedTake) -> dict[str, Any]:
+    found = row.measurement
+    return {
+        "take": row.number, "spec": row.spec, "asked": row.asked, "as_asked": row.as_asked, "register": found.register,
+        "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced, "rate": found.rate,
+    }  # fmt: skip
 
 
 def _facts(event: Conditioned | Adapted | Step | PartBegun | Suspect) -> dict[str, Any]:

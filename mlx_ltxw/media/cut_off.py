@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from mlx_ltxw.media.last_frame import ends_inside_a_frame
+
 _UNKNOWN = 0x7FFF0000  # what writes to a pipe puts a size from here on, as it cannot know the real one
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067  # Matroska's element ids (RFC 9559)
 _TAIL = 1 << 17  # bytes; an Ogg page has at most 65307 (RFC 3533)
@@ -15,14 +17,17 @@ _OPEN_END = 1 << 62  # bytes: the end is not there, and how far off it is is not
 
 
 def ends_early(path: Path | str) -> str | None:
-    """What to say of a RIFF (wav, avi), AIFF, Matroska, Ogg or MP3 file that is cut off; None if nothing shows it."""
+    """What to say of a RIFF (wav, avi), AIFF, Matroska, Ogg, MP3, AC-3 or ADTS file that is cut off, or None."""
     try:
         with Path(path).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
             promised = _promised(file, size)
+            inside = promised is None and ends_inside_a_frame(file, size)
     except (OSError, struct.error):
         return None  # whoever reads the file says what is wrong
+    if inside:
+        return "ends inside a frame; it may be cut off."
     if promised is None or promised <= size + _SLACK:
         return None
     if promised == _OPEN_END:

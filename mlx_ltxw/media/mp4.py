@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -49,11 +49,13 @@ def frame_rate(value: float | Fraction) -> Fraction:
 class Mp4Writer:
     """What `open_mp4` gives: takes frames as they are made, and the sound once, in any order."""
 
-    def __init__(self, container: Any, video: Any, audio: Any, path: Path, copied: SoundCopy | None = None) -> None:
+    def __init__(
+        self, container: Any, video: Any, audio: list[Any], path: Path, copied: SoundCopy | None = None
+    ) -> None:
         self.count = 0  # frames so far
         self._step = 1 / Fraction(video.codec_context.framerate)  # seconds
         self._container, self._video, self._audio, self._path = container, video, audio, path
-        self._waveform: np.ndarray | None = None
+        self._waveforms: dict[int, np.ndarray] = {}
         self._copied = copied
 
     def frames(self, chunk: np.ndarray) -> None:
@@ -77,22 +79,22 @@ class Mp4Writer:
             with write_errors(self._path):
                 self._container.mux(self._video.encode(frame))
 
-    def audio(self, waveform: np.ndarray) -> None:
-        """Sets the whole sound, (N, 2) fp32 in [-1, 1] at 48 kHz; of no account where a file's is copied."""
-        if self._audio is None and self._copied is None:
+    def audio(self, waveform: np.ndarray, track: int = 0) -> None:
+        """Sets the whole sound of a track, (N, 2) fp32 in [-1, 1] at 48 kHz; of no account where a file's is copied."""
+        if not self._audio and self._copied is None:
             raise ValueError("this file was opened without sound")
-        self._waveform = as_stereo(waveform)
+        self._waveforms[track] = as_stereo(waveform)
 
     def finish(self) -> None:
         """Writes what is left; `open_mp4` calls it."""
-        if not self.count or (self._audio is not None and self._waveform is None):
+        if not self.count or not self._waveforms.keys() >= set(range(len(self._audio))):
             raise ValueError("an mp4 needs frames, and its sound when it was opened with sound")
         with write_errors(self._path):
             self._container.mux(self._video.encode(None))
             if self._copied is not None:
                 self._copied.mux(self._container, self.count * self._step)
-            elif self._waveform is not None:
-                mux_audio(self._container, self._audio, self._waveform, self.count * self._step)
+            for track, audio in enumerate(self._audio):
+                mux_audio(self._container, audio, self._waveforms[track], self.count * self._step)
             self._container.close()
 
 
@@ -104,6 +106,8 @@ def open_mp4(
     rate: float | Fraction,
     *,
     sound: bool = True,
+    tracks: Sequence[str] = ("",),
+    default: int = 0,
     metadata: Mapping[str, Any] | None = None,
     crf: int = 18,
     lossless: bool = False,
@@ -117,7 +121,9 @@ def open_mp4(
     Args:
         width, height: Even numbers of pixels.
         rate: Frames a second (see `frame_rate`).
-        sound: Whether there is a sound track; if so `Mp4Writer.audio` must be called.
+        sound: Whether there is a sound track; if so `Mp4Writer.audio` must be called, for each of `tracks`.
+        tracks: Titles of the sound tracks; an empty one is none.
+        default: The track that a player takes.
         metadata: Stored as JSON in the comment (`metadata.read_metadata`).
         crf: x264's constant quality; 18 is held to be visually lossless.
         lossless: RGB without loss instead; few players show it.
@@ -139,7 +145,7 @@ def open_mp4(
             context.color_range = _LIMITED
         if copy is not None:
             copy.add_to(container)
-        audio = add_audio(container) if sound and copy is None else None
+        audio = add_tracks(container, tracks, default) if sound and copy is None else []
         writer = Mp4Writer(container, video, audio, path, copy)
         yield writer
         writer.finish()
@@ -189,6 +195,18 @@ def add_audio(container: Any, rate: int = AUDIO_RATE) -> Any:
     audio = container.add_stream("aac", rate=rate, layout="stereo")
     audio.bit_rate = _AUDIO_BITS
     return audio
+
+
+def add_tracks(container: Any, titles: Sequence[str], default: int = 0) -> list[Any]:
+    """Several tracks for `mux_audio`, of which a player takes `default` and offers the others by their titles."""
+    from av.stream import Disposition
+
+    tracks = [add_audio(container) for _ in titles]
+    for number, (track, title) in enumerate(zip(tracks, titles, strict=True)):
+        if title:
+            track.metadata["title"] = track.metadata["handler_name"] = title
+        track.disposition = Disposition.default if number == default else Disposition(0)
+    return tracks
 
 
 def as_coded(waveform: np.ndarray, rate: int = AUDIO_RATE) -> np.ndarray:

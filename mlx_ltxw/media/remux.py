@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +18,7 @@ from mlx_ltxw.media.audio import as_stereo
 from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, opened, restarts, start_of, video_stream
 from mlx_ltxw.media.decoding import display_times
 from mlx_ltxw.media.edit_end import set_edit_end
-from mlx_ltxw.media.mp4 import add_audio, created, mux_audio
+from mlx_ltxw.media.mp4 import add_tracks, created, mux_audio
 from mlx_ltxw.media.video import frame_seconds, presented_seconds
 
 _CONVERT = "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4)."
@@ -27,7 +27,13 @@ _TAGS = {"hevc": "hvc1"}  # Apple's players refuse FFmpeg's own choice, hev1
 
 
 def remux(
-    source: Path | str, waveform: np.ndarray, path: Path | str, *, metadata: Mapping[str, Any] | None = None
+    source: Path | str,
+    waveform: np.ndarray | Sequence[np.ndarray],
+    path: Path | str,
+    *,
+    tracks: Sequence[str] = ("",),
+    default: int = 0,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Gives a clip a new voice: its video packets are copied untouched, its sound is replaced.
 
@@ -36,26 +42,30 @@ def remux(
 
     Args:
         source: Any clip whose video codec mp4 can hold.
-        waveform: (N, 2) fp32 in [-1, 1] at 48 kHz; padded or cut to the picture's length.
+        waveform: (N, 2) fp32 in [-1, 1] at 48 kHz, or one for each of `tracks`; padded or cut to the picture's length.
+        tracks: Titles of the sound tracks; an empty one is none.
+        default: The track that a player takes.
         path: The mp4 to write; may be `source` itself.
 
     Raises:
         UserError: `source` cannot be read, has no picture, or a codec that mp4 cannot hold; `path` cannot be written.
     """
-    path, waveform = Path(path), as_stereo(waveform)
+    path, sounds = Path(path), [waveform] if isinstance(waveform, np.ndarray) else waveform
+    sounds = [as_stereo(sound) for sound in sounds]
     with replacing(path) as partial, opened(source) as clip:
         stream = _stream(source, clip)
         presented = _Presented()
         with created(path, partial, metadata) as container:
             video = _add_copy(source, container, stream)
-            audio = add_audio(container)
+            audio = add_tracks(container, tracks, default)
             _begin(source, container, stream)
             for packet in _timed_packets(source, clip, stream, presented):
                 packet.stream = video
                 with write_errors(path):
                     container.mux(packet)
             with write_errors(path):
-                mux_audio(container, audio, waveform, presented.end)
+                for track, sound in zip(audio, sounds, strict=True):
+                    mux_audio(container, track, sound, presented.end)
                 container.close()
         if presented.hidden:
             with write_errors(path):

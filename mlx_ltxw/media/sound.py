@@ -22,6 +22,7 @@ from mlx_ltxw.media.containers import (
     video_stream,
 )
 from mlx_ltxw.media.decoding import decoded
+from mlx_ltxw.media.downmix import downmix_matrix
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 
@@ -154,20 +155,28 @@ def _pieces(frames: Iterable[Any], channels: int, rate: int) -> Iterator[tuple[A
 
     source: tuple[str, str, int] | None = None
     resampler: Any = None
+    mix: np.ndarray | None = None  # (C, 2) of more than two channels
+
+    def samples(frame: Any) -> np.ndarray:
+        wave: np.ndarray = frame.to_ndarray()
+        return wave.T if mix is None else wave.reshape(-1, len(mix)) @ mix
 
     def converted(frame: Any) -> list[np.ndarray]:
-        return [part.to_ndarray().T for part in resampler.resample(frame)] if resampler else []
+        return [samples(part) for part in resampler.resample(frame)] if resampler else []
 
     for frame in frames:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         parts: list[np.ndarray] = []
         if kind != source:
             parts, source = converted(None), kind
-            layout = LAYOUTS[min(len(frame.layout.channels), 2)]
-            plain = kind == ("fltp", layout, rate)
-            resampler = None if plain else av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            names = [channel.name for channel in frame.layout.channels]
+            mix = downmix_matrix(names) if len(names) > 2 else None
+            # PyAV crashes on eight planes, so many channels come in one
+            wanted = ("fltp", LAYOUTS[len(names)]) if mix is None else ("flt", frame.layout.name)
+            plain = kind == (*wanted, rate)
+            resampler = None if plain else av.AudioResampler(*wanted, rate)
         if resampler is None:
-            parts.append(frame.to_ndarray().T)
+            parts.append(samples(frame))
         else:
             pts, frame.pts = frame.pts, None  # only the order counts for the converter
             parts += converted(frame)

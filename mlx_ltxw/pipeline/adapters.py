@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.keyframes import appended_positions, placed
 from mlx_ltxw.pipeline.recipes import distilled_lora
 from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.prompts.intervals import gate, parse_intervals
 from mlx_ltxw.tree import linears
 
@@ -112,13 +113,16 @@ class Models:
 
     Attributes:
         base: Makes the picture, and the sound it reads.
-        adapted: The second audio stream under the lock; None without one.
+        streams: The adapted audio streams under the lock; none without one.
         notes: What the user is told of the adapters.
     """
 
     base: Transformer
-    adapted: Transformer | None
+    streams: tuple[AdaptedStream, ...]
     notes: tuple[str, ...]
+
+
+LOCKED = "the picture is locked: exactly that of a run without the adapter"
 
 
 def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry, dtype: mx.Dtype) -> Models:
@@ -137,7 +141,7 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
         dtype: bf16 or fp32, of the activations.
     """
     if not chosen.adapters:
-        return Models(transformer, None, ())
+        return Models(transformer, (), ())
     notes = list(chosen.summaries)
     if settings.register_at is not None:
         adapted = attach(transformer, chosen.adapters, chosen.placements)
@@ -156,10 +160,8 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
         notes.append(fused.summary)
     round_factors(adapted, dtype)
     if settings.locked:
-        return Models(
-            transformer, adapted, (*notes, "the picture is locked: exactly that of a run without the adapter")
-        )
-    return Models(adapted, None, tuple(notes))
+        return Models(transformer, (AdaptedStream(adapted),), (*notes, LOCKED))
+    return Models(adapted, (), tuple(notes))
 
 
 def reads_video(path: str) -> bool:

@@ -6,16 +6,18 @@ Latents stay fp32 between steps; the transformer sees them in its own dtype.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.transformer import DIRECT, Modality, Rotary, Transformer, Walk, rotary
+from mlx_ltxw.models.transformer import DIRECT, Accompaniment, Modality, Rotary, Transformer, Walk, rotary
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, Stream
+from mlx_ltxw.pipeline.streams import AdaptedStream, gathered
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Denoiser:
 
     Attributes:
         model: The base transformer, or the adapted one when there is no lock.
-        adapted: The adapted transformer under the exact video lock; None without one.
+        adapted: The adapted audio streams under the exact video lock; none without one.
         contexts: Text contexts of the prompt and, where guidance needs it, the negative prompt.
         video_guidance: None without a video.
         audio_guidance: How the audio is steered, base and adapted alike.
@@ -35,7 +37,7 @@ class Denoiser:
     """
 
     model: Transformer
-    adapted: Transformer | None
+    adapted: Sequence[AdaptedStream]
     contexts: Contexts
     video_guidance: Guidance | None
     audio_guidance: Guidance
@@ -72,18 +74,22 @@ class Denoiser:
         if latents.video is None or self.video_rotary is None:
             return Latents(None, _clean(latents.audio, self.model.audio_alone(audio, one.skips, self.walk), audio))
         video = self._modality(latents.video, sigma, self.given.video, text.video(one.negative), self.video_rotary)
-        if latents.adapted is None or self.adapted is None:
+        if latents.adapted is None or not self.adapted:
             velocities = self.model(video, audio, one.skips, self.walk)
             return Latents(_clean(latents.video, velocities[0], video), _clean(latents.audio, velocities[1], audio))
-        second = audio._replace(latent=latents.adapted.astype(self.dtype))
+        second = audio
         if (own := self.given.adapted) is not None:
             level, timesteps = own.levels(sigma)
             second = second._replace(sigma=level, timesteps=timesteps)
-        locked = self.model.locked(self.adapted, video, audio, second, one.skips, self.walk)
+        others = [
+            Accompaniment(stream.model, stream.modality(latents.adapted, second, text, one.negative))
+            for stream in self.adapted
+        ]
+        of_video, of_audio, of_takes = self.model.accompanied(others, video, audio, one.skips, self.walk)
         return Latents(
-            _clean(latents.video, locked[0], video),
-            _clean(latents.audio, locked[1], audio),
-            _clean(latents.adapted, locked[2], second),
+            _clean(latents.video, of_video, video),
+            _clean(latents.audio, of_audio, audio),
+            _clean(latents.adapted, gathered(self.adapted, of_takes), second),
         )
 
     def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:

@@ -68,6 +68,7 @@ class Decoded:
         rate: Samples a second.
         seconds: Audio decoding took.
         peak_memory: Bytes.
+        take: Its number, from 1; None in a run without takes. All takes' frames are the same.
     """
 
     seed: int
@@ -76,6 +77,7 @@ class Decoded:
     rate: int
     seconds: float
     peak_memory: int
+    take: int | None = None
 
 
 Event = Conditioned | Adapted | Step | Decoded

@@ -106,8 +106,8 @@ def combine(guidance: Guidance, clean: dict[str, mx.array]) -> mx.array:
         clean: Pass name -> predicted clean latent (B, T, C), fp32; `cond` always, others where they ran.
 
     Returns:
-        (B, T, C) fp32. Each difference is pushed by its scale; then, for `rescale`, the spread (unbiased standard
-        deviation over the whole tensor) is drawn towards that of `cond`.
+        (B, T, C) fp32. Each difference is pushed by its scale; then, for `rescale`, the spread of each row (unbiased
+        standard deviation over its tokens) is drawn towards that of `cond`.
     """
     cond = clean["cond"]
     result = cond
@@ -115,6 +115,7 @@ def combine(guidance: Guidance, clean: dict[str, mx.array]) -> mx.array:
         if name in clean and scale:
             result = result + scale * (cond - clean[name])
     if guidance.rescale and result is not cond:
-        factor = mx.sqrt(mx.var(cond, ddof=1) / mx.var(result, ddof=1))
+        spread, pushed = (mx.var(x, axis=(1, 2), keepdims=True, ddof=1) for x in (cond, result))
+        factor = mx.sqrt(spread / pushed)
         result = result * (guidance.rescale * factor + (1 - guidance.rescale))
     return result

@@ -13,12 +13,12 @@ from mlx_ltxw.pipeline.geometry import Geometry
 
 
 class Latents(NamedTuple):
-    """Tokens of each stream, fp32 (1, T, C).
+    """Tokens of each stream, fp32 (1, T, C); of the adapted audio (B, T, C), a row for each take.
 
     Attributes:
         video: None for audio without a picture.
         audio: The base audio, which the video reads.
-        adapted: The adapted audio under the exact video lock, which nothing reads; None without one.
+        adapted: The adapted audios under the exact video lock, which nothing reads; None without one.
     """
 
     video: mx.array | None
@@ -27,7 +27,7 @@ class Latents(NamedTuple):
 
     @property
     def sound(self) -> mx.array:
-        """The audio to decode, (1, T, C)."""
+        """The audio to decode, (1, T, C), or all adapted ones, (B, T, C)."""
         return self.audio if self.adapted is None else self.adapted
 
     def map(self, change: Callable[..., mx.array], *others: Latents) -> Latents:
@@ -69,7 +69,7 @@ class Given:
 
         Args:
             previous: Clean tokens that the stage starts from, without those appended; None for noise alone.
-            noise: (1, T, C), of the appended tokens too.
+            noise: (B, T, C), of the appended tokens too.
             level: The noise level.
         """
         if previous is None:
@@ -79,9 +79,9 @@ class Given:
         return self.restore(noised(start, noise, level), noise, level)
 
     def restore(self, clean: mx.array, noisy: mx.array, sigma: float) -> mx.array:
-        """A prediction of clean tokens, (1, T, C), with what is given in its place."""
+        """A prediction of clean tokens, (B, T, C), with what is given in its place."""
         if self.mask is None:
-            return self.tokens
+            return mx.broadcast_to(self.tokens, clean.shape)
         share = self.mask[..., None]
         return clean * share + self.tokens * (1 - share)
 

@@ -15,6 +15,7 @@ from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT, Residency
 
 Network = TypeVar("Network")
 
@@ -34,15 +35,22 @@ class Networks:
         dtype: Of weights and activations; the vocoder is fp32 in any case, and fp16 is the transformer's alone.
         keep: Whether networks stay in memory once they are loaded. Otherwise each goes when its user is done.
         transformer: One that is in memory already, of the same weights; it is never changed.
+        residency: Which of the transformer's blocks stay in memory.
     """
 
     def __init__(
-        self, model: ModelDir, dtype: mx.Dtype, keep: bool = False, transformer: Transformer | None = None
+        self,
+        model: ModelDir,
+        dtype: mx.Dtype,
+        keep: bool = False,
+        transformer: Transformer | None = None,
+        residency: Residency = RESIDENT,
     ) -> None:
         self.model = model
         self.transformer_dtype = dtype
         self.dtype = outside_transformer(dtype)
         self.keep = keep
+        self.residency = residency
         self._transformer = transformer
         self._kept: dict[str, Any] = {}
         self._contexts: dict[tuple[str, ...], Contexts] = {}
@@ -53,7 +61,8 @@ class Networks:
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
         network = self._once(
-            f"transformer {audio_only}", lambda: self.model.load_transformer(self.transformer_dtype, audio_only)
+            f"transformer {audio_only}",
+            lambda: self.model.load_transformer(self.transformer_dtype, audio_only, self.residency),
         )
         return share(network) if self.keep else network
 
@@ -73,12 +82,11 @@ class Networks:
         """The vocoder, fp32."""
         return self._once("vocoder", self.model.load_vocoder)
 
-    def contexts(self, prompts: Sequence[str], in_pieces: bool = False) -> Contexts:
+    def contexts(self, prompts: Sequence[str]) -> Contexts:
         """Text contexts of the prompts, encoded once; the text encoder is gone from memory afterwards.
 
         Args:
             prompts: The prompt and, where guidance needs it, the negative prompt.
-            in_pieces: See `Machine.in_pieces`.
 
         Raises:
             UserError: a prompt is longer than the model reads.
@@ -87,7 +95,7 @@ class Networks:
         if key not in self._contexts:
             while len(self._contexts) >= _CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype, in_pieces)
+            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype)
         return self._contexts[key]
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -13,7 +14,9 @@ from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
+from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
+from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -36,6 +39,8 @@ class Plan:
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
         warnings: What will be tight or slow, and what the model cannot say.
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
+        takes: The adapted sounds beside the picture; empty without the lock.
+        voices: The adapters of the takes -> those read, and known to fit.
     """
 
     settings: Settings
@@ -47,12 +52,15 @@ class Plan:
     resident: bool
     warnings: tuple[str, ...]
     distilled: Chosen | None = None
+    takes: tuple[PlannedTake, ...] = ()
+    voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""
         return dataclasses.replace(
             self,
-            settings=dataclasses.replace(self.settings, adapters=(), register_at=None),
+            settings=dataclasses.replace(self.settings, adapters=(), register_at=None, takes=()),
+            takes=(),
             adapters=dataclasses.replace(self.adapters, adapters=[], placements=(), summaries=(), located=()),
         )
 
@@ -73,13 +81,14 @@ class Plan:
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt and, where a stage's guidance needs it, the negative prompt."""
+        """The prompt, the negative prompt where a stage's guidance needs it, and what else takes say."""
         negative = any(
             one.negative
             for stage in self.stages
             for one in passes(stage.video_guidance, stage.audio_guidance, layers=0)
         )
-        return [self.settings.prompt, self.settings.negative_prompt] if negative else [self.settings.prompt]
+        prompts = [self.settings.prompt, self.settings.negative_prompt] if negative else [self.settings.prompt]
+        return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
 def plan(request: Request, model: ModelDir) -> Plan:
@@ -95,15 +104,26 @@ def plan(request: Request, model: ModelDir) -> Plan:
     stages = stages_of(settings, model, geometry)
     config = model.network_config("transformer")
     chosen, distilled = choose(settings, config), choose_distilled(settings, config)
-    check_together(chosen, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
+    beside = bool(model.quantized_layers("transformer")) and not settings.fuse
+    takes, voices = planned_takes(settings), {settings.adapters: chosen}
+    for take in takes:
+        if take.adapters not in voices:
+            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
+    for one in voices.values():
+        check_together(one, distilled, beside)
     machine = this_machine()
+    others = [upsampler_name(stage.upsampler) for stage in stages if stage.upsampler is not None]
     dtype = dtype_of(settings.dtype)
-    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only)
+    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only, others=others)
+    if distilled is not None and beside:
+        weights["transformer"] += distilled.located[0].path.stat().st_size
     warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
-        warnings += map(str, check_lines(settings.prompt, model.lines))
+        prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
+        warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     resident = weights["transformer"] + _DECODING <= machine.budget
-    return Plan(settings, model, stages, dtype, chosen, machine, resident, tuple(warnings), distilled)
+    notes = tuple(dict.fromkeys(warnings))
+    return Plan(settings, model, stages, dtype, chosen, machine, resident, notes, distilled, takes, voices)
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -23,12 +23,14 @@ from mlx_ltxw.pipeline.guidance import (
 )
 from mlx_ltxw.pipeline.recipes import HQ, ONE_STAGE, check_recipe, default_pipeline, fixed_steps
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+from mlx_ltxw.prompts.takes import read_take
 from mlx_ltxw.weights.model_dir import ModelDir
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
 RANDOM = -1
 """Stands for any seed; the one that is drawn is in the settings."""
+SEED = 10
 DTYPES = ("bfloat16", "float16", "float32")
 SEEDS = 1 << 64
 _MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
@@ -68,12 +70,13 @@ class Request:
         extend: Seconds that `video` is made longer; before its beginning where negative.
         soften_onset: Take down a click at the sound's very start, which the official decoder has too.
         remove_offset: Take out what lies below 20 Hz, such as a constant offset.
+        takes: Several sounds on the one picture, such as `manner=soft seed=3` (`mlx_ltxw.prompts.takes`).
         dtype: Of the transformer: `bfloat16`, `float16` or `float32`; None is this machine's own.
     """
 
     prompt: str
     negative_prompt: str | None = None
-    seeds: tuple[int, ...] = (10,)
+    seeds: tuple[int, ...] = (SEED,)
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -99,10 +102,11 @@ class Request:
     extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    takes: tuple[str, ...] = ()
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("seeds", int), ("adapters", str), ("images", str)):
+        for name, kind in (("seeds", int), ("adapters", str), ("images", str), ("takes", str)):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
@@ -169,6 +173,7 @@ class Settings:
     extend: float | None = None
     soften_onset: bool = True
     remove_offset: bool = True
+    takes: tuple[str, ...] = ()
     pipeline: str = ONE_STAGE
     upsampler: str | None = None
     distilled_lora: str | None = None
@@ -199,8 +204,9 @@ class Settings:
 
     @property
     def locked(self) -> bool:
-        """Whether adapters act in a second audio stream; a given picture, or none, needs no lock."""
-        return bool(self.adapters) and self.lock_video and self.makes_picture
+        """Whether adapters act in audio streams of their own; a given picture, or none, needs no lock but for takes."""
+        needed = bool(self.takes) or (bool(self.adapters) and self.makes_picture)
+        return needed and self.lock_video and not self.audio_only
 
     def to_dict(self, seed: int | None = None) -> dict[str, Any]:
         """As JSON takes it; with a seed, the settings that make that one clip again."""
@@ -252,7 +258,9 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     if not request.seeds:
         raise UserError("There is no seed.", "Give at least one.")
     values = {name: value for name, value in vars(request).items() if value is not None}
-    settings = Settings(**{**vars(defaults), **values, "seeds": draw_seeds(request.seeds)})
+    settings = Settings(
+        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": _drawn(request.takes)}
+    )
     _check_numbers(settings)
     check_recipe(settings, variant)
     if fixed_steps(variant, settings.pipeline, settings.distilled_lora):
@@ -278,6 +286,26 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if count > 1:
         raise UserError(f"The seed {seed} is there {count} times.", "Give each seed once.")
     return drawn
+
+
+def following_seeds(count: int, first: int = SEED) -> tuple[int, ...]:
+    """So many seeds, from one on.
+
+    Raises:
+        UserError: `first` is no seed, or there are not so many.
+    """
+    (first,) = draw_seeds((first,))
+    if not 1 <= count <= min(_MOST_SEEDS, SEEDS - first):
+        raise UserError(f"{count} clips cannot be made from the seed {first} on.", f"Ask for 1 to {_MOST_SEEDS}.")
+    return tuple(range(first, first + count))
+
+
+def _drawn(takes: tuple[str, ...]) -> tuple[str, ...]:
+    """The takes in one spelling, with a seed of the system's own where any will do."""
+    read = [read_take(one) for one in takes]
+    return tuple(
+        str(one if one.seed is None else dataclasses.replace(one, seed=draw_seeds((one.seed,))[0])) for one in read
+    )
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -310,7 +338,7 @@ def _check_distilled(settings: Settings, variant: str) -> None:
 
 
 def _check_adapters(settings: Settings) -> None:
-    if settings.register_at is not None and not settings.adapters:
+    if settings.register_at is not None and not settings.adapters and not settings.takes:
         raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")
     if settings.register_at is not None and settings.fuse:
         raise UserError(

@@ -5,6 +5,7 @@ Source of the order: `ltx_pipelines/ti2vid_one_stage.py`, `t2a_one_stage.py`.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Iterator, Sequence
 
@@ -37,13 +38,14 @@ from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
+from mlx_ltxw.pipeline.voices import take_rows
 
 
 @telling_gpu_errors
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
 ) -> Generator[Event, None, None]:
-    """Makes one clip a seed.
+    """Makes one clip a seed, or one for each of its takes, which share its picture.
 
     Args:
         job: From `plan`.
@@ -52,14 +54,14 @@ def run(
         material: What the job's settings say is given: pictures, frames, sound.
 
     Yields:
-        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded.
+        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
     """
     began = time.perf_counter()
     settle()
     ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
-    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    contexts = networks.contexts(job.prompts)
     check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = conditions(job, networks, material)
@@ -77,7 +79,7 @@ def run(
         if not job.resident or seed == job.settings.seeds[-1]:
             models = None
             mx.clear_cache()
-        yield _decoded(job, networks, seed, latents, material)
+        yield from _decoded(job, networks, seed, latents, material)
 
 
 def transformers(job: Plan, networks: Networks) -> Transformers:
@@ -106,11 +108,11 @@ def steps(
             latents = upsampled(latents, job.stages[number - 1].geometry, stage.upsampler, models.networks)
         own, before = models.of(stage), latents
         denoiser = Denoiser(
-            own.base, own.adapted, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
+            own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
             *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
             Walk.bounded(job.machine.in_pieces),
         )  # fmt: skip
-        start = _start(stage, latents, kept, noise_source, own, seed, number)
+        start = _start(job, stage, latents, kept, noise_source, own, seed, number)
         fresh = fresh_noise(seed, number, 2 * stage.steps)
         clock = time.perf_counter()
         for step, state in enumerate(stage.sampler(denoiser, start, stage.sigmas, fresh), 1):
@@ -124,39 +126,54 @@ def steps(
 
 
 def _start(
-    stage: Stage, previous: Latents | None, kept: Conditions, noise_source: NoiseSource, models: Models, seed: int,
-    number: int,
+    job: Plan, stage: Stage, previous: Latents | None, kept: Conditions, noise_source: NoiseSource, models: Models,
+    seed: int, number: int,
 ) -> Latents:  # fmt: skip
     """Where a stage begins."""
     config = models.base.config
-    fresh = noise_source(stage.geometry, config.video.in_channels, config.audio.in_channels, seed, number)
+    widths = config.video.in_channels, config.audio.in_channels
+    fresh = noise_source(stage.geometry, *widths, seed, number)
     if kept.appended is not None and fresh.video is not None:
         beside = appended_noise(kept.appended.shape[-1], config.video.in_channels, seed, number)
         fresh = fresh._replace(video=mx.concatenate([fresh.video, beside], axis=1))
-    fresh = Latents(
-        fresh.video if models.base.with_video else None, fresh.audio, fresh.audio if models.adapted else None
-    )
+    fresh = Latents(fresh.video if models.base.with_video else None, fresh.audio)
+    if models.streams:
+        seeds = [take.seed_of(seed) for take, row in zip(job.takes, take_rows(job), strict=True) if row is not None]
+        own = [fresh.audio if s == seed else noise_source(stage.geometry, *widths, s, number).audio for s in seeds]
+        fresh = fresh._replace(adapted=mx.concatenate(own))
     return kept.begin(None if stage.start == "noise" else previous, fresh, float(stage.sigmas[0]))
 
 
-def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, material: Material) -> Decoded:
-    clock = time.perf_counter()
-    waveform, rate = _sound(job, networks, latents, material)
-    seconds = time.perf_counter() - clock
+def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, material: Material) -> Iterator[Decoded]:
+    """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for."""
+    sounds = [_sound(job, networks, tokens, material) for tokens in _sounds(job, latents)]
     made = latents.video if job.settings.makes_picture else None
-    video = None if made is None else decode_video(networks, made, job.geometry)
-    return Decoded(seed, video, waveform, rate, seconds, peak_memory())
+    pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
+    if made is not None:
+        pictures = [*itertools.tee(decode_video(networks, made, job.geometry), len(sounds))]
+    for number, (waveform, rate, seconds) in enumerate(sounds, 1):
+        take = number if job.settings.takes else None
+        yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone
 
 
-def _sound(job: Plan, networks: Networks, latents: Latents, material: Material) -> tuple[np.ndarray, int]:
-    """The sound, decoded and mended, and its rate; one that is given stays as it is."""
+def _sounds(job: Plan, latents: Latents) -> list[mx.array]:
+    """The tokens (1, T, C) of each sound that is to be heard."""
+    if not job.takes:
+        return [latents.sound]
+    rows = take_rows(job)
+    return [latents.audio if row is None else latents.sound[row : row + 1] for row in rows]
+
+
+def _sound(job: Plan, networks: Networks, tokens: mx.array, material: Material) -> tuple[np.ndarray, int, float]:
+    """A sound, decoded and mended, its rate, and the seconds it took; one that is given stays as it is."""
+    clock = time.perf_counter()
     if not job.settings.makes_sound and material.sound is not None:
         rate: int = job.model.network_config("vocoder").output_rate
-        return material.sound(rate)[: round(job.geometry.seconds * rate)], rate
-    waveform, rate = decode_audio(networks, latents.sound)
+        return material.sound(rate)[: round(job.geometry.seconds * rate)], rate, time.perf_counter() - clock
+    waveform, rate = decode_audio(networks, tokens)
     check_finite("The sound's samples", waveform)
     if job.settings.soften_onset:
         waveform = np.asarray(soften_onset(mx.array(waveform)[None], rate)[0])
     if job.settings.remove_offset:
         waveform = remove_offset(waveform, rate)
-    return waveform, rate
+    return waveform, rate, time.perf_counter() - clock

@@ -15,6 +15,7 @@ from mlx_ltxw.pipeline.adapters import Chosen, Models, apply
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.voices import models_of
 
 
 class Transformers:
@@ -38,7 +39,8 @@ class Transformers:
         if job.settings.locked and not stage.finishes_sound:
             job = job.without_adapters()  # whose sound would end here, unheard
         timed = job.settings.register_at is not None
-        wanted = (stage.distilled and str(stage.distilled), job.settings.adapters, stage.geometry if timed else None)
+        distilled = stage.distilled and str(stage.distilled)
+        wanted = (distilled, job.settings.adapters, job.takes, stage.geometry if timed else None)
         if self._models is None or wanted != self._made_for:
             self._models = None  # gone before the next ones come
             mx.clear_cache()
@@ -65,7 +67,7 @@ def stage_models(job: Plan, stage: Stage, transformer: Transformer) -> tuple[Mod
     """
     untouched = not job.settings.adapters or job.settings.locked
     if stage.distilled is None or job.distilled is None:
-        return apply(transformer, job.adapters, job.settings, stage.geometry, job.dtype), untouched
+        return models_of(job, transformer), untouched
     chosen, adapters = job.distilled, job.adapters
     pair = [(adapter, stage.distilled) for adapter, _ in chosen.adapters]
     if not untouched and job.settings.register_at is None:
@@ -75,7 +77,7 @@ def stage_models(job: Plan, stage: Stage, transformer: Transformer) -> tuple[Mod
         )  # fmt: skip
         return apply(transformer, both, job.settings, stage.geometry, job.dtype), False
     transformer, note = _distilled(job, transformer, pair, stage.distilled)
-    models = apply(transformer, adapters, job.settings, stage.geometry, job.dtype)
+    models = models_of(job, transformer)
     return dataclasses.replace(models, notes=(*chosen.summaries, note, *models.notes)), False
 
 

@@ -117,7 +117,7 @@ def parse(prompt: str) -> Prompt:
 
     Brackets within a quoted line are the line's. A missing or full-width colon is forgiven (see `slips`).
     """
-    marks = _marks(prompt)
+    marks = speaker_marks(prompt)
     if not marks:
         return Prompt(prompt.strip(), ())
     ends = [mark.start() for mark in marks[1:]] + [len(prompt)]
@@ -149,7 +149,7 @@ def slips(prompt: Prompt) -> list[str]:
 
 def mend(text: str) -> str:
     """A prompt with an ordinary colon after each speaker, and ordinary brackets and commas around it."""
-    for mark in reversed(_marks(text)):
+    for mark in reversed(speaker_marks(text)):
         text = f"{text[: mark.start()]}{mend_mark(mark[0].rstrip())} {text[mark.end() :]}"
     return text
 
@@ -160,7 +160,7 @@ def mend_mark(mark: str) -> str:
     return f"({inner}):"
 
 
-def _marks(prompt: str) -> list[re.Match[str]]:
+def speaker_marks(prompt: str) -> list[re.Match[str]]:
     """Where speakers stand: outside of quoted lines, and without a colon only before a quote and if it is a speaker."""
     found: list[re.Match[str]] = []
     at = 0

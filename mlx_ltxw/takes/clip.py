@@ -20,7 +20,7 @@ from mlx_ltxw.takes.compose import finished
 from mlx_ltxw.takes.events import Suspect
 from mlx_ltxw.takes.given import clip_frames, shown_frames
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.record import clip_record
+from mlx_ltxw.takes.record import clip_record, only_take
 from mlx_ltxw.takes.write import write_files
 
 
@@ -36,6 +36,7 @@ class Clip:
     def __init__(self, job: Plan, made: Decoded) -> None:
         self.waveform = made.waveform
         self.sample_rate = made.rate
+        job = job if made.take is None else only_take(job, made.take)
         self.settings: Settings = dataclasses.replace(job.settings, seeds=(made.seed,))
         self._job = job
         self._made = made
@@ -44,7 +45,8 @@ class Clip:
     def __repr__(self) -> str:
         settings, seconds = self.settings, len(self.waveform) / self.sample_rate
         size = f"{settings.width}x{settings.height}, " if self.has_picture else "sound alone, "
-        return f"<Clip {size}{seconds:.2f} s, seed {settings.seeds[0]}: {settings.prompt!r}>"
+        take = "" if self._made.take is None else f", take {self._made.take}"
+        return f"<Clip {size}{seconds:.2f} s, seed {settings.seeds[0]}{take}: {settings.prompt!r}>"
 
     @property
     def has_picture(self) -> bool:
@@ -104,5 +106,6 @@ class Clip:
         with tempfile.TemporaryDirectory() as folder:
             data = self.save(Path(folder) / f"clip{ending}").read_bytes()
         source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        caption = html.escape(f"{self.settings.prompt} (seed {self.settings.seeds[0]})")
+        take = "" if self._made.take is None else f", take {self._made.take}"
+        caption = html.escape(f"{self.settings.prompt} (seed {self.settings.seeds[0]}{take})")
         return f'<figure><{tag} controls src="{source}"></{tag}><figcaption>{caption}</figcaption></figure>'

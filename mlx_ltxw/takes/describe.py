@@ -95,6 +95,7 @@ def _facts(request: Request) -> dict[str, str]:
         "distilled LoRA": request.distilled_lora or "",
         "adapters": ", ".join(request.adapters),
         "video lock": ("on" if request.lock_video else "off") if request.adapters and not request.audio_only else "",
+        "takes": "; ".join(request.takes),
         "register at": request.register_at or "",
         "picture of": request.video or "",
         "pictures": ", ".join(request.images),

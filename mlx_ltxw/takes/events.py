@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx_ltxw.media.measure import Measurement
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
+from mlx_ltxw.takes.ranking import RankedTake
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,30 @@ class Written:
     Attributes:
         seed: The clip's random seed.
         files: The main one first; empty for a part of a script, which is on its way into the whole.
-        measurement: Of its sound; None for a whole script, whose parts were measured.
+        measurement: Of its sound; None for what is put together of sounds that were measured: a script, a clip of
+            several tracks.
         peak_memory: Bytes.
+        take: Its number, from 1; None in a run without takes.
     """
 
     seed: int
     files: tuple[Path, ...]
     measurement: Measurement | None
     peak_memory: int
+    take: int | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """All takes of a clip are made.
+
+    Attributes:
+        seed: The clip's random seed.
+        takes: Best first.
+    """
+
+    seed: int
+    takes: tuple[RankedTake, ...]
 
 
 @dataclass(frozen=True)
@@ -71,5 +88,5 @@ class PartBegun:
     kept: bool
 
 
-TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | PartBegun
+TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | Ranked | PartBegun
 """Every event of `make` and `make_script`."""

@@ -14,6 +14,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.request import Request, defaults_of
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, span_notes
 from mlx_ltxw.takes.events import Decoding, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
@@ -67,6 +68,8 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     output.check(job.settings)
+    if job.settings.takes:
+        return write_takes(job, output, follow(job, networks))
 
     def write(clip: Decoded, job: Plan) -> Iterator[Decoding | Suspect]:
         return write_files(output.names(job.settings, clip.seed), clip, job.settings, clip_record(job, clip.seed))

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import check_writable
+from mlx_ltxw.files import check_free, check_writable
 from mlx_ltxw.pipeline.request import Settings
+
+_WAV = 48_000 * 4  # bytes a second of stereo in 16 bits
+_AAC = 32_000
+_PIXEL = 0.1  # bytes of a busy picture's pixel
+_PNG = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,26 @@ class Output:
         wav: Whether a wav goes beside the mp4.
         spectrogram: Whether a picture of the spectrum goes beside it.
         overwrite: Whether files of these names may be replaced.
+        tracks: Whether takes are the sound tracks of one mp4; otherwise each has files of its own, `.take1` and so on
+            before the ending.
     """
 
     path: Path
     wav: bool = False
     spectrogram: bool = False
     overwrite: bool = False
+    tracks: bool = False
 
-    def names(self, settings: Settings, seed: int) -> list[Path]:
-        """The files of one clip: the main one first."""
-        main = self.path if len(settings.seeds) == 1 else self.path.with_stem(f"{self.path.stem}-{seed}")
-        names = [main]
+    def main(self, settings: Settings, seed: int) -> Path:
+        """The main file of one clip, or of all its takes."""
+        return self.path if len(settings.seeds) == 1 else self.path.with_stem(f"{self.path.stem}-{seed}")
+
+    def names(self, settings: Settings, seed: int, take: int | None = None) -> list[Path]:
+        """The files of one clip, or of one of its takes: the main one first, unless it is that of all takes."""
+        main = self.main(settings, seed)
+        if take is not None:
+            main = main.with_stem(f"{main.stem}.take{take}")
+        names = [] if take is not None and self.tracks else [main]
         if self.wav and main.suffix.lower() != ".wav":
             names.append(main.with_suffix(".wav"))
         if self.spectrogram:
@@ -49,10 +63,30 @@ class Output:
             kind = "Sound alone" if settings.audio_only else "A video"
             wanted = " or ".join(endings)
             raise UserError(f"{kind} cannot be written to {self.path.name}.", f"Give a name that ends in {wanted}.")
-        names = [path for seed in settings.seeds for path in self.names(settings, seed)]
+        if self.tracks and not settings.takes:
+            raise UserError("{field:take_tracks} has no takes.", "Add {field:takes}.")
+        if self.tracks and self.path.suffix.lower() != ".mp4":
+            raise UserError(f"{self.path.name} cannot hold several tracks.", "Give a name that ends in .mp4.")
+        takes: list[int | None] = [*range(1, len(settings.takes) + 1)] or [None]
+        names = [path for seed in settings.seeds for take in takes for path in self.names(settings, seed, take)]
+        names += [self.main(settings, seed) for seed in settings.seeds if self.tracks]
         for path in names:
             check_writable(path)
         refuse_existing(names, self.overwrite)
+        needed = sum(_bytes(path, settings) for path in names)
+        check_free(self.path.parent, needed, "the clip needs", "or choose another folder.")
+
+
+def _bytes(path: Path, settings: Settings) -> int:
+    """About what a file takes."""
+    seconds = settings.frames / settings.frame_rate
+    if path.suffix.lower() == ".wav":
+        return round(seconds * _WAV)
+    if path.suffix.lower() == ".png":
+        return _PNG
+    if settings.video is not None:
+        return Path(settings.video).stat().st_size
+    return round(seconds * _AAC + settings.frames * settings.width * settings.height * _PIXEL)
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_ltxw import __version__
+from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import ONE_STAGE, lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
+from mlx_ltxw.prompts.takes import Take, read_take
 from mlx_ltxw.takes.sources import is_local, pinned
 from mlx_ltxw.weights.dtype import name_of
 
@@ -52,8 +54,27 @@ class Record:
 
 
 def clip_record(job: Plan, seed: int) -> dict[str, Any]:
-    """Of one clip of a run."""
+    """Of one clip of a run, with all its takes."""
     return {"kind": "clip", **_settings(job, seed), **_about([job])}
+
+
+def take_record(job: Plan, seed: int, number: int) -> dict[str, Any]:
+    """Of one take of a clip, from 1: what makes it again alone."""
+    return clip_record(only_take(job, number), seed)
+
+
+def only_take(job: Plan, number: int) -> Plan:
+    """A run of one of its takes, from 1. Its adapters are then the run's own."""
+    take = job.takes[number - 1]
+    prompt = None if take.prompt == job.settings.prompt else take.prompt
+    spec = str(Take(None, None if take.adapters else (), take.seed, take.shift, prompt))
+    settings = dataclasses.replace(
+        job.settings, adapters=take.adapters, takes=(spec,),
+        register_at=job.settings.register_at if take.adapters else None,
+    )  # fmt: skip
+    return dataclasses.replace(
+        job, settings=settings, adapters=job.voices[take.adapters], takes=(dataclasses.replace(take, spec=spec),)
+    )
 
 
 def script_record(jobs: Sequence[Plan]) -> dict[str, Any]:
@@ -102,12 +123,12 @@ def _request(part: dict[str, Any]) -> Request:
 
 def local_files(request: Request) -> dict[str, list[str]]:
     """The files of this machine that a request reads, by field: `{"adapters": [...], "video": [...], ...}`."""
-    adapters = [spec for spec in request.adapters if is_local(parse_adapter(spec)[0])]
+    named = dict.fromkeys((*request.adapters, *(spec for take in request.takes for spec in _own(take))))
     single = {name: getattr(request, name) for name in _SINGLE}
     if request.distilled_lora is not None and not is_local(lora_source(request.distilled_lora)):
         single["distilled_lora"] = None
     return {
-        "adapters": adapters,
+        "adapters": [spec for spec in named if is_local(parse_adapter(spec)[0])],
         "images": list(request.images),
         **{name: [] if file is None else [file] for name, file in single.items()},
     }
@@ -138,7 +159,8 @@ def with_given(
     given_files = {"video": video, "audio": audio, "images": tuple(images), "distilled_lora": distilled_lora}
     chosen = {field: value for field, value in given_files.items() if value}
     requests = [dataclasses.replace(one, **chosen) for one in record.requests]  # type: ignore[arg-type]
-    if record.kind == "script":
+    several = record.kind == "script" or any(_own(take) for one in requests for take in one.takes)
+    if several:
         requests = [_matched(one, given, record.adapter_sha256) for one in requests]
     elif given:
         requests = [dataclasses.replace(one, adapters=given) for one in requests]
@@ -147,7 +169,7 @@ def with_given(
     for request in requests:
         files = local_files(request)
         if any(parse_adapter(spec)[0] not in sources for spec in files["adapters"]):
-            specs = files["adapters"] if record.kind == "script" else request.adapters
+            specs = files["adapters"] if several else request.adapters
             wanted |= {f"{{field:adapters={spec}}}": None for spec in specs}
         for field in ("images", *_SINGLE):
             if field not in chosen:
@@ -160,10 +182,28 @@ def with_given(
     return tuple(requests)
 
 
+def _own(take: str) -> tuple[str, ...]:
+    """The adapters that a take names."""
+    return read_take(take).adapters or ()
+
+
 def _matched(request: Request, given: tuple[str, ...], hashes: dict[str, str]) -> Request:
-    """A script's part with its local adapters found among those given."""
+    """A script's part, or a clip of several takes, with its local adapters found among those given."""
+
+    def found(specs: tuple[str, ...]) -> tuple[str, ...]:
+        return _found(specs, given, hashes)
+
+    read = [read_take(take) for take in request.takes]
+    takes = [
+        dataclasses.replace(take, adapters=found(take.adapters) if take.adapters else take.adapters) for take in read
+    ]
+    return dataclasses.replace(request, adapters=found(request.adapters), takes=tuple(map(str, takes)))
+
+
+def _found(specs: tuple[str, ...], given: tuple[str, ...], hashes: dict[str, str]) -> tuple[str, ...]:
+    """Adapters, those of this machine by the ones given: of the same content, or of the same name."""
     chosen = []
-    for spec in request.adapters:
+    for spec in specs:
         source, _ = parse_adapter(spec)
         strength = spec.removeprefix(source)
         if is_local(source):
@@ -172,15 +212,23 @@ def _matched(request: Request, given: tuple[str, ...], hashes: dict[str, str]) -
             same += [file for file in files if os.path.basename(file) == os.path.basename(source)]
             source = same[0] if same else source
         chosen.append(source + strength)
-    return dataclasses.replace(request, adapters=tuple(chosen))
+    return tuple(chosen)
 
 
 def adapter_hashes(job: Plan) -> dict[str, str]:
     """The content of a run's adapters and of its distilled LoRA, by the names its settings have."""
-    pairs = [*zip(job.settings.adapters, job.adapters.located, strict=True)]
+    located = _located(job)
     if job.distilled is not None and job.settings.distilled_lora is not None:
-        pairs.append((job.settings.distilled_lora, job.distilled.located[0]))
-    return {spec: sha256_of(located.path) for spec, located in pairs}
+        located[job.settings.distilled_lora] = job.distilled.located[0]
+    return {spec: sha256_of(one.path) for spec, one in located.items()}
+
+
+def _located(job: Plan) -> dict[str, Located]:
+    """Where the adapters of a run and of its takes were found."""
+    pairs: dict[str, Located] = dict(zip(job.settings.adapters, job.adapters.located, strict=True))
+    for take in job.takes:
+        pairs |= dict(zip(take.adapters, job.voices[take.adapters].located, strict=True))
+    return pairs
 
 
 def sha256_of(path: Path) -> str:
@@ -203,18 +251,24 @@ def _content(file: str) -> str | None:
 def _settings(job: Plan, seed: int | None) -> dict[str, Any]:
     """As metadata keeps them: adapters of the Hub with the commit they were taken from."""
     settings: Settings = job.settings
-    specs = zip(settings.adapters, job.adapters.located, strict=True)
-    named = tuple(pinned(spec, located) for spec, located in specs)
+    names = {spec: pinned(spec, located) for spec, located in _located(job).items()}
+    read = [read_take(take) for take in settings.takes]
+    takes = [
+        take if not take.adapters else dataclasses.replace(take, adapters=tuple(names[one] for one in take.adapters))
+        for take in read
+    ]
+    named = tuple(names[spec] for spec in settings.adapters)
     lora = settings.distilled_lora
     if lora is not None and job.distilled is not None:
         lora = pinned(lora, job.distilled.located[0], lora_source(lora))
-    return dataclasses.replace(settings, adapters=named, distilled_lora=lora).to_dict(seed)
+    changes = {"adapters": named, "takes": tuple(map(str, takes)), "distilled_lora": lora}
+    return dataclasses.replace(settings, **changes).to_dict(seed)  # type: ignore[arg-type]
 
 
 def _about(jobs: Sequence[Plan]) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     for job in jobs:
-        local = [spec for spec in job.settings.adapters if is_local(parse_adapter(spec)[0])]
+        local = [spec for spec in _located(job) if is_local(parse_adapter(spec)[0])]
         lora = job.settings.distilled_lora
         local += [lora] if lora is not None and is_local(lora_source(lora)) else []
         hashes |= {spec: adapter_hashes(job)[spec] for spec in local}

@@ -55,6 +55,8 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     Raises:
         UserError: what a script cannot have, or a part that cannot be.
     """
+    if request.takes:
+        raise UserError("A script has one sound.", "Leave {field:takes} out with {field:script}.")
     _check_new(request)
     shared = dataclasses.replace(request, seeds=draw_seeds(request.seeds))
     return [_part_request(shared, part, model) for part in parts]

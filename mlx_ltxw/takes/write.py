@@ -19,7 +19,7 @@ from mlx_ltxw.takes.suspect import Suspicion
 
 
 def write_files(
-    paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any]
+    paths: list[Path], clip: Decoded, settings: Settings, metadata: Mapping[str, Any], picture: Path | None = None
 ) -> Iterator[Decoding | Suspect]:
     """Writes the files of one clip, each whole or not at all; its frames are decoded on the way.
 
@@ -28,6 +28,7 @@ def write_files(
         clip: The run's `Decoded`; its frames are taken here.
         settings: Every choice of the run, resolved.
         metadata: Stored in each mp4 and wav.
+        picture: A clip that has the very picture, which is copied instead of encoded again.
 
     Yields:
         How far the frames are; then, before the first file has its name, what is wrong with the clip, if anything is.
@@ -37,9 +38,9 @@ def write_files(
     if main.suffix.lower() == ".wav":
         yield from _suspect(suspicion, clip)
         write_wav(main, clip.waveform, clip.rate, metadata=metadata)
-    elif clip.video is None and settings.video is not None:
+    elif clip.video is None and (source := picture or settings.video) is not None:
         yield from _suspect(suspicion, clip)
-        remux(settings.video, clip.waveform, main, metadata=metadata)
+        remux(source, clip.waveform, main, metadata=metadata)
     elif clip.video is not None:
         size = settings.width, settings.height, settings.frame_rate
         kept = None if settings.makes_sound else settings.audio or settings.video
@@ -49,7 +50,12 @@ def write_files(
                 yield Decoding(clip.seed, file.count, settings.frames)
             yield from _suspect(suspicion, clip)
             file.audio(clip.waveform)
-    for path in others:
+    write_beside(others, clip, metadata)
+
+
+def write_beside(paths: list[Path], clip: Decoded, metadata: Mapping[str, Any]) -> None:
+    """Writes a clip's sound as wav, and as a picture of its spectrum."""
+    for path in paths:
         if path.suffix == ".wav":
             write_wav(path, clip.waveform, clip.rate, metadata=metadata)
         else:

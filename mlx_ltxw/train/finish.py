@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ import mlx.core as mx
 
 from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import write_bytes, write_errors
+from mlx_ltxw.files import check_free, write_bytes
 from mlx_ltxw.hub import push
-from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip
@@ -185,13 +182,8 @@ def check_space(run: Path, size: int, checkpoints: int) -> None:
     Raises:
         UserError: there is too little space.
     """
-    with write_errors(run):
-        free = shutil.disk_usage(run).free
-    if free < (needed := 4 * size * (4 * (checkpoints + 1) + 1)):  # parameters, two moments and the adapter, fp32
-        raise UserError(
-            f"{run} has {readable(free)} of free space, and the checkpoints need {readable(needed)}.",
-            "Free some space, give {field:keep_checkpoints} fewer, or choose another folder.",
-        )
+    needed = 4 * size * (4 * (checkpoints + 1) + 1)  # parameters, two moments and the adapter, fp32
+    check_free(run, needed, "the checkpoints need", "give {field:keep_checkpoints} fewer, or choose another folder.")
 
 
 def upload(run: Path, repo: str) -> str:

@@ -194,6 +194,8 @@ def _begin_conversion(sources: Path, checkpoint: str) -> None:
             pass
         process.kill()
         process.wait()
+    for part in out.rglob(".mlx-ltxw-*.part"):
+        part.unlink()
     if not list(out.rglob("journal.json")):
         raise RuntimeError("the conversion was done before it was cut")
 

@@ -21,7 +21,7 @@ from mlx_ltxw.adapter.apply import (
     set_gates,
 )
 from mlx_ltxw.adapter.branches import DoRABranch, LowRankBranch
-from mlx_ltxw.adapter.deltas import DoRA, LowRank
+from mlx_ltxw.adapter.deltas import DoRA, LowRank, change
 from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.names import WHISPER_MODULES, kind
 from mlx_ltxw.adapter.placing import match, place
@@ -268,14 +268,20 @@ def test_bf16_activations_stay_bf16():
     assert adapted(mx.ones((2, 64), mx.bfloat16)).dtype == mx.bfloat16
 
 
-def test_gate_scales_each_tokens_own_addition():
+@pytest.mark.parametrize("length", [None, "rows", "base_rows", "columns"])
+def test_gate_scales_each_tokens_own_addition(length):
+    """Strength in time, of a LoRA and of every DoRA: a gate of 1 is all of the change, 0 none, 0.5 half of it."""
     draw = np.random.default_rng(0)
     a, b = (mx.array(draw.standard_normal(s).astype(np.float32)) for s in ((4, 64), (32, 4)))
-    base = nn.Linear(64, 32)
-    adapted = AdaptedLinear(base, attach(nn.Sequential(base), [(Adapter("a", "o", {"layers.0": LowRank(a, b)}),
+    base, delta = nn.Linear(64, 32), LowRank(a, b)
+    if length:
+        delta = DoRA(delta, mx.array(draw.uniform(1, 2, 64 if length == "columns" else 32).astype(np.float32)), length)
+    adapted = AdaptedLinear(base, attach(nn.Sequential(base), [(Adapter("a", "o", {"layers.0": delta}),
                                                                 Strength())]).layers[0].branches)  # fmt: skip
     x = mx.array(draw.standard_normal((2, 3, 64)).astype(np.float32))
     full, bare = adapted(x), base(x)
+    weight = np.asarray(base.weight, np.float64) + np.asarray(change(delta, base.weight), np.float64)
+    assert relative_error(full, np.asarray(x, np.float64) @ weight.T + np.asarray(base.bias)) < 1e-5
     adapted.set_gate(mx.array([[0.0], [0.5], [1.0]]))
     gated = adapted(x)
     assert mx.array_equal(gated[:, 0], bare[:, 0])

@@ -78,6 +78,7 @@ def flat(prefix):
 
 
 DOWN_UP = (".lora_down.weight", ".lora_up.weight")
+LINEAR_LAYER = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
 DEFAULT = (".lora_A.default.weight", ".lora_B.default.weight")
 
 
@@ -88,6 +89,8 @@ DEFAULT = (".lora_A.default.weight", ".lora_B.default.weight")
         ("bare", lambda p: p, ()),
         ("official", lambda p: f"model.diffusion_model.{p}", ()),
         ("diffusers", lambda p: f"transformer.{diffusers_name(p)}", ()),
+        ("diffusers", lambda p: f"transformer.{diffusers_name(p)}", (".lora.down.weight", ".lora.up.weight")),
+        ("diffusers", lambda p: f"transformer.{diffusers_name(p)}", LINEAR_LAYER),
         ("peft", lambda p: f"base_model.model.{p}", ()),
         ("peft", lambda p: f"base_model.model.{p}", DEFAULT),
         ("official", lambda p: f"diffusion_model.{p}", DEFAULT),

@@ -8,6 +8,7 @@ import soundfile
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio, resample, write_wav
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.downmix import downmix_matrix
 from mlx_ltxw.media.mp4 import write_mp4
 from tests.media.signals import moving_picture, tone
 
@@ -162,3 +163,39 @@ def test_probe_tells_what_is_there(tmp_path):
 def test_fewer_samples_than_one_of_the_new_rate():
     assert resample(np.ones((3, 1), np.float32), 192000, 8000).shape == (1, 1)
     assert resample(np.ones((11, 2), np.float32), 192000, 16000).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "left"),
+    [
+        ("5.1", {"FL": 1, "FC": 0.707, "BL": 0.707}),
+        ("5.1(side)", {"FL": 1, "FC": 0.707, "SL": 0.707}),
+        ("7.1", {"FL": 1, "FC": 0.707, "BL": 0.707, "SL": 0.707}),
+        ("quad", {"FL": 1, "BL": 0.707}),
+        ("3.0", {"FL": 1, "FC": 0.707}),
+        ("2.1", {"FL": 1}),
+        ("6.1", {"FL": 1, "FC": 0.707, "BC": 0.707, "SL": 0.707}),
+    ],
+)
+def test_more_channels_are_mixed_as_the_official_trainer_mixes_them(tmp_path, layout, left):
+    """Each channel has a tone of its own; weights by hand, each side's divided by their sum."""
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    time = np.arange(48000) / 48000
+    tones = np.stack([np.sin(2 * np.pi * 100 * (i + 1) * time) for i in range(len(names))], 1).astype(np.float32)
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=48000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(tones.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    right = {name[:-1] + {"L": "R"}.get(name[-1], name[-1]): weight for name, weight in left.items()}
+    got = read_audio(tmp_path / "a.wav", 48000)
+    for side, weights in enumerate((left, right)):
+        share = 2 * got[:, side] @ tones / len(time)
+        expected = [weights.get(name, 0) / sum(weights.values()) for name in names]
+        np.testing.assert_allclose(share, expected, atol=1e-4)
+
+
+def test_channels_without_names():
+    np.testing.assert_array_equal(downmix_matrix(["NONE"] * 6), downmix_matrix(["FL", "FR", "FC", "LFE", "BL", "BR"]))
+    np.testing.assert_allclose(downmix_matrix(["NONE"] * 4), np.full((4, 2), 0.25))

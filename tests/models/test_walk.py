@@ -11,7 +11,7 @@ import tests.reference.transformer as official
 from mlx_ltxw.models.transformer import Skips, Transformer, TransformerConfig, Walk, feed_forward
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
-from mlx_ltxw.models.transformer.walk import Paired
+from mlx_ltxw.models.transformer.walk import Abreast
 from tests.models.test_transformer import both, streams
 from tests.numbers import relative_error
 
@@ -132,7 +132,7 @@ def test_a_walk_can_be_left_between_two_blocks():
 
 def test_models_of_two_lengths_are_no_pair():
     with pytest.raises(ValueError, match="2 and 3 blocks"):
-        Paired("ab", "abc")
+        Abreast("ab", "abc")
 
 
 @pytest.fixture

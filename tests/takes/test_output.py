@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_ltxw import files
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
 from mlx_ltxw.takes.output import Output
@@ -44,3 +45,10 @@ def test_no_file_is_replaced_unless_it_may_be(tmp_path, taken):
 def test_what_cannot_be_written(tmp_path, name, fields):
     with pytest.raises(UserError):
         Output(tmp_path / name).check(settings(**fields))
+
+
+def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
+    output = Output(tmp_path / "out.mp4", wav=True, spectrogram=True)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
+    with pytest.raises(UserError, match=r"1\.0 MB of free space, and the clip needs about"):
+        output.check(settings())

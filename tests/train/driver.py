@@ -4,6 +4,7 @@ The clips are files of the cache with drawn numbers; everything else is what `ml
 """
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def main(model_path, run, settings):
     from mlx_ltxw.train.loop import train
     from mlx_ltxw.world import World
 
+    if limit := os.environ.get("LARGEST_FILE"):  # as on a full disk, a larger one cannot be written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     world = World.join()
     try:
         with _asked_to_stop() as asked:

@@ -70,6 +70,20 @@ def test_killed_at_random_moments(tiny_model, whole, tmp_path):
     assert_same_end(run, whole)
 
 
+def test_a_full_disk_keeps_the_checkpoint(tiny_model, whole, tmp_path):
+    """The samples' sound takes 136 kB, a checkpoint less than 100."""
+    run = tmp_path / "run"
+    process = start(tiny_model, run, *SETTINGS, LARGEST_FILE="100000")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    (message,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert "samples/step-000000/1.wav could not be written: File too large. The file is larger than this" in message
+    assert "Traceback" not in output
+    assert not list(run.rglob(".mlx-ltxw-*"))
+    finish(tiny_model, run)
+    assert_same_end(run, whole)
+
+
 def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):
     run = tmp_path / "run"
     process = start(tiny_model, run, *SETTINGS)

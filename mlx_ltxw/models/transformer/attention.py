@@ -5,6 +5,7 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -23,10 +24,16 @@ def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
 
 
 class Read(NamedTuple):
-    """What an attention read of its context: keys before their norm and rotation, and values; (B, S, heads * D)."""
+    """What an attention read of its contexts.
+
+    Attributes:
+        keys, values: (C, S, heads * D); keys before their norm and rotation.
+        counts: How many queries in a row share each of the C contexts; empty for equally many.
+    """
 
     keys: mx.array
     values: mx.array
+    counts: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -80,7 +87,7 @@ class Attention(nn.Module):
         Args:
             x: (B, T, query_dim).
             context: (B, S, context_dim), or (B / n, S, context_dim) where n in a row share one; or what `read` gave for
-                it; `x` itself when None.
+                it, which may say how many share each; `x` itself when None.
             rope: Rotation of the queries, and of the keys unless `key_rope` is given. None: no rotation.
             key_rope: Rotation of the keys.
             values_only: The spatio-temporal-guidance perturbation: the values pass as they are, unattended.
@@ -88,45 +95,32 @@ class Attention(nn.Module):
         Returns:
             (B, T, query_dim).
         """
-        keys, values = context if isinstance(context, Read) else self.read(x if context is None else context)
-        values = self._split(values)
-        out = values if values_only else self._mix(x, keys, values, rope, key_rope, done)
+        read = context if isinstance(context, Read) else self.read(x if context is None else context)
+        out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
         return self.to_out[0](out.reshape(*x.shape[:2], -1))
 
-    def read(self, context: mx.array, shared: Read | None = None) -> Read:
-        """Keys and values of a context.
+    def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> Read:
+        """Keys and values of contexts.
 
         Args:
-            context: (B, S, context_dim).
+            context: (C, S, context_dim).
             shared: What the attention that this one was adapted from read of the very same context, in any dtype. A
                 linear with an adapter beside it adds to that, and does not compute it again.
+            counts: See `Read`.
         """
         if shared is None:
-            return Read(self.to_k(context), self.to_v(context))
-        keys, values = (x.astype(context.dtype) for x in shared)
-        return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values))
+            return Read(self.to_k(context), self.to_v(context), counts)
+        keys, values = (x.astype(context.dtype) for x in (shared.keys, shared.values))
+        return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
-    def _mix(
-        self,
-        x: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        rope: Rope | None,
-        key_rope: Rope | None,
-        done: Done,
-    ) -> mx.array:
+    def _mix(self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done) -> mx.array:
         queries = self.turned_heads(self.to_q(x), self.q_norm, rope)
-        keys = self.turned_heads(keys, self.k_norm, key_rope or rope)
+        keys, values = self.turned_heads(read.keys, self.k_norm, key_rope or rope), self._split(read.values)
         done((queries, keys, values))
-        keys, values = for_each_query(keys, len(queries)), for_each_query(values, len(queries))
-        out = ops.attention(
-            queries.transpose(0, 2, 1, 3),  # (B, H, T, D)
-            keys.transpose(0, 2, 1, 3),
-            values.transpose(0, 2, 1, 3),
-            scale=self.scale,
-        )
+        queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))  # (B, H, T, D)
+        out = attend(queries, keys, values, self.scale, read.counts)
         return out.transpose(0, 2, 1, 3)
 
     @property
@@ -151,3 +145,42 @@ def for_each_query(context: mx.array, batch: int) -> mx.array:
 def _from_base(linear: nn.Module, x: mx.array, y: mx.array) -> mx.array:
     """What a linear makes of `x`, given what it makes of it without its adapters."""
     return linear.from_base(x, y) if isinstance(linear, AdaptedProjection) else linear(x)
+
+
+def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float, counts: tuple[int, ...] = ()) -> mx.array:
+    """Attention of queries of which several in a row may share a context: those are attended in one, token after token,
+    so that keys and values are never repeated.
+
+    Args:
+        queries: (B, H, T, D).
+        keys, values: (C, H, S, D), or one of the two (1, H, S, D).
+        scale: Of the products.
+        counts: How many queries share each context, B in all; empty for equally many.
+
+    Returns:
+        (B, H, T, D).
+    """
+    contexts = max(len(keys), len(values))
+    keys, values = (mx.broadcast_to(y, (contexts, *y.shape[1:])) for y in (keys, values))
+    if contexts == len(queries):
+        return ops.attention(queries, keys, values, scale=scale)
+    if contexts == 1 or len(set(counts)) <= 1:
+        return _attend_folded(queries, keys, values, scale)
+    ends = [*itertools.accumulate(counts)]
+    parts = [
+        _attend_folded(queries[end - count : end], keys[one : one + 1], values[one : one + 1], scale)
+        for one, (count, end) in enumerate(zip(counts, ends, strict=True))
+    ]
+    return mx.concatenate(parts)
+
+
+def _attend_folded(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Where equally many queries in a row share each context."""
+    _, heads, tokens, width = queries.shape
+    contexts, sharing = len(keys), len(queries) // len(keys)
+    if sharing == 1:
+        return ops.attention(queries, keys, values, scale=scale)
+    rows = queries.reshape(contexts, sharing, heads, tokens, width).transpose(0, 2, 1, 3, 4)
+    out = ops.attention(rows.reshape(contexts, heads, sharing * tokens, width), keys, values, scale=scale)
+    out = out.reshape(contexts, heads, sharing, tokens, width).transpose(0, 2, 1, 3, 4)
+    return out.reshape(queries.shape)

@@ -29,7 +29,7 @@ from mlx_ltxw.models.transformer.adaln import (
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
-from mlx_ltxw.models.transformer.inputs import NO_BLOCK_SKIPS, BlockSkips, Rotary
+from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_BLOCK_SKIPS, BlockSkips, Rotary, Sharing
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.update import Attending, Update
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
@@ -46,6 +46,7 @@ class StreamState(NamedTuple):
         rotary: Rotation tables.
         cross_modulation: (B, T, 4, dim) of the audio-video attentions; None without the other stream.
         cross_gate: (B, 1, 1, dim) gate of what this stream reads from the other, at the other's noise level.
+        sharing: Of rows that share what they read.
     """
 
     context: mx.array
@@ -55,6 +56,7 @@ class StreamState(NamedTuple):
     rotary: Rotary
     cross_modulation: mx.array | None
     cross_gate: mx.array | None
+    sharing: Sharing = EQUALLY
 
 
 class Shared(NamedTuple):
@@ -182,7 +184,8 @@ class Block(nn.Module):
         """
         own, feed_forward, text = stream_modulation(self.audio_scale_shift_table, state.modulation)
         to_itself = Attending(rope=state.rotary.own, values_only=skip_self)
-        to_text = Attending(modulated_text(self.audio_prompt_scale_shift_table, state), shared.text)
+        text_context = modulated_text(self.audio_prompt_scale_shift_table, state)
+        to_text = Attending(text_context, shared.text, counts=state.sharing.text)
         updates = [
             Update(self.audio_attn1, own, self.eps, to_itself),
             Update(self.audio_attn2, text, self.eps, to_text),
@@ -210,7 +213,8 @@ class Block(nn.Module):
         assert state.cross_gate is not None
         scale, shift = audio_reads_video(table, state.cross_modulation)
         modulation = Modulation(shift, scale, reading_gate(table, state.cross_gate))
-        attending = Attending(shared.video, shared.read, state.rotary.cross, video_rope)
+        rope = state.rotary.cross
+        attending = Attending(shared.video, shared.read, rope, video_rope, counts=state.sharing.video)
         return Update(self.video_to_audio_attn, modulation, self.eps, attending)
 
     def video_reading(self, state: StreamState, audio: mx.array, audio_state: StreamState) -> Update:

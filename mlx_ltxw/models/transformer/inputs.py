@@ -43,6 +43,21 @@ def rotary(config: TransformerConfig, stream: StreamConfig, positions: np.ndarra
     )
 
 
+class Sharing(NamedTuple):
+    """How many of a batch's rows, in a row, share what they read; empty for equally many.
+
+    Attributes:
+        text: Each text.
+        video: Each reading of the one video: with adapters of their own, rows may read it in different ways.
+    """
+
+    text: tuple[int, ...] = ()
+    video: tuple[int, ...] = ()
+
+
+EQUALLY = Sharing()
+
+
 class Modality(NamedTuple):
     """One stream at one noise level.
 
@@ -50,8 +65,9 @@ class Modality(NamedTuple):
         latent: (B, T, in_channels) noisy tokens.
         sigma: (B,) the stream's noise level, fp32; 0 when the stream is frozen. The *other* stream's gate reads it.
         timesteps: (B, 1) or (B, T) noise level of each token, fp32 (sigma times the denoising mask).
-        context: (B, S, context_dim) the text as this stream reads it.
+        context: (B, S, context_dim) the text as this stream reads it, or fewer that rows share.
         rotary: Tables of its tokens.
+        sharing: Of rows that share what they read.
     """
 
     latent: mx.array
@@ -59,6 +75,7 @@ class Modality(NamedTuple):
     timesteps: mx.array
     context: mx.array
     rotary: Rotary
+    sharing: Sharing = EQUALLY
 
 
 class BlockSkips(NamedTuple):

@@ -6,7 +6,8 @@ scale and shift follow a stream's own timesteps, the gates the other stream's si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +16,7 @@ from mlx_ltxw.models.transformer.adaln import MAIN_ROWS, PROMPT_ROWS, AdaLayerNo
 from mlx_ltxw.models.transformer.block import Block, Shared, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Modality, Skips
-from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Done, Paired, Streams, Walk
+from mlx_ltxw.models.transformer.walk import DIRECT, Abreast, Blocks, Done, Streams, Walk
 
 
 class Transformer(nn.Module):
@@ -96,43 +97,58 @@ class Transformer(nn.Module):
         skips: Skips = NO_SKIPS,
         walk: Walk = DIRECT,
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """The exact video lock: the base streams, and a second audio stream that reads the video and is read by none.
+        """`accompanied` by one adapted audio stream: velocities of video, base audio and adapted audio."""
+        video_velocity, audio_velocity, (velocity,) = self.accompanied(
+            [Accompaniment(adapted, adapted_audio)], video, audio, skips, walk
+        )
+        return video_velocity, audio_velocity, velocity
+
+    def accompanied(
+        self,
+        others: Sequence[Accompaniment],
+        video: Modality,
+        audio: Modality,
+        skips: Skips = NO_SKIPS,
+        walk: Walk = DIRECT,
+    ) -> tuple[mx.array, mx.array, list[mx.array]]:
+        """The exact video lock: the base streams, and other audio streams that read the video and are read by none.
 
         The base streams are computed by the very operations of `__call__`, so video and base audio are bit-identical
-        to a run without the adapter.
+        to a run without the others.
 
         Args:
-            adapted: This model with adapted audio modules; it shares all other arrays.
-            video, audio: The base streams.
-            adapted_audio: The second audio stream, with the base's text; what it reads of that it makes anew where it
-                is at a noise level of its own.
+            others: Each of any number of rows, (B, Ta, in_channels), at the base's noise level, or at one of its own
+                and then with its own reading of the text.
+            video, audio: The base streams, (1, T, in_channels) where others have several rows.
             skips: What this guidance pass leaves out.
             walk: How to go over the blocks.
 
         Returns:
-            Velocities of video, base audio and adapted audio.
+            Velocities of video, base audio and each of the others.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
-        b = adapted.audio_state(adapted_audio, video)
-        same_text = adapted_audio.sigma is audio.sigma
+        states = [other.model.audio_state(other.audio, video) for other in others]
+        same_text = [other.audio.context is audio.context and other.audio.sigma is audio.sigma for other in others]
 
-        def step(blocks: tuple[Block, Block], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-            block, adapted_block = blocks
-            vx, ax, bx = streams
+        def step(blocks: tuple[Block, ...], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
+            block, *other_blocks = blocks
+            vx, ax, *xs = streams
             out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
             done((out.video, out.audio))
-            shared = out.shared if same_text else out.shared._replace(text=None)
-            bx = adapted_block.audio_stream(bx, b, shared, video.rotary.cross, skips.audio_self)
-            return out.video, out.audio, bx
+            for i, (other, state) in enumerate(zip(other_blocks, states, strict=True)):
+                shared = out.shared if same_text[i] else out.shared._replace(text=None)
+                xs[i] = other.audio_stream(xs[i], state, shared, video.rotary.cross, skips.audio_self)
+            return out.video, out.audio, *xs
 
         streams = (
             self.patchify_proj(video.latent),
             self.audio_patchify_proj(audio.latent),
-            adapted.audio_patchify_proj(adapted_audio.latent),
+            *(other.model.audio_patchify_proj(other.audio.latent) for other in others),
         )
-        pairs = Paired(self.transformer_blocks, adapted.transformer_blocks)
-        vx, ax, bx = walk.through(pairs, step, streams, skips)
-        return self.video_head(vx, v), self.audio_head(ax, a), adapted.audio_head(bx, b)
+        blocks = Abreast(self.transformer_blocks, *(other.model.transformer_blocks for other in others))
+        vx, ax, *xs = walk.through(blocks, step, streams, skips)
+        velocities = [other.model.audio_head(x, s) for other, x, s in zip(others, xs, states, strict=True)]
+        return self.video_head(vx, v), self.audio_head(ax, a), velocities
 
     def watch(self, video: Modality, audio: Modality, walk: Walk = DIRECT) -> Iterator[Shared]:
         """Runs the base streams for what a second audio stream shares with every block of them, block by block.
@@ -198,8 +214,9 @@ class Transformer(nn.Module):
             cross_modulation, _ = cross_adaln(modality.timesteps * scale, dtype)
             cross_gate, _ = gate_adaln(other_sigma[:, None] * self.config.gate_timestep_scale, dtype)
         return StreamState(
-            modality.context, modulation, prompt_modulation, embedded, modality.rotary, cross_modulation, cross_gate
-        )
+            modality.context, modulation, prompt_modulation, embedded, modality.rotary, cross_modulation, cross_gate,
+            modality.sharing,
+        )  # fmt: skip
 
     def video_head(self, x: mx.array, state: StreamState) -> mx.array:
         """Tokens (B, T, Dv) to velocity (B, T, out_channels)."""
@@ -213,3 +230,15 @@ class Transformer(nn.Module):
         embedded = state.embedded  # the embedding without its SiLU
         normed = mx.fast.layer_norm(x, None, None, self.config.eps)
         return modulate(normed, (table[1:], embedded), (table[:1], embedded))
+
+
+class Accompaniment(NamedTuple):
+    """An audio stream beside the base's, which reads the video and is read by none.
+
+    Attributes:
+        model: The base with adapted audio modules; it shares all other arrays.
+        audio: Its tokens, at the base's noise level; where its context is the base's own, so is its reading of it.
+    """
+
+    model: Transformer
+    audio: Modality

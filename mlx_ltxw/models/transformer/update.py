@@ -26,6 +26,7 @@ class Attending(NamedTuple):
         base_read: What the attention that this one was adapted from has read of the context, if that is known.
         rope, key_rope: As for `Attention`.
         values_only: As for `Attention`.
+        counts: How many rows of the stream share each context; empty for equally many.
     """
 
     context: mx.array | None = None
@@ -33,6 +34,7 @@ class Attending(NamedTuple):
     rope: Rope | None = None
     key_rope: Rope | None = None
     values_only: bool = False
+    counts: tuple[int, ...] = ()
 
 
 class Update(NamedTuple):
@@ -53,8 +55,9 @@ class Update(NamedTuple):
     def read(self, dtype: mx.Dtype) -> Read:
         """Keys and values of an attention's context, which is read in `dtype`, the stream's; adapters included."""
         assert not isinstance(self.network, FeedForward)
-        assert self.attending.context is not None
-        return self.network.read(self.attending.context.astype(dtype), self.attending.base_read)
+        context, shared, *_, counts = self.attending
+        assert context is not None
+        return self.network.read(context.astype(dtype), shared, counts)
 
     def __call__(self, x: mx.array, read: Read | None = None, done: Done = nothing_done) -> mx.array:
         """The stream (B, T, dim) after the update.
@@ -67,7 +70,7 @@ class Update(NamedTuple):
         queries = modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
         if isinstance(self.network, FeedForward):
             return add_gated(x, self.network(queries, done), gate)
-        context, _, rope, key_rope, values_only = self.attending
+        context, _, rope, key_rope, values_only, _ = self.attending
         if context is not None and read is None:
             read = self.read(x.dtype)
         return add_gated(x, self.network(queries, read, rope, key_rope, values_only, done), gate)

@@ -17,8 +17,6 @@ from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Skips
 
 Item = TypeVar("Item")
 ItemOut = TypeVar("ItemOut", covariant=True)
-First = TypeVar("First")
-Second = TypeVar("Second")
 
 Streams = tuple[mx.array, ...]
 """The streams' tokens, (B, T, dim) each."""
@@ -46,22 +44,22 @@ class Blocks(Protocol[ItemOut]):
     def __getitem__(self, index: int, /) -> ItemOut: ...
 
 
-class Paired(Generic[First, Second]):
-    """The blocks of two models, of one length, side by side."""
+class Abreast(Generic[Item]):
+    """The blocks of several models, of one length, side by side."""
 
-    def __init__(self, first: Blocks[First], second: Blocks[Second]) -> None:
-        if len(first) != len(second):
-            raise ValueError(f"models of {len(first)} and {len(second)} blocks")
-        self.first, self.second = first, second
+    def __init__(self, *models: Blocks[Item]) -> None:
+        if len({len(blocks) for blocks in models}) != 1:
+            raise ValueError(f"models of {' and '.join(str(len(blocks)) for blocks in models)} blocks")
+        self.models = models
 
     def __len__(self) -> int:
-        return len(self.first)
+        return len(self.models[0])
 
-    def __iter__(self) -> Iterator[tuple[First, Second]]:
+    def __iter__(self) -> Iterator[tuple[Item, ...]]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int, /) -> tuple[First, Second]:
-        return self.first[index], self.second[index]
+    def __getitem__(self, index: int, /) -> tuple[Item, ...]:
+        return tuple(blocks[index] for blocks in self.models)
 
 
 def run_step(step: BlockStep[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
@@ -100,8 +98,9 @@ class Walk:
 
     @classmethod
     def bounded(cls, in_parts: bool = True) -> Walk:
-        """In submissions of parts of blocks, of which no more than `WINDOW` are unfinished."""
-        return cls(int(in_parts), WINDOW, in_parts=in_parts)
+        """In submissions of which few are unfinished: parts of blocks, of which no more than `WINDOW` are; otherwise
+        whole ones, one beside that at work."""
+        return cls(1, WINDOW, in_parts=True) if in_parts else cls(1, 1)
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""

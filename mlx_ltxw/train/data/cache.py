@@ -19,9 +19,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import locked_folder, write_errors
-from mlx_ltxw.machine import this_machine
+from mlx_ltxw.files import check_free, locked_folder, write_errors
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.train.data.clip import TrainingClip, read_picture, read_sound
 from mlx_ltxw.train.data.findings import OnProgress
@@ -97,6 +97,8 @@ def build_cache(
     if missing:
         ops.settle_compile()
         _check_captions(model, [job.clip for job in missing])
+        needed = sum(_bytes(job.clip, model) for job in missing)
+        check_free(folder, needed, "the encoded clips need", "use fewer clips, or give another {field:cache}.")
         unseen = {job.latents: job for job in missing if not job.latents.is_file()}
         with locked_folder(folder, "training run that encodes its clips"):
             _encode_clips(list(unseen.values()), model, progress)
@@ -173,6 +175,15 @@ def _digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
+def _bytes(clip: TrainingClip, model: ModelDir) -> int:
+    """Of a clip's files: its tokens in both, in fp32, and the contexts of the caption, padded as Gemma reads it."""
+    config, size = model.network_config("transformer"), clip.geometry
+    tokens = size.audio_tokens * config.audio.in_channels
+    tokens += size.video_tokens * config.video.in_channels if clip.picture else 0
+    context = PROMPT_TOKENS * (config.video.context_dim + config.audio.context_dim)
+    return 2 * 4 * tokens + default_dtype().size * context
+
+
 def _check_captions(model: ModelDir, clips: Sequence[TrainingClip]) -> None:
     """Refuses a caption that is too long before anything else is done."""
     tokenizer = model.load_tokenizer()
@@ -240,7 +251,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress
 
 def _features(captions: Sequence[str], model: ModelDir, progress: OnProgress) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
-    encoder = model.load_text_encoder(default_dtype(), this_machine().in_pieces)
+    encoder = model.load_text_encoder(default_dtype())
     projection = model.load_text_projection(default_dtype())
     features = {}
     for index, caption in enumerate(captions):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,28 +61,63 @@ class Segment:
         return sum(word.end - word.start for word in self.words)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """How loud a sound is in the course of time.
+
+    Attributes:
+        rms: (T,) of each 10 ms, without what is left over at the end.
+        seconds: How long the sound is.
+    """
+
+    rms: np.ndarray
+    seconds: float
+
+
+def read_levels(path: Path, start: float = 0.0, end: float = math.inf) -> Levels:
+    """Of a file's stretch; an hour takes no more memory than a minute.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return levels(_mono_blocks(path, start, end))
+
+
+def levels(blocks: Iterable[np.ndarray]) -> Levels:
+    """Of blocks (N,) at 16 kHz that follow one another."""
+    size = round(HOP * RATE)
+    rest, parts, samples = np.zeros(0, np.float32), [np.zeros(0)], 0
+    for block in blocks:
+        samples += len(block)
+        joined = np.concatenate([rest, block])
+        frames = joined[: len(joined) // size * size].reshape(-1, size)
+        parts.append(np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1)))
+        rest = joined[len(frames) * size :]
+    return Levels(np.concatenate(parts), samples / RATE)
+
+
 def read_mono(path: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
     """(N,) fp32 at 16 kHz.
 
     Raises:
         UserError: the file cannot be read.
     """
+    return np.concatenate([np.zeros(0, np.float32), *_mono_blocks(path, start, end)])
+
+
+def _mono_blocks(path: Path, start: float, end: float) -> Iterator[np.ndarray]:
     seconds = end - start if math.isfinite(end) else None
-    parts = [block[:, 0] for block in audio_blocks(path, RATE, 1, start=start, seconds=seconds)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return (block[:, 0] for block in audio_blocks(path, RATE, 1, start=start, seconds=seconds))
 
 
-def sounds(mono: np.ndarray, longest: float, start: float = 0.0) -> list[Word]:
+def sounds(level: np.ndarray, longest: float, start: float = 0.0) -> list[Word]:
     """The stretches of speech between pauses.
 
     Args:
-        mono: (N,) at 16 kHz.
+        level: (T,) from `read_levels`.
         longest: Seconds; a longer stretch is parted where it is quietest.
-        start: The second of the file at which `mono` begins.
+        start: The second of the file at which `level` begins.
     """
-    size = round(HOP * RATE)
-    frames = mono[: len(mono) // size * size].reshape(-1, size)
-    level = np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1)) if len(frames) else np.zeros(0)
     found: list[tuple[int, int]] = []
     for first, last in _runs(level > _threshold(level)):
         if found and first - found[-1][1] < _PAUSE / HOP:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import DAMAGED, collected_notes, probe
 from mlx_ltxw.media.video import picture_seconds
@@ -17,7 +15,17 @@ from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
 from mlx_ltxw.train.data.check import check
 from mlx_ltxw.train.data.clip import TrainingClip, held_frames
-from mlx_ltxw.train.data.cutting import LEAD, LEAST_SPEECH, RATE, Segment, cut, read_mono, sounds
+from mlx_ltxw.train.data.cutting import (
+    LEAD,
+    LEAST_SPEECH,
+    RATE,
+    Levels,
+    Segment,
+    cut,
+    read_levels,
+    read_mono,
+    sounds,
+)
 from mlx_ltxw.train.data.dataset import MediaSource, find_sources
 from mlx_ltxw.train.data.findings import Finding, OnProgress, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
@@ -178,8 +186,8 @@ def clips_of(
         if picture and length < (geometry.frames - held_frames(geometry)) / geometry.frame_rate:
             text = f"The picture lasts {length:.2f} s, a clip {geometry.seconds:.2f} s; use a longer one."
             return [], [error(source.name, "too-short", text)]
-        mono = read_mono(source.path, source.start, source.end)
-        captioned = _tell(source, mono, geometry.seconds, hears)
+        levels = read_levels(source.path, source.start, source.end)
+        captioned = _tell(source, levels, geometry.seconds, hears)
     except UserError as problem:
         return [], [error(source.name, "broken", str(problem))]
     except CaptionFault as fault:
@@ -210,18 +218,18 @@ class _Refused(Exception):
         self.finding = finding
 
 
-def _tell(source: MediaSource, mono: np.ndarray, window: float, hears: Transcriber | None) -> list[tuple[Segment, str]]:
+def _tell(source: MediaSource, levels: Levels, window: float, hears: Transcriber | None) -> list[tuple[Segment, str]]:
     """Segments of the file with their captions.
 
     Raises:
         _Refused, CaptionFault: there is no caption, or none for its segments.
     """
-    end = _end(source, mono)
+    end = _end(source, levels)
     given = complete(source.text, source.labels) if source.text and source.text.strip() else None
     if end - source.start <= window + _SLACK:
         segments = [Segment(source.start, end, source.words)]
     else:
-        units = source.words or sounds(mono, window - LEAD, source.start)
+        units = source.words or sounds(levels.rms, window - LEAD, source.start)
         # without any speech it is one clip still, for the check to refuse
         segments = cut(units, window, source.start, end) or [Segment(source.start, source.start + window, ())]
     if given is not None and len(segments) == 1:
@@ -229,27 +237,28 @@ def _tell(source: MediaSource, mono: np.ndarray, window: float, hears: Transcrib
     if source.words:
         texts = [segment.text for segment in segments]
     elif hears is not None:
-        segments, texts = _transcribed(segments, source, mono, window, hears)
+        segments, texts = _transcribed(segments, source, end, window, hears)
     else:
         raise _Refused(_no_words(source, end, given))
     return [(segment, _caption(text, given, source)) for segment, text in zip(segments, texts, strict=True)]
 
 
-def _end(source: MediaSource, mono: np.ndarray) -> float:
+def _end(source: MediaSource, levels: Levels) -> float:
     """Where the stretch ends: as the user said, if the file is as long."""
-    there = source.start + len(mono) / RATE
+    there = source.start + levels.seconds
     return source.end if there > source.end - 1e-3 else there
 
 
 def _transcribed(
-    segments: list[Segment], source: MediaSource, mono: np.ndarray, window: float, hears: Transcriber
+    segments: list[Segment], source: MediaSource, end: float, window: float, hears: Transcriber
 ) -> tuple[list[Segment], list[str]]:
     """The segments, cut between words if Whisper times them, and what is said in each."""
+    mono = read_mono(source.path, source.start, source.end)  # Whisper takes the file as a whole
     transcript = hears(mono)
     if len(segments) == 1:
         return segments, [transcript.text]
     if transcript.words:
-        segments = cut(shifted(transcript.words, source.start), window, source.start, _end(source, mono))
+        segments = cut(shifted(transcript.words, source.start), window, source.start, end)
         return segments, [segment.text for segment in segments]
     spans = [
         (round((segment.start - source.start) * RATE), round((segment.end - source.start) * RATE))

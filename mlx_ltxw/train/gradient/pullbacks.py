@@ -106,7 +106,7 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
     """
     shape, own, context = x.shape, as_matrix(x), attending.context
     read = own if context is None else as_matrix(context.astype(x.dtype))
-    base = attending.base_read or (None, None)
+    base = (None, None) if attending.base_read is None else (attending.base_read.keys, attending.base_read.values)
     base_keys, base_values = (None if part is None else as_matrix(part).astype(x.dtype) for part in base)
     tokens = (x if context is None else context).shape[1]
     q, gates = project(attention.to_q, own, gradients), project(attention.to_gate_logits, own, gradients)

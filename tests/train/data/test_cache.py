@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlx_ltxw import files
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -227,6 +228,21 @@ def test_faults_name_the_clip(clips, model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"):
         build_cache(clips, model, tmp_path / "file")
+
+
+def test_a_full_disk_is_told_before_anything_is_encoded(clips, model, tmp_path, monkeypatch):
+    """What is asked for is what the files take, but for their headers."""
+    build_cache(clips, model, tmp_path / "whole")
+    taken = sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*.safetensors"))
+    asked = []
+    monkeypatch.setattr(cache, "check_free", lambda folder, needed, *words: asked.append(needed))
+    build_cache(clips, model, tmp_path / "again")
+    assert 0.95 * taken < asked[0] < taken
+    monkeypatch.undo()
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"1\.0 kB of free space, and the encoded clips need about"):
+        build_cache(clips, model, tmp_path / "none")
+    assert not list((tmp_path / "none").rglob("*.safetensors"))
 
 
 def test_a_damaged_file_is_said_to_be_damaged(clips, model, tmp_path):

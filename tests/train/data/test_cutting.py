@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_ltxw.train.data.cutting import LEAD, RATE, Word, cut, read_mono, sounds
+from mlx_ltxw.train.data.cutting import HOP, LEAD, RATE, Word, cut, levels, read_levels, read_mono, sounds
 from tests.train.recordings import write
 
 WINDOW = 4.04
@@ -22,20 +22,20 @@ def bursts(spans, seconds, level=0.1):
 
 def test_sounds_are_what_stands_between_pauses():
     spans = [(0.5, 1.5), (1.6, 2.0), (3.0, 3.02), (4.0, 4.5)]
-    found = sounds(bursts(spans, 6), 3.0)
+    found = sounds(levels([bursts(spans, 6)]).rms, 3.0)
     wanted = [(0.5, 2.0), (4.0, 4.5)]  # a gap of 0.1 s is a consonant, 20 ms of sound are a click
     assert [(w.start, w.end) for w in found] == [pytest.approx(span, abs=0.011) for span in wanted]
 
 
 def test_sounds_of_a_whisper_after_a_loud_voice_are_found():
     wave = bursts([(1, 3)], 30, 0.3) + bursts([(21, 23)], 30, 0.01)
-    assert [round(word.start) for word in sounds(wave, 4.0)] == [1, 21]
+    assert [round(word.start) for word in sounds(levels([wave]).rms, 4.0)] == [1, 21]
 
 
 def test_speech_without_pause_is_parted_where_it_is_quietest():
     wave = bursts([(0, 3.0), (3.0, 6.0)], 6)
     wave[round(2.7 * RATE) : round(2.75 * RATE)] *= 0.3  # still speech
-    found = sounds(wave, 3.5)
+    found = sounds(levels([wave]).rms, 3.5)
     assert found[0].end == found[1].start == pytest.approx(2.72, abs=0.05)
     assert max(word.end - word.start for word in found) <= 3.5
 
@@ -92,3 +92,18 @@ def test_read_mono_in_blocks_equals_the_file(tmp_path):
     assert np.array_equal(read_mono(tmp_path / "a.wav"), wave)
     assert np.array_equal(read_mono(tmp_path / "a.wav", 0.5, 2.25), wave[RATE // 2 : RATE * 9 // 4])
     assert not len(read_mono(tmp_path / "a.wav", 5.0))
+
+
+def test_levels_in_blocks_are_those_of_the_whole(tmp_path):
+    random = np.random.default_rng(0)
+    wave = random.uniform(-0.5, 0.5, RATE * 12 + 77).astype(np.float32)
+    write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    found = read_levels(tmp_path / "a.wav", 0.5)
+    stretch = wave[RATE // 2 :]
+    assert found.seconds == len(stretch) / RATE
+    size = round(HOP * RATE)
+    frames = stretch[: len(stretch) // size * size].astype(np.float64).reshape(-1, size)
+    np.testing.assert_allclose(found.rms, np.sqrt((frames**2).mean(axis=1)), rtol=1e-12)
+    odd = levels(np.split(stretch, [1, 100, 5000, 5001, 90_000]))
+    np.testing.assert_allclose(odd.rms, found.rms, rtol=1e-12)
+    assert levels([]).seconds == 0
