@@ -55,7 +55,7 @@ class Networks:
         self._kept: dict[str, Any] = {}
         self._contexts: dict[tuple[str, ...], Contexts] = {}
 
-    def transformer(self, audio_only: bool = False) -> Transformer:
+    def transformer(self, audio_only: bool) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run."""
         resident = self._transformer
         if resident is not None and resident.with_video != audio_only:
