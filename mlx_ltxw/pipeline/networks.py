@@ -55,7 +55,7 @@ class Networks:
         self._kept: dict[str, Any] = {}
         self._contexts: dict[tuple[str, ...], Contexts] = {}
 
-    def transformer(self, audio_only: bool = False, residency: Residency = RESIDENT) -> Transformer:
+    def transformer(self, audio_only: bool, residency: Residency = RESIDENT) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
 
         Args:

@@ -22,6 +22,7 @@ from tests.convert.made import converted
 from tests.numbers import relative_error
 from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, guidance, official  # noqa: F401
 from tests.pipeline.test_lock import made, whisper  # noqa: F401
+from tests.pipeline.test_takes import clips
 from tests.reference import pipeline as reference
 from tests.reference import two_stages
 
@@ -221,6 +222,22 @@ def test_the_lock_over_all_stages(two_dev, two_distilled, lora, whisper, which):
     assert relative_error(locked.adapted, base.audio) > 1e-2
     assert not np.array_equal(wave, locked_wave)
     assert base.video.shape[1] == 2 * 4 * 2
+
+
+@pytest.mark.parametrize("which", ["distilled", "hq"])
+def test_takes_over_two_stages(two_dev, two_distilled, lora, whisper, which):  # noqa: F811
+    """Each is what it is alone, and the picture is that of none."""
+    model, request = variants(two_dev, two_distilled, lora)[which]
+    takes = ("soft", "seed=+1", f"adapter={whisper[0]}:0.4 seed=9")
+    _, base, _, _ = made(model, request)
+    request = dataclasses.replace(request, adapters=(str(whisper[0]),))
+    latents, _, _ = clips(model, dataclasses.replace(request, takes=takes), decoded=False)
+    assert mx.array_equal(latents.video, base.video)
+    assert mx.array_equal(latents.audio, base.audio)
+    for row, take in enumerate(takes):
+        alone, _, _ = clips(model, dataclasses.replace(request, takes=(take,)), decoded=False)
+        assert relative_error(latents.adapted[row], alone.adapted[0]) < 1e-5, take
+        assert relative_error(latents.adapted[row], base.audio[0]) > 1e-3
 
 
 def test_without_the_lock_adapter_and_distilled_lora_are_fused_at_once(two_dev, lora, whisper):  # noqa: F811
