@@ -50,7 +50,8 @@ def write(folder: Path, config: TransformerConfig) -> list[Path]:
     files = []
     outside = Transformer(config)
     blocks, outside.transformer_blocks = outside.transformer_blocks, []
-    parts = [("", outside), *((f"{NAME}.{index}.", block) for index, block in enumerate(blocks))]
+    parts: list[tuple[str, Any]] = [("", outside)]
+    parts += [(f"{NAME}.{index}.", block) for index, block in enumerate(blocks)]
     del blocks
     while parts:
         prefix, part = parts.pop()
