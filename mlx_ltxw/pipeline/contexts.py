@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -36,17 +37,21 @@ class Contexts:
         """(1, S, Da)."""
         return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]
 
+    def row(self, number: int) -> tuple[mx.array, mx.array]:
+        """(1, S, Dv) and (1, S, Da) of one prompt."""
+        return self.video_contexts[number : number + 1], self.audio_contexts[number : number + 1]
+
     def audio_of(self, prompts: Sequence[str]) -> mx.array:
         """(len(prompts), S, Da), of prompts that are among those encoded."""
         return self.audio_contexts[mx.array([self.prompts.index(prompt) for prompt in prompts])]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
-    """Encodes the prompts.
+def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
+    """Encodes prompts, each by itself, so that none depends on those beside it.
 
     Args:
-        model_dir: Holds the text encoder, projection and connectors.
-        prompts: The prompt and, where guidance needs it, the negative prompt.
+        model_dir: Holds the text encoder, projection and connectors; each is loaded once.
+        prompts: The prompt and, where guidance needs it, the negative prompt; then any others.
         dtype: bf16 or fp32, of the contexts.
         in_pieces: See `Machine.in_pieces`.
 
@@ -54,20 +59,37 @@ def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype, in_
         UserError: a prompt is longer than the model reads.
     """
     encoder = model_dir.load_text_encoder(dtype, in_pieces)
-    ids, mask = encoder.tokenize(prompts)
-    hidden = encoder.hidden_states(ids, mask)
-    mx.eval(hidden, mask)
-    del encoder
+    ids, mask = encoder.tokenize(list(prompts))
+    starts = [int(start) for start in np.argmax(np.array(mask), axis=1)]  # padding lies on the left
+    hidden = []
+    for row, start in enumerate(starts):
+        states = mx.contiguous(encoder.hidden_states(ids[row : row + 1], mask[row : row + 1])[:, start:])
+        mx.eval(states)  # the real tokens alone: with its padding a prompt of LTX-2.3 has 385 MB
+        hidden.append(states)
+    del encoder, states
     mx.clear_cache()
     projection = model_dir.load_text_projection(dtype)
-    features = projection(hidden, mask)
-    mx.eval(features)
-    del projection, hidden
+    features = []
+    for row, start in enumerate(starts):
+        padded = mx.pad(hidden[row], [(0, 0), (start, 0), (0, 0), (0, 0)])
+        features.append(projection(padded, mask[row : row + 1]))
+        mx.eval(features[-1])
+    del projection, hidden, padded
     mx.clear_cache()
     connectors = model_dir.load_connectors(dtype)
-    video, audio = connectors(*features, mask)
-    contexts = Contexts(video.astype(dtype), audio.astype(dtype), tuple(prompts))
-    mx.eval(contexts.video_contexts, contexts.audio_contexts)
+    made = []
+    for row, one in enumerate(features):
+        video, audio = connectors(*one, mask[row : row + 1])
+        made.append((video.astype(dtype), audio.astype(dtype)))
+        mx.eval(made[-1])
     del connectors
     mx.clear_cache()
+    return joined(prompts, made)
+
+
+def joined(prompts: Sequence[str], made: Sequence[tuple[mx.array, mx.array]]) -> Contexts:
+    """The contexts of several prompts, (1, S, Dv) and (1, S, Da) each, as one."""
+    videos, audios = zip(*made, strict=True)
+    contexts = Contexts(mx.concatenate(list(videos)), mx.concatenate(list(audios)), tuple(prompts))
+    mx.eval(contexts.video_contexts, contexts.audio_contexts)
     return contexts
