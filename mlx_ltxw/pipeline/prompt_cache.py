@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class PromptCache:
         maker = [
             _FORMAT,
             __version__,
-            mx.__version__,
+            version("mlx"),
             str(mx.default_device()),
             str(dtype),
             in_pieces,
