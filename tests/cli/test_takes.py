@@ -40,7 +40,8 @@ def made(tmp_path_factory):
         "generate", PROMPT, "-o", folder / "out.mp4", *SMALL, "--adapter", "whisper:0.9", "--wav",
         "--takes", "whispering, soft, normal", "--take", "seed=+1 manner=soft adapter=whisper-mixed:0.5",
     ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "mlx_ltxw", *map(str, words)], capture_output=True, text=True)
+    command = [sys.executable, "-c", "from mlx_ltxw.cli import main; main()", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder, done
 
