@@ -113,7 +113,7 @@ def real_runs(model: str, request: Request) -> None:
     for name in ORDER:
         job = plan(dataclasses.replace(request, dtype=name), directory)
         networks = Networks(directory, job.dtype)
-        contexts = contexts or networks.contexts(job.prompts, job.machine.in_pieces)
+        contexts = contexts or networks.contexts(job.prompts)
         with watching() as seen:
             *_, last = steps(job, transformers(job, networks), contexts, job.settings.seeds[0])
         latents = {"video": last.latents.video, "audio": last.latents.sound}

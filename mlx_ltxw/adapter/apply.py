@@ -8,6 +8,7 @@ removes the adapter exactly. Quantised linears keep their packed weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -18,7 +19,9 @@ from mlx_ltxw.adapter.deltas import Delta, at_strength
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
+from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, change_each
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
@@ -83,6 +86,13 @@ class SettledLinear(nn.Module):
 
 def settle(model: nn.Module) -> None:
     """Makes the adapters beside a model's linears a part of it, in place."""
+    if blocks_on_demand(model) is not None:
+
+        def settled(block: Block) -> Block:
+            settle(block)
+            return block
+
+        change_each(model, settled)
     for path, linear in adapted_linears(model).items():
         replace(model, path, SettledLinear(linear))
 
@@ -115,7 +125,14 @@ def attach(model: Network, adapters: Adapters, placements: Sequence[Placement] |
     """As `adapt`, for placements already made; without them, a fresh adapter of zeros is welcome too."""
     if placements is None:
         placements = [match(adapter, model) for adapter, _ in adapters]
-    return attach_changes(model, by_module(adapters, placements))
+    changes, on_demand = by_module(adapters, placements), blocks_on_demand(model)
+    if on_demand is None:
+        return attach_changes(model, changes)
+    blocks = by_block(changes)
+    clone = attach_changes(model, blocks.pop("", {}))
+    own = {int(path.rpartition(".")[2]): partial(attach_changes, changes=each) for path, each in blocks.items()}
+    clone.transformer_blocks = ChangedBlocks(on_demand, own)
+    return clone
 
 
 Change = tuple[Delta | None, mx.array | None, float]
@@ -236,10 +253,23 @@ def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
 
 def round_factors(model: nn.Module, dtype: mx.Dtype) -> None:
     """Rounds the factors of an adapted model's LoRAs, alone or in a DoRA, to its activations' dtype, for all calls."""
+    mx.eval(_round_factors(model, dtype))
+    if blocks_on_demand(model) is not None:
+
+        def rounded(block: Block) -> Block:
+            _round_factors(block, dtype)
+            return block
+
+        change_each(model, rounded)
+
+
+def _round_factors(model: nn.Module, dtype: mx.Dtype) -> list[mx.array]:
+    factors = []
     for branch in model.modules():
         if isinstance(branch, LowRankBranch):
             branch.lora_A, branch.lora_B = branch.lora_A.astype(dtype), branch.lora_B.astype(dtype)
-            mx.eval(branch.lora_A, branch.lora_B)
+            factors += [branch.lora_A, branch.lora_B]
+    return factors
 
 
 def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array | None = None) -> None:
@@ -253,6 +283,16 @@ def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array |
         audio: (Ta, 1) strengths of the audio tokens, None for 1.
         video: (Tv, 1) of the video tokens.
     """
+    if blocks_on_demand(model) is not None:
+
+        def gated(block: Block) -> Block:
+            alone: Any = nn.Module()
+            alone.transformer_blocks = [block]
+            set_gates(alone, audio, video)
+            return alone.transformer_blocks[0]
+
+        change_each(model, gated)
+        return
     _unblend(model)
     gates = {"audio": audio, "video": video}
     wrapped = adapted_linears(model)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from functools import partial
+from typing import Any, Generic
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,6 +32,8 @@ from mlx_ltxw.adapter.apply import (
 )
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
+from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
+from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 
 
@@ -96,22 +99,42 @@ def fuse(
         placements = [place(adapter, model) for adapter, _ in adapters]
     changes = by_module(adapters, placements)
     result = model if consume else share(model)
+    on_demand, fetched = blocks_on_demand(result), dict[int, Any]()
     fused: list[str] = []
     losses: dict[str, float] = {}
     for prefix, own in by_block(changes).items():
         start = f"{prefix}." if prefix else ""
         kept = {path for path in own if keep_unfused(start + path)}
-        block = fuse_changes(at(result, prefix), own, quantized, kept.__contains__)
-        for path in own:
-            replace(result, start + path, at(block.model, path))
+        options = own, quantized, kept.__contains__
+        if prefix and on_demand is not None:
+            index = int(prefix.rpartition(".")[2])
+            fetched[index] = partial(_fused_later, options)
+            # What re-quantising costs is measured on the weights themselves; all else is known without them.
+            block = fuse_changes(
+                on_demand[index] if quantized else on_demand.layers[index], *options, later=not quantized
+            )
+        else:
+            block = fuse_changes(at(result, prefix), *options)
+            for path in own:
+                replace(result, start + path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
+    if fetched:
+        result.transformer_blocks = ChangedBlocks(on_demand, fetched)
     unfused = tuple(path for path in changes if path not in set(fused))
     return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
 
+def _fused_later(options: tuple[Changes, bool, Callable[[str], bool]], block: Block) -> Block:
+    return fuse_changes(block, *options, later=True).model
+
+
 def fuse_changes(
-    module: Network, changes: Changes, quantized: bool = False, keep_unfused: Callable[[str], bool] = lambda path: False
+    module: Network,
+    changes: Changes,
+    quantized: bool = False,
+    keep_unfused: Callable[[str], bool] = lambda path: False,
+    later: bool = False,
 ) -> Fused[Network]:
     """As `fuse`, for a block or a whole model; shares every array that the adapters leave alone.
 
@@ -120,6 +143,7 @@ def fuse_changes(
         changes: From `by_module` for a model, of one block from `by_block`.
         quantized: As for `fuse`.
         keep_unfused: Whether adapters of a linear, by its path in `module`, stay beside it.
+        later: Leave the sums for when they are used, and what re-quantising costs unmeasured.
     """
     here = adaptable(module)
     settled = {path for path in changes if isinstance(here[path], SettledLinear)}
@@ -130,7 +154,7 @@ def fuse_changes(
     for path, each in changes.items():
         if path in unfused:
             continue
-        linear, loss = _fused_linear(here[path], each)
+        linear, loss = _fused_linear(here[path], each, later)
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
@@ -138,7 +162,7 @@ def fuse_changes(
 
 
 def fused_weight(weight: mx.array, deltas: Sequence[tuple[Delta, float]]) -> mx.array:
-    """A weight (out, in) with changes at their strengths, evaluated, in its own dtype."""
+    """A weight (out, in) with changes at their strengths, in its own dtype."""
     if weight.dtype == mx.bfloat16 and all(isinstance(delta, LowRank) for delta, _ in deltas):
         fused = _official(deltas) + weight  # both bf16: rounded once more
     else:
@@ -146,7 +170,6 @@ def fused_weight(weight: mx.array, deltas: Sequence[tuple[Delta, float]]) -> mx.
         for delta, strength in deltas:
             total = total + strength * change(delta, weight)
         fused = total.astype(weight.dtype)
-    mx.eval(fused)
     return fused
 
 
@@ -165,7 +188,7 @@ def _official(deltas: Sequence[tuple[Delta, float]]) -> mx.array:
     return total
 
 
-def _fused_linear(linear: Linear, changes: Sequence[Change]) -> tuple[Linear, float | None]:
+def _fused_linear(linear: Linear, changes: Sequence[Change], later: bool) -> tuple[Linear, float | None]:
     """A linear of its own with the changes in it; and for a quantised one the relative loss."""
     deltas = [(delta, strength) for delta, _, strength in changes if delta is not None]
     fresh = share(linear)
@@ -177,6 +200,8 @@ def _fused_linear(linear: Linear, changes: Sequence[Change]) -> tuple[Linear, fl
         return fresh, None
     weight = dense_weight(linear)
     meant = fused_weight(weight, deltas)
+    if not later:
+        mx.eval(meant)
     if not isinstance(linear, nn.QuantizedLinear):
         fresh.weight = meant
         return fresh, None
@@ -185,6 +210,8 @@ def _fused_linear(linear: Linear, changes: Sequence[Change]) -> tuple[Linear, fl
     fresh.weight, fresh.scales = packed[:2]
     if len(packed) > 2:
         fresh.biases = packed[2]
+    if later:
+        return fresh, None
     error, size = mx.linalg.norm(dense_weight(fresh) - meant), mx.linalg.norm(meant - weight)
     return fresh, number(error) / max(number(size), 1e-30)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
-DEFAULT_REVOICE = 0.9
+DEFAULT_REVOICE = 0.7
 """As measured on the built-in model (`docs/log.md`)."""
 LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""

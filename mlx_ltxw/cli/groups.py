@@ -9,7 +9,10 @@ GROUPS = {
         "prompt_file", "scene", "speaker", "manner", "line", "script", "parts", "keep_parts", "negative_prompt",
     ),
     "What is given": ("images", "audio", "revoice", "video", "retake", "retake_what", "extend"),
-    "Size and steps": ("seeds", "steps", "width", "height", "frames", "frame_rate", "audio_only"),
+    "Size and steps": (
+        "seeds", "steps", "width", "height", "frames", "frame_rate", "audio_only",
+        "pipeline", "upsampler", "distilled_lora",
+    ),
     "Adapters": ("adapters", "lock_video", "show_drift", "fuse", "allow_partial", "register_at"),
     "Guidance": ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale"),
 }  # fmt: skip

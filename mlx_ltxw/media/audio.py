@@ -114,7 +114,7 @@ def read_audio(
 def audio_blocks(
     path: Path | str, rate: int, channels: int = 2, *, start: float = 0.0, seconds: float | None = None
 ) -> Iterator[np.ndarray]:
-    """What `read_audio` returns, in blocks of a second or so: an hour takes no more memory than a minute."""
+    """What `read_audio` returns, in blocks of some seconds: an hour takes no more memory than a minute."""
     with opened_sound(path, start, seconds) as (source, _, blocks):
         left = None if seconds is None else round(seconds * rate)
         for block in resample_blocks((in_channels(b, channels) for b in blocks), source, rate, channels):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import STREAMED
 
 
 @dataclass(frozen=True)
@@ -46,35 +46,31 @@ class Contexts:
         return self.audio_contexts[mx.array([self.prompts.index(prompt) for prompt in prompts])]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype, in_pieces: bool = False) -> Contexts:
+def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype) -> Contexts:
     """Encodes prompts, each by itself, so that none depends on those beside it.
 
     Args:
         model_dir: Holds the text encoder, projection and connectors; each is loaded once.
         prompts: The prompt and, where guidance needs it, the negative prompt; then any others.
         dtype: bf16 or fp32, of the contexts.
-        in_pieces: See `Machine.in_pieces`.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
-    encoder = model_dir.load_text_encoder(dtype, in_pieces)
+    encoder = model_dir.load_text_encoder(dtype, STREAMED)
     ids, mask = encoder.tokenize(list(prompts))
-    starts = [int(start) for start in np.argmax(np.array(mask), axis=1)]  # padding lies on the left
-    hidden = []
-    for row, start in enumerate(starts):
-        states = mx.contiguous(encoder.hidden_states(ids[row : row + 1], mask[row : row + 1])[:, start:])
-        mx.eval(states)  # the real tokens alone: with its padding a prompt of LTX-2.3 has 385 MB
-        hidden.append(states)
-    del encoder, states
+    hidden = encoder.token_states(ids, mask)
+    mx.eval(mask, [states for _, states in hidden])
+    del encoder
     mx.clear_cache()
     projection = model_dir.load_text_projection(dtype)
     features = []
-    for row, start in enumerate(starts):
-        padded = mx.pad(hidden[row], [(0, 0), (start, 0), (0, 0), (0, 0)])
+    for row, (start, states) in enumerate(hidden):  # with its padding a prompt of LTX-2.3 has 385 MB
+        behind = mask.shape[1] - start - states.shape[1]
+        padded = mx.pad(states, [(0, 0), (start, behind), (0, 0), (0, 0)])
         features.append(projection(padded, mask[row : row + 1]))
         mx.eval(features[-1])
-    del projection, hidden, padded
+    del projection, hidden, states, padded
     mx.clear_cache()
     connectors = model_dir.load_connectors(dtype)
     made = []

@@ -16,6 +16,7 @@ from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT, Residency
 
 Network = TypeVar("Network")
 
@@ -35,26 +36,34 @@ class Networks:
         dtype: Of weights and activations; the vocoder is fp32 in any case, and fp16 is the transformer's alone.
         keep: Whether networks stay in memory once they are loaded. Otherwise each goes when its user is done.
         transformer: One that is in memory already, of the same weights; it is never changed.
+        residency: Which of the transformer's blocks stay in memory.
     """
 
     def __init__(
-        self, model: ModelDir, dtype: mx.Dtype, keep: bool = False, transformer: Transformer | None = None
+        self,
+        model: ModelDir,
+        dtype: mx.Dtype,
+        keep: bool = False,
+        transformer: Transformer | None = None,
+        residency: Residency = RESIDENT,
     ) -> None:
         self.model = model
         self.transformer_dtype = dtype
         self.dtype = outside_transformer(dtype)
         self.keep = keep
+        self.residency = residency
         self._transformer = transformer
         self._kept: dict[str, Any] = {}
         self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
 
-    def transformer(self, audio_only: bool = False) -> Transformer:
+    def transformer(self, audio_only: bool) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run."""
         resident = self._transformer
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
         network = self._once(
-            f"transformer {audio_only}", lambda: self.model.load_transformer(self.transformer_dtype, audio_only)
+            f"transformer {audio_only}",
+            lambda: self.model.load_transformer(self.transformer_dtype, audio_only, self.residency),
         )
         return share(network) if self.keep else network
 
@@ -74,22 +83,21 @@ class Networks:
         """The vocoder, fp32."""
         return self._once("vocoder", self.model.load_vocoder)
 
-    def contexts(self, prompts: Sequence[str], in_pieces: bool = False) -> Contexts:
+    def contexts(self, prompts: Sequence[str]) -> Contexts:
         """Text contexts of the prompts, encoded once, for later processes too (`PromptCache`); the text encoder is gone
         from memory afterwards.
 
         Args:
             prompts: The prompt and, where guidance needs it, the negative prompt.
-            in_pieces: See `Machine.in_pieces`.
 
         Raises:
             UserError: a prompt is longer than the model reads.
         """
-        disk = PromptCache(self.model, self.dtype, in_pieces, default_folder())
+        disk = PromptCache(self.model, self.dtype, default_folder())
         made = {prompt: self._contexts.get(prompt) or disk.read(prompt) for prompt in prompts}
         missing = [prompt for prompt, context in made.items() if context is None]
         if missing:
-            encoded = encode_prompts(self.model, missing, self.dtype, in_pieces)
+            encoded = encode_prompts(self.model, missing, self.dtype)
             for number, prompt in enumerate(missing):
                 made[prompt] = encoded.row(number)
                 disk.write(prompt, encoded.row(number))

@@ -16,6 +16,7 @@ from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
+from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.memory import check_fit, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -103,15 +104,19 @@ def plan(request: Request, model: ModelDir) -> Plan:
     stages = stages_of(settings, model, geometry)
     config = model.network_config("transformer")
     chosen, distilled = choose(settings, config), choose_distilled(settings, config)
+    beside = bool(model.quantized_layers("transformer")) and not settings.fuse
     takes, voices = planned_takes(settings), {settings.adapters: chosen}
     for take in takes:
         if take.adapters not in voices:
             voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
     for one in voices.values():
-        check_together(one, distilled, bool(model.quantized_layers("transformer")) and not settings.fuse)
+        check_together(one, distilled, beside)
     machine = this_machine()
+    others = [upsampler_name(stage.upsampler) for stage in stages if stage.upsampler is not None]
     dtype = dtype_of(settings.dtype)
-    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only)
+    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only, others=others)
+    if distilled is not None and beside:
+        weights["transformer"] += distilled.located[0].path.stat().st_size
     warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
     if model.lines:
         prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])

@@ -57,14 +57,11 @@ class PromptCache:
     Args:
         model: Made them.
         dtype: Theirs.
-        in_pieces: How the text encoder's work is handed over, which may change a last bit.
         folder: Of all models; None keeps nothing.
         largest: Bytes of all files.
     """
 
-    def __init__(
-        self, model: ModelDir, dtype: mx.Dtype, in_pieces: bool, folder: Path | None, largest: int = LARGEST
-    ) -> None:
+    def __init__(self, model: ModelDir, dtype: mx.Dtype, folder: Path | None, largest: int = LARGEST) -> None:
         # A directory of another layout has no hash of each file, so nothing would tell its text side from another's.
         self.folder = folder if type(model) is ModelDir else None
         self.largest = largest
@@ -74,7 +71,6 @@ class PromptCache:
             version("mlx"),
             str(mx.default_device()),
             str(dtype),
-            in_pieces,
             _text_side(model),
         ]
         self._maker = json.dumps(maker)

@@ -61,7 +61,7 @@ def run(
     ops.settle_compile()
     mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
-    contexts = networks.contexts(job.prompts, job.machine.in_pieces)
+    contexts = networks.contexts(job.prompts)
     check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
     given = conditions(job, networks, material)

@@ -76,12 +76,14 @@ class Component:
             have a config of their own.
         classes: Imports its class, and what reads its config.
         layers: From its config, how many layers its tensors number; None where they number none.
+        layers_at: The attribute that holds them, of a network that can be read layer by layer.
     """
 
     name: str
     section: str
     classes: Callable[[], Classes]
     layers: Callable[[Any], int] | None = None
+    layers_at: str = ""
 
     def read_config(self, checkpoint: Mapping[str, Any], **numbers: Any) -> Any:
         """The network's config, from the checkpoint's whole `config`, or from the network's own where it has one.
@@ -147,13 +149,13 @@ TEXT_ENCODER = "text_encoder"
 COMPONENTS = {
     component.name: component
     for component in (
-        Component("transformer", "transformer", _transformer, _layers),
+        Component("transformer", "transformer", _transformer, _layers, "transformer_blocks"),
         Component("connectors", "transformer", _connectors, _connector_layers),
         Component("text_projection", "transformer", _text_projection),
         Component("video_vae", "vae", _video_vae),
         Component("audio_vae", "audio_vae", _audio_vae),
         Component("vocoder", "vocoder", _vocoder),
-        Component(TEXT_ENCODER, "", _text_encoder, _layers),
+        Component(TEXT_ENCODER, "", _text_encoder, _layers, "layers"),
     )
 }
 """Every network of LTX-2.3."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.transformer import Transformer
     from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
+    from mlx_ltxw.weights.streaming import Residency
 
 _AGAIN = "Convert the checkpoint again."
 
@@ -126,6 +127,11 @@ class ModelDir:
         """Whether it is known where the Gemma folder is; always so for what `convert` wrote."""
         return True
 
+    @property
+    def takes_upsamplers(self) -> bool:
+        """Whether upsamplers can be added; to what `convert` wrote they can."""
+        return True
+
     def network_config(self, component: str) -> Any:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
 
@@ -147,10 +153,10 @@ class ModelDir:
         kind = name.removeprefix(upsampler_name(""))
         if kind not in self.upsamplers:
             held = f"only {', '.join(self.upsamplers)}" if self.upsamplers else "none"
-            raise UserError(
-                f"{self.path} has no upsampler '{kind}' ({held}).",
-                f"Add it with `mlx-ltxw convert FILE -o {self.path}`, FILE being LTX-2.3's own; this takes seconds.",
-            )
+            how = f"Add it with `mlx-ltxw convert {kind} -o {self.path}`; this takes seconds."
+            if not self.takes_upsamplers:
+                how = "Its layout takes none: convert the official checkpoint, or give {field:pipeline=one-stage}."
+            raise UserError(f"{self.path} has no upsampler '{kind}' ({held}).", how)
         return _read_json(self.path / f"{name}.json")
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:
@@ -194,7 +200,13 @@ class ModelDir:
         names = (name for name in self.files if name.startswith(components or "") and "README" not in name)
         return {name: self.files[name].sha256 for name in names}
 
-    def load(self, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> nn.Module:
+    def load(
+        self,
+        component: str,
+        dtype: mx.Dtype | None = None,
+        audio_only: bool = False,
+        residency: Residency | None = None,
+    ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
         Args:
@@ -202,35 +214,44 @@ class ModelDir:
             dtype: Of weights and activations; by default bfloat16 on a GPU and float32 on the CPU. The vocoder and
                 the scale-shift tables are float32 in any case, and float16 is the transformer's alone.
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
+            residency: For the transformer and the text encoder: which layers stay in memory, None for all.
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.loading import fill, quantize_layers
+        from mlx_ltxw.weights.streaming import RESIDENT, stream_layers
 
+        residency = residency or RESIDENT
         target = dtype or default_dtype()
         target = target if component == "transformer" else outside_transformer(target)
         if component == TEXT_ENCODER:
             from mlx_ltxw.weights.text import load_gemma
 
-            return load_gemma(self.text_encoder, target, self.shards(component))
+            return load_gemma(self.text_encoder, target, self.shards(component), residency)
         options = {"with_video": False} if audio_only else {}
         config = self.network_config(component)
-        names = [tensor.name for tensor in self.tensors(component, audio_only)]
-        network = component_named(component).build(config, names, **options)
+        tensors = {tensor.name: tensor for tensor in self.tensors(component, audio_only)}
+        network = component_named(component).build(config, tensors, **options)
         layers = self.quantized_layers(component)
         quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
-        arrays = {
-            name: array.astype(memory_dtype(component, name, array.dtype, target))
-            for name, array in self.arrays(component, audio_only).items()
-        }
+
+        def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
+            return memory_dtype(component, name, stored, target)
+
+        arrays = self.arrays(component, audio_only)
+        arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
+        if residency is not RESIDENT:
+            stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
         return network.eval()
 
-    def load_transformer(self, dtype: mx.Dtype | None = None, audio_only: bool = False) -> Transformer:
+    def load_transformer(
+        self, dtype: mx.Dtype | None = None, audio_only: bool = False, residency: Residency | None = None
+    ) -> Transformer:
         """As `load`."""
-        return self.load("transformer", dtype, audio_only)
+        return self.load("transformer", dtype, audio_only, residency)
 
     def load_connectors(self, dtype: mx.Dtype | None = None) -> Connectors:
         """As `load`."""
@@ -256,11 +277,11 @@ class ModelDir:
         """As `load`; `kind` as in `upsamplers`."""
         return self.load(upsampler_name(kind), dtype)
 
-    def load_text_encoder(self, dtype: mx.Dtype | None = None, in_pieces: bool = False) -> TextEncoder:
-        """Gemma-3, as `load` gives it, with its tokenizer; `in_pieces` as `Machine.in_pieces`."""
+    def load_text_encoder(self, dtype: mx.Dtype | None = None, residency: Residency | None = None) -> TextEncoder:
+        """Gemma-3, as `load` gives it, with its tokenizer."""
         from mlx_ltxw.models.text import TextEncoder
 
-        return TextEncoder(self.load(TEXT_ENCODER, dtype), self.load_tokenizer(), in_pieces)
+        return TextEncoder(self.load(TEXT_ENCODER, dtype, residency=residency), self.load_tokenizer())
 
     def load_tokenizer(self) -> PromptTokenizer:
         """The text encoder's tokenizer.

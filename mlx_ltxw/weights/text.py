@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,13 +14,17 @@ from mlx_ltxw.files import read_text
 from mlx_ltxw.models.text import Gemma, GemmaConfig, PromptTokenizer, TextEncoder
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
+from mlx_ltxw.weights.embedding import EmbeddingOnDisk
 from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.loading import fill, read_arrays
+from mlx_ltxw.weights.streaming import RESIDENT, Residency, stream_layers
 
 WEIGHTS = "model*.safetensors"
 AGAIN = "Download or convert the text encoder again."
 _UNUSED = (".vision_tower.", ".multi_modal_projector.", ".lm_head.")
 """Parts of a Gemma-3 checkpoint that hidden states do not need."""
+_EMBEDDING = "embed_tokens."
+Item = TypeVar("Item")
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -66,29 +70,30 @@ def is_of_text_model(name: str) -> bool:
     return not any(part in f".{name}" for part in _UNUSED)
 
 
-def load_text_encoder(folder: Path, dtype: mx.Dtype, in_pieces: bool = False) -> TextEncoder:
+def load_text_encoder(folder: Path, dtype: mx.Dtype, residency: Residency = RESIDENT) -> TextEncoder:
     """Gemma-3 and its tokenizer; see `load_gemma`.
 
     Args:
         folder: Holds `config.json`, `model*.safetensors`, `tokenizer.json` and `tokenizer_config.json`.
         dtype: Of the activations, and of the weights that are not quantised.
-        in_pieces: See `Machine.in_pieces`.
+        residency: See `load_gemma`.
 
     Raises:
         UserError: a file is missing or broken, or the model is no Gemma-3.
     """
     if not folder.is_dir():
         raise UserError(f"There is no text encoder in {folder}.", "Convert one with {field:text_encoder}.")
-    return TextEncoder(load_gemma(folder, dtype), load_tokenizer(folder), in_pieces)
+    return TextEncoder(load_gemma(folder, dtype, residency=residency), load_tokenizer(folder))
 
 
-def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = ()) -> Gemma:
+def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), residency: Residency = RESIDENT) -> Gemma:
     """Builds a Gemma-3; weights are read from disk when they are first needed, and quantised layers stay quantised.
 
     Args:
         folder: Holds `config.json` and `model*.safetensors`.
         dtype: Of the weights that are not quantised, and of the activations.
         files: Its weight files; by default all that lie there.
+        residency: Which layers stay in memory; where one does not, the embedding's rows are read as they are needed.
 
     Raises:
         UserError: a file is missing or broken, the model is no Gemma-3, or its tensors do not fit its config.
@@ -97,14 +102,28 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = ()) -> Gem
     config = GemmaConfig.read(settings)
     _refuse_foreign_quantisation(settings)
     files = files or weight_files(folder)
-    names = [name for file in files for name in read_header(file).tensors]
-    network = COMPONENTS[TEXT_ENCODER].build(config, names)
+    stored = {name: tensor for file in files for name, tensor in read_header(file).tensors.items()}
+    network = COMPONENTS[TEXT_ENCODER].build(config, stored)
     weights = _text_tensors(read_arrays(files))
     packed = {name.removesuffix(".scales") for name in weights if name.endswith(".scales")}
     nn.quantize(network, class_predicate=lambda name, leaf: name in packed and _packing(leaf, weights, name))
-    cast = {k: v.astype(dtype) if mx.issubdtype(v.dtype, mx.floating) else v for k, v in weights.items()}
-    fill(network, cast, f"The text encoder in {folder}", AGAIN)
+    fill(
+        network,
+        {k: v.astype(_in_memory(v.dtype, dtype)) for k, v in weights.items()},
+        f"The text encoder in {folder}",
+        AGAIN,
+    )
+    if residency is not RESIDENT:
+        tensors = _text_tensors(stored)
+        stream_layers(network, "layers", tensors, lambda name, stored: _in_memory(stored, dtype), residency)
+        rows = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(_EMBEDDING)}
+        network.embed_tokens = EmbeddingOnDisk(network.embed_tokens, rows, dtype)
     return network.eval()
+
+
+def _in_memory(stored: mx.Dtype, dtype: mx.Dtype) -> mx.Dtype:
+    """The dtype in which a tensor is computed; integers (packed weights, shared exponents) stay what they are."""
+    return dtype if mx.issubdtype(stored, mx.floating) else stored
 
 
 def _refuse_foreign_quantisation(settings: Mapping[str, Any]) -> None:
@@ -117,10 +136,10 @@ def _refuse_foreign_quantisation(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _text_tensors(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def _text_tensors(weights: Mapping[str, Item]) -> dict[str, Item]:
     """Tensors of the text model, by their names inside it."""
     kept = {name: value for name, value in weights.items() if is_of_text_model(name)}
-    embedding = "embed_tokens.weight"  # its name tells what the file puts in front of every tensor of the text model
+    embedding = f"{_EMBEDDING}weight"  # its name tells what the file puts in front of every tensor of the text model
     prefix = next((name.removesuffix(embedding) for name in kept if name.endswith(embedding)), "")
     return {name.removeprefix(prefix): value for name, value in kept.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -100,13 +101,13 @@ def damaged_values(values: Any, dice: Dice) -> Any:
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         places = list(_places(values))
         if not places or dice.random() < 0.02:
-            return dice.choice(ODD_VALUES)
+            return _odd(dice)
         holder, key = dice.choice(places)
         match dice.randrange(8):
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[dice.choice(("new", "", "\x1b[1m", "../x", "x" * 300))] = dice.choice(ODD_VALUES)
+                holder[dice.choice(("new", "", "\x1b[1m", "../x", "x" * 300))] = _odd(dice)
             case 2:
                 holder[key] = [holder[key]]
             case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
@@ -116,7 +117,7 @@ def damaged_values(values: Any, dice: Dice) -> Any:
             case 5:
                 holder[key] = json.loads(json.dumps(dice.choice(places)[0]))
             case _:
-                holder[key] = dice.choice(ODD_VALUES)
+                holder[key] = _odd(dice)
     return values
 
 
@@ -137,7 +138,7 @@ def damaged_safetensors(data: bytes, dice: Dice) -> bytes:
         if isinstance(table, dict | list):
             metadata[name] = str(damaged_json(metadata[name].encode(), dice), "utf-8", "surrogateescape")
         else:
-            metadata[name] = dice.choice(ODD_VALUES)
+            metadata[name] = _odd(dice)
         text = json.dumps(header).encode()
     elif choice < 0.6:
         text = damaged_json(json.dumps(header).encode(), dice)
@@ -145,6 +146,10 @@ def damaged_safetensors(data: bytes, dice: Dice) -> bytes:
         text = json.dumps(damaged_values(header, dice)).encode()
     size = dice.choice((0, 1, 2**40, 2**63, len(text) + 1)) if dice.random() < 0.05 else len(text)
     return size.to_bytes(8, "little") + text + data[8 + length :]
+
+
+def _odd(dice: Dice) -> Any:
+    return copy.deepcopy(dice.choice(ODD_VALUES))  # some of them are damaged in turn
 
 
 def _places(values: Any) -> Any:

@@ -14,6 +14,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
 from tests.convert.made import command, contents, converted, edited, made
+from tests.hub_server import COMMIT, serving
 from tests.numbers import relative_error
 from tests.reference import upsampler as reference
 
@@ -170,3 +171,25 @@ def test_what_does_not_fit_is_refused(model, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match=r"has no upsampler 'spatial-x2' \(none\)"):
         ModelDir.open(model).load_upsampler("spatial-x2")
+
+
+def test_from_the_hub(model, tmp_path):
+    """A file of a repo, and the official repo's newest of a kind; only what is needed is fetched."""
+    names = [f"ltx-2.3-spatial-upscaler-x2-{version}.safetensors" for version in ("1.0", "1.1")]
+    files = {name: written(tmp_path, name=name, license=name)[0] for name in names}
+    with serving({"owner/ltx": files, "Lightricks/LTX-2.3": files}, tmp_path / "cache") as hub:
+        done = command("convert", f"owner/ltx/{names[0]}", "--dry-run", **hub.environment)
+        assert done.returncode == 0, done.stderr
+        assert f"{names[0]}: spatial-x2 latent upsampler" in done.stdout
+        assert sum(size for _, size in hub.sent) < files[names[0]].stat().st_size / 2
+        done = command("convert", f"owner/ltx/{names[0]}", "-o", model, **hub.environment)
+        assert done.returncode == 0, done.stderr
+        about = json.loads((model / "upsampler.spatial-x2.json").read_text())
+        assert (about["source"]["repo"], about["source"]["revision"]) == ("owner/ltx", COMMIT)
+        hub.sent.clear()
+        done = command("convert", "spatial-x2", "-o", model, **hub.environment)
+        assert done.returncode == 0, done.stderr
+        assert {name for name, _ in hub.sent} == {f"Lightricks/LTX-2.3/{names[1]}"}
+        done = command("convert", "temporal-x2", "-o", model, **hub.environment)
+        assert done.returncode == 2
+        assert "Lightricks/LTX-2.3 has no file temporal-x2" in done.stderr

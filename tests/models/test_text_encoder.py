@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.text import GemmaConfig
 from mlx_ltxw.models.text.gemma import ExactRMSNorm
+from mlx_ltxw.weights.streaming import STREAMED, Residency
 from mlx_ltxw.weights.text import load_gemma, load_text_encoder, load_tokenizer, read_table
 from tests.numbers import relative_error
 from tests.reference import text as reference
@@ -75,11 +76,17 @@ def test_hidden_states_equal_transformers(encoder, oracle, lengths):
     assert not ours[~mask].any()
 
 
-def test_one_evaluation_a_layer_gives_the_same(folder, oracle):
-    ids, mask = left_padded([13])
-    encoder = load_text_encoder(folder, mx.float32, in_pieces=True)
-    ours = np.array(encoder.hidden_states(mx.array(ids), mx.array(mask)))
-    assert_states_agree(ours, reference.hidden_states(oracle, ids, mask), mask)
+@pytest.mark.parametrize("residency", [STREAMED, Residency(2), Residency(3, ahead=2)])
+def test_layers_read_as_they_are_needed_give_the_same(folder, encoder, residency):
+    ids, mask = left_padded([13, 2])
+    streamed = load_text_encoder(folder, mx.float32, residency)
+    theirs = np.array(encoder.hidden_states(mx.array(ids), mx.array(mask)))
+    np.testing.assert_array_equal(np.array(streamed.hidden_states(mx.array(ids), mx.array(mask))), theirs)
+    layers = streamed.model.layers
+    once = layers.traffic.bytes_read
+    layer = sum(tensor.nbytes for tensor in layers._streamed[0].values())
+    assert once % layer == 0
+    assert 0 <= once // layer - (5 - (residency.layers or 0)) <= residency.ahead  # both prompts with one reading
 
 
 def test_padding_may_lie_on_the_right_or_everywhere(encoder, oracle):

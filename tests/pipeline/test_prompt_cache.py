@@ -50,8 +50,8 @@ def test_contexts_do_not_depend_on_their_company(dev, folder, monkeypatch):
 
 
 def test_the_name_covers_all_that_made_it(dev, tmp_path):
-    def file(prompt="hush", model=dev, dtype=mx.float32, in_pieces=False):
-        return PromptCache(model, dtype, in_pieces, tmp_path).file(prompt)
+    def file(prompt="hush", model=dev, dtype=mx.float32):
+        return PromptCache(model, dtype, tmp_path).file(prompt)
 
     changed = {}
     for name in ("config.json", "text_encoder/config.json", "text_encoder/tokenizer.json"):
@@ -64,8 +64,8 @@ def test_the_name_covers_all_that_made_it(dev, tmp_path):
             dev, files=dev.files | {name: dataclasses.replace(dev.files[name], sha256="1" * 64)}
         )
     other = [file(model=model) for model in changed.values()]
-    names = [file(), file("Hush"), file(dtype=mx.bfloat16), file(in_pieces=True), *other]
-    assert len(set(names)) == len(names) == 10
+    names = [file(), file("Hush"), file(dtype=mx.bfloat16), *other]
+    assert len(set(names)) == len(names) == 9
     vocoder = next(name for name in shards if name.startswith("vocoder"))
     unrelated = dataclasses.replace(
         dev, files=dev.files | {vocoder: dataclasses.replace(dev.files[vocoder], sha256="2" * 64)}
@@ -84,7 +84,7 @@ def test_what_is_damaged_is_made_again(dev, folder):
 
 def test_the_oldest_go_first(dev, tmp_path):
     context = mx.zeros((1, 8, 16)), mx.zeros((1, 8, 16))
-    cache = PromptCache(dev, mx.float32, False, tmp_path, largest=3000)
+    cache = PromptCache(dev, mx.float32, tmp_path, largest=3000)
     for number, name in enumerate("abcd"):
         cache.write(name, context)
         os.utime(cache.file(name), (number, number))

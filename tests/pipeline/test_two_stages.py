@@ -16,10 +16,13 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run, steps, transformers
+from mlx_ltxw.weights.model_dir import ModelDir
 from tests.adapter.helpers import factors, official_file, shapes
+from tests.convert.made import converted
 from tests.numbers import relative_error
 from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, guidance, official  # noqa: F401
 from tests.pipeline.test_lock import made, whisper  # noqa: F401
+from tests.pipeline.test_takes import clips
 from tests.reference import pipeline as reference
 from tests.reference import two_stages
 
@@ -221,6 +224,22 @@ def test_the_lock_over_all_stages(two_dev, two_distilled, lora, whisper, which):
     assert base.video.shape[1] == 2 * 4 * 2
 
 
+@pytest.mark.parametrize("which", ["distilled", "hq"])
+def test_takes_over_two_stages(two_dev, two_distilled, lora, whisper, which):  # noqa: F811
+    """Each is what it is alone, and the picture is that of none."""
+    model, request = variants(two_dev, two_distilled, lora)[which]
+    takes = ("soft", "seed=+1", f"adapter={whisper[0]}:0.4 seed=9")
+    _, base, _, _ = made(model, request)
+    request = dataclasses.replace(request, adapters=(str(whisper[0]),))
+    latents, _, _ = clips(model, dataclasses.replace(request, takes=takes), decoded=False)
+    assert mx.array_equal(latents.video, base.video)
+    assert mx.array_equal(latents.audio, base.audio)
+    for row, take in enumerate(takes):
+        alone, _, _ = clips(model, dataclasses.replace(request, takes=(take,)), decoded=False)
+        assert relative_error(latents.adapted[row], alone.adapted[0]) < 1e-5, take
+        assert relative_error(latents.adapted[row], base.audio[0]) > 1e-3
+
+
 def test_without_the_lock_adapter_and_distilled_lora_are_fused_at_once(two_dev, lora, whisper):  # noqa: F811
     """As the official loader sums its LoRAs; the first stage has the adapter alone, the second both."""
     request = dataclasses.replace(
@@ -266,6 +285,22 @@ def test_several_seeds_are_each_their_own_run(two_dev, lora):
         alone = [e for e in run(plan(dataclasses.replace(request, seeds=(seed,)), two_dev)) if isinstance(e, Decoded)]
         assert np.array_equal(waves[seed, False], alone[0].waveform)
         assert np.array_equal(waves[seed, True], alone[0].waveform)
+
+
+def test_one_transformer_is_loaded_for_one_clip(two_dev, lora, whisper, monkeypatch):  # noqa: F811
+    """The second stage uses the first one's up, also under the lock; of the video VAE the statistics alone are read."""
+    loaded, load = [], ModelDir.load
+    monkeypatch.setattr(ModelDir, "load", lambda self, name, *a, **k: loaded.append(name) or load(self, name, *a, **k))
+    request = dataclasses.replace(
+        TWO, distilled_lora=str(lora.path), pipeline="two-stage", steps=2, adapters=(str(whisper[0]),)
+    )
+    job = plan(request, two_dev)
+    networks = Networks(two_dev, job.dtype)
+    contexts = networks.contexts(job.prompts)
+    loaded.clear()
+    *_, last = steps(job, transformers(job, networks), contexts, 7)
+    assert loaded == ["transformer", "upsampler.spatial-x2", "video_vae"]
+    assert last.latents.adapted is not None
 
 
 def test_what_the_plan_says(two_dev, two_distilled, dev, lora):
@@ -332,3 +367,31 @@ def test_what_is_refused(two_dev, two_distilled, dev, lora, tmp_path, which, fie
     model = {"dev": two_dev, "distilled": two_distilled, "bare": dev}[which]
     with pytest.raises(UserError, match=said):
         plan(dataclasses.replace(TWO, **fields), model)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_on_quantised_weights_the_distilled_lora_is_the_base_s_own(lora, whisper, made_gemma, fuse):  # noqa: F811
+    """It lies beside them, once: the adapted sound without an adapter's effect is the base's, and nothing is added
+    twice where both streams read the video."""
+    model = converted("8", 32)
+    quick = dataclasses.replace(TWO, width=64, height=32, distilled_lora=str(lora.path), fuse=fuse)
+    notes, base, _, _ = made(model, quick)
+    packed = [name for name in lora.pairs if name.startswith("transformer_blocks.") and "gate" not in name]
+    beside = 0 if fuse else len(packed)
+    assert any(f"fused into {len(lora.pairs) - beside} weights" in note for note in notes)
+    for sources in ((f"{whisper[0]}:0",), (str(whisper[0]),)):
+        _, locked, _, _ = made(model, dataclasses.replace(quick, adapters=sources))
+        assert mx.array_equal(locked.video, base.video)
+        assert mx.array_equal(locked.audio, base.audio)
+        moved = relative_error(locked.adapted, base.audio)
+        assert moved == 0 if sources[0].endswith(":0") else moved > 1e-2
+    part = official_file(
+        whisper[0].parent / "no-reading.safetensors",
+        factors(shapes_of(lora), ["transformer_blocks.0.audio_attn1.to_q"], size=1e-6),
+    )
+    _, nearly, _, _ = made(model, dataclasses.replace(quick, adapters=(str(part),)))
+    assert relative_error(nearly.adapted, base.audio) < (1e-2 if fuse else 1e-4)  # fused: quantised again
+
+
+def shapes_of(lora):
+    return {name: (b.shape[0], a.shape[1]) for name, (a, b) in lora.pairs.items()}

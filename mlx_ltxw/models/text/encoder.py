@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.submissions import Submissions
 from mlx_ltxw.models.text.gemma import Gemma
 from mlx_ltxw.models.text.gemma_config import GemmaConfig
 from mlx_ltxw.models.text.tokenizer import PromptTokenizer
@@ -20,13 +21,12 @@ class TextEncoder:
         config: The Gemma's numbers.
         model: The decoder stack.
         tokenizer: Gives ids and masks as NumPy arrays.
-        in_pieces: Evaluates after each layer, which keeps each piece of work on a GPU short.
 
     Raises:
         UserError: the tokenizer knows more tokens than the model.
     """
 
-    def __init__(self, model: Gemma, tokenizer: PromptTokenizer, in_pieces: bool = False) -> None:
+    def __init__(self, model: Gemma, tokenizer: PromptTokenizer) -> None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"The tokenizer knows {tokenizer.vocab_size} tokens and the text encoder {model.config.vocab_size}.",
@@ -35,7 +35,6 @@ class TextEncoder:
         self.config: GemmaConfig = model.config
         self.model = model
         self.tokenizer = tokenizer
-        self.in_pieces = in_pieces
 
     def tokenize(self, prompts: list[str], truncate: bool = False) -> tuple[mx.array, mx.array]:
         """Token ids (B, 1024) int32 and mask (B, 1024) bool, padded on the left; see `PromptTokenizer`."""
@@ -58,17 +57,36 @@ class TextEncoder:
         Raises:
             ValueError: padding between the tokens of a row.
         """
-        rows = [self._row(row, valid) for row, valid in zip(np.array(ids), np.array(mask).astype(bool), strict=True)]
-        return mx.concatenate(rows).swapaxes(2, 3)  # (B, S, L, D) -> (B, S, D, L)
+        total = ids.shape[1]
+        rows = [
+            mx.pad(states, [(0, 0), (start, total - start - states.shape[1]), (0, 0), (0, 0)])
+            for start, states in self.token_states(ids, mask)
+        ]
+        return mx.concatenate(rows)
 
-    def _row(self, ids: np.ndarray, valid: np.ndarray) -> mx.array:
-        """The states of one prompt, (1, S, L, D)."""
-        places = np.flatnonzero(valid)
-        if not places.size:
-            shape = (1, len(ids), self.config.states, self.config.hidden_size)
-            return mx.zeros(shape, self.model.norm.weight.dtype)
-        start, stop = int(places[0]), int(places[-1]) + 1
-        if stop - start != places.size:
-            raise ValueError("the mask has padding between the tokens of a prompt")
-        states = self.model(mx.array(ids[None, start:stop]), self.in_pieces)
-        return mx.pad(states, [(0, 0), (start, len(ids) - stop), (0, 0), (0, 0)])
+    def token_states(self, ids: mx.array, mask: mx.array) -> list[tuple[int, mx.array]]:
+        """The same without the padding.
+
+        Returns:
+            For each prompt where its tokens begin in its row, and (1, T, hidden_size, layers + 1) of its T tokens.
+        """
+        spans = [_span(valid) for valid in np.array(mask).astype(bool)]
+        prompts = [row[None, start:stop] for row, (start, stop) in zip(np.array(ids), spans, strict=True)]
+        # Layer by layer where layers are read from disk, too: a layer is let go when all prompts have passed it.
+        made = iter(self.model.states([mx.array(prompt) for prompt in prompts if prompt.size], Submissions(1, 1)))
+        blank = mx.zeros((1, 0, self.config.states, self.config.hidden_size), self.model.norm.weight.dtype)
+        return [
+            (start, (next(made) if prompt.size else blank).swapaxes(2, 3))  # (1, T, L, D) -> (1, T, D, L)
+            for prompt, (start, _) in zip(prompts, spans, strict=True)
+        ]
+
+
+def _span(valid: np.ndarray) -> tuple[int, int]:
+    """Where a prompt's tokens begin and end in its row."""
+    places = np.flatnonzero(valid)
+    if not places.size:
+        return 0, 0
+    start, stop = int(places[0]), int(places[-1]) + 1
+    if stop - start != places.size:
+        raise ValueError("the mask has padding between the tokens of a prompt")
+    return start, stop

@@ -7,11 +7,13 @@ Two places differ from mlx-lm, to agree with transformers: the embedding's scale
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from mlx_ltxw.models.submissions import Submissions
 from mlx_ltxw.models.text.gemma_config import GemmaConfig
 from mlx_ltxw.models.text.mlx_lm_models import gemma3_text
 
@@ -51,27 +53,34 @@ class Gemma(nn.Module):
         )
         self.update_modules(exact)
 
-    def __call__(self, ids: mx.array, in_pieces: bool = False) -> mx.array:
-        """All hidden states of prompts without padding.
+    def __call__(self, ids: mx.array) -> mx.array:
+        """All hidden states of prompts (B, T) of one length, without padding; see `states`."""
+        return self.states([ids])[0]
+
+    def states(self, prompts: Sequence[mx.array], submissions: Submissions | None = None) -> list[mx.array]:
+        """All hidden states of prompts without padding; each layer is needed once for all of them.
 
         Source: transformers `modeling_gemma3.py:Gemma3TextModel.forward` with `output_hidden_states`.
 
         Args:
-            ids: (B, T) token ids, none of them padding.
-            in_pieces: Evaluates after each layer, so that no single piece of work on the GPU gets too long for the
-                system's watchdog.
+            prompts: (B, T) token ids each, none of them padding.
+            submissions: Takes the work layer by layer. None leaves all of it for later.
 
         Returns:
-            (B, T, layers + 1, hidden_size) in the weights' dtype: the scaled embedding, the output of each layer but
-            the last, and the last one's after the final norm.
+            For each (B, T, layers + 1, hidden_size) in the weights' dtype: the scaled embedding, the output of each
+            layer but the last, and the last one's after the final norm.
         """
-        h = self.embed_tokens(ids).astype(self.norm.weight.dtype)
-        h = h * mx.array(math.sqrt(self.config.hidden_size), h.dtype)
-        whole, sliding = self._mask(h), self._mask(h, window_size=self.config.window)
-        states = [h]
-        for index, layer in enumerate(self.layers, start=1):
-            h = layer(h, sliding if index % self.config.pattern else whole)
-            states.append(h)
-            if in_pieces:
-                mx.eval(h)
-        return mx.stack([*states[:-1], self.norm(h)], axis=2)
+        dtype = self.norm.weight.dtype
+        scale = mx.array(math.sqrt(self.config.hidden_size), dtype)
+        hidden = [self.embed_tokens(ids).astype(dtype) * scale for ids in prompts]
+        masks = [(self._mask(h), self._mask(h, window_size=self.config.window)) for h in hidden]
+        states = [[h] for h in hidden]
+        for index in range(1, len(self.layers) + 1):
+            sliding = bool(index % self.config.pattern)
+            layer = self.layers[index - 1]
+            hidden = [layer(h, mask[sliding]) for h, mask in zip(hidden, masks, strict=True)]
+            for own, h in zip(states, hidden, strict=True):
+                own.append(h)
+            if submissions is not None:
+                submissions.add(hidden)
+        return [mx.stack([*own[:-1], self.norm(h)], axis=2) for own, h in zip(states, hidden, strict=True)]

@@ -98,8 +98,9 @@ class Walk:
 
     @classmethod
     def bounded(cls, in_parts: bool = True) -> Walk:
-        """In submissions of parts of blocks, of which no more than `WINDOW` are unfinished."""
-        return cls(int(in_parts), WINDOW, in_parts=in_parts)
+        """In submissions of which few are unfinished: parts of blocks, of which no more than `WINDOW` are; otherwise
+        whole ones, one beside that at work."""
+        return cls(1, WINDOW, in_parts=True) if in_parts else cls(1, 1)
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""

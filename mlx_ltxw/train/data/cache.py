@@ -20,7 +20,6 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_free, locked_folder, write_errors
-from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
@@ -252,7 +251,7 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress
 
 def _features(captions: Sequence[str], model: ModelDir, progress: OnProgress) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
-    encoder = model.load_text_encoder(default_dtype(), this_machine().in_pieces)
+    encoder = model.load_text_encoder(default_dtype())
     projection = model.load_text_projection(default_dtype())
     features = {}
     for index, caption in enumerate(captions):

@@ -1,0 +1,147 @@
+"""Reads tensors of safetensors files from any thread: what is wanted, when it is wanted, as often as it is wanted.
+
+`mx.load` reads a tensor once, in MLX's own time. This reader can be asked again for the same one, in a thread beside
+the computation; it runs nothing of MLX's graph there, which one thread alone may do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.weights.header import BITS, Tensor
+
+DTYPES = {
+    "BOOL": mx.bool_, "U8": mx.uint8, "I8": mx.int8, "U16": mx.uint16, "I16": mx.int16, "F16": mx.float16,
+    "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "F32": mx.float32, "U64": mx.uint64, "I64": mx.int64,
+}  # fmt: skip
+"""MLX's dtypes of safetensors' codes."""
+
+_PIECE = 8 << 20
+"""Bytes of one read: several at a time keep an SSD busy."""
+
+_READERS = 4
+
+
+class TensorReader:
+    """Reads tensors, from one thread at a time.
+
+    Args:
+        keep_cached: Whether the system may keep what was read in memory. False where more is read than there is room
+            for: each read would push out the next one's bytes, and other programs' too.
+
+    Attributes:
+        bytes_read: Since it was made.
+    """
+
+    def __init__(self, keep_cached: bool = True) -> None:
+        self.keep_cached = keep_cached
+        self.bytes_read = 0
+        self._pool = ThreadPoolExecutor(_READERS, "read")
+        self._memory = np.empty(0, np.uint8)
+
+    def arrays(self, tensors: Mapping[str, Tensor]) -> dict[str, mx.array]:
+        """Whole tensors, read now, as unsigned integers of their elements' size; `as_stored` makes them what they are.
+
+        Args:
+            tensors: By the name that the array gets.
+
+        Raises:
+            UserError: a file that is gone, cut off, or cannot be read.
+        """
+        arrays = {}
+        with self._opened(tensors.values()) as files:
+            for name, tensor in tensors.items():
+                content = self._buffer(tensor.nbytes)
+                self._read(files, tensor, content.data)
+                arrays[name] = mx.array(content.view(f"u{BITS[tensor.dtype] // 8}").reshape(tensor.shape))  # a copy
+        return arrays
+
+    def rows(self, tensor: Tensor, indices: Sequence[int]) -> np.ndarray:
+        """Some rows of a tensor, (rows, bytes of a row) uint8.
+
+        Raises:
+            UserError: as `arrays`.
+        """
+        width = tensor.nbytes // tensor.shape[0]
+        result = np.empty((len(indices), width), np.uint8)
+        with self._opened([tensor]) as files:
+            for row, index in zip(result, indices, strict=True):
+                self._read_piece(files, tensor, index * width, row.data)
+        self.bytes_read += result.nbytes
+        return result
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._pool.shutdown(wait=False)
+
+    @contextmanager
+    def _opened(self, tensors: Iterable[Tensor]) -> Iterator[dict[Path, int]]:
+        files: dict[Path, int] = {}
+        try:
+            for tensor in tensors:
+                if tensor.path not in files:
+                    files[tensor.path] = self._open(tensor.path)
+            yield files
+        finally:
+            for handle in files.values():
+                os.close(handle)
+
+    def _open(self, path: Path) -> int:
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise _lost(path, error.strerror) from error
+        if not self.keep_cached and hasattr(fcntl, "F_NOCACHE"):
+            fcntl.fcntl(handle, fcntl.F_NOCACHE, 1)
+        return handle
+
+    def _buffer(self, size: int) -> np.ndarray:
+        """(size,) uint8, the same memory each time."""
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
+
+    def _read(self, files: Mapping[Path, int], tensor: Tensor, into: memoryview) -> None:
+        pieces = [(at, into[at : at + _PIECE]) for at in range(0, len(into), _PIECE)]
+        if len(pieces) == 1:
+            self._read_piece(files, tensor, 0, into)
+        else:
+            for _ in self._pool.map(lambda one: self._read_piece(files, tensor, *one), pieces):
+                pass
+        self.bytes_read += len(into)
+
+    def _read_piece(self, files: Mapping[Path, int], tensor: Tensor, start: int, into: memoryview) -> None:
+        """Fills `into` from a byte of a tensor on."""
+        handle, at, done = files[tensor.path], tensor.start + start, 0
+        while done < len(into):
+            try:
+                count = os.preadv(handle, [into[done:]], at + done)
+            except OSError as error:
+                raise _lost(tensor.path, error.strerror) from error
+            if not count:
+                raise _lost(tensor.path, "it has become shorter")
+            done += count
+        if not self.keep_cached and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, at, done, os.POSIX_FADV_DONTNEED)
+
+
+def as_stored(array: mx.array, tensor: Tensor) -> mx.array:
+    """What `TensorReader.arrays` read, in the tensor's own dtype."""
+    dtype = DTYPES[tensor.dtype]
+    return array if array.dtype == dtype else array.view(dtype)
+
+
+def _lost(path: Path, reason: str | None) -> UserError:
+    return UserError(
+        f"{path} can no longer be read ({reason}).",
+        "See that the disk with the model is there and sound, then run again.",
+    )

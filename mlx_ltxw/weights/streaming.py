@@ -1,0 +1,194 @@
+"""Networks of which not all layers are in memory: the others are read from disk each time their turn comes.
+
+A thread reads the next streamed layer while this one is computed; once the walk has moved on and the device is done
+with it, a layer is gone. The numbers are those of a network that is held whole: the same bytes go through the same
+operations.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlx_ltxw.tree import share
+from mlx_ltxw.weights.header import Tensor
+from mlx_ltxw.weights.reading import TensorReader, as_stored
+
+Layer = TypeVar("Layer", bound=nn.Module)
+Arrays = dict[str, mx.array]
+
+
+def _never(name: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Which layers of a network stay in memory.
+
+    Attributes:
+        layers: How many, spread evenly, so that a streamed one has the time of several to be read in; None for all.
+        always: Parameters, by their path in a layer, that stay in any case.
+        ahead: Streamed layers that are read ahead of the one at work.
+        keep_cached: Whether the system may keep what was read, for the next time; see `TensorReader`.
+    """
+
+    layers: int | None = None
+    always: Callable[[str], bool] = _never
+    ahead: int = 1
+    keep_cached: bool = True
+
+    def stays(self, index: int, count: int) -> bool:
+        """Whether a layer of `count` stays whole."""
+        kept = count if self.layers is None else min(self.layers, count)
+        return (index + 1) * kept // count > index * kept // count
+
+
+RESIDENT = Residency()
+"""All stay."""
+
+STREAMED = Residency(0)
+"""None stays."""
+
+
+@dataclass
+class Traffic:
+    """What streaming has cost so far.
+
+    Attributes:
+        bytes_read: From disk, or from the system's cache of it.
+        waited: Seconds that the computation stood still for it.
+    """
+
+    bytes_read: int = 0
+    waited: float = 0.0
+
+
+class StreamedLayers(Generic[Layer]):
+    """The layers of a network, as a walk asks for them; see `Residency`.
+
+    Args:
+        layers: With every array that stays; the others are never looked at.
+        streamed: For each layer, by parameter path in it, the tensors that are read anew.
+        dtype_of: The dtype in memory, by layer, parameter path and stored dtype.
+        residency: How far to read ahead.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        streamed: Sequence[Mapping[str, Tensor]],
+        dtype_of: Callable[[int, str, mx.Dtype], mx.Dtype],
+        residency: Residency,
+    ) -> None:
+        self.layers, self._streamed, self._dtype_of = list(layers), streamed, dtype_of
+        self._ahead = residency.ahead
+        self._reader = TensorReader(residency.keep_cached)
+        self._thread = ThreadPoolExecutor(1, "stream")
+        self._coming: dict[int, Future[Arrays]] = {}
+        self._latest: tuple[int, Layer] | None = None
+        self._waited = 0.0
+        weakref.finalize(self, _end, self._thread, self._reader)
+
+    @property
+    def traffic(self) -> Traffic:
+        """So far."""
+        return Traffic(self._reader.bytes_read, self._waited)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int, /) -> Layer:
+        """A layer with all its arrays; the same one while it is the latest.
+
+        Raises:
+            UserError: the disk does not give it.
+        """
+        if self._latest is not None and self._latest[0] == index:
+            return self._latest[1]
+        self._latest = None
+        coming = self._coming.pop(index, None) or self._read(index)
+        self._read_ahead(index)
+        began = time.perf_counter()
+        arrays = coming.result() if coming else {}
+        self._waited += time.perf_counter() - began
+        layer = self._filled(index, arrays) if arrays else self.layers[index]
+        self._latest = index, layer
+        return layer
+
+    def release(self) -> None:
+        """Lets go what was read, and what is being read ahead."""
+        self._latest = None
+        for future in self._coming.values():
+            future.cancel()
+        self._coming.clear()
+
+    def _read_ahead(self, index: int) -> None:
+        """Asks for the next streamed layers, those of the next forward after the last; forgets all others."""
+        order = [(index + step) % len(self) for step in range(1, len(self))]
+        wanted = [later for later in order if self._streamed[later]][: self._ahead]
+        for other in [other for other in self._coming if other not in wanted]:
+            self._coming.pop(other).cancel()
+        for later in wanted:
+            if later not in self._coming:
+                future = self._read(later)
+                assert future is not None
+                self._coming[later] = future
+
+    def _read(self, index: int) -> Future[Arrays] | None:
+        tensors = self._streamed[index]
+        return self._thread.submit(self._reader.arrays, tensors) if tensors else None
+
+    def _filled(self, index: int, arrays: Arrays) -> Layer:
+        """A copy of a layer with what was read, in its dtype in memory, in its place."""
+        filled = []
+        for path, tensor in self._streamed[index].items():
+            array = as_stored(arrays[path], tensor)
+            filled.append((path, array.astype(self._dtype_of(index, path, array.dtype))))
+        copy: Any = share(self.layers[index])
+        copy.update(tree_unflatten(filled))
+        return copy
+
+
+def stream_layers(
+    network: nn.Module,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    dtype_of: Callable[[str, mx.Dtype], mx.Dtype],
+    residency: Residency,
+) -> None:
+    """Puts `StreamedLayers` in place of a network's list of layers.
+
+    Args:
+        network: Filled, its arrays not yet read; changed in place.
+        name: Of the attribute that holds the layers.
+        tensors: Where every parameter of the network lies, by its path.
+        dtype_of: The dtype in memory, by parameter path and stored dtype.
+        residency: What stays.
+    """
+    layers = network[name]
+    streamed: list[dict[str, Tensor]] = [{} for _ in layers]
+    for path, tensor in tensors.items():
+        start, _, rest = path.partition(".")
+        number, _, inside = rest.partition(".")
+        if start == name and not residency.stays(int(number), len(layers)) and not residency.always(inside):
+            streamed[int(number)][inside] = tensor
+    if any(streamed):
+        by_layer = lambda index, path, stored: dtype_of(f"{name}.{index}.{path}", stored)  # noqa: E731
+        setattr(network, name, StreamedLayers(layers, streamed, by_layer, residency))
+
+
+def _end(thread: ThreadPoolExecutor, reader: TensorReader) -> None:
+    thread.shutdown(wait=False, cancel_futures=True)
+    reader.close()

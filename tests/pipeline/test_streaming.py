@@ -1,0 +1,179 @@
+"""Blocks that are read from disk as they are needed: the same numbers, little memory, and one sentence when the disk
+fails."""
+
+import dataclasses
+import os
+import time
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.weights import reading
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.reading import TensorReader
+from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
+from tests.adapter.helpers import factors, official_file
+from tests.convert.made import converted
+
+REQUEST = Request(prompt="a woman whispers", width=64, height=64, frames=9, steps=2, seeds=(3,))
+LINEARS = ("audio_attn1.to_q", "audio_attn2.to_v", "video_to_audio_attn.to_k", "audio_attn1.to_out.0")
+
+
+@pytest.fixture(scope="module")
+def adapter(dev, tmp_path_factory):
+    sizes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in dev.tensors("transformer")}
+    targets = [name for name in sizes if name.endswith(LINEARS)]
+    return str(official_file(tmp_path_factory.mktemp("adapter") / "a.safetensors", factors(sizes, targets, size=1.0)))
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return converted("8", 32)
+
+
+def last_latents(model, request, residency):
+    job = plan(request, model)
+    networks = Networks(model, job.dtype, residency=residency)
+    steps = [event for event in run(job, networks) if isinstance(event, Step)]
+    return [np.array(stream) for stream in steps[-1].latents if stream is not None]
+
+
+@pytest.mark.parametrize("residency", [STREAMED, Residency(1), Residency(0, ahead=3, keep_cached=False)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"lock_video": True},
+        {"lock_video": False},
+        {"register_at": "0-0.2=normal,0.2-9=0.5"},
+        {"fuse": True},
+        {"audio_only": True},
+    ],
+    ids=["plain", "locked", "on the picture", "in time", "fused", "sound alone"],
+)
+@pytest.mark.parametrize("kind", ["dev", "packed"])
+def test_a_run_is_the_same_to_the_last_bit(kind, change, residency, adapter, request):
+    model = request.getfixturevalue(kind)
+    wanted = dataclasses.replace(REQUEST, adapters=(adapter,) if change else (), allow_partial=True, **change)
+    for whole, streamed in zip(
+        last_latents(model, wanted, RESIDENT), last_latents(model, wanted, residency), strict=True
+    ):
+        np.testing.assert_array_equal(streamed, whole)
+
+
+@pytest.mark.parametrize(
+    ("count", "layers", "stay"),
+    [(4, 0, ""), (4, None, "0123"), (4, 2, "13"), (4, 9, "0123"), (6, 2, "25"), (5, 1, "4")],
+)
+def test_layers_that_stay_are_spread_evenly(count, layers, stay):
+    assert [index for index in range(count) if Residency(layers).stays(index, count)] == [int(i) for i in stay]
+
+
+def blocks(model, residency=STREAMED):
+    return model.load_transformer(mx.float32, residency=residency).transformer_blocks
+
+
+def test_the_next_block_is_read_while_one_is_at_work(dev, monkeypatch):
+    """Two forwards of slow reading and slow work, each in its own time, take about as long as one of them."""
+    slow = TensorReader.arrays
+
+    def arrays(self, tensors):
+        time.sleep(0.15)
+        return slow(self, tensors)
+
+    monkeypatch.setattr(TensorReader, "arrays", arrays)
+    streamed = blocks(dev)
+    began = time.perf_counter()
+    for _ in range(2):
+        for index in range(len(streamed)):
+            assert streamed[index] is streamed[index]  # the base's and the adapter's walk ask for the same one
+            time.sleep(0.15)
+    apart = 2 * len(streamed) * 0.3
+    assert time.perf_counter() - began < 0.8 * apart
+    assert streamed.traffic.waited < 0.3 * apart
+
+
+def test_a_block_is_gone_when_the_walk_has_moved_on(dev):
+    streamed = blocks(dev)
+    size = sum(tensor.nbytes for tensor in streamed._streamed[0].values()) * 2  # bf16 on disk, fp32 in memory
+    mx.clear_cache()
+    mx.synchronize()
+    before = mx.get_active_memory()
+    for _ in range(3):
+        for index in range(len(streamed)):
+            mx.eval(streamed[index].parameters())
+            assert mx.get_active_memory() - before <= 2.1 * size  # itself, and the one that is coming
+    streamed.release()
+
+
+def test_parameters_may_stay_by_name(dev):
+    streamed = blocks(dev, Residency(0, always=lambda path: path.startswith("audio_")))
+    assert all(not name.startswith("audio_") for layer in streamed._streamed for name in layer)
+    assert all(layer for layer in streamed._streamed)
+
+
+@pytest.fixture
+def copied(dev, tmp_path):
+    """The model, in files that may be spoilt."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in sorted(dev.path.rglob("*")):
+        target = folder / file.relative_to(dev.path)
+        target.mkdir() if file.is_dir() else target.write_bytes(file.read_bytes())
+    return ModelDir.open(folder)
+
+
+def spoil_cut(model):
+    for file in model.shards("transformer"):
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def spoil_gone(model):
+    for file in model.shards("transformer"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("spoil", [spoil_cut, spoil_gone], ids=["cut off", "gone"])
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_disk_that_fails_on_the_way_is_one_sentence(copied, spoil, moment):
+    job = plan(dataclasses.replace(REQUEST, steps=4), copied)
+    networks = Networks(copied, job.dtype, residency=STREAMED)
+    steps = 0
+
+    def go():
+        nonlocal steps
+        for event in run(job, networks):
+            steps += isinstance(event, Step)
+            if steps == moment:
+                spoil(copied)
+
+    with pytest.raises(UserError, match=r"transformer.*can no longer be read"):
+        go()
+    assert moment <= steps <= moment + 1  # a step may have begun with what was read ahead
+
+
+def test_a_read_error_in_the_middle_is_one_sentence(dev, monkeypatch):
+    streamed, real, reads = blocks(dev), os.preadv, []
+
+    def preadv(handle, buffers, offset):
+        reads.append(offset)
+        if len(reads) == 40:
+            raise OSError(5, "Input/output error")
+        return real(handle, buffers, offset)
+
+    monkeypatch.setattr(reading.os, "preadv", preadv)
+    with pytest.raises(UserError, match="Input/output error"):
+        list(streamed)
+
+
+def test_tensors_are_read_in_pieces(dev, monkeypatch):
+    monkeypatch.setattr(reading, "_PIECE", 1000)
+    whole = dev.load_transformer(mx.float32).transformer_blocks[1]
+    np.testing.assert_array_equal(np.array(blocks(dev)[1].attn1.to_q.weight), np.array(whole.attn1.to_q.weight))
