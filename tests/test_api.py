@@ -10,6 +10,7 @@ import typing
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mlx_ltxw as ltx
 from mlx_ltxw.errors import UserError
@@ -151,6 +152,22 @@ def test_closing_the_events_ends_the_run(model):
     assert event.latents.audio.shape[0] == 1
     events.close()
     assert list(events) == []
+
+
+def test_a_picture_and_a_sound_are_given_by_name(model, clip, tmp_path):
+    """A clip's own first frame and sound, given to another."""
+    face, line = tmp_path / "face.png", clip.save(tmp_path / "line.wav")
+    Image.fromarray(clip.frames[0]).save(face)
+    talking = model.generate(PROMPT, image=face, audio=line, **SMALL)
+    assert (talking.settings.images, talking.settings.audio) == ((str(face),), str(line))
+    given = read_audio(line, talking.sample_rate)
+    assert np.array_equal(talking.waveform[: len(given)], given)
+    assert not talking.waveform[len(given) :].any()  # silence to the picture's end
+    first, last = (np.abs(talking.frames[at].astype(int) - clip.frames[0]).mean() for at in (0, -1))
+    assert first < last
+    assert len(read_audio(talking.save(tmp_path / "talking.mp4"), 48000)) == round(17 / 24 * 48000)
+    with pytest.raises(UserError, match="no picture"):
+        model.generate(PROMPT, image=3, **SMALL)
 
 
 def test_keywords_of_generate_are_the_requests_fields():

@@ -13,7 +13,19 @@ from mlx_ltxw.machine import Machine, on_cpu, this_machine
 from mlx_ltxw.tf32 import VARIABLE as TF32
 
 GB = 10**9
-ROOMS = ("models", "models.text", "weights", "adapter", "convert", "pipeline", "train", "train.data", "tree", "world")
+ROOMS = (
+    "models",
+    "models.text",
+    "weights",
+    "adapter",
+    "convert",
+    "pipeline",
+    "train",
+    "train.data",
+    "doctor",
+    "tree",
+    "world",
+)
 
 
 def python(code, **environment):

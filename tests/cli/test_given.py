@@ -1,6 +1,7 @@
 """`--image`, `--audio`, `--revoice`, `--retake`, `--extend`, with the model that ships with the package."""
 
 import re
+import subprocess
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from mlx_ltxw.cli.generate import generate as generate_command
 from mlx_ltxw.media.audio import read_audio, write_wav
+from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.media.video import read_video
@@ -72,6 +74,16 @@ def test_a_picture_to_a_sound_of_its_length(cli, files, tmp_path):
     shorter = generate(cli, tmp_path / "c.mp4", "--audio", files / "silent.wav", "--frames", 41)
     assert "silent.wav lasts 1.00 s; silence follows to 1.71 s" in shorter.err
     assert "silent.wav is silent" in shorter.err
+
+
+def test_a_sound_of_six_channels(cli, files, tmp_path):
+    """The model hears them mixed down; in the file they stay as they were."""
+    surround = tmp_path / "surround.m4a"
+    call = ["ffmpeg", "-v", "error", "-i", "line.wav", "-af", "pan=5.1|FL=c0|FR=c1|FC=c0|LFE=c0|BL=c0|BR=c1"]
+    subprocess.run([*call, "-c:a", "aac", surround], cwd=files, check=True)
+    done = generate(cli, tmp_path / "made.mp4", "--audio", surround, "--frames", 25)
+    assert "surround.m4a has 6 channels; the model hears them mixed down to two." in done.err
+    assert probe(tmp_path / "made.mp4").channels == 6
 
 
 def test_a_sound_that_mp4_holds_is_copied(cli, files, tmp_path):

@@ -1,0 +1,158 @@
+"""The machine: system and versions, memory and its limits, disk, and the settings that MLX's backends have."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw import __version__
+from mlx_ltxw.blas import LOADED
+from mlx_ltxw.blas import VARIABLE as BLAS
+from mlx_ltxw.doctor.diagnosis import Diagnosis
+from mlx_ltxw.machine import Machine, avoid_tf32, on_cpu, on_metal, slow_blas
+from mlx_ltxw.printing import readable
+from mlx_ltxw.tf32 import VARIABLE, tf32_is_used
+
+_LITTLE_DISK = 60_000_000_000  # bytes; a model of 8 bits takes 42 GB, one of 4 bits 28
+_EMULATED = re.compile(r"Apple M[12]\b")
+WIRED = "iogpu.wired_limit_mb"
+"""The system's own limit of what the GPU may hold, on a Mac; 0 is its default."""
+
+
+def system() -> Diagnosis:
+    """The operating system, the processor, and the versions of everything that computes."""
+    parts = {"mlx-ltxw": __version__, "MLX": _version("mlx"), "Python": platform.python_version()}
+    facts = {"system": _system_name(), "processor": platform.machine(), **parts}
+    versions = ", ".join(f"{name} {number}" for name, number in parts.items())
+    text = f"{facts['system']} on {facts['processor']}; {versions}"
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return Diagnosis(
+            "system", "fault", f"{text}: Python runs as an Intel program, without the GPU.",
+            "Install a Python for Apple silicon (python.org, or `uv python install`), and mlx-ltxw into it.", facts,
+        )  # fmt: skip
+    return Diagnosis("system", "good", text, facts=facts)
+
+
+def device(machine: Machine) -> Diagnosis:
+    """What MLX computes on."""
+    name = str(mx.device_info().get("device_name") or platform.processor() or "unknown")
+    text = f"{name}, by MLX's {machine.backend.upper() if machine.backend != 'metal' else 'Metal'} backend"
+    facts = {"backend": machine.backend, "device": name}
+    if machine.backend == "cpu" and sys.platform == "darwin":
+        return Diagnosis(
+            "device", "fault", f"{text}: a Mac's GPU is not used.",
+            "Unset what sets MLX's default device; over SSH, log in on the Mac's own screen once.", facts,
+        )  # fmt: skip
+    if machine.backend == "cpu":
+        return Diagnosis("device", "note", f"{text}: the built-in model runs, the 22B one would take hours.",
+                         "On Linux with an NVIDIA card: `pip install 'mlx-ltxw[cuda]'`.", facts)  # fmt: skip
+    if _EMULATED.search(name):
+        return Diagnosis(
+            "device", "note", f"{text}; it computes bfloat16 in float32's units.",
+            "`--dtype float16` may be faster there; that it is as faithful has not been shown.", facts,
+        )  # fmt: skip
+    return Diagnosis("device", "good", text, facts=facts)
+
+
+def memory(machine: Machine, ask: Callable[[str], str] | None = None) -> Diagnosis:
+    """Memory, what one process should use of it, and on a Mac the wired limit.
+
+    Args:
+        machine: From `this_machine`.
+        ask: Reads a `sysctl` name; the system's own by default.
+    """
+    facts: dict[str, Any] = {"total": machine.total, "budget": machine.budget}
+    text = f"{readable(machine.total)}, of which a run should use {readable(machine.budget)}"
+    if machine.backend != "metal":
+        return Diagnosis("memory", "good", text, facts=facts)
+    wired = (ask or _sysctl)(WIRED)
+    facts["wired_limit_mb"] = int(wired) if wired.isdigit() else None
+    higher = int(machine.total * 0.85 / 2**20)
+    advice = f"If a model only just does not fit: `sudo sysctl {WIRED}={higher}`, until the next start of the Mac."
+    limit = "the system's own limit" if wired in ("", "0") else f"{WIRED} {wired}"
+    return Diagnosis("memory", "good", f"{text} ({limit})", "" if wired not in ("", "0") else advice, facts)
+
+
+def disk() -> Iterator[Diagnosis]:
+    """Space where files go, and where models are downloaded to."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    seen: set[int] = set()
+    for name, folder in (("here", Path.cwd()), ("the Hub's cache", Path(HF_HUB_CACHE))):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if (number := there.stat().st_dev) in seen:
+            continue
+        seen.add(number)
+        free = shutil.disk_usage(there).free
+        facts = {"folder": str(folder), "free": free}
+        if free < _LITTLE_DISK:
+            advice = "A model takes 28 GB (4 bits) to 70 GB (bf16); HF_HOME moves the cache, -o a model."
+            yield Diagnosis("disk", "note", f"{readable(free)} free for {name} ({folder})", advice, facts)
+        else:
+            yield Diagnosis("disk", "good", f"{readable(free)} free for {name} ({folder})", facts=facts)
+
+
+def settings(machine: Machine) -> Iterator[Diagnosis]:
+    """TF32, the BLAS of a Linux CPU, the watchdog, and what is not needed."""
+    if not on_cpu():
+        avoid_tf32()
+        used = tf32_is_used(mx)
+        facts = {"variable": os.environ.get(VARIABLE), "used": used}
+        if used:
+            yield Diagnosis("TF32", "fault", "MLX multiplies float32 in TF32; the sound is less exact.",
+                            f"Unset {VARIABLE}, or set it to 0.", facts)  # fmt: skip
+        else:
+            yield Diagnosis("TF32", "good", "off: float32 is multiplied as float32", facts=facts)
+    elif sys.platform.startswith("linux"):
+        if notes := slow_blas():
+            text, _, advice = notes[0].partition(". ")
+            yield Diagnosis("BLAS", "fault", f"{text}.", advice, {"openblas": False})
+        else:
+            text = "OpenBLAS is loaded ahead of MLX's own" if LOADED else f"MLX's own, as {BLAS} asks for"
+            if not LOADED and BLAS not in os.environ:
+                yield Diagnosis("BLAS", "fault", "MLX was imported before mlx-ltxw, and computes without OpenBLAS.",
+                                "Import mlx_ltxw first.", {"openblas": False})  # fmt: skip
+            else:
+                yield Diagnosis("BLAS", "good", text, facts={"openblas": LOADED})
+    if on_metal():
+        yield Diagnosis(
+            "watchdog", "note", "macOS ends GPU work that holds up the display; runs hand it over in small pieces.",
+            "If it ends one all the same: let the display sleep, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1.",
+        )  # fmt: skip
+    yield Diagnosis("tools", "good", "FFmpeg's libraries come with PyAV; no ffmpeg, espeak-ng or PyTorch is needed",
+                    facts={"av": _version("av")})  # fmt: skip
+
+
+def _system_name() -> str:
+    if release := platform.mac_ver()[0]:
+        return f"macOS {release}"
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        name = ""
+    return name or f"{platform.system()} {platform.release()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _sysctl(name: str) -> str:
+    try:
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

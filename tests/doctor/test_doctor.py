@@ -1,0 +1,180 @@
+"""`mlx-ltxw doctor`: every fault it names comes with what to do, and what is right passes."""
+
+import json
+import os
+import shutil
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ltxw.doctor import machine as machines
+from mlx_ltxw.doctor import models, self_test
+from mlx_ltxw.doctor.diagnosis import Diagnosis
+from mlx_ltxw.doctor.fits import FORWARD, PRECISIONS, table
+from mlx_ltxw.machine import Machine
+from tests.convert.made import command, converted, made
+from tests.hub_server import serving
+from tests.weights.split import split_model
+
+GB = 10**9
+MAC = Machine("metal", 16 * 2**30, 11 * GB)
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty folder and an empty cache."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+def test_the_command(tmp_path):
+    """As people see it, and as JSON; a machine that is right ends with 0."""
+    quiet = {"HF_HOME": str(tmp_path), "HF_TOKEN": "", "COLUMNS": "100"}
+    done = command("doctor", **quiet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("Nothing to mend", "self-test", "What fits into", "-q 4", "1280x704x121"):
+        assert part in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    done = command("doctor", "--json", "-m", converted().path, **quiet)
+    found = json.loads(done.stdout)
+    assert found["ok"] is True
+    areas = {check["area"]: check for check in found["checks"]}
+    assert areas["model"]["facts"]["tensors"] > 1000
+    assert areas["self-test"]["facts"]["errors"]["sound, float32"] < 5e-3
+    assert all(check["advice"] for check in found["checks"] if check["state"] == "fault")
+
+
+def test_a_damaged_model_ends_with_1(tmp_path):
+    folder = shutil.copytree(converted().path, tmp_path / "model")
+    os.truncate(next(folder.glob("vocoder-*")), 100)
+    done = command("doctor", "-m", folder, HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    shown = " ".join(done.stdout.split())
+    assert "has 100 bytes instead of" in shown
+    assert "Copy it again" in shown
+    assert "1 thing to mend" in shown
+
+
+def test_models_here(alone):
+    """Ours, one of ltx-2-mlx's that lacks its text encoder, and nothing else."""
+    assert [one.state for one in models.models()] == ["note"]
+    (alone / "ours").symlink_to(converted("8", 32).path)
+    split_model(made().checkpoint, alone / "theirs", bits=4)
+    (alone / "photos").mkdir()
+    ours, theirs = models.models()
+    assert (ours.state, theirs.state) == ("good", "note")
+    assert "8 bits" in ours.text
+    assert "4 bits" in theirs.text
+    assert "pull mlx-community/gemma-3-12b-it-4bit" in theirs.advice
+
+
+def test_hashes_are_asked_for(alone):
+    folder = shutil.copytree(converted().path, alone / "model")
+    file = folder / "text_encoder" / "tokenizer.json"
+    file.write_bytes(file.read_bytes().replace(b"a", b"b", 1))
+    assert models.examined(folder).state == "good"
+    assert "sha256" in models.examined(folder, verify=True).text
+
+
+@pytest.mark.parametrize(
+    ("token", "state", "said"),
+    [("hf_made", "good", "logged in as me"), ("hf_other", "fault", "does not take this machine's token")],
+)
+def test_login(tmp_path, token, state, said):
+    with serving({}, tmp_path / "cache") as server:
+        done = command("doctor", "--json", **server.environment, HF_TOKEN=token)
+    (login,) = [check for check in json.loads(done.stdout)["checks"] if check["area"] == "Hub login"]
+    assert (login["state"], said in login["text"]) == (state, True)
+    assert done.returncode == (1 if state == "fault" else 0)
+
+
+def test_login_without_the_network(tmp_path):
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+    done = command("doctor", "--json", **nowhere, HF_TOKEN="hf_made")
+    assert done.returncode == 0
+    (login,) = [check for check in json.loads(done.stdout)["checks"] if check["area"] == "Hub login"]
+    assert login["text"].startswith("unknown")
+
+
+def test_login_that_takes_too_long(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_made")
+    monkeypatch.setattr(models, "_whoami", lambda: __import__("time").sleep(5))
+    assert models.login(patience=0.05).facts == {"login": "unknown"}
+
+
+def test_what_fits():
+    """By hand: at 8 bits and 704x480x97 the transformer's 20.6 GB, 0.75 of a forward and 0.25 of cache."""
+    rows = {row["precision"]: row["clips"] for row in table(22 * GB)}
+    assert rows["-q 8"]["704x480x97"] == {"peak": 21_600_000_000, "fits": True}
+    assert rows["-q 8"]["1280x704x121"]["fits"] is False
+    assert rows["-q 4"]["sound alone"]["peak"] == 8_350_000_000  # the text encoder
+    assert rows["bf16"]["sound alone"]["fits"] is False
+    assert len(rows) == len(PRECISIONS)
+    assert all(list(clips) == list(FORWARD) for clips in rows.values())
+
+
+def test_a_mac(monkeypatch):
+    """Its wired limit, its watchdog, its chip."""
+    one = machines.memory(MAC, ask=lambda name: "0")
+    assert one.facts["wired_limit_mb"] == 0
+    assert "sudo sysctl iogpu.wired_limit_mb=13926" in one.advice  # 85 % of 16384
+    assert machines.memory(MAC, ask=lambda name: "12000").advice == ""
+    assert machines.memory(MAC, ask=lambda name: "").facts["wired_limit_mb"] is None
+    for name, state in (("Apple M1 Max", "note"), ("Apple M2", "note"), ("Apple M3", "good"), ("Apple M10", "good")):
+        monkeypatch.setattr(mx, "device_info", lambda *_, name=name: {"device_name": name})
+        assert machines.device(MAC).state == state, name
+    monkeypatch.setattr(machines, "on_metal", lambda: True)
+    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in " ".join(one.advice for one in machines.settings(MAC))
+
+
+def test_intel_python_on_a_mac(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
+    one = machines.system()
+    assert (one.state, "Apple silicon" in one.advice) == ("fault", True)
+
+
+def test_settings_that_are_wrong(monkeypatch):
+    monkeypatch.setattr(machines, "on_cpu", lambda: False)
+    monkeypatch.setattr(machines, "tf32_is_used", lambda mx: True)
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    tf32, *_ = machines.settings(MAC)
+    assert (tf32.state, "Unset MLX_ENABLE_TF32" in tf32.advice) == ("fault", True)
+    monkeypatch.setattr(machines, "on_cpu", lambda: True)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(machines, "slow_blas", lambda: ["OpenBLAS is not installed, and so on. Then: `sudo apt`"])
+    blas, *_ = machines.settings(MAC)
+    assert (blas.state, blas.advice) == ("fault", "Then: `sudo apt`")
+
+
+def test_little_disk(monkeypatch, alone):
+    usage = shutil._ntuple_diskusage(100, 99, 10 * GB)
+    monkeypatch.setattr(machines.shutil, "disk_usage", lambda path: usage)
+    one, *_ = machines.disk()
+    assert (one.state, "10.00 GB free" in one.text, bool(one.advice)) == ("note", True, True)
+
+
+def test_a_wrong_result_is_a_fault():
+    """A sign, a NaN, a value a tenth off; and the noise of another backend is none."""
+    wanted = np.sin(np.arange(64.0)).tolist()
+    for values in ((-np.array(wanted)).tolist(), [float("nan")] * 64, (1.1 * np.array(wanted)).tolist(), wanted[:9]):
+        verdict = self_test.judged({"sound, float32": self_test._error(values, wanted)}, 1.0)
+        assert (verdict.state, bool(verdict.advice)) == ("fault", True)
+    near = (np.array(wanted) * (1 + 1e-5)).tolist()
+    assert self_test.judged({"sound, float32": self_test._error(near, wanted)}, 1.0).state == "good"
+
+
+def test_a_gpu_that_fails_is_told(monkeypatch):
+    def fail(dtype):
+        raise RuntimeError("[METAL] Command buffer execution failed: Internal Error (0000000e:Internal Error).")
+
+    monkeypatch.setattr(self_test, "measured", fail)
+    one = self_test.self_test()
+    assert (one.state, "error of its own" in one.text) == ("fault", True)
+    assert one.as_dict() == Diagnosis(**one.as_dict()).as_dict()
