@@ -136,7 +136,8 @@ def generate(
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
-    Nothing is replaced without --overwrite.
+    Nothing is replaced without --overwrite. What a prompt is encoded to is kept in the user's cache folder, 2 GB at
+    most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
     """
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model

@@ -172,8 +172,8 @@ def speaker_marks(prompt: str) -> list[re.Match[str]]:
         found.append(mark)
         at = mark.end()
         closing = _CLOSING.get(prompt[at : at + 1], "")
-        closed = [place for place in (prompt.find(quote, at + 1) for quote in closing) if place >= 0]
-        at = min(closed, default=at)
+        ends = [end for end in (prompt.find(quote, at + 1) for quote in closing) if end >= 0]
+        at = min(ends, default=at)
     return found
 
 

@@ -1,5 +1,6 @@
 """Adapters beside a model's linears: exact where exactness is promised, the official sum elsewhere."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -149,6 +150,11 @@ def test_fresh_adapter_of_zeros_changes_nothing_to_the_bit(world):
     assert all(np.array_equal(g, b) for g, b in zip(got, base, strict=True))
     with pytest.raises(UserError, match="changes nothing"):
         place(fresh, model)
+    path = next(iter(zeros))
+    bias = mx.zeros(zeros[path].shape[0])
+    with pytest.raises(UserError, match="changes nothing"):
+        place(dataclasses.replace(fresh, biases={path: bias}), model)
+    place(dataclasses.replace(fresh, biases={path: mx.where(mx.arange(len(bias)) == 1, 0.1, bias)}), model)
 
 
 @pytest.mark.parametrize(("mode", "bits", "group"), [("affine", 4, 32), ("affine", 8, 32), ("mxfp4", 4, 32)])

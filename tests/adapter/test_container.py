@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mlx_ltxw.adapter import container
 from mlx_ltxw.adapter.container import read_tensors, tensor_names, write_tensors
 from mlx_ltxw.errors import UserError
 
@@ -165,6 +166,17 @@ def test_no_adapter_has_so_many_tensors(tmp_path):
     header = {f"t{i}": entry("F32", [0], 0, 0) for i in range(50_001)}
     with pytest.raises(UserError, match="50,001 tensors"):
         read_tensors(write(tmp_path / "x.safetensors", header))
+
+
+def test_as_many_tensors_as_are_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "_MOST_TENSORS", 3)
+    for count in (3, 4):
+        path = write(tmp_path / f"{count}.safetensors", {f"t{i}": entry("F32", [0], 0, 0) for i in range(count)})
+        if count == 3:
+            assert len(read_tensors(path).tensors) == 3
+        else:
+            with pytest.raises(UserError, match="4 tensors"):
+                read_tensors(path)
 
 
 def test_eight_bit_floats(tmp_path):

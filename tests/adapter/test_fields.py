@@ -140,6 +140,7 @@ def test_metadata_that_may_change_the_numbers_is_named(world, tmp_path, metadata
      "modelspec.title": "t", "ss_reference_downscale_factor": "1"},
     {"lora_alpha": "7", "alpha_folded": "true", "base_model": "LTX-2.3", "training_options": "{}"},
     {"ss_network_alpha": "None", "format": "pt", "software": "{}", "training_info": "{}", "version": "1"},
+    {"transformer.lora_dropout": "0.1", "transformer.use_dora": "False", "transformer.use_rslora": "none"},
 ])  # fmt: skip
 def test_records_of_a_training_are_let_be(world, tmp_path, metadata):
     assert read(save(tmp_path / "a.safetensors", dotted("diffusion_model.", world[1]), metadata)).notes == ()

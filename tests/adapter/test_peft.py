@@ -19,6 +19,7 @@ from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.names import diffusers_name
 from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.adapter.scales import mlx_config
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.tree import linears
@@ -272,6 +273,9 @@ def test_a_configuration_beside_other_names_is_named(base, tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["r"]}))
     assert read(tmp_path / "a.safetensors").notes == ()  # scale 1 either way
+    by_root = config | {"lora_alpha": 6, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(by_root))
+    assert "gives scale 2.12132, which" in read(tmp_path / "a.safetensors").notes[0]  # 6 / sqrt(8)
     (tmp_path / "adapter_config.json").write_text("{")
     assert "is not applied" in read(tmp_path / "a.safetensors").notes[0]
 
@@ -296,6 +300,17 @@ def test_mlx_lm_factors_and_scale(base, tmp_path):
     got = dict(adapt(base[0], [(adapter, Strength())]).named_modules())[name](x)
     assert relative_error(got, layer(x)) < 1e-6
     assert relative_error(got, linear(x)) > 1e-2
+
+
+def test_mlx_lm_ranks(tmp_path):
+    for rank, message in ((1, None), (0, "its rank"), (True, "its rank"), (2.0, "its rank"), (10**6, "its rank")):
+        config = tmp_path / "adapter_config.json"
+        config.write_text(json.dumps({"lora_parameters": {"rank": rank, "scale": 3.0}}))
+        if message is None:
+            assert mlx_config(config).spread({rank}) == {3.0}
+        else:
+            with pytest.raises(UserError, match=message):
+                mlx_config(config)
 
 
 def test_strength_reaches_the_whole_model(base, tmp_path):

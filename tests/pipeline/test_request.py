@@ -94,6 +94,17 @@ def test_numbers_beyond_sense(request_, words):
         resolve(request_, DEV, "dev")
 
 
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [("width", 16384), ("height", 16384), ("frames", 65536), ("steps", 1000), ("frame_rate", 1000.0)],
+)
+def test_numbers_are_bounded_where_the_message_says(field, most):
+    assert getattr(resolve(Request("a", **{field: most}), DEV, "dev"), field) == most
+    with pytest.raises(UserError, match=f"{field} is .* beyond any model") as refused:
+        resolve(Request("a", **{field: most + 1}), DEV, "dev")
+    assert f"up to {most:.0f}." in refused.value.hint
+
+
 def test_a_random_seed_is_drawn_once_resolved():
     seeds = [resolve(Request("a", seeds=(-1, 5)), DEV, "dev").seeds for _ in range(2)]
     assert seeds[0][1] == seeds[1][1] == 5

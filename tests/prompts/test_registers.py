@@ -34,6 +34,14 @@ def test_built_prompts_ask_for_their_register_and_need_no_hint(speaker, manner):
     assert check_prompt(prompt, 4.0) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "line", "quoted"), [("", "", False), ('"', "", False), ('""', "", True), ("hm", "hm", False)]
+)
+def test_a_speaker_who_says_next_to_nothing(said, line, quoted):
+    (turn,) = parse(f"a room, (woman, whispering): {said}").turns
+    assert (turn.line, turn.quoted, turn.manner) == (line, quoted, "whispering")
+
+
 def test_built_words():
     assert build_prompt("woman in dim light", "woman", "whispering", "close your eyes") == CARD
     assert build_prompt("a man", "man", "whispering", '"now"') == 'a man, (man, whispering quietly): "now"'
