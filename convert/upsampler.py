@@ -146,7 +146,13 @@ def add_upsamplers(out: Path, found: Iterable[UpsamplerSource]) -> list[str]:
     listed = list(found)
     if not listed:
         return []
-    channels = ModelDir.open(out).network_config("video_vae").latent_channels
+    model = ModelDir.open(out)
+    if not model.takes_upsamplers:
+        raise UserError(
+            f"{out} is in the layout of ltx-2-mlx, which has no place for an upsampler.",
+            "Convert the official checkpoint to make two stages.",
+        )
+    channels = model.network_config("video_vae").latent_channels
     for one in listed:
         if one.network.in_channels != channels:
             raise UserError(

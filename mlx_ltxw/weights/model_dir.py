@@ -127,6 +127,11 @@ class ModelDir:
         """Whether it is known where the Gemma folder is; always so for what `convert` wrote."""
         return True
 
+    @property
+    def takes_upsamplers(self) -> bool:
+        """Whether upsamplers can be added; to what `convert` wrote they can."""
+        return True
+
     def network_config(self, component: str) -> Any:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
 
@@ -148,10 +153,10 @@ class ModelDir:
         kind = name.removeprefix(upsampler_name(""))
         if kind not in self.upsamplers:
             held = f"only {', '.join(self.upsamplers)}" if self.upsamplers else "none"
-            raise UserError(
-                f"{self.path} has no upsampler '{kind}' ({held}).",
-                f"Add it with `mlx-ltxw convert FILE -o {self.path}`, FILE being LTX-2.3's own; this takes seconds.",
-            )
+            how = f"Add it with `mlx-ltxw convert {kind} -o {self.path}`; this takes seconds."
+            if not self.takes_upsamplers:
+                how = "Its layout takes none: convert the official checkpoint, or give {field:pipeline=one-stage}."
+            raise UserError(f"{self.path} has no upsampler '{kind}' ({held}).", how)
         return _read_json(self.path / f"{name}.json")
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:

@@ -123,6 +123,11 @@ class SplitDir(ModelDir):
         return cls(directory, config, records, "", chosen, gemma, headers, placed)
 
     @property
+    def takes_upsamplers(self) -> bool:
+        """The layout has no place for them."""
+        return False
+
+    @property
     def has_text_encoder(self) -> bool:
         """Whether a Gemma folder is known."""
         return self.gemma is not None

@@ -22,6 +22,7 @@ from tests.convert.made import converted
 from tests.numbers import relative_error
 from tests.pipeline.test_end_to_end import PROMPT, SHORT, gemma, guidance, official  # noqa: F401
 from tests.pipeline.test_lock import made, whisper  # noqa: F401
+from tests.pipeline.test_takes import clips
 from tests.reference import pipeline as reference
 from tests.reference import two_stages
 
@@ -223,6 +224,22 @@ def test_the_lock_over_all_stages(two_dev, two_distilled, lora, whisper, which):
     assert base.video.shape[1] == 2 * 4 * 2
 
 
+@pytest.mark.parametrize("which", ["distilled", "hq"])
+def test_takes_over_two_stages(two_dev, two_distilled, lora, whisper, which):  # noqa: F811
+    """Each is what it is alone, and the picture is that of none."""
+    model, request = variants(two_dev, two_distilled, lora)[which]
+    takes = ("soft", "seed=+1", f"adapter={whisper[0]}:0.4 seed=9")
+    _, base, _, _ = made(model, request)
+    request = dataclasses.replace(request, adapters=(str(whisper[0]),))
+    latents, _, _ = clips(model, dataclasses.replace(request, takes=takes), decoded=False)
+    assert mx.array_equal(latents.video, base.video)
+    assert mx.array_equal(latents.audio, base.audio)
+    for row, take in enumerate(takes):
+        alone, _, _ = clips(model, dataclasses.replace(request, takes=(take,)), decoded=False)
+        assert relative_error(latents.adapted[row], alone.adapted[0]) < 1e-5, take
+        assert relative_error(latents.adapted[row], base.audio[0]) > 1e-3
+
+
 def test_without_the_lock_adapter_and_distilled_lora_are_fused_at_once(two_dev, lora, whisper):  # noqa: F811
     """As the official loader sums its LoRAs; the first stage has the adapter alone, the second both."""
     request = dataclasses.replace(
@@ -324,7 +341,8 @@ def test_default_sizes_are_the_official_ones(two_dev, two_distilled, lora):
         ("distilled", {"pipeline": "hq"}, "hq recipe is for the dev model"),
         ("distilled", {"distilled_lora": "LORA"}, "is distilled already"),
         ("distilled", {"pipeline": "three"}, "no pipeline 'three'"),
-        ("distilled", {"pipeline": "two-stage", "audio_only": True}, "with audio_only none is made"),
+        ("distilled", {"pipeline": "two-stage", "audio_only": True}, "which audio_only does not"),
+        ("distilled", {"pipeline": "two-stage", "video": "clip.mp4"}, "which video does not"),
         ("distilled", {"upsampler": "temporal-x2"}, "No pipeline uses the upsampler 'temporal-x2'"),
         ("distilled", {"upsampler": "spatial-x2", "pipeline": "one-stage"}, "nothing to upsample"),
         ("dev", {"pipeline": "two-stage"}, "needs the distilled LoRA"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.components import IN_CHECKPOINT
 from mlx_ltxw.weights.fit import placed
@@ -15,7 +16,8 @@ from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.memory import weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.split_dir import SplitDir
-from tests.convert.made import command, converted, made
+from tests.convert.made import command, contents, converted, made
+from tests.reference import upsampler
 from tests.weights.split import split_model
 
 
@@ -206,3 +208,16 @@ def test_convert_says_it_is_usable_already(trees):
     done = command("convert", trees[None], "--dry-run")
     assert done.returncode == 2
     assert "generate -m" in done.stderr
+
+
+def test_upsamplers_have_no_place(tree, tmp_path):
+    """And two stages none, which is said before anything is loaded."""
+    before = contents(tree)
+    path = tmp_path / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+    channels = ModelDir.open(tree).network_config("video_vae").latent_channels
+    upsampler.write_official(path, upsampler.config("spatial-x2", channels, 32))
+    with pytest.raises(UserError, match="no place for an upsampler"):
+        convert(path, tree)
+    assert contents(tree) == before
+    with pytest.raises(UserError, match="Its layout takes none"):
+        ModelDir.open(tree).load_upsampler("spatial-x2")
