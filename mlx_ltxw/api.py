@@ -126,7 +126,7 @@ class Model:
         self._networks = Networks(directory, default_dtype(), keep=True) if resident else None
 
     def __repr__(self) -> str:
-        return f"<Model {self.directory.path.name}, {self.directory.variant}>"
+        return f"<Model {self.directory.name}, {self.directory.variant}>"
 
     def __enter__(self) -> Model:
         return self

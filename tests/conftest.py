@@ -27,6 +27,7 @@ if os.environ.get("MLX_LTXW_TEST_DEVICE") != "gpu":
     mx.set_default_device(mx.cpu)
     if mx.is_available(mx.gpu):
         os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ.setdefault("MLX_LTXW_CACHE", "0")  # a test encodes what it asks for, and leaves nothing in the user's folder
 if mx.default_device() == mx.Device(mx.cpu):
     mx.disable_compile()  # as every run on the CPU does
 settle()  # as every run does

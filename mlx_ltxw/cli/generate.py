@@ -127,31 +127,37 @@ LONGEST_PROMPT = 1 << 20
 )  # fmt: skip
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option(
-    "--memory",
-    metavar="12GB",
-    callback=size,
+    "--memory", metavar="12GB", callback=size,
     help="Use no more than this; the rest of the model is read from disk as it is needed.  [default: what there is]",
 )  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; make nothing.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
+@click.option(
+    "--preview", type=click.IntRange(1, 1000), is_flag=False, flag_value=1, metavar="[K]",
+    help="Every K steps (1 without a number) write what the clip will be to OUTPUT.preview.png and .preview.wav.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
     output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    wav: bool, spectrogram: bool, as_json: bool, quiet: bool, memory: int | None, plan_only: bool, **flags: Any,
+    preview: int | None, memory: int | None, plan_only: bool, wav: bool, spectrogram: bool, as_json: bool,
+    quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
-    Nothing is replaced without --overwrite.
+    Nothing is replaced without --overwrite. What a prompt is encoded to is kept in the user's cache folder, 2 GB at
+    most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
     """
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
     model_dir = open_model(model, text_encoder)
-    files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks)
+    files = Output(
+        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0
+    )
     show = Show(as_json, quiet)
     given = _given(flags)
     requests = _requests(script, from_metadata, given, model_dir)
@@ -161,6 +167,8 @@ def generate(
             raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
         _make(requests[0], model_dir, files, show, show_drift, memory, plan_only)
         return
+    if preview:
+        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
     if show_drift:
         raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
     if parts:

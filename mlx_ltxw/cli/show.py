@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Ranked, Suspect, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, PartBegun, Previewed, Ranked, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
 from mlx_ltxw.takes.ranking import RankedTake
 
@@ -97,6 +97,8 @@ class Show:
                 self._written(event)
             elif isinstance(event, Ranked):
                 self._ranked(event)
+            elif isinstance(event, Previewed):
+                self.note(f"preview: {', '.join(map(str, event.files))}")
             elif isinstance(event, Adapted):
                 for note in event.notes:
                     self.note(note)
@@ -167,6 +169,9 @@ class Show:
             files = [str(path) for path in event.files]
             take = {} if event.take is None else {"take": event.take}
             line(event="written", seed=event.seed, **take, files=files, **sound, peak_memory=peak_memory())
+        elif isinstance(event, Previewed):
+            files = [str(path) for path in event.files]
+            line(event="preview", seed=event.seed, index=event.index, total=event.total, files=files)
         elif isinstance(event, Ranked):
             line(event="ranked", seed=event.seed, takes=[_row(row) for row in event.takes])
         elif not isinstance(event, Decoding):

@@ -37,37 +37,55 @@ class Contexts:
         """(1, S, Da)."""
         return self.audio_contexts[1:2] if negative else self.audio_contexts[:1]
 
+    def row(self, number: int) -> tuple[mx.array, mx.array]:
+        """(1, S, Dv) and (1, S, Da) of one prompt."""
+        return self.video_contexts[number : number + 1], self.audio_contexts[number : number + 1]
+
     def audio_of(self, prompts: Sequence[str]) -> mx.array:
         """(len(prompts), S, Da), of prompts that are among those encoded."""
         return self.audio_contexts[mx.array([self.prompts.index(prompt) for prompt in prompts])]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: list[str], dtype: mx.Dtype) -> Contexts:
-    """Encodes the prompts.
+def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype) -> Contexts:
+    """Encodes prompts, each by itself, so that none depends on those beside it.
 
     Args:
-        model_dir: Holds the text encoder, projection and connectors.
-        prompts: The prompt and, where guidance needs it, the negative prompt.
+        model_dir: Holds the text encoder, projection and connectors; each is loaded once.
+        prompts: The prompt and, where guidance needs it, the negative prompt; then any others.
         dtype: bf16 or fp32, of the contexts.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
     encoder = model_dir.load_text_encoder(dtype, STREAMED)
-    ids, mask = encoder.tokenize(prompts)
-    hidden = encoder.hidden_states(ids, mask)
-    mx.eval(hidden, mask)
+    ids, mask = encoder.tokenize(list(prompts))
+    hidden = encoder.token_states(ids, mask)
+    mx.eval(mask, [states for _, states in hidden])
     del encoder
     mx.clear_cache()
     projection = model_dir.load_text_projection(dtype)
-    features = projection(hidden, mask)
-    mx.eval(features)
-    del projection, hidden
+    features = []
+    for row, (start, states) in enumerate(hidden):  # with its padding a prompt of LTX-2.3 has 385 MB
+        behind = mask.shape[1] - start - states.shape[1]
+        padded = mx.pad(states, [(0, 0), (start, behind), (0, 0), (0, 0)])
+        features.append(projection(padded, mask[row : row + 1]))
+        mx.eval(features[-1])
+    del projection, hidden, states, padded
     mx.clear_cache()
     connectors = model_dir.load_connectors(dtype)
-    video, audio = connectors(*features, mask)
-    contexts = Contexts(video.astype(dtype), audio.astype(dtype), tuple(prompts))
-    mx.eval(contexts.video_contexts, contexts.audio_contexts)
+    made = []
+    for row, one in enumerate(features):
+        video, audio = connectors(*one, mask[row : row + 1])
+        made.append((video.astype(dtype), audio.astype(dtype)))
+        mx.eval(made[-1])
     del connectors
     mx.clear_cache()
+    return joined(prompts, made)
+
+
+def joined(prompts: Sequence[str], made: Sequence[tuple[mx.array, mx.array]]) -> Contexts:
+    """The contexts of several prompts, (1, S, Dv) and (1, S, Da) each, as one."""
+    videos, audios = zip(*made, strict=True)
+    contexts = Contexts(mx.concatenate(list(videos)), mx.concatenate(list(audios)), tuple(prompts))
+    mx.eval(contexts.video_contexts, contexts.audio_contexts)
     return contexts

@@ -11,7 +11,8 @@ from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
-from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts
+from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts, joined
+from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -19,8 +20,8 @@ from mlx_ltxw.weights.streaming import RESIDENT, Residency
 
 Network = TypeVar("Network")
 
-_CONTEXTS = 16
-"""Prompts whose contexts are remembered, with one negative prompt each."""
+_CONTEXTS = 32
+"""Prompts whose contexts are remembered."""
 
 
 class Networks:
@@ -53,7 +54,7 @@ class Networks:
         self.residency = residency
         self._transformer = transformer
         self._kept: dict[str, Any] = {}
-        self._contexts: dict[tuple[str, ...], Contexts] = {}
+        self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
 
     def transformer(self, audio_only: bool, residency: Residency = RESIDENT) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
@@ -89,7 +90,8 @@ class Networks:
         return self._once("vocoder", self.model.load_vocoder)
 
     def contexts(self, prompts: Sequence[str]) -> Contexts:
-        """Text contexts of the prompts, encoded once; the text encoder is gone from memory afterwards.
+        """Text contexts of the prompts, encoded once, for later processes too (`PromptCache`); the text encoder is gone
+        from memory afterwards.
 
         Args:
             prompts: The prompt and, where guidance needs it, the negative prompt.
@@ -97,12 +99,17 @@ class Networks:
         Raises:
             UserError: a prompt is longer than the model reads.
         """
-        key = tuple(prompts)
-        if key not in self._contexts:
-            while len(self._contexts) >= _CONTEXTS:
-                del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = encode_prompts(self.model, list(prompts), self.dtype)
-        return self._contexts[key]
+        disk = PromptCache(self.model, self.dtype, default_folder())
+        made = {prompt: self._contexts.get(prompt) or disk.read(prompt) for prompt in prompts}
+        missing = [prompt for prompt, context in made.items() if context is None]
+        if missing:
+            encoded = encode_prompts(self.model, missing, self.dtype)
+            for number, prompt in enumerate(missing):
+                made[prompt] = encoded.row(number)
+                disk.write(prompt, encoded.row(number))
+        rows = {prompt: context for prompt, context in made.items() if context is not None}
+        self._contexts = dict([*self._contexts.items(), *rows.items()][-max(_CONTEXTS, len(rows)) :])
+        return joined(prompts, [rows[prompt] for prompt in prompts])
 
     def close(self) -> None:
         """Lets everything go."""

@@ -71,7 +71,7 @@ class Plan:
     @property
     def recipe(self) -> str:
         """The pipeline and its stages, in words."""
-        return f"{self.settings.pipeline}: {described(self.stages)}"
+        return f"{self.settings.pipeline}: {described(self.stages, self.settings.makes_sound)}"
 
     @property
     def geometry(self) -> Geometry:

@@ -188,7 +188,7 @@ def check_recipe(settings: Settings, variant: str) -> None:
     for name in ("audio_only", "video"):
         if getattr(settings, name):
             raise UserError(
-                f"Two stages make a picture, and with {{field:{name}}} none is made.",
+                f"Two stages make a whole new picture, which {{field:{name}}} does not.",
                 f"Leave {{field:{name}}} out, or give {{field:pipeline=one-stage}}.",
             )
     if pipeline == HQ and variant == "distilled":
@@ -208,7 +208,7 @@ def fixed_steps(variant: str, pipeline: str, lora: str | None) -> bool:
     return variant == "distilled" or (pipeline == ONE_STAGE and lora is not None)
 
 
-def described(stages: tuple[Stage, ...]) -> str:
+def described(stages: tuple[Stage, ...], makes_sound: bool = True) -> str:
     """`768x512 in 8 steps; spatial-x2; 1536x1024 in 3 steps; the sound is the second stage's`."""
     parts = []
     for stage in stages:
@@ -217,6 +217,6 @@ def described(stages: tuple[Stage, ...]) -> str:
         steps = f"{stage.steps} step{'s' * (stage.steps != 1)}{' of res_2s' if stage.sampler is res_2s else ''}"
         parts.append(f"{size} in {steps}{f', distilled LoRA at {stage.distilled}' if stage.distilled else ''}")
     text = "; ".join(parts)
-    if len(stages) > 1:
+    if len(stages) > 1 and makes_sound:
         text += f"; the sound is the {'second' if stages[-1].finishes_sound else 'first'} stage's"
     return text

@@ -19,6 +19,7 @@ from mlx_ltxw.takes.compose import composed, finished, span_notes
 from mlx_ltxw.takes.events import Decoding, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
+from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -71,6 +72,13 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     output.check(job.settings)
+    if output.preview:
+        networks = networks or Networks(job.model, job.dtype)
+        return with_previews(_made(job, output, networks), job, output, networks)
+    return _made(job, output, networks)
+
+
+def _made(job: Plan, output: Output, networks: Networks | None) -> Iterator[TakeEvent]:
     if job.settings.takes:
         return write_takes(job, output, follow(job, networks))
 

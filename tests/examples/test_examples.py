@@ -39,6 +39,14 @@ def test_manners_and_measuring_their_folder(tmp_path):
     assert "whispering" in measured[3].removeprefix("whispering.wav")
 
 
+def test_takes(tmp_path):
+    lines = run("takes.py", tmp_path).splitlines()
+    names = ("whispering.wav", "soft.wav", "normal.wav", "whispering-seed=+1.wav")
+    assert [line.partition(":")[0] for line in lines] == [str(Path("takes") / name) for name in names]
+    registers = [line.partition(": ")[2].partition(",")[0] for line in lines]
+    assert registers == ["whispering", "soft", "normal", "whispering"]
+
+
 def test_own_progress(tmp_path):
     printed = run("own_progress.py", tmp_path)
     assert printed.count("seed 2 [") == 5
@@ -54,7 +62,7 @@ def test_training(tmp_path):
 
 
 def test_every_example_is_run_here():
-    tested = {"one_clip.py", "manners.py", "own_progress.py", "training.py", "measure_folder.py"}
+    tested = {"one_clip.py", "manners.py", "takes.py", "own_progress.py", "training.py", "measure_folder.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.video import read_video
 from tests.adapter.helpers import factors, official_file, shapes
@@ -46,6 +47,18 @@ def test_a_distilled_model_with_an_upsampler_makes_two_stages(two_distilled, tmp
     assert started["recipe"] == "one-stage: 128x64 in 8 steps"
     assert started["settings"]["pipeline"] == "one-stage"
     assert not np.array_equal(pixels(one), pixels(clip))
+
+
+def test_a_picture_to_a_given_sound(two_distilled, tmp_path):
+    """The sound goes through both stages as it is, and is the clip's."""
+    tone = (0.2 * np.sin(np.arange(18000) * 0.05)).astype(np.float32)
+    write_wav(tmp_path / "tone.wav", np.stack([tone, tone], axis=1), 48000)
+    clip = tmp_path / "clip.mp4"
+    done = command("generate", PROMPT, "-m", two_distilled.path, *SIZE, "--audio", tmp_path / "tone.wav", "-o", clip)
+    assert done.returncode == 0, done.stderr
+    assert "two-stage: 64x32 in 8 steps; spatial-x2; 128x64 in 3 steps\n" in done.stderr
+    heard = read_audio(clip, 48000)[2000:16000, 0]
+    assert np.corrcoef(heard, tone[2000:16000])[0, 1] > 0.99
 
 
 def test_the_dev_model_with_the_distilled_lora(two_dev, lora, tmp_path):

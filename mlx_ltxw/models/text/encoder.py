@@ -57,16 +57,28 @@ class TextEncoder:
         Raises:
             ValueError: padding between the tokens of a row.
         """
+        total = ids.shape[1]
+        rows = [
+            mx.pad(states, [(0, 0), (start, total - start - states.shape[1]), (0, 0), (0, 0)])
+            for start, states in self.token_states(ids, mask)
+        ]
+        return mx.concatenate(rows)
+
+    def token_states(self, ids: mx.array, mask: mx.array) -> list[tuple[int, mx.array]]:
+        """The same without the padding.
+
+        Returns:
+            For each prompt where its tokens begin in its row, and (1, T, hidden_size, layers + 1) of its T tokens.
+        """
         spans = [_span(valid) for valid in np.array(mask).astype(bool)]
         prompts = [row[None, start:stop] for row, (start, stop) in zip(np.array(ids), spans, strict=True)]
         # Layer by layer where layers are read from disk, too: a layer is let go when all prompts have passed it.
         made = iter(self.model.states([mx.array(prompt) for prompt in prompts if prompt.size], Submissions(1, 1)))
         blank = mx.zeros((1, 0, self.config.states, self.config.hidden_size), self.model.norm.weight.dtype)
-        rows = [
-            mx.pad(next(made) if prompt.size else blank, [(0, 0), (start, ids.shape[1] - stop), (0, 0), (0, 0)])
-            for prompt, (start, stop) in zip(prompts, spans, strict=True)
+        return [
+            (start, (next(made) if prompt.size else blank).swapaxes(2, 3))  # (1, T, L, D) -> (1, T, D, L)
+            for prompt, (start, _) in zip(prompts, spans, strict=True)
         ]
-        return mx.concatenate(rows).swapaxes(2, 3)  # (B, S, L, D) -> (B, S, D, L)
 
 
 def _span(valid: np.ndarray) -> tuple[int, int]:

@@ -1,0 +1,156 @@
+"""Text contexts on disk, so that a second run with the same prompt loads no text encoder.
+
+What is kept is what the transformer reads, after the connectors (12.6 MB a prompt in bf16 for LTX-2.3): nothing of the
+text side is needed then, where earlier features would still take the connectors. A file's name is a hash of all that
+made it; the prompt itself is nowhere in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw import __version__
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import replacing
+from mlx_ltxw.weights.components import TEXT_ENCODER
+from mlx_ltxw.weights.model_dir import ModelDir
+
+VARIABLE = "MLX_LTXW_CACHE"
+"""Names the folder; 0 for none."""
+LARGEST = 2 << 30
+"""Bytes of all files; those that were not read for longest go first."""
+
+_FORMAT = 1
+_SUFFIX = ".safetensors"
+_PARTS = ("text_projection", "connectors")
+
+Context = tuple[mx.array, mx.array]
+"""A prompt as video and audio read it: (1, S, Dv) and (1, S, Da)."""
+
+
+def default_folder() -> Path | None:
+    """Where contexts are kept: `$MLX_LTXW_CACHE`, or the user's cache folder; None where the variable is 0."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen == "0":
+        return None
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlx-ltxw" / "prompts"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-ltxw" / "prompts"
+
+
+class PromptCache:
+    """Contexts of one model's prompts. What cannot be read or written is as if it were not there.
+
+    Args:
+        model: Made them.
+        dtype: Theirs.
+        folder: Of all models; None keeps nothing.
+        largest: Bytes of all files.
+    """
+
+    def __init__(self, model: ModelDir, dtype: mx.Dtype, folder: Path | None, largest: int = LARGEST) -> None:
+        # A directory of another layout has no hash of each file, so nothing would tell its text side from another's.
+        self.folder = folder if type(model) is ModelDir else None
+        self.largest = largest
+        maker = [
+            _FORMAT,
+            __version__,
+            version("mlx"),
+            str(mx.default_device()),
+            str(dtype),
+            _text_side(model),
+        ]
+        self._maker = json.dumps(maker)
+
+    def file(self, prompt: str) -> Path | None:
+        """Where a prompt's contexts are, or would be."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256(json.dumps([self._maker, prompt]).encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / f"{digest}{_SUFFIX}"
+
+    def read(self, prompt: str) -> Context | None:
+        """A prompt's contexts; None when they are not there, or damaged and now gone."""
+        path = self.file(prompt)
+        if path is None or not path.is_file():
+            return None
+        try:
+            arrays: Any = mx.load(str(path))
+            video, audio = arrays["video"], arrays["audio"]
+            mx.eval(video, audio)
+            os.utime(path)
+        except (OSError, RuntimeError, KeyError):
+            with suppress(OSError):
+                path.unlink()
+            return None
+        return video, audio
+
+    def write(self, prompt: str, context: Context) -> None:
+        """Keeps a prompt's contexts, whole or not at all, and lets the oldest go."""
+        path = self.file(prompt)
+        if path is None:
+            return
+        with suppress(OSError, UserError, RuntimeError):  # a full disk is no reason to stop a run
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with replacing(path) as partial:
+                # MLX adds the ending that it misses, so the file is made under a name that has it.
+                named = partial.with_suffix(_SUFFIX)
+                try:
+                    mx.save_safetensors(str(named), {"video": context[0], "audio": context[1]})
+                    os.replace(named, partial)
+                finally:
+                    named.unlink(missing_ok=True)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Lets the files go that were not read for longest, unless another process is at it."""
+        assert self.folder is not None
+        with _alone(self.folder) as alone:
+            if not alone:
+                return
+            files = sorted(
+                ((path.stat(), path) for path in self.folder.glob(f"*{_SUFFIX}")), key=lambda f: f[0].st_mtime
+            )
+            total = sum(stat.st_size for stat, _ in files)
+            for stat, path in files[:-1]:
+                if total <= self.largest:
+                    break
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process is clearing the folder; none begins while this one is."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
+def _text_side(model: ModelDir) -> list[tuple[str, str]]:
+    """Name and content of every file that makes a context: text encoder, tokenizer, projection, connectors, config."""
+    return sorted(
+        (name, record.sha256)
+        for name, record in model.files.items()
+        if name == "config.json" or name.startswith((f"{TEXT_ENCODER}/", *_PARTS))
+    )

@@ -1,0 +1,113 @@
+"""Contexts on disk: the same bits, of the same model and words alone, and never more than a few."""
+
+import dataclasses
+import os
+
+import mlx.core as mx
+import pytest
+
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
+
+PROMPTS = ('a woman, (woman, whispering): "hush"', "noise", 'a man, (man): "wait"')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_LTXW_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def same(one, two):
+    return mx.array_equal(one.video_contexts, two.video_contexts) and mx.array_equal(
+        one.audio_contexts, two.audio_contexts
+    )
+
+
+def test_a_second_run_loads_no_text_encoder(dev, folder, monkeypatch):
+    first = Networks(dev, mx.float32).contexts(PROMPTS[:2])
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) == 2
+    assert all("woman" not in str(file) and b"hush" not in file.read_bytes() for file in files)
+    for file in files:
+        os.utime(file, (1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr("mlx_ltxw.pipeline.networks.encode_prompts", None)
+        again = Networks(dev, mx.float32).contexts(PROMPTS[:2])
+        turned = Networks(dev, mx.float32).contexts(PROMPTS[1::-1])
+    assert same(first, again)
+    assert mx.array_equal(turned.audio_contexts, first.audio_contexts[::-1])
+    assert all(file.stat().st_mtime > 1e9 for file in files)
+
+
+def test_contexts_do_not_depend_on_their_company(dev, folder, monkeypatch):
+    together = Networks(dev, mx.float32).contexts(PROMPTS)
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
+    for row, prompt in enumerate(PROMPTS):
+        alone = Networks(dev, mx.float32).contexts([prompt])
+        assert mx.array_equal(alone.video_contexts[0], together.video_contexts[row])
+        assert mx.array_equal(alone.audio_contexts[0], together.audio_contexts[row])
+
+
+def test_the_name_covers_all_that_made_it(dev, tmp_path):
+    def file(prompt="hush", model=dev, dtype=mx.float32):
+        return PromptCache(model, dtype, tmp_path).file(prompt)
+
+    changed = {}
+    for name in ("config.json", "text_encoder/config.json", "text_encoder/tokenizer.json"):
+        record = dataclasses.replace(dev.files[name], sha256="0" * 64)
+        changed[name] = dataclasses.replace(dev, files=dev.files | {name: record})
+    shards = [name for name in dev.files if name.endswith(".safetensors")]
+    for part in ("text_encoder", "text_projection", "connectors"):
+        name = next(name for name in shards if name.startswith(part))
+        changed[name] = dataclasses.replace(
+            dev, files=dev.files | {name: dataclasses.replace(dev.files[name], sha256="1" * 64)}
+        )
+    other = [file(model=model) for model in changed.values()]
+    names = [file(), file("Hush"), file(dtype=mx.bfloat16), *other]
+    assert len(set(names)) == len(names) == 9
+    vocoder = next(name for name in shards if name.startswith("vocoder"))
+    unrelated = dataclasses.replace(
+        dev, files=dev.files | {vocoder: dataclasses.replace(dev.files[vocoder], sha256="2" * 64)}
+    )
+    assert file(model=unrelated) == file()
+
+
+def test_what_is_damaged_is_made_again(dev, folder):
+    first = Networks(dev, mx.float32).contexts(PROMPTS[:1])
+    (file,) = folder.glob("*.safetensors")
+    for data in (b"", file.read_bytes()[:-100], b"no tensors at all", b"\xff" * 200):
+        file.write_bytes(data)
+        assert same(Networks(dev, mx.float32).contexts(PROMPTS[:1]), first)
+        assert len(file.read_bytes()) > 1000
+
+
+def test_the_oldest_go_first(dev, tmp_path):
+    context = mx.zeros((1, 8, 16)), mx.zeros((1, 8, 16))
+    cache = PromptCache(dev, mx.float32, tmp_path, largest=3000)
+    for number, name in enumerate("abcd"):
+        cache.write(name, context)
+        os.utime(cache.file(name), (number, number))
+        if name == "b":
+            cache.read("a")
+    assert [name for name in "abcd" if cache.read(name)] == ["a", "d"]
+    assert not list(tmp_path.glob(".mlx-ltxw-*"))
+
+
+def test_a_folder_that_cannot_be_is_no_reason_to_stop(dev, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MLX_LTXW_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(Networks(dev, mx.float32).contexts(PROMPTS[:1]).audio_contexts) == 1
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("0", None), ("/somewhere/else", "/somewhere/else")])
+def test_the_variable_names_the_folder(value, wanted, monkeypatch):
+    monkeypatch.setenv("MLX_LTXW_CACHE", value)
+    assert (default_folder() and str(default_folder())) == wanted
+
+
+def test_the_users_own_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLX_LTXW_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert default_folder() == tmp_path / "mlx-ltxw" / "prompts"
