@@ -60,11 +60,20 @@ class Show:
             if self.as_json:
                 line(
                     event="started", settings=settings.to_dict(), recipe=job.recipe, model=job.model.identity,
-                    notes=notes,
+                    notes=notes, budget=job.budget.as_dict(),
                 )  # fmt: skip
             self.note(job.recipe)
+            self.note(job.budget.line)
             for note in notes:
                 self.note(f"Note: {note}")
+
+    def planned(self, jobs: Iterable[Plan]) -> None:
+        """What each run would need; on stdout, for that is what was asked for."""
+        for job in jobs:
+            if self.as_json:
+                line(event="planned", settings=job.settings.to_dict(), budget=job.budget.as_dict())
+            else:
+                click.echo(f"{job.recipe}\n{job.budget.table()}")
 
     def follow(self, events: Iterator[TakeEvent]) -> dict[int, Latents]:
         """Shows a run to its end; the names of the files it leaves go to stdout.

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.gpu_errors import telling_gpu_errors
-from mlx_ltxw.machine import peak_memory, settle
+from mlx_ltxw.machine import limits, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
@@ -56,11 +56,15 @@ def run(
     Yields:
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
     """
-    began = time.perf_counter()
     settle()
     ops.settle_compile()
-    mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
+    with limits(job.machine):
+        yield from _run(job, networks, noise_source, material)
+
+
+def _run(job: Plan, networks: Networks, noise_source: NoiseSource, material: Material) -> Generator[Event, None, None]:
+    began = time.perf_counter()
     contexts = networks.contexts(job.prompts)
     check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())

@@ -28,17 +28,20 @@ Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
 
 
-def fit(request: Request, model: ModelDir) -> Plan:
+def fit(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     """Plans a request; sizes left open come from what the clip is given, if anything.
+
+    Args:
+        request, model, memory: As for `pipeline.plan.plan`.
 
     Raises:
         UserError: a file cannot be read, or the model cannot make what is asked for.
     """
     given = request.images or request.video is not None or request.audio is not None
     if not given:
-        return plan(request, model)
+        return plan(request, model, memory)
     request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
-    job = plan(request, model)
+    job = plan(request, model, memory)
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 
