@@ -19,6 +19,7 @@ from mlx_ltxw.pipeline.guidance import Guidance
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import SEED, Request
+from mlx_ltxw.printing import read_bytes
 from mlx_ltxw.prompts.takes import takes_of
 from mlx_ltxw.takes.clip import Clip
 from mlx_ltxw.takes.describe import Described, describe
@@ -75,7 +76,10 @@ class Fields(TypedDict, total=False):
     dtype: str | None
 
 
-def load(model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True) -> Model:
+def load(
+    model: str | Path | None = None, *, text_encoder: str | None = None, resident: bool = True,
+    memory: int | str | None = None,
+) -> Model:  # fmt: skip
     """Opens a model; its networks are loaded when a clip first needs them.
 
     Args:
@@ -86,12 +90,16 @@ def load(model: str | Path | None = None, *, text_encoder: str | None = None, re
             one that ltx-2-mlx takes.
         resident: Keeps the networks in memory from one clip to the next; otherwise each goes when its stage is done.
             What is made is the same.
+        memory: What a clip may use, in bytes or as `"12GB"`; the rest of the model is read from disk as it is needed.
+            None for what the machine has to give.
 
     Raises:
         UserError: there is no such model, or it is damaged.
+        ValueError: a memory that is no size.
     """
     settle()
-    return Model(open_model(model, text_encoder), resident)
+    limit = read_bytes(memory) if isinstance(memory, str) else memory
+    return Model(open_model(model, text_encoder), resident, limit)
 
 
 def inspect(target: str | Path) -> Described:
@@ -112,12 +120,13 @@ class Model:
         directory: Where the weights are.
     """
 
-    def __init__(self, directory: ModelDir, resident: bool = True) -> None:
+    def __init__(self, directory: ModelDir, resident: bool = True, memory: int | None = None) -> None:
         self.directory = directory
+        self._memory = memory
         self._networks = Networks(directory, default_dtype(), keep=True) if resident else None
 
     def __repr__(self) -> str:
-        return f"<Model {self.directory.path.name}, {self.directory.variant}>"
+        return f"<Model {self.directory.name}, {self.directory.variant}>"
 
     def __enter__(self) -> Model:
         return self
@@ -207,7 +216,7 @@ class Model:
         Raises:
             UserError: the model cannot make it.
         """
-        return fit(request, self.directory)
+        return fit(request, self.directory, self._memory)
 
     def close(self) -> None:
         """Lets the networks go; the next clip loads them again."""

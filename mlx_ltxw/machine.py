@@ -6,10 +6,13 @@ before it is loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +48,12 @@ class Machine:
         """
         return self.backend != "cpu"
 
+    def within(self, memory: int | None) -> Machine:
+        """The machine with no more than some bytes to use; None for all that it has."""
+        if memory is None:
+            return self
+        return dataclasses.replace(self, total=min(self.total, memory), budget=min(self.budget, memory))
+
     @property
     def cache_limit(self) -> int:
         """For `mx.set_cache_limit`: the freed buffers that MLX keeps can otherwise grow past the model's own size.
@@ -59,12 +68,17 @@ def this_machine() -> Machine:
     """Reads MLX's device information, and the system's where MLX tells nothing (CPU)."""
     mx = _mlx()
     if on_cpu():
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = host_memory()
         return Machine("cpu", total, total)
     info = mx.device_info()
     total = int(info.get("memory_size") or info["total_memory"])
     budget = info.get("max_recommended_working_set_size") or info.get("free_memory") or total
     return Machine("metal" if on_metal() else "cuda", total, int(budget))
+
+
+def host_memory() -> int:
+    """Bytes of the system's memory, beside which a card may have its own."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def on_cpu() -> bool:
@@ -96,6 +110,23 @@ def late_tf32() -> list[str]:
     if on_cpu() or os.environ[TF32] != "0" or not tf32_is_used(_mlx()):
         return []
     return [LATE]
+
+
+@contextmanager
+def limits(machine: Machine) -> Iterator[None]:
+    """MLX's limits while a run goes on: freed buffers it may keep, memory it should stay within, and on a Mac what may
+    stay wired, so that the system does not page a model out between two steps. Put back afterwards."""
+    mx = _mlx()
+    cache = mx.set_cache_limit(machine.cache_limit)
+    memory = mx.set_memory_limit(machine.budget)
+    wired = mx.set_wired_limit(machine.budget) if on_metal() else None
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(cache)
+        mx.set_memory_limit(memory)
+        if wired is not None:
+            mx.set_wired_limit(wired)
 
 
 def peak_memory() -> int:

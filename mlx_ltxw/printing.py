@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _HARMLESS = {"\u200c", "\u200d"}  # joiners inside words and pictographs
@@ -28,6 +29,23 @@ def _steers(character: str) -> bool:
 def some(items: list[str], limit: int = 8) -> list[str]:
     """The first few of a list, and how many more there are."""
     return items if len(items) <= limit else [*items[:limit], f"and {len(items) - limit} more"]
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def read_bytes(text: str) -> int:
+    """Bytes of a size that a person wrote: `12GB`, `11.5 GB`, `8GiB`.
+
+    Raises:
+        ValueError: anything else, or nothing at all.
+    """
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})\s*", text)
+    size = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if not size:
+        raise ValueError(f"{text!r} is no size")
+    return size
 
 
 def readable(nbytes: float) -> str:

@@ -72,7 +72,7 @@ def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
     from mlx_ltxw.printing import readable
 
     clips = list(rows[0]["clips"])
-    click.echo(click.style(f"\nWhat fits into {readable(budget)} (LTX-2.3 22B, on paper)", bold=True))
+    click.echo(click.style(f"\nWhat fits into {readable(budget)} (LTX-2.3 22B on a GPU, on paper)", bold=True))
     click.echo(f"{'weights':<10}{'on disk':>10}" + "".join(f"{clip:>16}" for clip in clips))
     for row in rows:
         cells = []

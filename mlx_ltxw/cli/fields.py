@@ -6,7 +6,8 @@ import shlex
 
 import click
 
-from mlx_ltxw.errors import Spelling
+from mlx_ltxw.errors import Spelling, UserError
+from mlx_ltxw.printing import read_bytes
 
 _OTHERS = {
     "prompt": "PROMPT",
@@ -45,3 +46,11 @@ def spelling(command: click.Command | None) -> Spelling:
 
 def _with_value(flag: str, value: str | None) -> str:
     return flag if value in (None, "True") else f"{flag} {shlex.quote(str(value))}"
+
+
+def size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """The callback of an option that takes a size, such as `12GB`: bytes."""
+    try:
+        return None if value is None else read_bytes(value)
+    except ValueError as error:
+        raise UserError(f"{error}.", "Write it as 12GB or 800MB.") from error

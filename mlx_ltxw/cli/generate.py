@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.fields import size
 from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
@@ -125,14 +126,24 @@ LONGEST_PROMPT = 1 << 20
     help="Numbers of the transformer.  [default: bfloat16 on a GPU, float32 on a CPU]",
 )  # fmt: skip
 @click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
+@click.option(
+    "--memory", metavar="12GB", callback=size,
+    help="Use no more than this; the rest of the model is read from disk as it is needed.  [default: what there is]",
+)  # fmt: skip
+@click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; make nothing.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
+@click.option(
+    "--preview", type=click.IntRange(1, 1000), is_flag=False, flag_value=1, metavar="[K]",
+    help="Every K steps (1 without a number) write what the clip will be to OUTPUT.preview.png and .preview.wav.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
     output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
+    preview: int | None, memory: int | None, plan_only: bool, wav: bool, spectrogram: bool, as_json: bool,
+    quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -144,7 +155,9 @@ def generate(
     from mlx_ltxw.takes.output import Output
 
     model_dir = open_model(model, text_encoder)
-    files = Output(output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks)
+    files = Output(
+        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0
+    )
     show = Show(as_json, quiet)
     given = _given(flags)
     requests = _requests(script, from_metadata, given, model_dir)
@@ -152,8 +165,10 @@ def generate(
     if not scripted:
         if parts or keep_parts:
             raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
-        _make(requests[0], model_dir, files, show, show_drift)
+        _make(requests[0], model_dir, files, show, show_drift, memory, plan_only)
         return
+    if preview:
+        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
     if show_drift:
         raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
     if parts:
@@ -161,21 +176,26 @@ def generate(
 
         seed, *_ = given.get("seeds", (-1,))
         requests = with_new_parts(requests, from_metadata or output, parts, seed)
-    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts)
+    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts, memory, plan_only)
 
 
-def _make(request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool) -> None:
+def _make(
+    request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool, memory: int | None, plan_only: bool
+) -> None:
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
     from mlx_ltxw.takes.make import fit, make
 
-    job = fit(request, model)
+    job = fit(request, model, memory)
     settings = job.settings
     if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(
             "{field:show_drift} has nothing to measure: no adapter acts on a picture of this run.",
             "Give it together with {field:adapters} and {field:lock_video=False}.",
         )
+    if plan_only:
+        show.planned([job])
+        return
     files.check(settings)
     if RANDOM in request.seeds:
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
@@ -187,11 +207,15 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
 
 
 def _make_script(
-    requests: list[Request], model: ModelDir, files: Output, show: Show, keep: bool, again: tuple[int, ...]
-) -> None:
+    requests: list[Request], model: ModelDir, files: Output, show: Show, keep: bool, again: tuple[int, ...],
+    memory: int | None, plan_only: bool,
+) -> None:  # fmt: skip
     from mlx_ltxw.takes.script import check_parts, make_script, plan_parts
 
-    jobs = plan_parts(requests, model)
+    jobs = plan_parts(requests, model, memory)
+    if plan_only:
+        show.planned(jobs)
+        return
     check_parts(jobs, files, again)
     show.started(jobs)
     show.follow(make_script(jobs, files, keep=keep, again=again))

@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Ranked, Suspect, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, PartBegun, Previewed, Ranked, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
 from mlx_ltxw.takes.ranking import RankedTake
 
@@ -60,11 +60,20 @@ class Show:
             if self.as_json:
                 line(
                     event="started", settings=settings.to_dict(), recipe=job.recipe, model=job.model.identity,
-                    notes=notes,
+                    notes=notes, budget=job.budget.as_dict(),
                 )  # fmt: skip
             self.note(job.recipe)
+            self.note(job.budget.line)
             for note in notes:
                 self.note(f"Note: {note}")
+
+    def planned(self, jobs: Iterable[Plan]) -> None:
+        """What each run would need; on stdout, for that is what was asked for."""
+        for job in jobs:
+            if self.as_json:
+                line(event="planned", settings=job.settings.to_dict(), budget=job.budget.as_dict())
+            else:
+                click.echo(f"{job.recipe}\n{job.budget.table()}")
 
     def follow(self, events: Iterator[TakeEvent]) -> dict[int, Latents]:
         """Shows a run to its end; the names of the files it leaves go to stdout.
@@ -88,6 +97,8 @@ class Show:
                 self._written(event)
             elif isinstance(event, Ranked):
                 self._ranked(event)
+            elif isinstance(event, Previewed):
+                self.note(f"preview: {', '.join(map(str, event.files))}")
             elif isinstance(event, Adapted):
                 for note in event.notes:
                     self.note(note)
@@ -158,6 +169,9 @@ class Show:
             files = [str(path) for path in event.files]
             take = {} if event.take is None else {"take": event.take}
             line(event="written", seed=event.seed, **take, files=files, **sound, peak_memory=peak_memory())
+        elif isinstance(event, Previewed):
+            files = [str(path) for path in event.files]
+            line(event="preview", seed=event.seed, index=event.index, total=event.total, files=files)
         elif isinstance(event, Ranked):
             line(event="ranked", seed=event.seed, takes=[_row(row) for row in event.takes])
         elif not isinstance(event, Decoding):

@@ -45,6 +45,7 @@ class Step:
         seconds: It took.
         peak_memory: Bytes.
         latents: The state after it, evaluated.
+        clean: The finished latents as the step predicts them, evaluated.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class Step:
     seconds: float
     peak_memory: int
     latents: Latents
+    clean: Latents
 
 
 @dataclass(frozen=True)

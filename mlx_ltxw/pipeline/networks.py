@@ -36,7 +36,7 @@ class Networks:
         dtype: Of weights and activations; the vocoder is fp32 in any case, and fp16 is the transformer's alone.
         keep: Whether networks stay in memory once they are loaded. Otherwise each goes when its user is done.
         transformer: One that is in memory already, of the same weights; it is never changed.
-        residency: Which of the transformer's blocks stay in memory.
+        residency: Which of the transformer's blocks stay in memory; None leaves it to each run's plan.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Networks:
         dtype: mx.Dtype,
         keep: bool = False,
         transformer: Transformer | None = None,
-        residency: Residency = RESIDENT,
+        residency: Residency | None = None,
     ) -> None:
         self.model = model
         self.transformer_dtype = dtype
@@ -56,15 +56,21 @@ class Networks:
         self._kept: dict[str, Any] = {}
         self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
 
-    def transformer(self, audio_only: bool) -> Transformer:
-        """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run."""
+    def transformer(self, audio_only: bool, residency: Residency = RESIDENT) -> Transformer:
+        """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
+
+        Args:
+            audio_only: Without the video side.
+            residency: Which blocks stay in memory, unless these networks have a rule of their own.
+        """
         resident = self._transformer
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
-        network = self._once(
-            f"transformer {audio_only}",
-            lambda: self.model.load_transformer(self.transformer_dtype, audio_only, self.residency),
-        )
+        residency = self.residency or residency
+        name = f"transformer {audio_only} {residency}"
+        for other in [kept for kept in self._kept if kept.startswith("transformer") and kept != name]:
+            del self._kept[other]  # there may be no room for both
+        network = self._once(name, lambda: self.model.load_transformer(self.transformer_dtype, audio_only, residency))
         return share(network) if self.keep else network
 
     def video_vae(self) -> VideoVAE:

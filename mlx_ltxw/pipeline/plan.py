@@ -10,16 +10,18 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
+from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work, budget_for
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
+from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
-from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.dtype import dtype_of
-from mlx_ltxw.weights.memory import check_fit, weights_in_memory
+from mlx_ltxw.weights.memory import weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT
 
 _DECODING = 4 << 30
 """Bytes set aside for the decoders and their activations beside a transformer that stays in memory."""
@@ -36,6 +38,7 @@ class Plan:
         dtype: Of weights and activations; fp16 is the transformer's alone (`Networks`).
         adapters: Read, and known to fit.
         machine: Its memory, and how much work it may be given at a time.
+        budget: What each part of the run needs in memory, and how it is made to fit.
         resident: Whether the transformer stays in memory while a clip is decoded, for the next seed's.
         warnings: What will be tight or slow, and what the model cannot say.
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
@@ -49,6 +52,7 @@ class Plan:
     dtype: mx.Dtype
     adapters: Chosen
     machine: Machine
+    budget: Budget
     resident: bool
     warnings: tuple[str, ...]
     distilled: Chosen | None = None
@@ -91,8 +95,13 @@ class Plan:
         return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
-def plan(request: Request, model: ModelDir) -> Plan:
+def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     """Fits a request to a model.
+
+    Args:
+        request: What is wanted.
+        model: What it is made with.
+        memory: Bytes to plan for; None for what the machine has to give.
 
     Raises:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
@@ -111,19 +120,32 @@ def plan(request: Request, model: ModelDir) -> Plan:
             voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
     for one in voices.values():
         check_together(one, distilled, beside)
-    machine = this_machine()
-    others = [upsampler_name(stage.upsampler) for stage in stages if stage.upsampler is not None]
+    machine = this_machine().within(memory)
     dtype = dtype_of(settings.dtype)
-    weights = weights_in_memory(model, dtype, audio_only=settings.audio_only, others=others)
-    if distilled is not None and beside:
-        weights["transformer"] += distilled.located[0].path.stat().st_size
-    warnings = [*check_fit(weights, machine), *slow_blas(), *late_tf32()]
+    warnings = [*slow_blas(), *late_tf32()]
     if model.lines:
         prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
-    resident = weights["transformer"] + _DECODING <= machine.budget
     notes = tuple(dict.fromkeys(warnings))
-    return Plan(settings, model, stages, dtype, chosen, machine, resident, notes, distilled, takes, voices)
+    draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
+    budget = budget_for(_work(draft), machine)
+    transformer = weights_in_memory(model, dtype, settings.audio_only)["transformer"]
+    resident = budget.residency is RESIDENT and transformer + _DECODING <= machine.budget
+    return dataclasses.replace(draft, budget=budget, resident=resident)
+
+
+def _work(job: Plan) -> Work:
+    """What the budget is made for."""
+    settings = job.settings
+    forwards = sum(
+        stage.steps * (2 if stage.sampler is res_2s else 1) * len(passes(stage.video_guidance, stage.audio_guidance, 0))
+        for stage in job.stages
+    )
+    return Work(
+        job.model, job.dtype, settings.audio_only, job.stages, len(job.prompts), [*job.voices.values()], job.distilled,
+        settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
+        forwards * len(settings.seeds),
+    )  # fmt: skip
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

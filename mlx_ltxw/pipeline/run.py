@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.gpu_errors import telling_gpu_errors
-from mlx_ltxw.machine import peak_memory, settle
+from mlx_ltxw.machine import limits, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
 from mlx_ltxw.models.transformer import Walk
@@ -56,11 +56,15 @@ def run(
     Yields:
         Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
     """
-    began = time.perf_counter()
     settle()
     ops.settle_compile()
-    mx.set_cache_limit(job.machine.cache_limit)
     networks = networks or Networks(job.model, job.dtype)
+    with limits(job.machine):
+        yield from _run(job, networks, noise_source, material)
+
+
+def _run(job: Plan, networks: Networks, noise_source: NoiseSource, material: Material) -> Generator[Event, None, None]:
+    began = time.perf_counter()
     contexts = networks.contexts(job.prompts)
     check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
     yield Conditioned(time.perf_counter() - began, peak_memory())
@@ -115,14 +119,28 @@ def steps(
         start = _start(job, stage, latents, kept, noise_source, own, seed, number)
         fresh = fresh_noise(seed, number, 2 * stage.steps)
         clock = time.perf_counter()
-        for step, state in enumerate(stage.sampler(denoiser, start, stage.sigmas, fresh), 1):
+        predict = _Latest(denoiser)
+        for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh), 1):
             index, now, latents = index + 1, time.perf_counter(), kept.own(state)
             if step == stage.steps and not stage.finishes_sound and before is not None:
                 latents = latents._replace(audio=before.audio, adapted=before.adapted)
             check_finite(f"The latents of step {index}", latents.video, latents.audio, latents.adapted)
             level = float(stage.sigmas[step - 1])
-            yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents)
+            yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents, kept.own(predict.clean))
             clock = time.perf_counter()
+
+
+class _Latest:
+    """A denoiser that remembers what it predicted last."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self.restore = denoiser.restore
+        self.clean: Latents
+
+    def __call__(self, latents: Latents, sigma: float) -> Latents:
+        self.clean = self._denoiser(latents, sigma)
+        return self.clean
 
 
 def _start(

@@ -44,11 +44,14 @@ class Transformers:
         if self._models is None or wanted != self._made_for:
             self._models = None  # gone before the next ones come
             mx.clear_cache()
-            base, self._bare = self._bare or self.networks.transformer(job.settings.audio_only), None
+            base, self._bare = self._bare or self._load(), None
             self._models, kept = stage_models(job, stage, base)
             self._bare = base if kept else None
             self._made_for = wanted
         return self._models
+
+    def _load(self) -> Transformer:
+        return self.networks.transformer(self._job.settings.audio_only, self._job.budget.residency)
 
 
 def stage_models(job: Plan, stage: Stage, transformer: Transformer) -> tuple[Models, bool]:

@@ -58,6 +58,22 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Previewed:
+    """What a step predicts is there to be looked at.
+
+    Attributes:
+        seed: The clip's random seed.
+        index, total: The step, from 1.
+        files: A picture of its first frame, and its sound; the next ones take their place.
+    """
+
+    seed: int
+    index: int
+    total: int
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Ranked:
     """All takes of a clip are made.
 
@@ -88,5 +104,5 @@ class PartBegun:
     kept: bool
 
 
-TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | Ranked | PartBegun
+TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | Previewed | Ranked | PartBegun
 """Every event of `make` and `make_script`."""

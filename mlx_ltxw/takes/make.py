@@ -19,6 +19,7 @@ from mlx_ltxw.takes.compose import composed, finished, span_notes
 from mlx_ltxw.takes.events import Decoding, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
+from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -27,17 +28,20 @@ Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
 
 
-def fit(request: Request, model: ModelDir) -> Plan:
+def fit(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     """Plans a request; sizes left open come from what the clip is given, if anything.
+
+    Args:
+        request, model, memory: As for `pipeline.plan.plan`.
 
     Raises:
         UserError: a file cannot be read, or the model cannot make what is asked for.
     """
     given = request.images or request.video is not None or request.audio is not None
     if not given:
-        return plan(request, model)
+        return plan(request, model, memory)
     request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
-    job = plan(request, model)
+    job = plan(request, model, memory)
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 
@@ -68,6 +72,13 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     output.check(job.settings)
+    if output.preview:
+        networks = networks or Networks(job.model, job.dtype)
+        return with_previews(_made(job, output, networks), job, output, networks)
+    return _made(job, output, networks)
+
+
+def _made(job: Plan, output: Output, networks: Networks | None) -> Iterator[TakeEvent]:
     if job.settings.takes:
         return write_takes(job, output, follow(job, networks))
 

@@ -27,6 +27,7 @@ class Output:
         overwrite: Whether files of these names may be replaced.
         tracks: Whether takes are the sound tracks of one mp4; otherwise each has files of its own, `.take1` and so on
             before the ending.
+        preview: Steps from one preview to the next (`takes/preview.py`); 0 for none.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Output:
     spectrogram: bool = False
     overwrite: bool = False
     tracks: bool = False
+    preview: int = 0
 
     def main(self, settings: Settings, seed: int) -> Path:
         """The main file of one clip, or of all its takes."""
@@ -50,6 +52,10 @@ class Output:
         if self.spectrogram:
             names.append(main.with_suffix(".png"))
         return names
+
+    def previews(self) -> list[Path]:
+        """The files of a preview: picture and sound."""
+        return [self.path.with_name(f"{self.path.stem}.preview{ending}") for ending in (".png", ".wav")]
 
     def check(self, settings: Settings) -> None:
         """Refuses what cannot be written before any work is done.
@@ -70,6 +76,7 @@ class Output:
         takes: list[int | None] = [*range(1, len(settings.takes) + 1)] or [None]
         names = [path for seed in settings.seeds for take in takes for path in self.names(settings, seed, take)]
         names += [self.main(settings, seed) for seed in settings.seeds if self.tracks]
+        names += self.previews() if self.preview else []
         for path in names:
             check_writable(path)
         refuse_existing(names, self.overwrite)

@@ -62,13 +62,17 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     return [_part_request(shared, part, model) for part in parts]
 
 
-def plan_parts(requests: Sequence[Request], model: ModelDir) -> list[Plan]:
+def plan_parts(requests: Sequence[Request], model: ModelDir, memory: int | None = None) -> list[Plan]:
     """The parts as runs, of one seed each.
+
+    Args:
+        requests: One a part.
+        model, memory: As for `fit`.
 
     Raises:
         UserError: a part cannot be made.
     """
-    return [fit(request, model) for request in requests]
+    return [fit(request, model, memory) for request in requests]
 
 
 def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = ()) -> None:

@@ -85,7 +85,7 @@ def write_adapter(
     """
     metadata = {
         "target_modules": json.dumps(sorted({".".join(path.split(".")[2:]) for path in layout.paths})),
-        "base_model": model.path.name,
+        "base_model": model.name.partition("@")[0],
         "base_model_sha256": base_sha256(model),
         "training_steps": str(config.steps),
         "training_options": json.dumps(config.to_dict()),
@@ -122,7 +122,7 @@ def write_card(
 ---
 # {run.resolve().name}
 
-A LoRA for LTX-2.3 ({model.path.name}, {model.variant}), trained with mlx-ltxw {__version__}.
+A LoRA for LTX-2.3 ({model.name}, {model.variant}), trained with mlx-ltxw {__version__}.
 
     mlx-ltxw generate PROMPT -o out.mp4 --adapter {ADAPTER}
 

@@ -71,7 +71,7 @@ def check_base(model: ModelDir, force: bool) -> None:
     """
     if model.variant == "distilled" and not force:
         raise UserError(
-            f"{model.path.name} is a distilled model; adapters trained on one learn almost nothing.",
+            f"{model.name} is a distilled model; adapters trained on one learn almost nothing.",
             "Train on the dev model, whose adapters work on both, or add {field:force=True}.",
         )
 

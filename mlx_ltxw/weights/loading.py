@@ -16,7 +16,8 @@ from mlx_ltxw.printing import some
 from mlx_ltxw.weights.names import grouped
 
 _AGAIN = "Convert the checkpoint again with this version of mlx-ltxw."
-_LAYER = re.compile(r"(?:^|\.)(?:layers|transformer_blocks|transformer_1d_blocks)\.(\d{1,9})\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|transformer_blocks|transformer_1d_blocks)\.(\d{1,9})\.")
+"""Finds the number of the layer that a tensor belongs to."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -36,7 +37,7 @@ def check_depth(component: str, layers: int, names: Iterable[str]) -> None:
     Raises:
         UserError: it has more; fewer, or none of the tensors at all, are for the strict load to list.
     """
-    held = max((int(found[1]) + 1 for name in names if (found := _LAYER.search(name))), default=0)
+    held = max((int(found[1]) + 1 for name in names if (found := LAYER.search(name))), default=0)
     if 0 < held < layers:
         raise UserError(
             f"The config of the {component} has {layers:,} layers, and its tensors have {held:,}.",

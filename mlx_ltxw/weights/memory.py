@@ -1,24 +1,19 @@
-"""Whether a model fits this machine, told before anything is loaded.
-
-Only weights are counted, exactly, from the files' headers; activations come on top and depend on the clip's size.
-"""
+"""How much memory a model's weights take, exactly, from the files' headers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine
-from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.dtype import default_dtype, stays_float32
+from mlx_ltxw.weights.header import Tensor
+from mlx_ltxw.weights.loading import LAYER
 from mlx_ltxw.weights.model_dir import ModelDir
 
 _ORDER = (TEXT_ENCODER, "text_projection", "connectors", "transformer", "audio_vae", "vocoder", "video_vae")
 _FLOATS = {"BF16", "F16", "F32"}
-_COMFORTABLE = 0.85  # of the budget; the rest is for activations and the system
 
 
 def weights_in_memory(
@@ -38,35 +33,33 @@ def weights_in_memory(
 
 
 def _bytes(model: ModelDir, component: str, itemsize: int, audio_only: bool) -> int:
-    total = 0
-    for tensor in model.tensors(component, audio_only):
-        if tensor.dtype in _FLOATS:
-            total += tensor.elements * (4 if stays_float32(component, tensor.name) else itemsize)
-        else:
-            total += tensor.nbytes
-    return total
+    return sum(_in_memory(component, tensor, itemsize) for tensor in model.tensors(component, audio_only))
 
 
-def check_fit(weights: Mapping[str, int], machine: Machine) -> list[str]:
-    """Warnings for networks whose weights nearly fill the machine.
+def _in_memory(component: str, tensor: Tensor, itemsize: int) -> int:
+    if tensor.dtype in _FLOATS:
+        return tensor.elements * (4 if stays_float32(component, tensor.name) else itemsize)
+    return tensor.nbytes
+
+
+def layer_bytes(
+    model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False
+) -> tuple[list[int], int]:
+    """Bytes of each layer's weights in memory, and of those outside the layers.
 
     Args:
-        weights: From `weights_in_memory`.
-        machine: From `this_machine`.
-
-    Raises:
-        UserError: a network's weights alone are larger than the machine's memory.
+        model: The model directory; its headers are read.
+        component: The transformer or the text encoder.
+        dtype, audio_only: As for `weights_in_memory`.
     """
-    warnings = []
-    for name, size in weights.items():
-        if size > machine.total:
-            raise UserError(
-                f"The weights of the {name} take {readable(size)}, and this machine has {readable(machine.total)}.",
-                "Convert the checkpoint with {field:quantize=4}, or make sound alone with {field:audio_only=True}.",
-            )
-        if size > _COMFORTABLE * machine.budget:
-            warnings.append(
-                f"The weights of the {name} take {readable(size)} of the {readable(machine.budget)} that this process "
-                "should use; it may be slow or fail."
-            )
-    return warnings
+    itemsize = (dtype or default_dtype()).size
+    layers: dict[int, int] = {}
+    rest = 0
+    for tensor in model.tensors(component, audio_only):
+        nbytes = _in_memory(component, tensor, itemsize)
+        found = LAYER.search(tensor.name)
+        if found is None:
+            rest += nbytes
+        else:
+            layers[int(found[1])] = layers.get(int(found[1]), 0) + nbytes
+    return [layers[index] for index in sorted(layers)], rest

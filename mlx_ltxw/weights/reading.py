@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +46,8 @@ class TensorReader:
         self.keep_cached = keep_cached
         self.bytes_read = 0
         self._pool = ThreadPoolExecutor(_READERS, "read")
-        self._memory = np.empty(0, np.uint8)
+        self._ahead = ThreadPoolExecutor(1, "read-ahead")
+        self._memory = [np.empty(0, np.uint8)] * 2
 
     def arrays(self, tensors: Mapping[str, Tensor]) -> dict[str, mx.array]:
         """Whole tensors, read now, as unsigned integers of their elements' size; `as_stored` makes them what they are.
@@ -59,9 +60,11 @@ class TensorReader:
         """
         arrays = {}
         with self._opened(tensors.values()) as files:
-            for name, tensor in tensors.items():
-                content = self._buffer(tensor.nbytes)
-                self._read(files, tensor, content.data)
+            order = list(tensors.items())
+            coming = [self._start(files, tensor, 0) for _, tensor in order[:1]]
+            for number, (name, tensor) in enumerate(order, 1):
+                content = coming.pop().result()
+                coming += [self._start(files, later, number) for _, later in order[number : number + 1]]
                 arrays[name] = mx.array(content.view(f"u{BITS[tensor.dtype] // 8}").reshape(tensor.shape))  # a copy
         return arrays
 
@@ -82,6 +85,7 @@ class TensorReader:
     def close(self) -> None:
         """Ends the reading threads."""
         self._pool.shutdown(wait=False)
+        self._ahead.shutdown(wait=False)
 
     @contextmanager
     def _opened(self, tensors: Iterable[Tensor]) -> Iterator[dict[Path, int]]:
@@ -104,11 +108,18 @@ class TensorReader:
             fcntl.fcntl(handle, fcntl.F_NOCACHE, 1)
         return handle
 
-    def _buffer(self, size: int) -> np.ndarray:
-        """(size,) uint8, the same memory each time."""
-        if len(self._memory) < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size]
+    def _start(self, files: Mapping[Path, int], tensor: Tensor, number: int) -> Future[np.ndarray]:
+        """Begins to read a tensor (bytes,) uint8, beside the copying of the one before, into memory that the one after
+        it will not use."""
+
+        def read() -> np.ndarray:
+            memory = self._memory[number % 2]
+            if len(memory) < tensor.nbytes:
+                memory = self._memory[number % 2] = np.empty(tensor.nbytes, np.uint8)
+            self._read(files, tensor, memory[: tensor.nbytes].data)
+            return memory[: tensor.nbytes]
+
+        return self._ahead.submit(read)
 
     def _read(self, files: Mapping[Path, int], tensor: Tensor, into: memoryview) -> None:
         pieces = [(at, into[at : at + _PIECE]) for at in range(0, len(into), _PIECE)]

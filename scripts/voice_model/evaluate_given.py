@@ -112,7 +112,7 @@ def revoiced(bench: Bench, lines: Sequence[Prompt]) -> None:
         paths = [
             bench.clip(
                 f"revoice-{line.number}-{strength}", line.text("whisper"), 7 + line.number,
-                video=bench.base(line), revoice=strength, adapters=("whisper",),
+                video=str(bench.base(line)), revoice=strength, adapters=("whisper",),
             )
             for line in lines
         ]  # fmt: skip
@@ -135,7 +135,7 @@ def retaken(bench: Bench, lines: Sequence[Prompt]) -> None:
         start, end = (round(float(np.quantile(said, part)), 2) for part in (0.33, 0.67))
         path = bench.clip(
             f"retake-{line.number}", line.text("whisper"), 7 + line.number,
-            video=base, retake=f"{start}-{end}", retake_what="sound", adapters=("whisper",),
+            video=str(base), retake=f"{start}-{end}", retake_what="sound", adapters=("whisper",),
         )  # fmt: skip
         parts = [voiced_in(wave, start, end) for wave in (sound(path), sound(base))]
         cells = " | ".join(f"{value:.2f}" for three in parts for value in three)

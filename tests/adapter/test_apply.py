@@ -157,6 +157,16 @@ def test_fresh_adapter_of_zeros_changes_nothing_to_the_bit(world):
     place(dataclasses.replace(fresh, biases={path: mx.where(mx.arange(len(bias)) == 1, 0.1, bias)}), model)
 
 
+def test_what_a_module_lacks_is_named(world):
+    """Only a transformer of sound alone may lack the video's modules without a word."""
+    _, adapters, _, _ = world
+    path = next(path for path in adapters[0].targets if "video_to_audio_attn" in path)
+    adapter = Adapter("a", "official", {path: adapters[0].deltas[path]})
+    found = match(adapter, nn.Sequential(nn.Linear(64, 32)))
+    assert found.unplaced == {path: "this model has no such module"}
+    assert found.left_out == ()
+
+
 @pytest.mark.parametrize(("mode", "bits", "group"), [("affine", 4, 32), ("affine", 8, 32), ("mxfp4", 4, 32)])
 def test_quantised_base_keeps_its_packed_weights(mode, bits, group):
     """Beside a quantised base, the sum equals the dequantised weight plus the change."""

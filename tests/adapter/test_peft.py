@@ -303,7 +303,14 @@ def test_mlx_lm_factors_and_scale(base, tmp_path):
 
 
 def test_mlx_lm_ranks(tmp_path):
-    for rank, message in ((1, None), (0, "its rank"), (True, "its rank"), (2.0, "its rank"), (10**6, "its rank")):
+    for rank, message in (
+        (1, None),
+        (4, None),
+        (0, "its rank"),
+        (True, "its rank"),
+        (2.0, "its rank"),
+        (10**6, "its rank"),
+    ):
         config = tmp_path / "adapter_config.json"
         config.write_text(json.dumps({"lora_parameters": {"rank": rank, "scale": 3.0}}))
         if message is None:

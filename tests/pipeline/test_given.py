@@ -11,7 +11,7 @@ from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.keyframes import Keyframe, appended_positions, placed
-from mlx_ltxw.pipeline.latents import Conditions, Given, Latents, Remade, appended_noise
+from mlx_ltxw.pipeline.latents import Conditions, Given, Latents, Remade, appended_noise, noise, noised
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
@@ -247,6 +247,10 @@ def test_under_the_lock_a_sound_made_again_leaves_the_picture_of_the_given_one()
     assert np.array_equal(plain.video, locked.video)
     assert np.array_equal(plain.audio, locked.audio)  # the given sound, which the picture reads
     assert error(locked.adapted, plain.audio) > 0.05
+    job = plan(dataclasses.replace(BUILT_IN, audio="line.wav", revoice=0.7), ModelDir.open(BUILTIN_MODEL))
+    level = level_of(0.7, job.stages[0].sigmas)
+    drawn = noise(job.geometry, 1, plain.audio.shape[-1], 3).audio
+    assert error(locked.adapted, noised(plain.audio, drawn, level)) > 0.05  # it left where it began, at its own level
     unlocked = latents_of(material, audio="line.wav", revoice=0.7, adapters=("whisper",), lock_video=False)
     assert not np.array_equal(plain.video, unlocked.video)
 

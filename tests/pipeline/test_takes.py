@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.run import run, transformers
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.tree import at, linears
 from mlx_ltxw.weights.model_dir import ModelDir
-from tests.adapter.helpers import factors, official_file, shapes
+from tests.adapter.helpers import factors, official_file, save, shapes
 from tests.numbers import relative_error
 from tests.pipeline.test_lock import GUIDED as GUIDED_6
 from tests.pipeline.test_lock import REQUEST, REQUEST_3, whisper  # noqa: F401
@@ -149,6 +149,45 @@ def test_strength_in_time_holds_for_every_take(dev, whisper):  # noqa: F811
     for row, take in enumerate(takes):
         alone, _, _ = clips(dev, dataclasses.replace(job, takes=(take,)), False)
         assert relative_error(latents.adapted[row], alone.adapted[0]) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def unlike(made_checkpoint, tmp_path_factory):
+    """A DoRA, and an adapter of the noise-level embedding and a whole difference: neither can share a tree."""
+    reference = Official.open(made_checkpoint).transformer
+    sizes, folder = shapes(reference), tmp_path_factory.mktemp("adapter")
+    pairs = factors(sizes, ["transformer_blocks.0.audio_attn1.to_q", "transformer_blocks.1.audio_attn2.to_k"], size=1.0)
+    weights = {name: reference.get_submodule(name).weight.detach().float().numpy() for name in pairs}
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors |= {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b}
+        length = np.linalg.norm(weights[name], axis=1, keepdims=True)
+        tensors[f"diffusion_model.{name}.dora_scale"] = (1.3 * length).astype(np.float32)
+    dora = save(folder / "dora.safetensors", tensors)
+    name = "audio_adaln_single.linear"
+    ((a, b),) = factors(sizes, [name], size=1.0).values()
+    full = "transformer_blocks.0.audio_ff.net.2"
+    noise = {
+        f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b,
+        f"diffusion_model.{full}.diff": 0.1 * np.random.default_rng(3).standard_normal(sizes[full]).astype(np.float32),
+    }  # fmt: skip
+    return str(dora), str(save(folder / "noise.safetensors", noise))
+
+
+def test_adapters_that_cannot_share_a_tree_have_streams_of_their_own(dev, whisper, unlike):  # noqa: F811
+    dora, noise = unlike
+    takes = (f"adapter={dora}", "soft", f"adapter={noise} seed=3", f"adapter={dora} seed=+1", f"adapter={noise}:0.5")
+    job = dataclasses.replace(REQUEST_3, adapters=(str(whisper[0]),), takes=takes)
+    planned = plan(job, dev)
+    streams = transformers(planned, networks(dev.path)).of(planned.stages[0]).streams
+    assert sorted(stream.rows for stream in streams) == [(0, 3), (1,), (2,), (4,)]
+    base, _, _ = clips(dev, REQUEST_3, False)
+    latents, _, _ = clips(dev, job, False)
+    assert mx.array_equal(latents.video, base.video)
+    for row, take in enumerate(takes):
+        alone, _, _ = clips(dev, dataclasses.replace(job, takes=(take,)), False)
+        assert relative_error(latents.adapted[row], alone.adapted[0]) < CLOSE, take
+        assert relative_error(latents.adapted[row], base.audio[0]) > 1e-3
 
 
 def test_voices_share_the_weights_of_the_base(dev, whisper, other):  # noqa: F811

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -144,3 +146,20 @@ def test_the_folder_goes_when_nothing_else_is_in_it(model, tmp_path):
     assert [left.name for left in tmp_path.iterdir()] == ["a.wav"]
     with pytest.raises(UserError, match="exists already"):
         list(make_script(jobs, Output(tmp_path / "a.wav")))
+
+
+def test_two_processes_do_not_share_the_parts(model, tmp_path):
+    """The second one hears who has them, and leaves them alone."""
+    jobs = plan_parts(parts(Part('a woman, (woman): "close your eyes"'), model=model), model)
+    folder = tmp_path / "out.wav.parts"
+    hold = "import sys; from pathlib import Path; from mlx_ltxw.files import locked_folder\n"
+    hold += "with locked_folder(Path(sys.argv[1]), 'script'): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        (folder / "001-0123456789abcdef.wav").write_text("theirs")
+        with pytest.raises(UserError, match=f"out.wav.parts is in use by a script, process {other.pid} on "):
+            list(make_script(jobs, Output(tmp_path / "out.wav")))
+        assert (folder / "001-0123456789abcdef.wav").read_text() == "theirs"
+        other.communicate()
+    assert not (tmp_path / "out.wav").exists()

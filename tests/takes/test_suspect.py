@@ -53,14 +53,11 @@ def test_what_is_told():
 def broken(monkeypatch):
     """Every run ends with a grey, silent clip, as a GPU that gave up may return."""
 
-    def grey(job, networks, seed, latents, material):
-        settings = job.settings
-        shape = (settings.frames, settings.height, settings.width, 3)
-        pictured = not settings.audio_only and settings.video is None
-        frames = iter([np.full(shape, 128, np.uint8)]) if pictured else None
-        return Decoded(seed, frames, SILENCE[: int(job.geometry.seconds * RATE)], RATE, 0.0, 0)
+    def grey(networks, tokens, geometry):
+        yield np.full((geometry.frames, geometry.height, geometry.width, 3), 128, np.uint8)
 
-    monkeypatch.setattr(run, "_decoded", grey)
+    monkeypatch.setattr(run, "decode_video", grey)
+    monkeypatch.setattr(run, "decode_audio", lambda networks, tokens: (SILENCE[: RATE * 9 // 24], RATE))
 
 
 SIZE = {"frames": 9, "width": 64, "height": 64, "steps": 1}

@@ -4,12 +4,8 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine
-from mlx_ltxw.weights.memory import check_fit, weights_in_memory
+from mlx_ltxw.weights.memory import layer_bytes, weights_in_memory
 from tests.convert.made import converted
-
-GB = 10**9
 
 
 @pytest.mark.parametrize("quantize", [None, "8", "mxfp4"])
@@ -31,14 +27,12 @@ def test_audio_only_counts_the_audio_side():
     assert "video_vae" not in counted
 
 
-def test_what_does_not_fit_is_refused():
-    machine = Machine("metal", total=16 * GB, budget=12 * GB)
-    with pytest.raises(UserError, match=r"transformer take 38\.00 GB, and this machine has 16\.00 GB"):
-        check_fit({"text_encoder": 8 * GB, "transformer": 38 * GB}, machine)
-
-
-def test_what_nearly_fills_the_machine_is_a_warning():
-    machine = Machine("metal", total=64 * GB, budget=48 * GB)
-    (warning,) = check_fit({"text_encoder": 24 * GB, "transformer": 45 * GB}, machine)
-    assert "transformer take 45.00 GB of the 48.00 GB" in warning
-    assert check_fit({"text_encoder": 24 * GB, "transformer": 40 * GB}, machine) == []
+@pytest.mark.parametrize("quantize", [None, "8"])
+def test_layers_and_the_rest_are_the_whole(quantize):
+    model = converted(quantize, 32 if quantize else None)
+    for component in ("transformer", "text_encoder"):
+        layers, rest = layer_bytes(model, component, mx.float32)
+        assert len(layers) == model.network_config(component).layers
+        assert sum(layers) + rest == weights_in_memory(model, mx.float32)[component]
+    first = tree_flatten(model.load_transformer(mx.float32).transformer_blocks[0].parameters())
+    assert layer_bytes(model, "transformer", mx.float32)[0][0] == sum(array.nbytes for _, array in first)

@@ -1,0 +1,67 @@
+"""A look, and a listen, at a clip while it is denoised: what a step predicts, in files that the next one replaces."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.media.spectrogram import write_png
+from mlx_ltxw.pipeline.decode import decode_audio, decode_video
+from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.takes.events import Previewed, TakeEvent, Written
+from mlx_ltxw.takes.headroom import with_headroom
+from mlx_ltxw.takes.output import Output
+
+LARGEST = 256
+"""Pixels of a preview's longer side."""
+
+
+def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networks: Networks) -> Iterator[TakeEvent]:
+    """The events of a run, with a `Previewed` after every so many steps, but for the last one of a clip.
+
+    The files, `NAME.preview.png` and `NAME.preview.wav`, are gone when the clip is written. A sound that took longer to
+    decode than its step is left out from then on.
+
+    Args:
+        events: Of the run; closed with this.
+        job: From `fit`.
+        output: Names the files, and how many steps lie between two previews.
+        networks: Of the run, for the decoders.
+    """
+    (picture, sound), slow = output.previews(), False
+    for event in events:
+        yield event
+        if isinstance(event, Written):
+            for path in (picture, sound):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        if not isinstance(event, Step) or event.index % output.preview or event.index == event.total:
+            continue
+        files = [_write_picture(picture, event, job, networks)] if event.clean.video is not None else []
+        if not slow:
+            clock = time.perf_counter()
+            waveform, rate = decode_audio(networks, event.clean.sound[:1])
+            write_wav(sound, with_headroom(waveform, rate), rate)
+            slow = bool(files) and time.perf_counter() - clock > event.seconds
+            files.append(sound)
+        yield Previewed(event.seed, event.index, event.total, tuple(files))
+
+
+def _write_picture(path: Path, step: Step, job: Plan, networks: Networks) -> Path:
+    """The first frame, made small."""
+    tokens = step.clean.video
+    assert tokens is not None
+    geometry = next(stage.geometry for stage in job.stages if stage.geometry.video_tokens == tokens.shape[1])
+    one = dataclasses.replace(geometry, frames=1)
+    frames = next(decode_video(networks, tokens[:, : one.video_tokens], one))
+    small = -(-max(frames.shape[1:3]) // LARGEST)
+    write_png(path, np.ascontiguousarray(frames[0, ::small, ::small]))
+    return path

@@ -1,0 +1,169 @@
+"""The memory plan: what is predicted is what a run takes, and what is chosen fits."""
+
+import dataclasses
+import gc
+
+import mlx.core as mx
+import pytest
+from click.testing import CliRunner
+
+from mlx_ltxw.cli.generate import generate
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import Machine
+from mlx_ltxw.pipeline import budget
+from mlx_ltxw.pipeline.budget import Work, budget_for
+from mlx_ltxw.pipeline.contexts import encode_prompts
+from mlx_ltxw.pipeline.decode import decode_audio, decode_video
+from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.printing import read_bytes
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT, STREAMED
+
+GB = 10**9
+REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
+
+
+@pytest.fixture(scope="module")
+def built_in():
+    return ModelDir.open(BUILTIN_MODEL)
+
+
+def work(model, request=REQUEST, **changes):
+    job = plan(request, model)
+    made = Work(
+        model, job.dtype, request.audio_only or False, job.stages, len(job.prompts), [job.adapters], None, False, False,
+        0, job.steps,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def measured(call):
+    """Bytes that MLX holds at most during a call, beyond what it held before."""
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    call()
+    return mx.get_peak_memory() - before
+
+
+def test_parts_take_what_was_predicted(built_in):
+    """Of the small model on a CPU, where activations are nearly all of it: within a quarter; a big model's weights are
+    exact, and its activations a fiftieth of it."""
+    job = plan(REQUEST, built_in)
+    needs = {need.name.split()[0]: need for need in job.budget.needs}
+    networks = Networks(built_in, job.dtype)
+    text = measured(lambda: encode_prompts(built_in, job.prompts, job.dtype))
+    assert max(need.peak for need in job.budget.needs[:3]) == pytest.approx(text, rel=0.25)
+    audio = mx.zeros((1, job.geometry.audio_tokens, built_in.network_config("transformer").audio.in_channels))
+    mx.eval(audio)
+    assert needs["sound"].peak == pytest.approx(measured(lambda: decode_audio(networks, audio)), rel=0.25)
+    video = mx.zeros((1, job.geometry.video_tokens, built_in.network_config("video_vae").latent_channels))
+    mx.eval(video)
+    frames = measured(lambda: [len(chunk) for chunk in decode_video(networks, video, job.geometry)])
+    assert needs["picture"].peak == pytest.approx(frames, rel=0.25)
+
+
+class Big:
+    """LTX-2.3's sizes without its files: 48 blocks of 0.79 GB."""
+
+    blocks, rest = [790_000_000] * 48, 900_000_000
+
+
+@pytest.fixture
+def big(monkeypatch):
+    monkeypatch.setattr(
+        budget, "layer_bytes",
+        lambda model, name, *_: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        budget, "weights_in_memory",
+        lambda *_: {"text_projection": 2_300_000_000, "connectors": GB, "transformer": 38 * GB, "audio_vae": 10**8,
+                    "vocoder": 5 * 10**8, "video_vae": 2_500_000_000},
+    )  # fmt: skip
+
+
+# 0.95 of the memory, less what is outside the blocks (0.9 GB), three blocks on their way and a little, by blocks.
+@pytest.mark.parametrize(("gigabytes", "stay"), [(10.5, 8), (16, 15), (22, 22), (36, 39), (48, None)])
+def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
+    made = budget_for(work(built_in), Machine("metal", 2 * GB * round(gigabytes), int(gigabytes * GB)))
+    assert made.peak <= made.limit
+    if stay is None:
+        assert made.residency is RESIDENT
+        assert "all 48 blocks" in made.line
+    else:
+        assert made.residency.layers == stay
+        assert f"{made.residency.layers} of 48 blocks stay in memory" in made.line
+        needed = made.peak + Big.blocks[0]
+        assert needed > made.limit  # one more would not fit
+
+
+def test_the_text_encoder_never_decides(big, built_in):
+    made = budget_for(work(built_in), Machine("metal", 16 * GB, int(10.5 * GB)))
+    encoder = made.needs[0]
+    assert encoder.name == "text encoder"
+    assert encoder.weights < 4 * GB  # of 24
+
+
+def test_what_cannot_fit_is_refused(big, built_in):
+    with pytest.raises(UserError, match=r"The text encoder needs 3\.35 GB, and this run may use 1\.90 GB"):
+        budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB))
+
+
+def test_a_run_follows_its_plan(dev, monkeypatch):
+    job = plan(Request("a woman", width=64, height=64, frames=9, steps=2, seeds=(3,)), dev)
+    asked = []
+    load = ModelDir.load_transformer
+
+    def loading(self, dtype=None, audio_only=False, residency=None):
+        asked.append(residency)
+        return load(self, dtype, audio_only, residency)
+
+    monkeypatch.setattr(ModelDir, "load_transformer", loading)
+    small = dataclasses.replace(job, budget=dataclasses.replace(job.budget, residency=STREAMED))
+    whole, streamed = ([event.latents for event in run(one) if isinstance(event, Step)][-1] for one in (job, small))
+    assert asked == [RESIDENT, STREAMED]
+    assert all(mx.array_equal(a, b) for a, b in zip(streamed, whole, strict=True) if a is not None)
+
+
+def test_limits_are_put_back(dev):
+    job = plan(Request("a woman", width=64, height=64, frames=9, steps=1, seeds=(3,)), dev)
+    before = mx.set_memory_limit(10 * GB)
+    try:
+        list(run(job))
+        assert mx.set_memory_limit(before) == 10 * GB
+    finally:
+        mx.set_memory_limit(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("12GB", 12 * GB), ("11.5 gb", 11_500_000_000), ("8GiB", 8 << 30), ("800M", 800_000_000), ("4096", 4096)],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert read_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "GB", "-3GB", "12 XB", "1e9", "9" * 400])
+def test_no_sizes(text):
+    with pytest.raises(ValueError, match="no size"):
+        read_bytes(text)
+
+
+def test_plan_shows_a_table_and_makes_nothing(tmp_path):
+    out = tmp_path / "a.mp4"
+    result = CliRunner().invoke(generate, [REQUEST.prompt, "-o", str(out), "--plan", "--frames", "25"])
+    assert result.exit_code == 0, result.output
+    for part in ("text encoder", "denoising 25 frames of 128x128", "sound", "picture", "all 6 blocks stay in memory"):
+        assert part in result.stdout
+    assert not out.exists()
+
+
+def test_memory_that_is_no_size_is_refused(tmp_path):
+    result = CliRunner().invoke(generate, [REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--memory", "lots"])
+    assert "'lots' is no size" in str(result.exception)
