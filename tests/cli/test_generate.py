@@ -295,6 +295,7 @@ def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL, "--seed", 1, "--seed", 2)
     lines = [line for line in done.err.splitlines() if not line.startswith("Note")]
     starts = [
+        "one-stage: 64x32 in 2 steps", "needs about",
         "prompt encoded in", "seed 1: 2 steps in", "seed 1: 17 frames decoded in", "written, peak",
         "seed 2: 2 steps in", "seed 2: 17 frames decoded in", "written, peak",
     ]  # fmt: skip
