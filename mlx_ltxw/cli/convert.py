@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -71,7 +72,7 @@ def convert(
     )  # fmt: skip
     found = face.open_upsamplers(plans, (source, *upsamplers) if alone else upsamplers, data=not dry_run)
     if dry_run:
-        for line in (*map(str, found), *(run.dry_run(plans) if plans else ())):
+        for line in chain(map(str, found), run.dry_run(plans) if plans else ()):  # line by line: it may end in an error
             click.echo(spelled(line, spelling(click.get_current_context().command)))
     elif out is not None:
         model = face.write(plans, found, out, verify)

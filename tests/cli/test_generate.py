@@ -32,7 +32,7 @@ def test_video_with_sound(cli, tmp_path):
     assert (clip.width, clip.height, clip.fps, clip.rate, clip.channels) == (64, 32, 24, 48000, 2)
     assert clip.duration == pytest.approx(17 / 24, abs=0.001)
     assert read_video(path, 17, 24, 64, 32).std() > 1
-    for words in ("small built-in model", "prompt encoded", "s/step", "peak", "heard:"):
+    for words in ("small built-in model", "prompt encoded", "s/step", "peak", "register:"):
         assert words in done.err
     rms = np.sqrt((read_audio(path.with_suffix(".wav"), 48000) ** 2).mean())
     assert rms > 10 ** (-50 / 20), "near silence: a fault others shipped"
@@ -295,6 +295,7 @@ def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL, "--seed", 1, "--seed", 2)
     lines = [line for line in done.err.splitlines() if not line.startswith("Note")]
     starts = [
+        "one-stage: 64x32 in 2 steps", "needs about",
         "prompt encoded in", "seed 1: 2 steps in", "seed 1: 17 frames decoded in", "written, peak",
         "seed 2: 2 steps in", "seed 2: 17 frames decoded in", "written, peak",
     ]  # fmt: skip

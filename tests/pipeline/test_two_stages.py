@@ -195,6 +195,18 @@ def test_pictures_are_encoded_again_at_each_stage_s_size(official, gemma, two_di
     compare(got, *want, finishes_sound=True)
 
 
+def test_the_distilled_lora_on_sound_alone(official, gemma, dev, lora):  # noqa: F811
+    """What of it belongs to the video side is left out."""
+    job = job_of(video=None)
+    (start,) = noises(official, job)
+    want = reference.run(two_stages.with_lora(official, lora.pairs, 1.0), gemma, job, start, decode=False)
+    request = Request(PROMPT, frames=17, distilled_lora=str(lora.path), audio_only=True)
+    assert "of the video side left out" in plan(request, dev).distilled.summaries[0]
+    got = ours(dev, request, [start])
+    for step, (_, audio) in zip(got, want.latents, strict=True):
+        assert relative_error(step.latents.audio, audio) <= 1e-4, step.index
+
+
 TWO = Request(PROMPT, width=128, height=64, frames=9)
 
 
