@@ -28,7 +28,7 @@ from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.placing import match
 from mlx_ltxw.adapter.rows import attach_rows
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.machine import this_machine
+from mlx_ltxw.machine import settle, this_machine
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig, Walk
 from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.contexts import Contexts
@@ -161,6 +161,7 @@ def main(
     config: Path, counts: tuple[int, ...], voices: int, runs: int,
 ) -> None:  # fmt: skip
     """Measures what takes add to one locked run, with texts of their own, guided and not."""
+    settle()
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     geometry.check()

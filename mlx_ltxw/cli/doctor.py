@@ -69,15 +69,18 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
+    from mlx_ltxw.doctor.fits import BLOCKS
     from mlx_ltxw.printing import readable
 
     clips = list(rows[0]["clips"])
     click.echo(click.style(f"\nWhat fits into {readable(budget)} (LTX-2.3 22B on a GPU, on paper)", bold=True))
-    click.echo(f"{'weights':<10}{'on disk':>10}" + "".join(f"{clip:>16}" for clip in clips))
+    click.echo(f"{'weights':<10}{'on disk':>10}" + "".join(f"{clip:>18}" for clip in clips))
     for row in rows:
         cells = []
         for clip in clips:
             cell = row["clips"][clip]
-            text = f"{readable(cell['peak'])} {'yes' if cell['fits'] else 'no':>3}"
-            cells.append(click.style(f"{text:>16}", fg="green" if cell["fits"] else "red"))
+            stay = {None: "no", BLOCKS: "all"}.get(cell["blocks"], f"{cell['blocks']}/{BLOCKS}")
+            colour = "red" if cell["blocks"] is None else "green" if stay == "all" else "yellow"
+            cells.append(click.style(f"{readable(cell['peak'])} {stay:>5}".rjust(18), fg=colour))
         click.echo(f"{row['precision']:<10}{readable(row['disk']):>10}" + "".join(cells))
+    click.echo(f"all: {BLOCKS} blocks stay in memory; 7/{BLOCKS}: that many do, the others are read for each forward")

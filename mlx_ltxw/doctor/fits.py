@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 GB = 10**9
@@ -32,32 +33,66 @@ PRECISIONS = (
 
 FORWARD = {"sound alone": int(0.3 * GB), "704x480x97": int(0.75 * GB), "1280x704x121": int(1.95 * GB)}
 """Bytes that a forward holds beyond the weights (one H200; `docs/log.md`, 2026-11-28)."""
-_DECODING = int((1.45 + 1.9) * GB)  # the video autoencoder's weights, and what its decoding holds at most
+BLOCKS = 48
+_OUTSIDE = {"sound alone": int(0.3 * GB)}
+_OUTSIDE_BLOCKS = int(0.86 * GB)
+"""Of the transformer, bf16 at every precision."""
+_BUFFERS = 3
+"""Blocks in memory beside those that stay (`pipeline/budget.py`)."""
+_STATES = int(2.31 * GB)
+"""All hidden states of two prompts, three times over."""
+_OTHERS = max(
+    int((1.45 + 1.9) * GB),  # the video autoencoder, and what its decoding holds at most
+    int(2.31 * GB) + _STATES,  # the text projection
+    int((4.03 + 0.2) * GB),  # the connectors
+)
 _CACHE = int(0.25 * GB)  # freed buffers that MLX keeps
 
 
-def peak(precision: Precision, clip: str) -> int:
-    """Bytes at the largest moment of a run; one network is in memory at a time.
+@dataclass(frozen=True)
+class Fit:
+    """How a clip fits.
+
+    Attributes:
+        peak: Bytes at the largest moment of a run; one network is in memory at a time.
+        blocks: Of the transformer's 48, those that stay in memory; the others are read for each forward. None where
+            it does not fit at all.
+    """
+
+    peak: int
+    blocks: int | None
+
+
+def fit(precision: Precision, clip: str, budget: int) -> Fit:
+    """How a clip fits into some bytes.
 
     Args:
         precision: Of the weights.
         clip: A key of `FORWARD`.
+        budget: Bytes.
     """
-    alone = clip == "sound alone"
-    transformer = precision.audio_side if alone else precision.transformer
-    stages = [precision.text_encoder, transformer + FORWARD[clip], 0 if alone else _DECODING]
-    return max(stages) + _CACHE
+    weights = precision.audio_side if clip == "sound alone" else precision.transformer
+    outside = _OUTSIDE.get(clip, _OUTSIDE_BLOCKS)
+    others = max(_OTHERS, _BUFFERS * precision.text_encoder // BLOCKS + _STATES) + _CACHE
+    whole = max(weights + FORWARD[clip] + _CACHE, others)
+    if whole <= budget:
+        return Fit(whole, BLOCKS)
+    block = (weights - outside) // BLOCKS
+    fixed = outside + FORWARD[clip] + _CACHE + _BUFFERS * block
+    stay = (budget - fixed) // block
+    if stay < 0 or others > budget:
+        return Fit(max(fixed, others), None)
+    stay = min(stay, BLOCKS - 1)
+    return Fit(max(others, fixed + stay * block), stay)
 
 
 def table(budget: int) -> list[dict[str, object]]:
-    """One row a precision: `precision`, `disk`, and for each clip its peak in bytes and whether that fits `budget`."""
+    """One row a precision: `precision`, `disk`, and for each clip its peak in bytes and the blocks that stay."""
     return [
         {
             "precision": precision.name,
             "disk": precision.disk,
-            "clips": {
-                clip: {"peak": peak(precision, clip), "fits": peak(precision, clip) <= budget} for clip in FORWARD
-            },
+            "clips": {clip: dataclasses.asdict(fit(precision, clip, budget)) for clip in FORWARD},
         }
         for precision in PRECISIONS
     ]

@@ -29,7 +29,7 @@ def default_dtype() -> mx.Dtype:
     """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact.
 
     M1 and M2 compute bfloat16 in float32's units; that float16 is as faithful there has not been shown
-    (`docs/decisions/0052-float16.md`), so it is asked for with {field:dtype} alone.
+    (`docs/decisions/0010-float16.md`), so it is asked for with {field:dtype} alone.
     """
     return mx.float32 if on_cpu() else mx.bfloat16
 
