@@ -106,7 +106,11 @@ def test_a_seed_is_the_noise_of_a_run_with_that_seed(dev, whisper):  # noqa: F81
     """Without a step there is nothing but noise; one small step leaves most of it."""
     job = dataclasses.replace(REQUEST_3, steps=1, seeds=(8,), adapters=(str(whisper[0]),))
     starts = []
-    sampler = lambda predict, latents, *_: starts.append(latents) or iter([latents])  # noqa: E731
+
+    def sampler(predict, latents, *_):
+        starts.append(latents)
+        predict(latents, 1.0)
+        yield latents
 
     def start(request):
         job = plan(request, dev)

@@ -197,7 +197,7 @@ def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatc
         def __init__(self, kind):
             self.kind = kind
 
-    monkeypatch.setattr(ModelDir, "load", lambda self, name, *rest: note(name, load(self, name, *rest)))
+    monkeypatch.setattr(ModelDir, "load", lambda self, name, *rest, **more: note(name, load(self, name, *rest, **more)))
     build_cache(clips, model, tmp_path)
     gc.collect()
     assert seen == [
@@ -210,7 +210,9 @@ def test_no_two_stages_are_in_memory_together(clips, model, tmp_path, monkeypatc
 def test_sound_alone_opens_no_video_vae(clips, model, tmp_path, monkeypatch):
     loaded = []
     load = ModelDir.load
-    monkeypatch.setattr(ModelDir, "load", lambda self, name, *rest: loaded.append(name) or load(self, name, *rest))
+    monkeypatch.setattr(
+        ModelDir, "load", lambda self, name, *rest, **more: loaded.append(name) or load(self, name, *rest, **more)
+    )
     build_cache(clips[2:], model, tmp_path)
     assert "video_vae" not in loaded
 
