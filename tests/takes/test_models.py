@@ -44,3 +44,14 @@ def test_a_folder_comes_first(hub, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no model directory"):
         models.open_model("nowhere")
     assert hub == []
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_the_usual_text_encoder_is_fetched_where_it_is_missing(hub, tmp_path, monkeypatch, download):
+    monkeypatch.setattr(models, "text_encoder_files", lambda repo: [])
+    monkeypatch.setattr(models, "cached", lambda repo, patterns: tmp_path)
+    assert models.find_text_encoder(None, download) == tmp_path
+    assert hub == []
+    monkeypatch.setattr(models, "cached", lambda repo, patterns: None)
+    found = models.find_text_encoder(None, download)
+    assert (found, hub) == ((BUILTIN_MODEL, [(models.GEMMA, "")]) if download else (None, []))
