@@ -214,13 +214,14 @@ def _refuse(budget: Budget, machine: Machine, needed: int) -> None:
 def _before(work: Work, weights: Mapping[str, int], machine: Machine) -> list[Need]:
     """The text path."""
     itemsize = max(2, work.dtype.size) if machine.backend == "cpu" else 2
-    layers, rest = layer_bytes(work.model, TEXT_ENCODER, mx.float32 if itemsize == 4 else mx.bfloat16)
+    dtype = mx.float32 if itemsize == 4 else mx.bfloat16
+    layers, rest = layer_bytes(work.model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
     gemma = work.model.network_config(TEXT_ENCODER)
     states = work.prompts * _PROMPT * gemma.states * gemma.hidden_size * itemsize
     stored = sum(tensor.nbytes for tensor in work.model.tensors(TEXT_ENCODER))
     return [
         Need(
-            "text encoder", min(_BUFFERS, len(layers)) * max(layers) + _without_embedding(work.model, rest),
+            "text encoder", min(_BUFFERS, len(layers)) * max(layers) + rest,
             int(_HIDDEN_STATES * states), stored, "layer by layer from disk",
         ),
         Need("text projection", weights["text_projection"], int(_HIDDEN_STATES * states), weights["text_projection"]),
@@ -238,12 +239,6 @@ def _connectors(work: Work, machine: Machine) -> int:
 
 _PROMPT = 1024
 """Tokens a prompt is padded to."""
-
-
-def _without_embedding(model: ModelDir, rest: int) -> int:
-    """The embedding stays on disk, but for the prompt's own rows."""
-    table = sum(t.nbytes for t in model.tensors(TEXT_ENCODER) if "embed_tokens" in t.name)
-    return max(0, rest - table)
 
 
 def _denoising(

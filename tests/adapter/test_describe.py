@@ -96,6 +96,16 @@ def test_leftovers_and_alpha_are_shown(tmp_path):
     assert "no place    lora_unet_embeddings_connector_proj: belongs to the text connectors" in str(told)
 
 
+@pytest.mark.parametrize(("count", "more"), [(40, None), (41, "and 1 more"), (1063, "and 1,023 more")])
+def test_of_many_leftovers_the_first_are_shown(tmp_path, count, more):
+    ones = np.ones((2, 2), np.float32)
+    tensors = {f"{MODULE}.lora_A.weight": ones, f"{MODULE}.lora_B.weight": ones}
+    told = describe_adapter_file(save(tmp_path / "a.safetensors", tensors | {f"x{i:04}": ones for i in range(count)}))
+    lines = [line.removeprefix("no place    ") for line in str(told).splitlines() if line.startswith("no place")]
+    assert lines[:40] == [f"x{i:04}: not the name of an adapter's tensor" for i in range(40)]
+    assert lines[40:] == ([more] if more else [])
+
+
 def test_a_large_file_is_described_from_its_header(tmp_path, monkeypatch):
     """As far as names, shapes, dtypes and alphas go, the same as by reading all of it."""
     ones = np.ones((2, 2), np.float32)

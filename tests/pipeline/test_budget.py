@@ -79,7 +79,7 @@ class Big:
 def big(monkeypatch):
     monkeypatch.setattr(
         budget, "layer_bytes",
-        lambda model, name, *_: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
+        lambda model, name, *_, **__: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
     )  # fmt: skip
     monkeypatch.setattr(
         budget, "weights_in_memory",
@@ -108,6 +108,15 @@ def test_the_text_encoder_never_decides(big, built_in):
     encoder = made.needs[0]
     assert encoder.name == "text encoder"
     assert encoder.weights < 4 * GB  # of 24
+
+
+@pytest.mark.parametrize(("backend", "itemsize"), [("cpu", 4), ("metal", 2)])
+def test_the_text_encoder_counts_three_layers_and_no_embedding(built_in, backend, itemsize):
+    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys."""
+    matrices = 3 * 96 * 192 + 2 * 96 * 96 + 2 * 48 * 96
+    layer, last = matrices + 4 * 96 + 2 * 24, 96
+    encoder = budget_for(work(built_in), Machine(backend, 64 * GB, 64 * GB)).needs[0]
+    assert encoder.weights == itemsize * (3 * layer + last)
 
 
 def test_what_cannot_fit_is_refused(big, built_in):
