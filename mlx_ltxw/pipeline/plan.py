@@ -142,7 +142,7 @@ def _work(job: Plan) -> Work:
         for stage in job.stages
     )
     return Work(
-        job.model, job.dtype, settings.audio_only, job.stages, len(job.prompts), [*job.voices.values()], job.distilled,
+        job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         forwards * len(settings.seeds),
     )  # fmt: skip
