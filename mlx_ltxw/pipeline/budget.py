@@ -119,8 +119,8 @@ class Budget:
         ]
         notes = [f"  {need.choice}" if need.choice else "" for need in self.needs]
         told = [line + note for line, note in zip(lines[1:], notes, strict=True)]
-        program = f", {readable(self.program)} of them the program itself" if self.program else ""
-        return "\n".join([lines[0], *told, f"It {self.line}{program}."])
+        program = f" The program itself takes {readable(self.program)} of that." if self.program else ""
+        return "\n".join([lines[0], *told, f"It {self.line}.{program}"])
 
     @property
     def line(self) -> str:
@@ -174,8 +174,8 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     Args:
         work: What is to be made.
         machine: What there is.
-        program: Bytes of the program itself; None for what it has now and its libraries will take, on a card with memory
-            of its own for nothing.
+        program: Bytes of the program itself; None for what it has now and its libraries will take, on a card with
+            memory of its own for nothing.
 
     Raises:
         UserError: it does not fit with every block read as it is needed, or a decoder does not.
