@@ -1,5 +1,4 @@
-"""Habits of the code that a reader relies on: a class has a name of its own, a function fits on a screen, and imports go
-one way."""
+"""Habits that a reader relies on: a class has a name of its own, a function fits on a screen, imports go one way."""
 
 import ast
 from collections import defaultdict
