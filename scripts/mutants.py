@@ -57,6 +57,7 @@ TESTS = {
     "pipeline/prompt_cache": "tests/pipeline/test_prompt_cache.py",
     "pipeline/recipes": "tests/pipeline -k 'test_request or default_sizes or refused or plan_says or in_two_stages'",
     "pipeline/request": "tests/pipeline/test_request.py tests/pipeline/test_guidance.py",
+    "pipeline/resolve": "tests/pipeline/test_request.py tests/pipeline/test_guidance.py",
     "pipeline/run": "tests/pipeline -k 'each_clip or second_stage or test_walk or six_guided'",
     "pipeline/samplers": "tests/pipeline -k 'second_stage or six_guided'",
     "pipeline/schedule": "tests/pipeline/test_guidance.py",
