@@ -191,6 +191,7 @@ def _make(
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
     from mlx_ltxw.takes.make import begun, fit, make
+    from mlx_ltxw.takes.unfinished import file_beside
 
     job = fit(request, model, memory)
     settings = job.settings
@@ -207,7 +208,12 @@ def _make(
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
     show.started([job])
     networks = Networks(job.model, job.dtype)
-    made = show.follow(make(job, files, networks))
+    try:
+        made = show.follow(make(job, files, networks))
+    except KeyboardInterrupt:
+        if (kept := file_beside(files.path)).exists():
+            show.note(f"{kept} keeps the steps that are done, and the same command goes on from there.")
+        raise
     if show_drift:
         show.drifts(job, made, networks)
 

@@ -68,6 +68,11 @@ class _Kept:
     content: str
 
 
+def file_beside(output: Path) -> Path:
+    """Where a run's progress is kept."""
+    return output.with_name(output.name + ENDING)
+
+
 class Unfinished:
     """How far a run is, on disk.
 
@@ -78,7 +83,7 @@ class Unfinished:
     """
 
     def __init__(self, output: Path, job: Plan, resume: bool = True) -> None:
-        self.path = output.with_name(output.name + ENDING)
+        self.path = file_beside(output)
         self.progress = Progress()
         self.notes: list[str] = []
         self._job = job
