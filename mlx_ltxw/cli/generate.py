@@ -190,10 +190,10 @@ def _make(
 ) -> None:
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
-    from mlx_ltxw.takes.make import begun, fit, make
+    from mlx_ltxw.takes.make import begun, fit_again, make
     from mlx_ltxw.takes.unfinished import file_beside
 
-    job = fit(request, model, memory)
+    job = fit_again(request, model, files, memory)
     settings = job.settings
     if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(

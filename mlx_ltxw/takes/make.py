@@ -13,7 +13,7 @@ from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.point import NOTHING_DONE, Progress
-from mlx_ltxw.pipeline.request import Request, defaults_of
+from mlx_ltxw.pipeline.request import RANDOM, Request, defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, span_notes
@@ -22,7 +22,7 @@ from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
-from mlx_ltxw.takes.unfinished import Unfinished, files_of, written_before
+from mlx_ltxw.takes.unfinished import Unfinished, files_of, seeds_kept, written_before
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -45,6 +45,22 @@ def fit(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
     job = plan(request, model, memory)
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
+
+
+def fit_again(request: Request, model: ModelDir, output: Output, memory: int | None = None) -> Plan:
+    """As `fit`; a request that takes any seeds gets those of its own run that was cut, which then goes on.
+
+    Args:
+        request, model, memory: As for `fit`.
+        output: Where that run was going to.
+    """
+    if RANDOM in request.seeds and output.resume:
+        kept = seeds_kept(output.path)
+        if len(kept) == len(request.seeds) and all(a in (RANDOM, b) for a, b in zip(request.seeds, kept, strict=True)):
+            job = fit(dataclasses.replace(request, seeds=kept), model, memory)
+            if Unfinished(output.path, job).progress != NOTHING_DONE:
+                return job
+    return fit(request, model, memory)
 
 
 def follow(

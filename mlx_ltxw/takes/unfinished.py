@@ -169,17 +169,14 @@ class Unfinished:
         return run_digest(self._job)
 
     def _read(self) -> None:
-        header = read_header(self.path)
-        header.check_complete()
-        values = parse_json(header.metadata.get(_KEY, ""), "The record")
-        kept = build(_Kept, values, "The record", "")
+        kept = _record(self.path)
         if kept.format != FORMAT or kept.run != self._run:
             seeds = ", ".join(map(str, kept.seeds[:8]))
             self.notes.append(
                 f"{self.path} is of another request (seed {seeds}, step {kept.index} of {kept.total}) and is replaced."
             )
             return
-        loaded: Any = mx.load(str(self.path), format="safetensors") if header.tensors else {}
+        loaded: Any = mx.load(str(self.path), format="safetensors") if kept.seed is not None else {}
         if _content(loaded) != kept.content:
             raise UserError("its numbers are damaged.", "")
         points: dict[int, Point] = {}
@@ -189,6 +186,20 @@ class Unfinished:
             points[kept.seed] = Point(kept.index, Latents(video, audio, adapted), before)
             self._index = kept.index
         self.progress = Progress(points, frozenset(kept.done))
+
+
+def _record(path: Path) -> _Kept:
+    header = read_header(path)
+    header.check_complete()
+    return build(_Kept, parse_json(header.metadata.get(_KEY, ""), "The record"), "The record", "")
+
+
+def seeds_kept(output: Path) -> tuple[int, ...]:
+    """The seeds of the run that was cut; none where there is no such run."""
+    try:
+        return _record(file_beside(output)).seeds
+    except UserError:
+        return ()
 
 
 def run_digest(job: Plan) -> str:

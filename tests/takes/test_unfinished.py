@@ -291,3 +291,17 @@ def test_the_command_says_it(cli, tmp_path):  # noqa: F811
     assert done.code == 0, done.err
     assert "goes on" not in done.err
     assert "3 steps in" in done.err
+
+
+def test_any_seed_is_the_one_that_was_drawn(cli, tmp_path):  # noqa: F811
+    """The same command goes on, and another one draws anew."""
+    path, random = tmp_path / "out.mp4", dataclasses.replace(REQUEST, seeds=(-1,))
+    seed = cut_at(Step, random, Output(path), 2).seed
+    done = cli("generate", PROMPT, *FLAGS, "--steps", 2, "--seed", -1, "-o", path)
+    assert done.code == 0, done.err
+    assert f"is of another request (seed {seed}, step 2 of 3) and is replaced" in done.err
+    path.unlink()
+    seed = cut_at(Step, random, Output(path), 2).seed
+    done = cli("generate", PROMPT, *FLAGS, "--steps", 3, "--seed", -1, "-o", path)
+    assert done.code == 0, done.err
+    assert f"seed {seed} goes on from step 2 of 3" in done.err
