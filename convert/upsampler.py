@@ -23,8 +23,8 @@ from mlx_ltxw.weights.components import component_named, upsampler_name
 from mlx_ltxw.weights.header import Header, read_header
 from mlx_ltxw.weights.loading import mismatches, parameter_shapes
 from mlx_ltxw.weights.manifest import FileRecord, read_manifest, sha256, write_manifest
-from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.names import natural_key
+from mlx_ltxw.weights.opening import open_dir
 
 from .checkpoint import is_upsampler_file, version_of
 from .journal import Journal
@@ -146,7 +146,7 @@ def add_upsamplers(out: Path, found: Iterable[UpsamplerSource]) -> list[str]:
     listed = list(found)
     if not listed:
         return []
-    model = ModelDir.open(out)
+    model = open_dir(out)
     if not model.takes_upsamplers:
         raise UserError(
             f"{out} is in the layout of ltx-2-mlx, which has no place for an upsampler.",

@@ -135,8 +135,12 @@ def peak_memory() -> int:
     MLX counts no memory of other libraries nor of mapped files, the system no GPU memory; on unified memory the two
     overlap.
     """
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max(_mlx().get_peak_memory(), resident)
+    return max(_mlx().get_peak_memory(), resident_memory())
+
+
+def resident_memory() -> int:
+    """Bytes of the process in memory at most so far, as the system counts; no GPU memory of its own."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def settle() -> None:

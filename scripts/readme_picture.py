@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import mlx_ltxw as ltx
-from mlx_ltxw.media.spectrogram import write_spectrogram
+from mlx_ltxw.media.drawing import write_spectrogram
 
 PROMPT = 'a woman with red hair by a window, (woman, whispering): "the cat is hiding behind the curtain"'
 SEED = 10

@@ -1,12 +1,13 @@
-"""Habits of the code that a reader relies on: a class has a name of its own, and a function fits on a screen."""
+"""Habits that a reader relies on: a class has a name of its own, a function fits on a screen, imports go one way."""
 
 import ast
 from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
 from tests.convert.made import ROOT
-from tests.structure import python_files
+from tests.structure import module_of, python_files, read
 
 LONGEST = 80
 """Lines of a function."""
@@ -43,6 +44,23 @@ def too_long(root):
     ]
 
 
+def circle(root):
+    """Modules that import one another round in a circle, in any way, also late or for types alone; packages' own
+    files, which gather names, left aside."""
+    files = {module_of(root, path): path for path in python_files(root, "mlx_ltxw", "convert")}
+    modules = {name for name, path in files.items() if path.name != "__init__.py"}
+    imports = {}
+    for name in modules:
+        found = {one.name for one in read(root, files[name])}
+        targets = {target if target in files else target.rpartition(".")[0] for target in found}
+        imports[name] = (targets & modules) - {name}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 def test_a_class_has_a_name_of_its_own():
     """Two `Step`s in two rooms are one word for two things; a reader must not have to ask which."""
     assert named_twice(ROOT) == {}
@@ -50,6 +68,18 @@ def test_a_class_has_a_name_of_its_own():
 
 def test_no_function_is_longer_than_a_screen():
     assert too_long(ROOT) == []
+
+
+def test_no_modules_import_one_another():
+    assert circle(ROOT) == []
+
+
+def test_a_planted_circle_is_found(tmp_path):
+    (tmp_path / "mlx_ltxw").mkdir()
+    (tmp_path / "convert").mkdir()
+    (tmp_path / "mlx_ltxw/a.py").write_text("def late():\n    from mlx_ltxw.b import x\n")
+    (tmp_path / "mlx_ltxw/b.py").write_text("from mlx_ltxw import a\n")
+    assert set(circle(tmp_path)) == {"mlx_ltxw.a", "mlx_ltxw.b"}
 
 
 @pytest.fixture

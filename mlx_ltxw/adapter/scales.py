@@ -96,7 +96,7 @@ def mlx_config(path: Path) -> PeftScale | None:
     if inner is None:
         return None
     rank, scale = (inner.get("rank"), inner.get("scale")) if isinstance(inner, dict) else (None, None)
-    if type(rank) is not int or not 1 <= rank < 1e6:
+    if not _is_rank(rank):
         raise _bad(str(path), "its rank is missing or no positive number")
     if not _is_number(scale):
         raise _bad(str(path), "its scale is missing or no number")
@@ -147,7 +147,7 @@ def _read(config: dict[str, Any], source: str, prefix: str) -> PeftScale:
     except Refused as error:
         raise _bad(source, error.why, error.hint) from error
     rank, alpha = config.get("r"), config.get(alpha_key)
-    if type(rank) is not int or not 1 <= rank < 1e6:
+    if not _is_rank(rank):
         raise _bad(source, "its rank 'r' is missing or no positive number")
     if not _is_number(alpha):
         raise _bad(source, f"its '{alpha_key}' is missing or no number")
@@ -182,6 +182,10 @@ def _by_pattern(patterns: Mapping[str, float], name: str, default: float) -> flo
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
     return default
+
+
+def _is_rank(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value < 10**6
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

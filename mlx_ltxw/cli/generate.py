@@ -286,7 +286,7 @@ def _takes(several: str | None, single: tuple[str, ...]) -> tuple[str, ...]:
 
 def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:
     """The seeds given, or one of them and those that follow it."""
-    from mlx_ltxw.pipeline.request import following_seeds
+    from mlx_ltxw.pipeline.resolve import following_seeds
 
     if num is None:
         return seeds
@@ -330,7 +330,7 @@ def _standard_input() -> str:
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:
-    from mlx_ltxw.pipeline.request import defaults_of
+    from mlx_ltxw.pipeline.resolve import defaults_of
 
     defaults = defaults_of(request, model)
     shared = {"stg": flags["stg"], "modality": flags["modality_scale"], "rescale": flags["rescale"]}

@@ -138,7 +138,8 @@ def _check_picture(picture: str, overwrite: bool) -> None:
 
 def _draw(found: dict[str, Measurement], picture: str) -> None:
     from mlx_ltxw.media.containers import probe
-    from mlx_ltxw.media.spectrogram import spectrogram_of, top_of, write_pictures
+    from mlx_ltxw.media.drawing import write_pictures
+    from mlx_ltxw.media.spectrogram import spectrogram_of, top_of
 
     longest = max(one.duration for one in found.values())
     top = max(top_of(probe(file).rate or 48000) for file in found)

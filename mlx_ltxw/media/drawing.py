@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mlx_ltxw.media.spectrogram import RANGE_DB, ROWS, colours, mel_edges
-
-if TYPE_CHECKING:
-    from mlx_ltxw.media.spectrogram import Spectrogram
+from mlx_ltxw.media.audio import as_waveform
+from mlx_ltxw.media.sound import slices
+from mlx_ltxw.media.spectrogram import (
+    RANGE_DB,
+    ROWS,
+    Spectrogram,
+    colours,
+    columns_of,
+    decibels,
+    mel_edges,
+    top_of,
+    write_png,
+)
 
 _LEFT, _RIGHT, _ABOVE, _BELOW = 64, 86, 34, 46  # margins around a panel
 _BAR = 16  # width of the colour scale
@@ -32,6 +42,44 @@ def draw_spectrograms(pictures: Sequence[Spectrogram]) -> np.ndarray:
     for row, picture in enumerate(pictures):
         _panel(page, picture, row * height + _ABOVE, top)
     return np.asarray(page)
+
+
+def write_spectrogram(
+    path: Path | str,
+    samples: np.ndarray | Sequence[np.ndarray],
+    rate: int,
+    *,
+    titles: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a png of one clip, or of several below each other on common scales of time and level.
+
+    Args:
+        samples: (N,) or (N, 2) each, in [-1, 1].
+        titles: One a clip, or none.
+        metadata: Stored as JSON in the png (`metadata.read_metadata`).
+
+    Raises:
+        UserError: `path` cannot be written, or a sample is not finite.
+    """
+    clips = [as_waveform(clip) for clip in ([samples] if isinstance(samples, np.ndarray) else samples)]
+    longest, top = max(len(clip) for clip in clips) / rate, top_of(rate)
+    names = [*titles, *[""] * (len(clips) - len(titles))]
+    levels = [decibels(slices(clip, rate), rate, columns_of(longest), longest, top) for clip in clips]
+    write_pictures(
+        path, [Spectrogram(level, top, longest, name) for level, name in zip(levels, names, strict=True)], metadata
+    )
+
+
+def write_pictures(
+    path: Path | str, pictures: Sequence[Spectrogram], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes pictures below each other on one scale of level, whole or not at all.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    write_png(path, draw_spectrograms(pictures), metadata)
 
 
 def _panel(page: Image.Image, picture: Spectrogram, above: int, top: float) -> None:

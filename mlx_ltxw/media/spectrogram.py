@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.files import write_bytes
-from mlx_ltxw.media.audio import as_waveform
 from mlx_ltxw.media.metadata import PNG_SIGNATURE, png_text_chunk, to_text
-from mlx_ltxw.media.sound import opened_sound, slices
+from mlx_ltxw.media.sound import opened_sound
 
 TOP_HZ = 16000.0
 RANGE_DB = 80.0
@@ -43,33 +42,6 @@ class Spectrogram:
     letters: str = ""
 
 
-def write_spectrogram(
-    path: Path | str,
-    samples: np.ndarray | Sequence[np.ndarray],
-    rate: int,
-    *,
-    titles: Sequence[str] = (),
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a png of one clip, or of several below each other on common scales of time and level.
-
-    Args:
-        samples: (N,) or (N, 2) each, in [-1, 1].
-        titles: One a clip, or none.
-        metadata: Stored as JSON in the png (`metadata.read_metadata`).
-
-    Raises:
-        UserError: `path` cannot be written, or a sample is not finite.
-    """
-    clips = [as_waveform(clip) for clip in ([samples] if isinstance(samples, np.ndarray) else samples)]
-    longest, top = max(len(clip) for clip in clips) / rate, top_of(rate)
-    names = [*titles, *[""] * (len(clips) - len(titles))]
-    levels = [decibels(slices(clip, rate), rate, columns_of(longest), longest, top) for clip in clips]
-    write_pictures(
-        path, [Spectrogram(level, top, longest, name) for level, name in zip(levels, names, strict=True)], metadata
-    )
-
-
 def spectrogram_of(path: Path | str, seconds: float, top: float, title: str = "", letters: str = "") -> Spectrogram:
     """A file's spectrogram on a given scale of time and frequency, read block by block.
 
@@ -78,19 +50,6 @@ def spectrogram_of(path: Path | str, seconds: float, top: float, title: str = ""
     """
     with opened_sound(path) as (rate, _, blocks):
         return Spectrogram(decibels(blocks, rate, columns_of(seconds), seconds, top), top, seconds, title, letters)
-
-
-def write_pictures(
-    path: Path | str, pictures: Sequence[Spectrogram], metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Writes pictures below each other on one scale of level, whole or not at all.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    from mlx_ltxw.media.drawing import draw_spectrograms
-
-    write_png(path, draw_spectrograms(pictures), metadata)
 
 
 def write_png(path: Path | str, picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:

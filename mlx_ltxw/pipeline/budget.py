@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine, host_memory
+from mlx_ltxw.machine import Machine, host_memory, resident_memory
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
@@ -34,7 +34,9 @@ _PER_TEXT_TOKEN = 4.0
 _SCORES = 1.35
 """On a CPU, attention scores held at once, in those of all heads."""
 _HIDDEN_STATES = 3.0
-"""All hidden states of the prompts: as they are made, padded, and put in order."""
+"""All hidden states of a padded prompt: so many times over while they are projected."""
+_LETTERS = 3
+"""Of a token, at least as a rule."""
 _PER_FRAME_PIXEL = 4.25
 """Arrays of the last layers' width that decoding a whole tile holds."""
 _TILE, _PER_TILE_PIXEL = 600_000_000, 1830
@@ -43,6 +45,8 @@ _SOUND, _PER_SOUND_TOKEN = 600_000_000, 3_050_000
 _CONNECTORS = 200_000_000
 _BUFFERS = 3
 """Layers in memory beside those that stay: the one at work, the one before it, and the one that is being read."""
+_LIBRARIES = 700_000_000
+"""What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
 _MARGIN = 0.95
 """Of the budget that a plan may fill."""
 
@@ -79,21 +83,23 @@ class Budget:
         needs: In the order of the run.
         residency: Which of the transformer's blocks stay in memory.
         limit: Bytes that the run may fill.
+        program: Bytes that the program has itself, where they come from the same memory.
     """
 
     needs: tuple[Need, ...]
     residency: Residency
     limit: int
+    program: int = 0
 
     @property
     def peak(self) -> int:
-        """Bytes of the largest part."""
-        return max(need.peak for need in self.needs)
+        """Bytes at the largest moment."""
+        return max(need.peak for need in self.needs) + self.program
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
         return {
-            "limit": self.limit, "peak": self.peak, "blocks_in_memory": self.residency.layers,
+            "limit": self.limit, "peak": self.peak, "program": self.program, "blocks_in_memory": self.residency.layers,
             "parts": [dataclasses.asdict(need) | {"peak": need.peak} for need in self.needs],
         }  # fmt: skip
 
@@ -113,7 +119,8 @@ class Budget:
         ]
         notes = [f"  {need.choice}" if need.choice else "" for need in self.needs]
         told = [line + note for line, note in zip(lines[1:], notes, strict=True)]
-        return "\n".join([lines[0], *told, f"It {self.line}."])
+        program = f" The program itself takes {readable(self.program)} of that." if self.program else ""
+        return "\n".join([lines[0], *told, f"It {self.line}.{program}"])
 
     @property
     def line(self) -> str:
@@ -136,7 +143,7 @@ class Work:
         dtype: Of the transformer.
         audio_only: Whether there is no picture.
         stages: Of the run.
-        prompts: How many are encoded.
+        prompts: What is encoded.
         chosen: The adapters of each take.
         distilled: The distilled LoRA, if any.
         locked: Whether adapters act on a second audio stream.
@@ -149,7 +156,7 @@ class Work:
     dtype: mx.Dtype
     audio_only: bool
     stages: tuple[Stage, ...]
-    prompts: int
+    prompts: Sequence[str]
     chosen: Sequence[Chosen]
     distilled: Chosen | None
     locked: bool
@@ -158,16 +165,24 @@ class Work:
     forwards: int
 
 
-def budget_for(work: Work, machine: Machine) -> Budget:
+def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
     """Plans a run: everything as fast as the machine's memory lets it.
 
     As many of the transformer's blocks stay in memory as fit; the others are read for each forward. The text encoder,
     which runs once, is read layer by layer in any case.
 
+    Args:
+        work: What is to be made.
+        machine: What there is.
+        program: Bytes of the program itself; None for what it has now and its libraries will take, on a card with
+            memory of its own for nothing.
+
     Raises:
         UserError: it does not fit with every block read as it is needed, or a decoder does not.
     """
     limit = int(machine.budget * _MARGIN)
+    if program is None:
+        program = 0 if machine.backend == "cuda" else resident_memory() + _LIBRARIES
     config: TransformerConfig = work.model.network_config("transformer")
     weights = weights_in_memory(work.model, work.dtype, work.audio_only)
     blocks, rest = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
@@ -178,8 +193,8 @@ def budget_for(work: Work, machine: Machine) -> Budget:
     whole = sum(blocks) + rest + sum(copies) + activations
     fixed = rest + activations + _BUFFERS * (max(blocks) + max(copies, default=0))
     residency, needed = RESIDENT, whole
-    if whole > limit:
-        count = max(0, min(len(blocks) - 1, (limit - fixed) // max(blocks)))
+    if whole > limit - program:
+        count = max(0, min(len(blocks) - 1, (limit - program - fixed) // max(blocks)))
         residency, needed = Residency(count), fixed + count * max(blocks)
     needs = [
         *_before(work, weights, machine),
@@ -193,57 +208,58 @@ def budget_for(work: Work, machine: Machine) -> Budget:
         if residency is not RESIDENT
         else residency
     )
-    budget = Budget(tuple(needs), residency, limit)
+    budget = Budget(tuple(needs), residency, limit, program)
     _refuse(budget, machine, needed)
     return budget
 
 
 def _refuse(budget: Budget, machine: Machine, needed: int) -> None:
     worst = max(budget.needs, key=lambda need: need.peak)
-    if max(worst.peak, needed) <= max(budget.limit, 0):
+    least = max(worst.peak, needed) + budget.program
+    if least <= budget.limit:
         return
     if worst.name.startswith(DENOISING):
         hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), or convert it with "
         hint += "{field:quantize=4}; {field:audio_only=True} needs the least."
     else:
         hint = "Close other programs, or use a machine with more memory."
-    least = max(worst.peak, needed)
-    raise UserError(f"The {worst.name} needs {readable(least)}, and this run may use {readable(budget.limit)}.", hint)
+    raise UserError(
+        f"This run may use {readable(budget.limit)}, and a part of it needs {readable(least)}: {worst.name}.", hint
+    )
 
 
 def _before(work: Work, weights: Mapping[str, int], machine: Machine) -> list[Need]:
     """The text path."""
     itemsize = max(2, work.dtype.size) if machine.backend == "cpu" else 2
-    layers, rest = layer_bytes(work.model, TEXT_ENCODER, mx.float32 if itemsize == 4 else mx.bfloat16)
+    dtype = mx.float32 if itemsize == 4 else mx.bfloat16
+    layers, rest = layer_bytes(work.model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
     gemma = work.model.network_config(TEXT_ENCODER)
-    states = work.prompts * _PROMPT * gemma.states * gemma.hidden_size * itemsize
+    token = gemma.states * gemma.hidden_size * itemsize
+    tokens = sum(min(_PROMPT, len(prompt) // _LETTERS + 8) for prompt in work.prompts)
     stored = sum(tensor.nbytes for tensor in work.model.tensors(TEXT_ENCODER))
     return [
         Need(
-            "text encoder", min(_BUFFERS, len(layers)) * max(layers) + _without_embedding(work.model, rest),
-            int(_HIDDEN_STATES * states), stored, "layer by layer from disk",
+            "text encoder", min(_BUFFERS, len(layers)) * max(layers) + rest,
+            2 * tokens * token, stored, "layer by layer from disk",
         ),
-        Need("text projection", weights["text_projection"], int(_HIDDEN_STATES * states), weights["text_projection"]),
+        Need(
+            "text projection", weights["text_projection"], int(_HIDDEN_STATES * _PROMPT + tokens) * token,
+            weights["text_projection"],
+        ),
         Need("connectors", weights["connectors"], _connectors(work, machine), weights["connectors"]),
     ]  # fmt: skip
 
 
 def _connectors(work: Work, machine: Machine) -> int:
-    """On a CPU the attention's scores, of all heads and prompts."""
+    """On a CPU the attention's scores, of all heads."""
     if machine.in_pieces:
         return _CONNECTORS
     config = work.model.network_config("connectors")
-    return int(4 * work.prompts * config.video.heads * _PROMPT**2 * 4)
+    return int(4 * config.video.heads * _PROMPT**2 * 4)
 
 
 _PROMPT = 1024
 """Tokens a prompt is padded to."""
-
-
-def _without_embedding(model: ModelDir, rest: int) -> int:
-    """The embedding stays on disk, but for the prompt's own rows."""
-    table = sum(t.nbytes for t in model.tensors(TEXT_ENCODER) if "embed_tokens" in t.name)
-    return max(0, rest - table)
 
 
 def _denoising(

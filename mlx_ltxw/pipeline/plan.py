@@ -14,7 +14,8 @@ from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work, budget_for
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
-from mlx_ltxw.pipeline.request import Request, Settings, defaults_of, resolve
+from mlx_ltxw.pipeline.request import Request, Settings
+from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
@@ -142,7 +143,7 @@ def _work(job: Plan) -> Work:
         for stage in job.stages
     )
     return Work(
-        job.model, job.dtype, settings.audio_only, job.stages, len(job.prompts), [*job.voices.values()], job.distilled,
+        job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         forwards * len(settings.seeds),
     )  # fmt: skip

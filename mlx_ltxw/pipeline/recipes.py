@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -17,16 +17,12 @@ from mlx_ltxw.adapter.strength import Strength, parse_strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import NO_GUIDANCE, Guidance
+from mlx_ltxw.pipeline.request import HQ, ONE_STAGE, PIPELINES, TWO_STAGE, Request, Settings
 from mlx_ltxw.pipeline.samplers import Sampler, euler, res_2s
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, SECOND_STAGE_SIGMAS, ltx2_sigmas
 from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.model_dir import ModelDir
 
-if TYPE_CHECKING:
-    from mlx_ltxw.pipeline.request import Request, Settings
-
-ONE_STAGE, TWO_STAGE, HQ = "one-stage", "two-stage", "hq"
-PIPELINES = (ONE_STAGE, TWO_STAGE, HQ)
 UPSAMPLER = "spatial-x2"
 """What the official pipelines put between two stages."""
 UPSAMPLERS = (UPSAMPLER, "spatial-x1.5")

@@ -14,7 +14,7 @@ from mlx_ltxw.printing import printable
 from mlx_ltxw.takes.record import Record, read_record
 from mlx_ltxw.weights.describe import Description, describe_header, describe_model
 from mlx_ltxw.weights.header import read_header
-from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.opening import open_dir
 
 MADE = (".mp4", ".wav", ".png")
 _ADAPTER_KEY = re.compile(r"lora|lokr|hada_w|\.diff(_b)?$|dora_scale")
@@ -72,7 +72,7 @@ def describe(target: str) -> Described:
     """
     path = local_path(target)
     if path.is_dir() and not (path / "adapter_config.json").exists():
-        return describe_model(ModelDir.open(path))
+        return describe_model(open_dir(path))
     if path.suffix.lower() in MADE:
         record = read_record(path)
         return MadeFile(str(path), record, None if path.suffix.lower() == ".png" else probe(path).duration)

@@ -13,7 +13,8 @@ from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.point import NOTHING_DONE, Progress
-from mlx_ltxw.pipeline.request import RANDOM, Request, defaults_of
+from mlx_ltxw.pipeline.request import RANDOM, Request
+from mlx_ltxw.pipeline.resolve import defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, span_notes

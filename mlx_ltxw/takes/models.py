@@ -14,6 +14,7 @@ from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import GEMMA, SMALL, SplitDir, choose_transformer
 
 _TEXT_FILES = ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -111,13 +112,13 @@ def _fetched_text_encoder(spec: Spec) -> Path:
 
 def _local(path: Path, text_encoder: str | None) -> ModelDir:
     if path.is_file() and split_layout.is_split({file.name for file in path.parent.iterdir()}):
-        return _with_text_encoder(SplitDir.open(path.parent, path.name), text_encoder, download=False)
-    return _with_text_encoder(ModelDir.open(path), text_encoder, download=False)
+        return _with_text_encoder(open_dir(path.parent, path.name), text_encoder, download=False)
+    return _with_text_encoder(open_dir(path), text_encoder, download=False)
 
 
 def _opened(folder: Path, repo: Repo, transformer: str, text_encoder: str | None) -> ModelDir:
     """What lies in the cache, by the name that it can be had by again."""
-    model = SplitDir.open(folder, transformer) if transformer else ModelDir.open(folder)
+    model = open_dir(folder, transformer)
     model = dataclasses.replace(model, label=repo.pinned(transformer))
     return _with_text_encoder(model, text_encoder, download=not repo.offline)
 

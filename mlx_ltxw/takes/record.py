@@ -18,8 +18,8 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.given import images_of
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.recipes import ONE_STAGE, lora_source
-from mlx_ltxw.pipeline.request import Request, Settings
+from mlx_ltxw.pipeline.recipes import lora_source
+from mlx_ltxw.pipeline.request import ONE_STAGE, Request, Settings
 from mlx_ltxw.prompts.takes import Take, read_take
 from mlx_ltxw.takes.sources import is_local, pinned
 from mlx_ltxw.weights.dtype import name_of

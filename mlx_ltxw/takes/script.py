@@ -24,11 +24,11 @@ from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
-from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.recipes import lora_source
-from mlx_ltxw.pipeline.request import Request, Settings, draw_seeds
+from mlx_ltxw.pipeline.request import Request, Settings
+from mlx_ltxw.pipeline.resolve import draw_seeds
 from mlx_ltxw.prompts.script import Part
 from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
@@ -240,6 +240,8 @@ def _join(jobs: Sequence[Plan], files: list[Path], names: list[Path]) -> None:
     sound = with_headroom(join_waveforms(waves, round(overlap / first.frame_rate * AUDIO_RATE)), AUDIO_RATE)
     for path in names:
         if path.suffix == ".png":
+            from mlx_ltxw.media.drawing import write_spectrogram  # Pillow, when a picture is wanted
+
             write_spectrogram(path, sound, AUDIO_RATE)
         elif path.suffix.lower() == ".wav":
             write_wav(path, sound, AUDIO_RATE, metadata=metadata)

@@ -11,7 +11,6 @@ import numpy as np
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.mp4 import open_mp4
 from mlx_ltxw.media.remux import remux
-from mlx_ltxw.media.spectrogram import write_spectrogram
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.request import Settings
 from mlx_ltxw.takes.events import Decoding, Suspect
@@ -59,6 +58,8 @@ def write_beside(paths: list[Path], clip: Decoded, metadata: Mapping[str, Any]) 
         if path.suffix == ".wav":
             write_wav(path, clip.waveform, clip.rate, metadata=metadata)
         else:
+            from mlx_ltxw.media.drawing import write_spectrogram  # Pillow, when a picture is wanted
+
             write_spectrogram(path, clip.waveform, clip.rate)
 
 

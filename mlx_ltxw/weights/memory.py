@@ -43,7 +43,7 @@ def _in_memory(component: str, tensor: Tensor, itemsize: int) -> int:
 
 
 def layer_bytes(
-    model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False
+    model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False, on_disk: str | None = None
 ) -> tuple[list[int], int]:
     """Bytes of each layer's weights in memory, and of those outside the layers.
 
@@ -51,11 +51,14 @@ def layer_bytes(
         model: The model directory; its headers are read.
         component: The transformer or the text encoder.
         dtype, audio_only: As for `weights_in_memory`.
+        on_disk: What a tensor that is left on disk has in its name.
     """
     itemsize = (dtype or default_dtype()).size
     layers: dict[int, int] = {}
     rest = 0
     for tensor in model.tensors(component, audio_only):
+        if on_disk is not None and on_disk in tensor.name:
+            continue
         nbytes = _in_memory(component, tensor, itemsize)
         found = LAYER.search(tensor.name)
         if found is None:

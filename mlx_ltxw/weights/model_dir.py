@@ -14,7 +14,6 @@ from mlx_ltxw.weights.components import TEXT_ENCODER, audio_side, component_name
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
-from mlx_ltxw.weights.split_layout import is_split
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -49,9 +48,8 @@ class ModelDir:
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDir:
-        """Reads the manifest and the config, and checks that every file is there with its size.
-
-        A directory in the split layout of ltx-2-mlx is opened as `SplitDir.open` does.
+        """Reads the manifest and the config, and checks that every file is there with its size (`opening.open_dir`
+        opens any layout).
 
         Raises:
             UserError: no such directory, an unfinished conversion, or a damaged model.
@@ -62,10 +60,6 @@ class ModelDir:
                 f"There is no model directory {directory}.",
                 "Make one with `mlx-ltxw convert`, or download one with `mlx-ltxw pull`.",
             )
-        if is_split({file.name for file in directory.iterdir()}):
-            from mlx_ltxw.weights.split_dir import SplitDir
-
-            return SplitDir.open(directory)
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
         config = _read_json(directory / "config.json")

@@ -21,7 +21,8 @@ from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
-from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import defaults_for, resolve
 from mlx_ltxw.takes.make import follow
 from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.write import all_frames

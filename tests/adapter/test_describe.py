@@ -13,6 +13,7 @@ from mlx_ltxw.adapter import container, outline
 from mlx_ltxw.adapter.deltas import DoRA, Full, LoHa, LoKr, LowRank, rms
 from mlx_ltxw.adapter.describe import describe_adapter_file
 from mlx_ltxw.adapter.names import kind
+from mlx_ltxw.errors import UserError
 from tests.adapter.helpers import factors, model_pair, official_file, save, shapes
 
 
@@ -95,6 +96,16 @@ def test_leftovers_and_alpha_are_shown(tmp_path):
     assert "no place    lora_unet_embeddings_connector_proj: belongs to the text connectors" in str(told)
 
 
+@pytest.mark.parametrize(("count", "more"), [(40, None), (41, "and 1 more"), (1063, "and 1,023 more")])
+def test_of_many_leftovers_the_first_are_shown(tmp_path, count, more):
+    ones = np.ones((2, 2), np.float32)
+    tensors = {f"{MODULE}.lora_A.weight": ones, f"{MODULE}.lora_B.weight": ones}
+    told = describe_adapter_file(save(tmp_path / "a.safetensors", tensors | {f"x{i:04}": ones for i in range(count)}))
+    lines = [line.removeprefix("no place    ") for line in str(told).splitlines() if line.startswith("no place")]
+    assert lines[:40] == [f"x{i:04}: not the name of an adapter's tensor" for i in range(40)]
+    assert lines[40:] == ([more] if more else [])
+
+
 def test_a_large_file_is_described_from_its_header(tmp_path, monkeypatch):
     """As far as names, shapes, dtypes and alphas go, the same as by reading all of it."""
     ones = np.ones((2, 2), np.float32)
@@ -133,6 +144,7 @@ def sparse(path, shapes):
     return path
 
 
+_LOHA = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"]
 MODULE = "diffusion_model.transformer_blocks.0.audio_attn1.to_q"
 
 
@@ -153,6 +165,14 @@ def test_huge_adapters_take_no_memory(tmp_path, shapes):
     assert "not measured" in str(describe_adapter_file(path))
     assert time.process_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize("flat", ["hada_w1_a", "hada_w1_b", "hada_w2_b", "lokr_w1", "diff"])
+def test_factors_that_are_no_matrices_get_a_sentence(tmp_path, flat):
+    names = [flat] if flat == "diff" else ["lokr_w1", "lokr_w2"] if flat == "lokr_w1" else _LOHA
+    tensors = {f"{MODULE}.{name}": np.ones(4 if name == flat else (4, 4), np.float32) for name in names}
+    with pytest.raises(UserError, match=r"audio_attn1\.to_q"):
+        describe_adapter_file(save(tmp_path / "flat.safetensors", tensors))
 
 
 def test_what_a_file_says_is_printed_escaped(tmp_path):

@@ -306,6 +306,7 @@ def test_mlx_lm_ranks(tmp_path):
     for rank, message in (
         (1, None),
         (4, None),
+        (10**6 - 1, None),
         (0, "its rank"),
         (True, "its rank"),
         (2.0, "its rank"),

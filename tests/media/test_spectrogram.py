@@ -5,8 +5,9 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.drawing import write_spectrogram
 from mlx_ltxw.media.sound import slices
-from mlx_ltxw.media.spectrogram import colours, decibels, mel_edges, write_spectrogram
+from mlx_ltxw.media.spectrogram import colours, decibels, mel_edges
 from mlx_ltxw.media.video import read_video
 from tests.media.signals import noise, tone
 

@@ -36,7 +36,7 @@ def built_in():
 def work(model, request=REQUEST, **changes):
     job = plan(request, model)
     made = Work(
-        model, job.dtype, request.audio_only or False, job.stages, len(job.prompts), [job.adapters], None, False, False,
+        model, job.dtype, request.audio_only or False, job.stages, job.prompts, [job.adapters], None, False, False,
         0, job.steps,
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
@@ -79,7 +79,7 @@ class Big:
 def big(monkeypatch):
     monkeypatch.setattr(
         budget, "layer_bytes",
-        lambda model, name, *_: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
+        lambda model, name, *_, **__: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
     )  # fmt: skip
     monkeypatch.setattr(
         budget, "weights_in_memory",
@@ -91,7 +91,7 @@ def big(monkeypatch):
 # 0.95 of the memory, less what is outside the blocks (0.9 GB), three blocks on their way and a little, by blocks.
 @pytest.mark.parametrize(("gigabytes", "stay"), [(10.5, 8), (16, 15), (22, 22), (36, 39), (48, None)])
 def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
-    made = budget_for(work(built_in), Machine("metal", 2 * GB * round(gigabytes), int(gigabytes * GB)))
+    made = budget_for(work(built_in), Machine("metal", 2 * GB * round(gigabytes), int(gigabytes * GB)), program=0)
     assert made.peak <= made.limit
     if stay is None:
         assert made.residency is RESIDENT
@@ -103,16 +103,33 @@ def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
         assert needed > made.limit  # one more would not fit
 
 
+def test_the_program_itself_takes_of_unified_memory_alone(built_in):
+    unified, card = (budget_for(work(built_in), Machine(name, 24 * GB, 24 * GB)) for name in ("metal", "cuda"))
+    assert card.program == 0
+    assert unified.program > 10**8
+    assert unified.peak == card.peak + unified.program
+    assert "The program itself takes" in unified.table()
+
+
 def test_the_text_encoder_never_decides(big, built_in):
-    made = budget_for(work(built_in), Machine("metal", 16 * GB, int(10.5 * GB)))
+    made = budget_for(work(built_in), Machine("metal", 16 * GB, int(10.5 * GB)), program=0)
     encoder = made.needs[0]
     assert encoder.name == "text encoder"
     assert encoder.weights < 4 * GB  # of 24
 
 
+@pytest.mark.parametrize(("backend", "itemsize"), [("cpu", 4), ("metal", 2)])
+def test_the_text_encoder_counts_three_layers_and_no_embedding(built_in, backend, itemsize):
+    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys."""
+    matrices = 3 * 96 * 192 + 2 * 96 * 96 + 2 * 48 * 96
+    layer, last = matrices + 4 * 96 + 2 * 24, 96
+    encoder = budget_for(work(built_in), Machine(backend, 64 * GB, 64 * GB)).needs[0]
+    assert encoder.weights == itemsize * (3 * layer + last)
+
+
 def test_what_cannot_fit_is_refused(big, built_in):
-    with pytest.raises(UserError, match=r"The text encoder needs 3\.35 GB, and this run may use 1\.90 GB"):
-        budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB))
+    with pytest.raises(UserError, match=r"may use 1\.90 GB, and a part of it needs 3\.35 GB: text encoder"):
+        budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB), program=0)
 
 
 def test_a_run_follows_its_plan(dev, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, NO_GUIDANCE, Guidance
-from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import defaults_for, resolve
 
 DEV = defaults_for("dev", {})
 

@@ -100,6 +100,22 @@ def test_networks_that_stay_change_nothing(dev, monkeypatch, resident):
     assert loaded.count("text_projection") == 2  # contexts of a prompt are remembered
 
 
+def test_a_transformer_in_memory_is_taken_for_what_it_can_make(dev, monkeypatch):
+    """What trains lends its own, without the video side or with it; another kind is loaded."""
+    loaded = []
+    load = ModelDir.load
+    monkeypatch.setattr(ModelDir, "load", lambda self, name, *a, **k: loaded.append(name) or load(self, name, *a, **k))
+    own = dev.load_transformer(mx.float32, True)
+    networks = Networks(dev, mx.float32, transformer=own)
+    loaded.clear()
+    lent = networks.transformer(True)
+    assert loaded == []
+    assert lent is not own
+    assert lent.transformer_blocks[0].audio_attn1.to_q.weight is own.transformer_blocks[0].audio_attn1.to_q.weight
+    assert networks.transformer(False).with_video
+    assert loaded == ["transformer"]
+
+
 def _waveform(events):
     (clip,) = (event for event in events if isinstance(event, Decoded))
     return clip.waveform

@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.prompts.registers import build_prompt, check_prompt, parse
+from mlx_ltxw.prompts.registers import build_prompt, check_prompt, mend, parse
 
 CARD = 'a woman in dim light, (woman, whispering): "close your eyes"'
 
@@ -115,3 +115,15 @@ def test_without_the_adapter():
     assert codes("a river", adapter=False) == []
     assert codes('a room, (man): "stay"', adapter=False) == []
     assert codes(CARD, adapter=False) == ["needs-adapter"]
+
+
+@pytest.mark.parametrize(
+    ("written", "mended"),
+    [
+        ('a room, (woman, whispering): "hi"', 'a room, (woman, whispering): "hi"'),
+        ('a room, （woman，whispering）："hi"', 'a room, (woman, whispering): "hi"'),
+        ('a room, (woman, whispering) "hi", （man）： "no"', 'a room, (woman, whispering): "hi", (man): "no"'),
+    ],
+)  # fmt: skip
+def test_mended_marks_keep_their_manner(written, mended):
+    assert mend(written) == mended

@@ -61,12 +61,42 @@ def test_json_and_what_windows_saves(tmp_path):
         ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: 5}", "Part 1 .* lacks line"),
         ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, second: 5}", "unknown key second"),
         ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seconds: -5}", "seconds is -5"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seconds: 0}", "seconds is 0"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seconds: 601}", "seconds is 601"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seconds: true}", "seconds is True"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, strength: true}", "strength is True"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, strength: []}", "strength is ..."),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, adapter: 5}", "adapter is 5"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, adapter: [a, '']}", "adapter is"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, adapter: [1]}", "adapter is .1."),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seed: 1.5}", "seed is 1.5"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seed: x}", "seed is 'x'"),
+        ("s.yaml", "- {scene: a, speaker: man, manner: soft, line: x, seed: true}", "seed is True"),
         ("s.yaml", "- {scene: a, speaker: man, manner: loud, line: x}", "Part 1 .* manner 'loud'"),
     ],
 )
 def test_mistakes_are_located(tmp_path, name, text, words):
     with pytest.raises(UserError, match=words):
         read_script(write(tmp_path, name, text))
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ("strength: 0.5", {"strength": "0.5"}),
+        ("strength: 2", {"strength": "2"}),
+        ("strength: audio_attn1=0.5", {"strength": "audio_attn1=0.5"}),
+        ("adapter: none", {"adapters": ()}),
+        ("adapter: soft.safetensors", {"adapters": ("soft.safetensors",)}),
+        ("adapter: [a, b]", {"adapters": ("a", "b")}),
+        ("seed: 7", {"seed": 7}),
+        ("seconds: 600", {"seconds": 600.0}),
+        ("seconds: 0.5", {"seconds": 0.5}),
+    ],
+)
+def test_a_part_may_have_settings_of_its_own(tmp_path, fields, wanted):
+    text = f"- {{scene: a street, speaker: man, manner: normal, line: Taxi!, {fields}}}"
+    assert read_script(write(tmp_path, "s.yaml", text)) == [Part('a street, (man): "Taxi!"', normal=True, **wanted)]
 
 
 def test_unreadable(tmp_path):

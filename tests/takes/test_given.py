@@ -1,14 +1,18 @@
-"""The size that a given clip is seen at: its own shape, at the model's number of pixels."""
+"""The size that a given clip is seen at, and how a given picture is prepared."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.media.images import compressed
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.request import Defaults, Request
-from mlx_ltxw.takes.given import fit_to_clip
+from mlx_ltxw.takes.given import fit_to_clip, material_of
 
 GRID = LatentGrid(8, 32, 32, 0.01, 4)
 DEFAULTS = Defaults(width=768, height=512, frame_rate=24.0)
@@ -35,3 +39,19 @@ def test_a_sound_is_no_picture(tmp_path):
     write_wav(tmp_path / "a.wav", np.zeros((4800, 2), np.float32))
     with pytest.raises(UserError, match="has no picture"):
         fit_to_clip(Request("a", video=str(tmp_path / "a.wav")), DEFAULTS, GRID)
+
+
+@pytest.mark.parametrize(
+    ("version", "crf"), [("", 33), ("2.3.0", 33), ("2.3-rc", 33), ("2.4", 18), ("2.10.1", 18), ("3.0.0", 18)]
+)
+def test_pictures_are_compressed_as_in_the_models_training(tmp_path, version, crf):
+    """Source: `ltx_pipelines/utils/constants.py:DEFAULT_IMAGE_CRF` is 33, `LTX_2_4_IMAGE_CRF` 18."""
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    settings = SimpleNamespace(images=(str(tmp_path / "noise.png"),), frames=9, video=None, audio=None)
+    for name in ("revoice", "retake", "extend"):
+        setattr(settings, name, None)
+    job = SimpleNamespace(settings=settings, model=SimpleNamespace(config={"model_version": version}))
+    (read,) = material_of(job).images
+    assert np.array_equal(read(64, 64), compressed(noise, crf))
+    assert not np.array_equal(read(64, 64), compressed(noise, crf - 1))

@@ -6,6 +6,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.hub import Repo
 from mlx_ltxw.takes import models
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from tests.weights.split import split_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -43,4 +44,27 @@ def test_a_folder_comes_first(hub, tmp_path, monkeypatch):
     assert models.open_model().path == BUILTIN_MODEL
     with pytest.raises(UserError, match="no model directory"):
         models.open_model("nowhere")
+    assert hub == []
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_the_usual_text_encoder_is_fetched_where_it_is_missing(hub, tmp_path, monkeypatch, download):
+    monkeypatch.setattr(models, "text_encoder_files", lambda repo: [])
+    monkeypatch.setattr(models, "cached", lambda repo, patterns: tmp_path)
+    assert models.find_text_encoder(None, download) == tmp_path
+    assert hub == []
+    monkeypatch.setattr(models, "cached", lambda repo, patterns: None)
+    found = models.find_text_encoder(None, download)
+    assert (found, hub) == ((BUILTIN_MODEL, [(models.GEMMA, "")]) if download else (None, []))
+
+
+def test_a_model_that_is_here_fetches_nothing(hub, made_checkpoint, tmp_path, monkeypatch):
+    """Of the split layout without its text encoder: which that is, is known, and only used if it is here too."""
+    folder = split_model(made_checkpoint, tmp_path / "split")
+    monkeypatch.setattr(models, "text_encoder_files", lambda repo: [])
+    for name in (folder, folder / "transformer-dev.safetensors"):
+        monkeypatch.setattr(models, "cached", lambda repo, patterns: None)
+        assert models.open_model(name).gemma is None
+        monkeypatch.setattr(models, "cached", lambda repo, patterns: tmp_path)
+        assert models.open_model(name).gemma == tmp_path
     assert hub == []

@@ -6,7 +6,8 @@ import pytest
 
 from mlx_ltxw import files
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.pipeline.request import Request, defaults_for, resolve
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import defaults_for, resolve
 from mlx_ltxw.takes.output import Output
 
 

@@ -14,7 +14,7 @@ from mlx_ltxw.weights.components import IN_CHECKPOINT
 from mlx_ltxw.weights.fit import placed
 from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.memory import weights_in_memory
-from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import SplitDir
 from tests.convert.made import command, contents, converted, made
 from tests.reference import upsampler
@@ -51,7 +51,7 @@ def test_bf16_is_what_convert_writes(trees, component):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_packed_layers_are_what_convert_packs(trees, bits):
     """Their head gates are packed too, which ours are not; those are what MLX makes of ours."""
-    theirs = dict(tree_flatten(ModelDir.open(trees[bits]).load("transformer", mx.bfloat16).parameters()))
+    theirs = dict(tree_flatten(open_dir(trees[bits]).load("transformer", mx.bfloat16).parameters()))
     ours = dict(tree_flatten(converted(str(bits), 32).load("transformer", mx.bfloat16).parameters()))
     gates = {name.removesuffix(".weight") for name in ours if name.endswith("to_gate_logits.weight")}
     packed = [name for name in theirs if name.endswith(".scales")]
@@ -65,7 +65,7 @@ def test_packed_layers_are_what_convert_packs(trees, bits):
 
 def test_nothing_is_copied(trees):
     """Tensors are said to lie where their bytes are: read there by hand, they are the loaded ones."""
-    model = ModelDir.open(trees[None])
+    model = open_dir(trees[None])
     arrays = model.arrays("vocoder")
     for tensor in model.tensors("vocoder"):
         raw = np.fromfile(tensor.path, "<u2", tensor.elements, offset=tensor.start).reshape(tensor.shape)
@@ -74,7 +74,7 @@ def test_nothing_is_copied(trees):
 
 
 def test_sound_alone_reads_the_audio_side(trees):
-    model, ours = ModelDir.open(trees[8]), converted("8", 32)
+    model, ours = open_dir(trees[8]), converted("8", 32)
     network = model.load_transformer(mx.float32, audio_only=True)
     assert not network.with_video
     names = {tensor.name for tensor in model.tensors("transformer", audio_only=True)}
@@ -85,7 +85,7 @@ def test_sound_alone_reads_the_audio_side(trees):
 def test_every_tensor_is_placed(trees):
     """As many as the files hold, less the second copy of the video's latent statistics."""
     held = sum(len(read_header(file).tensors) for file in trees[None].glob("*.safetensors"))
-    assert placed(ModelDir.open(trees[None])) == held - 2
+    assert placed(open_dir(trees[None])) == held - 2
     assert placed(converted()) == held - 2
 
 
@@ -121,7 +121,7 @@ def test_a_repository_of_two_transformers(tree):
     """dev and distilled side by side: the user names one."""
     shutil.copy(tree / "transformer-dev.safetensors", tree / "transformer-distilled-1.1.safetensors")
     with pytest.raises(UserError, match=r"several transformers: transformer-dev\.safetensors, transformer-distilled-1"):
-        ModelDir.open(tree)
+        open_dir(tree)
     assert SplitDir.open(tree, "transformer-dev.safetensors").variant == "dev"
     assert SplitDir.open(tree, "transformer-distilled-1.1.safetensors").variant == "distilled"
     with pytest.raises(UserError, match=r"no transformer transformer-x\.safetensors"):
@@ -131,18 +131,18 @@ def test_a_repository_of_two_transformers(tree):
 def test_variant_of_an_unmarked_transformer(tree):
     """Older trees call it `transformer.safetensors`; the list of variants, the folder's name or nothing tells."""
     (tree / "transformer-dev.safetensors").rename(tree / "transformer.safetensors")
-    assert ModelDir.open(tree).variant == "dev"
+    assert open_dir(tree).variant == "dev"
     (tree / "split_model.json").write_text('{"split": true}')
     with pytest.raises(UserError, match="dev or distilled"):
-        ModelDir.open(tree)
-    assert ModelDir.open(tree.rename(tree.with_name("ltx-2.3-mlx-distilled"))).variant == "distilled"
+        open_dir(tree)
+    assert open_dir(tree.rename(tree.with_name("ltx-2.3-mlx-distilled"))).variant == "distilled"
 
 
 @pytest.mark.parametrize("name", ["vocoder.safetensors", "connector.safetensors", "embedded_config.json"])
 def test_files_that_are_missing(tree, name):
     (tree / name).unlink()
     with pytest.raises(UserError, match=f"has no {name}"):
-        ModelDir.open(tree)
+        open_dir(tree)
 
 
 def change(file, edit):
@@ -158,15 +158,15 @@ def test_what_does_not_fit_is_listed(tree):
     change(tree / "vae_decoder.safetensors", lambda arrays: arrays.update({"vae_decoder.conv_in.more": mx.zeros(3)}))
     change(tree / "vocoder.safetensors", lambda arrays: arrays.update({"stray": mx.zeros(3)}))
     with pytest.raises(UserError, match=r"placed [\d,]+ of [\d,]+ tensors .* no place for stray of vocoder"):
-        ModelDir.open(tree)
+        open_dir(tree)
     change(tree / "vocoder.safetensors", lambda arrays: arrays.pop("stray"))
     change(tree / "vocoder.safetensors", lambda arrays: arrays.pop("vocoder.conv_pre.bias"))
     with pytest.raises(UserError) as error:
-        placed(ModelDir.open(tree))
+        placed(open_dir(tree))
     assert "video_vae: unexpected: decoder.conv_in.more" in str(error.value)
     assert "vocoder: missing: vocoder.conv_pre.bias" in str(error.value)
     with pytest.raises(UserError, match=r"missing: vocoder\.conv_pre\.bias"):
-        ModelDir.open(tree).load("vocoder")
+        open_dir(tree).load("vocoder")
 
 
 def test_statistics_that_differ(tree):
@@ -174,7 +174,7 @@ def test_statistics_that_differ(tree):
     name = "vae_encoder.per_channel_statistics._std_of_means"
     change(tree / "vae_encoder.safetensors", lambda arrays: arrays.update({name: arrays[name] + 1}))
     with pytest.raises(UserError, match=r"differs from vae_decoder\.safetensors's"):
-        ModelDir.open(tree)
+        open_dir(tree)
 
 
 @pytest.mark.parametrize("leaf", ["scales", "biases"])
@@ -183,7 +183,7 @@ def test_a_packed_layer_that_lost_a_part(trees, tmp_path, leaf):
     name = f"transformer.transformer_blocks.0.attn1.to_q.{leaf}"
     change(tree / "transformer-dev.safetensors", lambda arrays: arrays.update({name: arrays[name][:, :1]}))
     with pytest.raises(UserError, match=r"layer transformer_blocks\.0\.attn1\.to_q cannot be read"):
-        ModelDir.open(tree)
+        open_dir(tree)
 
 
 def test_other_config(tree):
@@ -192,16 +192,16 @@ def test_other_config(tree):
     del config["transformer"]["caption_proj_before_connector"]
     (tree / "embedded_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="caption_proj_before_connector"):
-        placed(ModelDir.open(tree))
+        placed(open_dir(tree))
 
 
 def test_digests_tell_models_apart(trees, tree):
     """Quick ones, for there are no hashes: other values, other digests."""
-    same, model = ModelDir.open(tree).digests("transformer"), ModelDir.open(trees[None])
+    same, model = open_dir(tree).digests("transformer"), open_dir(trees[None])
     assert same == model.digests("transformer")
     name = "transformer.transformer_blocks.1.attn1.to_q.weight"
     change(tree / "transformer-dev.safetensors", lambda arrays: arrays.update({name: arrays[name] * 2}))
-    assert ModelDir.open(tree).digests("transformer") != same
+    assert open_dir(tree).digests("transformer") != same
 
 
 def test_convert_says_it_is_usable_already(trees):
@@ -214,10 +214,10 @@ def test_upsamplers_have_no_place(tree, tmp_path):
     """And two stages none, which is said before anything is loaded."""
     before = contents(tree)
     path = tmp_path / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
-    channels = ModelDir.open(tree).network_config("video_vae").latent_channels
+    channels = open_dir(tree).network_config("video_vae").latent_channels
     upsampler.write_official(path, upsampler.config("spatial-x2", channels, 32))
     with pytest.raises(UserError, match="no place for an upsampler"):
         convert(path, tree)
     assert contents(tree) == before
     with pytest.raises(UserError, match="Its layout takes none"):
-        ModelDir.open(tree).load_upsampler("spatial-x2")
+        open_dir(tree).load_upsampler("spatial-x2")
