@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_ltxw.pipeline.latents import Latents
-from mlx_ltxw.pipeline.point import Point
+from mlx_ltxw.pipeline.point import ResumePoint
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Step:
     peak_memory: int
     latents: Latents
     clean: Latents
-    point: Point
+    point: ResumePoint
 
 
 @dataclass(frozen=True)

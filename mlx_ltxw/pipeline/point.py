@@ -9,7 +9,7 @@ from mlx_ltxw.pipeline.latents import Latents
 
 
 @dataclass(frozen=True)
-class Point:
+class ResumePoint:
     """All that the steps after one depend on; noise follows from the seed and a step's number.
 
     Attributes:
@@ -25,7 +25,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Progress:
+class DoneBefore:
     """What of a run is done already.
 
     Attributes:
@@ -33,8 +33,8 @@ class Progress:
         done: Seeds of the clips that are finished, and are not made again.
     """
 
-    points: Mapping[int, Point] = field(default_factory=dict)
+    points: Mapping[int, ResumePoint] = field(default_factory=dict)
     done: frozenset[int] = frozenset()
 
 
-NOTHING_DONE = Progress()
+NOTHING_DONE = DoneBefore()

@@ -35,7 +35,7 @@ from mlx_ltxw.pipeline.latents import (
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.point import NOTHING_DONE, Point, Progress
+from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore, ResumePoint
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
@@ -45,7 +45,7 @@ from mlx_ltxw.pipeline.voices import take_rows
 @telling_gpu_errors
 def run(
     job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL,
-    progress: Progress = NOTHING_DONE,
+    progress: DoneBefore = NOTHING_DONE,
 ) -> Generator[Event, None, None]:  # fmt: skip
     """Makes one clip a seed, or one for each of its takes, which share its picture.
 
@@ -68,7 +68,7 @@ def run(
 
 
 def _run(
-    job: Plan, networks: Networks, noise_source: NoiseSource, material: Material, progress: Progress
+    job: Plan, networks: Networks, noise_source: NoiseSource, material: Material, progress: DoneBefore
 ) -> Generator[Event, None, None]:
     seeds = [seed for seed in job.settings.seeds if seed not in progress.done]
     points = {seed: progress.points.get(seed) for seed in seeds}
@@ -98,7 +98,7 @@ def _run(
         yield from _decoded(job, networks, seed, latents, material)
 
 
-def _next_stage(job: Plan, point: Point | None) -> Stage:
+def _next_stage(job: Plan, point: ResumePoint | None) -> Stage:
     """The stage of the step that comes next."""
     index = 0 if point is None else point.index
     ends = itertools.accumulate(stage.steps for stage in job.stages)
@@ -112,7 +112,7 @@ def transformers(job: Plan, networks: Networks) -> Transformers:
 
 def steps(
     job: Plan, models: Transformers, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
-    noise_source: NoiseSource = noise, point: Point | None = None,
+    noise_source: NoiseSource = noise, point: ResumePoint | None = None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoises one clip: every step of every stage.
 
@@ -142,7 +142,7 @@ def steps(
 
 def _stage_steps(
     job: Plan, models: Transformers, contexts: Contexts, seed: int, kept: Conditions, noise_source: NoiseSource,
-    number: int, previous: Latents | None, point: Point | None,
+    number: int, previous: Latents | None, point: ResumePoint | None,
 ) -> Iterator[Step]:  # fmt: skip
     """The steps of one stage, from what the stage before made on, or from a point inside of it."""
     stage = job.stages[number]
@@ -165,7 +165,7 @@ def _stage_steps(
         if step == stage.steps and sounds is not None:
             latents = latents._replace(audio=sounds.audio, adapted=sounds.adapted)
         check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted)
-        here = Point(at, latents) if step == stage.steps else Point(at, state, sounds)
+        here = ResumePoint(at, latents) if step == stage.steps else ResumePoint(at, state, sounds)
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
         yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
         clock = time.perf_counter()

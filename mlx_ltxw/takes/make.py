@@ -12,7 +12,7 @@ from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.point import NOTHING_DONE, Progress
+from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore
 from mlx_ltxw.pipeline.request import RANDOM, Request
 from mlx_ltxw.pipeline.resolve import defaults_of
 from mlx_ltxw.pipeline.run import run
@@ -65,7 +65,7 @@ def fit_again(request: Request, model: ModelDir, output: Output, memory: int | N
 
 
 def follow(
-    job: Plan, networks: Networks | None = None, progress: Progress = NOTHING_DONE
+    job: Plan, networks: Networks | None = None, progress: DoneBefore = NOTHING_DONE
 ) -> Generator[Event, None, None]:
     """The run of a plan with what it is given, which each clip keeps as it was; closing it ends the run.
 
@@ -119,7 +119,7 @@ def begun(job: Plan, output: Output) -> Unfinished:
     return unfinished
 
 
-def _made(job: Plan, output: Output, networks: Networks, progress: Progress) -> Generator[TakeEvent, None, None]:
+def _made(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
     for seed in job.settings.seeds:
         if seed in progress.done:
             yield Note(f"seed {seed} is written already")
@@ -127,7 +127,7 @@ def _made(job: Plan, output: Output, networks: Networks, progress: Progress) -> 
     yield from _left(job, output, networks, progress)
 
 
-def _left(job: Plan, output: Output, networks: Networks, progress: Progress) -> Generator[TakeEvent, None, None]:
+def _left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
     if job.settings.takes:
         return write_takes(job, output, follow(job, networks, progress))
 
@@ -139,7 +139,7 @@ def _left(job: Plan, output: Output, networks: Networks, progress: Progress) -> 
 
 def written(
     job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
-    finish: Callable[[Decoded, Plan], Decoded] = finished, progress: Progress = NOTHING_DONE,
+    finish: Callable[[Decoded, Plan], Decoded] = finished, progress: DoneBefore = NOTHING_DONE,
 ) -> Generator[TakeEvent, None, None]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 

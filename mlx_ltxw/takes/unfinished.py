@@ -31,7 +31,7 @@ from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.numbers import LostNumbers
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.point import Point, Progress
+from mlx_ltxw.pipeline.point import DoneBefore, ResumePoint
 from mlx_ltxw.takes.events import Note, Ranked, TakeEvent, Written
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import clip_record, given_hashes, take_record
@@ -84,7 +84,7 @@ class Unfinished:
 
     def __init__(self, output: Path, job: Plan, resume: bool = True) -> None:
         self.path = file_beside(output)
-        self.progress = Progress()
+        self.progress = DoneBefore()
         self.notes: list[str] = []
         self._job = job
         self._index = 0
@@ -98,7 +98,7 @@ class Unfinished:
 
     def without(self, seed: int) -> None:
         """Forgets that a seed is written."""
-        self.progress = Progress(self.progress.points, self.progress.done - {seed})
+        self.progress = DoneBefore(self.progress.points, self.progress.done - {seed})
 
     def following(self, events: Generator[TakeEvent, None, None]) -> Generator[TakeEvent, None, None]:
         """The events of the run, whose steps are kept before they are told.
@@ -141,7 +141,7 @@ class Unfinished:
         if seed in self.progress.done:
             return
         done = self.progress.done | {seed}
-        self.progress = Progress(done=done)
+        self.progress = DoneBefore(done=done)
         if done >= {*self._job.settings.seeds}:
             self._remove()
         else:
@@ -179,13 +179,13 @@ class Unfinished:
         loaded: Any = mx.load(str(self.path), format="safetensors") if kept.seed is not None else {}
         if _content(loaded) != kept.content:
             raise UserError("its numbers are damaged.", "")
-        points: dict[int, Point] = {}
+        points: dict[int, ResumePoint] = {}
         if kept.seed is not None:
             video, audio, adapted, *sounds = (loaded.get(name) for name in _NAMES)
             before = None if sounds[0] is None else Latents(None, *sounds)
-            points[kept.seed] = Point(kept.index, Latents(video, audio, adapted), before)
+            points[kept.seed] = ResumePoint(kept.index, Latents(video, audio, adapted), before)
             self._index = kept.index
-        self.progress = Progress(points, frozenset(kept.done))
+        self.progress = DoneBefore(points, frozenset(kept.done))
 
 
 def _record(path: Path) -> _Kept:

@@ -11,7 +11,7 @@ from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Resumed, Ste
 from mlx_ltxw.pipeline.given import Material
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.plan import plan
-from mlx_ltxw.pipeline.point import Point, Progress
+from mlx_ltxw.pipeline.point import DoneBefore, ResumePoint
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from tests.pipeline.test_end_to_end import PROMPT, official  # noqa: F401
@@ -71,7 +71,7 @@ def stored(point, folder):
     read = load_file(folder / "point")
     latents = [mx.array(read[str(n)]) if str(n) in read else None for n in range(6)]
     sounds = None if point.sounds is None else Latents(*latents[3:])
-    return Point(point.index, Latents(*latents[:3]), sounds)
+    return ResumePoint(point.index, Latents(*latents[:3]), sounds)
 
 
 def same(ours, theirs):
@@ -90,7 +90,7 @@ def test_the_same_bits_from_every_step(dev, two_dev, two_distilled, lora, whispe
     assert [step.index for step in steps] == list(range(1, total + 1))
     for cut in steps[:-1] if total < 8 else (steps[3], steps[7], steps[9]):
         point = stored(cut.point, tmp_path)
-        again = made(model, request, Progress({10: point}))
+        again = made(model, request, DoneBefore({10: point}))
         resumed, *_ = (event for event in again if isinstance(event, Resumed))
         assert (resumed.seed, resumed.index, resumed.total) == (10, cut.index, total)
         left = [event for event in again if isinstance(event, Step)]
@@ -108,7 +108,7 @@ def test_only_decoding_is_done_again(dev, tmp_path):
     """No text encoder, no transformer: the latents are there."""
     whole = made(dev, SMALL)
     last = [event for event in whole if isinstance(event, Step)][-1]
-    again = made(dev, SMALL, Progress({10: stored(last.point, tmp_path)}))
+    again = made(dev, SMALL, DoneBefore({10: stored(last.point, tmp_path)}))
     assert [type(event) for event in again] == [Resumed, Decoded]
     assert same((again[-1].video, again[-1].waveform), (whole[-1].video, whole[-1].waveform))
 
@@ -118,7 +118,7 @@ def test_several_seeds(dev, whisper, tmp_path):  # noqa: F811
     request = dataclasses.replace(SMALL, seeds=(3, 4, 5), adapters=(str(whisper[0]),))
     whole = made(dev, request)
     (cut,) = (event for event in whole if isinstance(event, Step) and (event.seed, event.index) == (4, 2))
-    again = made(dev, request, Progress({4: stored(cut.point, tmp_path)}, frozenset({3})))
+    again = made(dev, request, DoneBefore({4: stored(cut.point, tmp_path)}, frozenset({3})))
     kinds = [type(event) for event in again]
     assert kinds == [Conditioned, Resumed, Adapted, Step, Decoded, Step, Step, Step, Decoded]
     clips = {event.seed: event for event in whole if isinstance(event, Decoded)}
