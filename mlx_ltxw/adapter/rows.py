@@ -20,7 +20,7 @@ from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
 from mlx_ltxw.tree import Linear, linears, replace, share
 
-Factors = tuple[mx.array, mx.array, mx.array]
+RowFactors = tuple[mx.array, mx.array, mx.array]
 """Of one linear, as `RowsLinear` takes them."""
 
 
@@ -78,7 +78,7 @@ def attach_rows(
         rows: Whose tokens enter a linear (`tokens_of`) -> the voice of each row that comes out of it.
         dtype: Of the activations, to which the factors are rounded.
     """
-    factors: dict[str, Factors] = {}
+    factors: dict[str, RowFactors] = {}
     for path in dict.fromkeys(path for changes in voices for path in changes):
         deltas, scales = _side_by_side([changes.get(path, []) for changes in voices])
         a = mx.concatenate([delta.a for delta in deltas]).astype(dtype)
@@ -96,7 +96,7 @@ def attach_rows(
     return clone
 
 
-def _with_rows(module: Network, factors: Mapping[str, Factors]) -> Network:
+def _with_rows(module: Network, factors: Mapping[str, RowFactors]) -> Network:
     """A clone of a model, or of a block, with the factors of some linears, by their paths in it."""
     clone = share(module)
     here = linears(clone)
