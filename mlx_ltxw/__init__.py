@@ -11,11 +11,11 @@ Importing the package loads nothing and changes nothing in the process; each nam
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from mlx_ltxw.errors import UserError
-
+TYPE_CHECKING = False  # as type checkers read it; importing `typing` would take longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from mlx_ltxw.api import (
         Adapted,
         Clip,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         measure,
         train,
     )
+    from mlx_ltxw.errors import UserError
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,8 @@ _ROOMS = {"convert": "mlx_ltxw.convert", "train": "mlx_ltxw.train"}
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(_ROOMS[name])
+    if name == "UserError":
+        return importlib.import_module("mlx_ltxw.errors").UserError
     if name in __all__:
         return getattr(importlib.import_module("mlx_ltxw.api"), name)
     raise AttributeError(f"module 'mlx_ltxw' has no attribute {name!r}")

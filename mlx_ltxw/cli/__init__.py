@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from mlx_ltxw.cli.signals import on_signals
+from mlx_ltxw.cli.signals import caught, guarded, on_signals
 from mlx_ltxw.cli.streams import lenient_stderr
-from mlx_ltxw.machine import settle
 
 COMMANDS = {
     "pull": "Download a ready-made model.",
@@ -27,26 +27,50 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Entry point: errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143."""
+    """Runs the command that `sys.argv` names and ends with its exit code.
+
+    Errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143.
+    """
+    sys.exit(run())
+
+
+def run(ended: Callable[[int], None] | None = None) -> int:
+    """Runs the command that `sys.argv` names.
+
+    Args:
+        ended: Called with the exit code while signals still do nothing but wait.
+
+    Returns:
+        The exit code.
+    """
     received: list[int] = []
 
     def stop(number: int) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    with on_signals(stop), lenient_stderr():
+    with guarded(), on_signals(stop), lenient_stderr():
         try:
-            from mlx_ltxw.cli.entry import call
-
-            settle()
-            code = call()
+            code = caught(lambda: _called(received))
         except KeyboardInterrupt:
             code = _stopped(received)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
         except Exception:
             if not received:
                 raise
             code = _stopped(received)  # a library turned the interruption into an error of its own
-    sys.exit(code)
+        if ended is not None:
+            ended(code)
+    return code
+
+
+def _called(received: list[int]) -> int:
+    from mlx_ltxw.cli.entry import call
+    from mlx_ltxw.machine import settle
+
+    settle()
+    return call(lambda: bool(received))
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import click
 
@@ -45,26 +46,36 @@ def group() -> None:
     """
 
 
-def call() -> int:
+def call(stopped: Callable[[], bool]) -> int:
     """Runs the command that the shell names.
+
+    Args:
+        stopped: Whether the user has asked it to end: what fails then fails because of that, and is not told.
 
     Returns:
         The exit code.
+
+    Raises:
+        KeyboardInterrupt: The user has asked it to end.
     """
     try:
         result = group.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except UserError as error:
-        click.echo(f"Error: {error}", err=True)
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except click.Abort as error:
         raise KeyboardInterrupt from error
-    except (RuntimeError, MemoryError) as error:
-        told = explained(error)
-        if told is None:
-            raise
-        click.echo(f"Error: {told.spelled(spelling(None))}", err=True)
-        return 2
+    except (UserError, click.ClickException, RuntimeError, MemoryError) as error:
+        if stopped():
+            raise KeyboardInterrupt from error
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Prints an error for the user; its exit code. One that the user cannot mend is raised again."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    told = error if isinstance(error, UserError) else explained(error)
+    if told is None:
+        raise error
+    click.echo(f"Error: {told if told is error else told.spelled(spelling(None))}", err=True)
+    return 2

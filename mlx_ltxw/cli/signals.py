@@ -1,30 +1,144 @@
-"""Ctrl-C and the system's request to end. Loads the standard library alone."""
+"""Ctrl-C and the system's request to end. Loads the standard library alone.
+
+A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
+A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
+it ends in a traceback. So it waits until the import is over, is raised again when it was lost, and outside `caught` is
+only noted.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = 0.02  # seconds until a signal that waits is looked at again
+_LONGEST_IMPORT = 10.0  # seconds that a signal waits for imports
+_IMPORTS = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+
+
+def caught(work: Callable[[], T]) -> T:
+    """Calls `work`, from which `KeyboardInterrupt` may come; the caller catches it.
+
+    Under a call of this, `on_signals` hands signals over; beside it, within the same `guarded`, it does not.
+    """
+    return work()
+
+
+_guarded = False
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Signals are handed over only under `caught`; those that come before wait for it. Lost interruptions come back."""
+    global _guarded
+    before, hook = _guarded, sys.unraisablehook
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            hook(lost)
+        elif _handlers:
+            _wait(_handlers[-1])
+
+    _guarded, sys.unraisablehook = True, unraisable
+    try:
+        yield
+    finally:
+        _guarded, sys.unraisablehook = before, hook
 
 
 @contextmanager
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Calls `handle` with the number of each SIGINT and SIGTERM that comes; what was done before is done afterwards.
 
-    Only a process's main thread may say so: in another thread nothing changes.
+    A signal that comes while a module is imported is handed over after that. Only a process's main thread may say so:
+    in another thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def called(number: int, frame: Any) -> None:
-        handle(number)
-
-    before = {number: signal.signal(number, called) for number in (signal.SIGINT, signal.SIGTERM)}
+    handler = _Handler(handle)
     try:
+        for number in SIGNALS:
+            signal.signal(number, handler)
+        _handlers.append(handler)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        handler.ended = True
+        if handler in _handlers:
+            _handlers.remove(handler)
+        for number, earlier in handler.before.items():
+            signal.signal(number, earlier)
+        if not _handlers:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class _Handler:
+    """Hands signals over when it is time.
+
+    Attributes:
+        before: What was done on each signal before.
+        ended: Whether that is done again.
+    """
+
+    def __init__(self, handle: Callable[[int], None]) -> None:
+        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.ended = False
+        self._handle = handle
+        self._last: int = signal.SIGINT
+        self._since: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._last = number
+        self.again(frame)
+
+    def again(self, frame: FrameType | None) -> None:
+        """Hands the last signal over, or waits."""
+        if self.ended:
+            earlier = self.before[signal.Signals(self._last)]
+            if callable(earlier):
+                earlier(self._last, frame)
+            return
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        inside, imports = _where(frame)
+        if (_guarded and not inside) or (imports and now - self._since < _LONGEST_IMPORT):
+            _wait(self)
+            return
+        self._since = None
+        self._handle(self._last)
+
+
+_handlers: list[_Handler] = []
+_waiting: list[_Handler] = []
+
+
+def _where(frame: FrameType | None) -> tuple[bool, bool]:
+    """Whether a frame lies under `caught`, and whether it imports a module there."""
+    imports = False
+    while frame is not None:
+        if frame.f_code is caught.__code__:
+            return True, imports
+        imports = imports or frame.f_code.co_filename in _IMPORTS
+        frame = frame.f_back
+    return False, imports
+
+
+def _wait(handler: _Handler) -> None:
+    """Comes back to a signal a little later, whatever the process does then."""
+    _waiting[:] = [handler]
+    signal.signal(signal.SIGALRM, _alarm)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+
+def _alarm(number: int, frame: FrameType | None) -> None:
+    if _waiting:
+        _waiting.pop().again(frame)

@@ -36,7 +36,12 @@ class Made:
 
 def command(*arguments: object) -> list[str]:
     """`mlx-ltxw ...` as a process of its own."""
-    return [sys.executable, "-c", "from mlx_ltxw.cli import main; main()", *map(str, arguments)]
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from mlx_ltxw.__main__ import main; sys.exit(main())",
+        *map(str, arguments),
+    ]
 
 
 def make(folder: Path) -> Made:
