@@ -317,7 +317,7 @@ def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     bar = Bar()
     for index in (1, 2):
-        bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None, None))
+        bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None, None, None))
     bar.decoding(Decoding(3, 9, 17))
     bar.decoding(Decoding(3, 17, 17))
     bar.close()
