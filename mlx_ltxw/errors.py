@@ -34,6 +34,11 @@ class UserError(Exception):
         """The same error with the fields as `spelling` has them."""
         return UserError(*(spelled(text, spelling) for text in self._raw))
 
+    def followed_by(self, sentence: str) -> UserError:
+        """The same error with another sentence behind its hint."""
+        message, hint = self._raw
+        return UserError(message, f"{hint} {sentence}")
+
 
 def as_argument(name: str, value: str | None) -> str:
     """A field as Python's argument: `lock_video=False`."""

@@ -7,7 +7,7 @@ removes the adapter exactly. Quantised linears keep their packed weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
 Network = TypeVar("Network", bound=nn.Module)
+Each = TypeVar("Each")
 
 
 class AdaptedLinear(nn.Module):
@@ -154,9 +155,9 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Changes:
     return modules
 
 
-def by_block(changes: Changes) -> dict[str, Changes]:
+def by_block(changes: Mapping[str, Each]) -> dict[str, dict[str, Each]]:
     """`transformer_blocks.i` -> those of that block, by the path in it; "" -> those outside the blocks."""
-    blocks: dict[str, Changes] = {}
+    blocks: dict[str, dict[str, Each]] = {}
     for path, each in changes.items():
         stem, *rest = path.split(".", 2)
         inside = stem == "transformer_blocks" and len(rest) == 2

@@ -8,15 +8,20 @@ kernels, whatever adapters the rows have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Changes, Network
+from mlx_ltxw.adapter.apply import Changes, Network, by_block
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.names import tokens_of
+from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
 from mlx_ltxw.tree import Linear, linears, replace, share
+
+RowFactors = tuple[mx.array, mx.array, mx.array]
+"""Of one linear, as `RowsLinear` takes them."""
 
 
 class RowsLinear(nn.Module):
@@ -73,15 +78,30 @@ def attach_rows(
         rows: Whose tokens enter a linear (`tokens_of`) -> the voice of each row that comes out of it.
         dtype: Of the activations, to which the factors are rounded.
     """
-    clone = share(model)
-    here = linears(clone)
+    factors: dict[str, RowFactors] = {}
     for path in dict.fromkeys(path for changes in voices for path in changes):
         deltas, scales = _side_by_side([changes.get(path, []) for changes in voices])
         a = mx.concatenate([delta.a for delta in deltas]).astype(dtype)
         b = mx.concatenate([delta.b for delta in deltas], axis=1).astype(dtype)
         of_rows = mx.array([scales[voice] for voice in rows[tokens_of(path)]], mx.float32)
         mx.eval(a, b, of_rows)
-        replace(clone, path, RowsLinear(here[path], a, b, of_rows))
+        factors[path] = a, b, of_rows
+    on_demand = blocks_on_demand(model)
+    if on_demand is None:
+        return _with_rows(model, factors)
+    blocks = by_block(factors)
+    clone = _with_rows(model, blocks.pop("", {}))
+    own = {int(path.rpartition(".")[2]): partial(_with_rows, factors=each) for path, each in blocks.items()}
+    clone.transformer_blocks = ChangedBlocks(on_demand, own)
+    return clone
+
+
+def _with_rows(module: Network, factors: Mapping[str, RowFactors]) -> Network:
+    """A clone of a model, or of a block, with the factors of some linears, by their paths in it."""
+    clone = share(module)
+    here = linears(clone)
+    for path, own in factors.items():
+        replace(clone, path, RowsLinear(here[path], *own))
     return clone
 
 

@@ -34,6 +34,10 @@ LONGEST_PROMPT = 1 << 20
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
+    "--resume/--no-resume", default=True,
+    help="Go on where the same command was cut, from OUTPUT.unfinished.  [default: resume]",
+)  # fmt: skip
+@click.option(
     "-m", "--model", metavar="DIR|REPO",
     help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
 )  # fmt: skip
@@ -140,15 +144,16 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, model: str | None, text_encoder: str | None, script: Path | None,
+    output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
     preview: int | None, memory: int | None, plan_only: bool, wav: bool, spectrogram: bool, as_json: bool,
     quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
-    Nothing is replaced without --overwrite. What a prompt is encoded to is kept in the user's cache folder, 2 GB at
-    most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
+    Nothing is replaced without --overwrite. A run that is cut, by Ctrl-C, a crash or a power failure, goes on from its
+    last step when the same command is given again. What a prompt is encoded to is kept in the user's cache folder, 2 GB
+    at most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
     """
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
@@ -156,8 +161,9 @@ def generate(
 
     model_dir = open_model(model, text_encoder)
     files = Output(
-        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0
-    )
+        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0,
+        resume=resume,
+    )  # fmt: skip
     show = Show(as_json, quiet)
     given = _given(flags)
     requests = _requests(script, from_metadata, given, model_dir)
@@ -184,9 +190,10 @@ def _make(
 ) -> None:
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
-    from mlx_ltxw.takes.make import fit, make
+    from mlx_ltxw.takes.make import begun, fit_again, make
+    from mlx_ltxw.takes.unfinished import file_beside
 
-    job = fit(request, model, memory)
+    job = fit_again(request, model, files, memory)
     settings = job.settings
     if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(
@@ -196,12 +203,17 @@ def _make(
     if plan_only:
         show.planned([job])
         return
-    files.check(settings)
+    begun(job, files)
     if RANDOM in request.seeds:
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
     show.started([job])
     networks = Networks(job.model, job.dtype)
-    made = show.follow(make(job, files, networks))
+    try:
+        made = show.follow(make(job, files, networks))
+    except KeyboardInterrupt:
+        if (kept := file_beside(files.path)).exists():
+            show.note(f"{kept} keeps the steps that are done, and the same command goes on from there.")
+        raise
     if show_drift:
         show.drifts(job, made, networks)
 

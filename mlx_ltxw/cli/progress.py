@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.events import Resumed, Step
 from mlx_ltxw.printing import readable
 from mlx_ltxw.takes.events import Decoding
 
@@ -28,7 +28,20 @@ class Bar:
         self._quiet = quiet
         self._bar: Any = None
         self._seconds = 0.0
+        self._steps = 0  # made in this run
         self._decoding_since: float | None = None
+
+    def resumed(self, event: Resumed) -> None:
+        """A clip goes on where it was cut; its bar begins there."""
+        if self._quiet:
+            return
+        text = f"{self._label} {event.seed} goes on from step {event.index} of {event.total}"
+        if event.index == event.total:
+            text = f"{self._label} {event.seed}: all {event.total} steps are there, and only decoding is left"
+            self._decoding_since = time.perf_counter()
+        self.close()
+        click.echo(text, err=True)
+        self._begin(f"{self._label} {event.seed}", event.total, "steps", event.index)
 
     def step(self, step: Step) -> None:
         """One denoising step is done; the first one of a clip begins its bar."""
@@ -37,17 +50,18 @@ class Bar:
         if step.index == 1:
             self.close()
             self._begin(f"{self._label} {step.seed}", step.total, "steps")
-            self._seconds = 0.0
         self._seconds += step.seconds
-        pace = f"{self._seconds / step.index:.2f} s/step, peak {readable(step.peak_memory)}"
+        self._steps += 1
+        each = self._seconds / self._steps
+        pace = f"{each:.2f} s/step, peak {readable(step.peak_memory)}"
         if self._bar is not None:
-            left = self._seconds / step.index * (step.total - step.index)
+            left = each * (step.total - step.index)
             self._bar.set_postfix_str(f"{pace}, {left:.0f} s left" if left else pace, refresh=False)
             self._bar.update()
             if step.index == step.total:
                 self._bar.refresh()
         elif step.index == step.total:
-            click.echo(f"{self._label} {step.seed}: {step.total} steps in {self._seconds:.1f} s, {pace}", err=True)
+            click.echo(f"{self._label} {step.seed}: {self._steps} steps in {self._seconds:.1f} s, {pace}", err=True)
         if step.index == step.total:
             self._decoding_since = time.perf_counter()
 
@@ -72,8 +86,9 @@ class Bar:
             self._bar.close()
             self._bar = None
 
-    def _begin(self, label: str, total: int, unit: str) -> None:
+    def _begin(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        self._seconds, self._steps = 0.0, 0
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=unit, bar_format=_BAR, file=sys.stderr)
+            self._bar = tqdm(total=total, desc=label, unit=unit, initial=done, bar_format=_BAR, file=sys.stderr)

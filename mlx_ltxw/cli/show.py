@@ -14,13 +14,13 @@ from mlx_ltxw.cli.progress import Bar
 from mlx_ltxw.errors import spelled
 from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.pipeline.drift import drift
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Resumed, Step
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.printing import readable
 from mlx_ltxw.prompts.registers import check_prompt as check_prompt
-from mlx_ltxw.takes.events import Decoding, PartBegun, Previewed, Ranked, Suspect, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, Note, PartBegun, Previewed, Ranked, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
 from mlx_ltxw.takes.ranking import RankedTake
 
@@ -84,12 +84,14 @@ class Show:
         made: dict[int, Latents] = {}
         bar = Bar(quiet=self.quiet)
         for event in events:
-            if isinstance(event, Step):
+            if isinstance(event, Step | Resumed):
                 made[event.seed] = event.latents
             if self.as_json:
                 self._json(event)
             elif isinstance(event, Step):
                 bar.step(event)
+            elif isinstance(event, Resumed):
+                bar.resumed(event)
             elif isinstance(event, Decoding):
                 bar.decoding(event)
             elif isinstance(event, Written):
@@ -102,6 +104,8 @@ class Show:
             elif isinstance(event, Adapted):
                 for note in event.notes:
                     self.note(note)
+            elif isinstance(event, Note):
+                self.note(f"Note: {event.text}")
             elif isinstance(event, Suspect):
                 for note in event.notes:
                     click.echo(f"Warning: seed {event.seed}: {note}", err=True)  # told even when quiet
@@ -192,11 +196,15 @@ def _row(row: RankedTake) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _facts(event: Conditioned | Adapted | Step | PartBegun | Suspect) -> dict[str, Any]:
+def _facts(event: Conditioned | Adapted | Resumed | Step | PartBegun | Suspect | Note) -> dict[str, Any]:
     if isinstance(event, Suspect):
         return {"event": "suspect"} | vars(event)
     if isinstance(event, Adapted):
         return {"event": "adapted", "notes": event.notes}
+    if isinstance(event, Note):
+        return {"event": "note", "text": event.text}
+    if isinstance(event, Resumed):
+        return {"event": "resumed"} | {name: getattr(event, name) for name in ("seed", "index", "total")}
     if isinstance(event, Step):
         names = ("seed", "index", "total", "sigma", "seconds", "peak_memory")
         return {"event": "step"} | {name: getattr(event, name) for name in names}

@@ -68,16 +68,18 @@ def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype)
     for row, (start, states) in enumerate(hidden):  # with its padding a prompt of LTX-2.3 has 385 MB
         behind = mask.shape[1] - start - states.shape[1]
         padded = mx.pad(states, [(0, 0), (start, behind), (0, 0), (0, 0)])
-        features.append(projection(padded, mask[row : row + 1]))
-        mx.eval(features[-1])
-    del projection, hidden, states, padded
+        projected = projection(padded, mask[row : row + 1])
+        mx.eval(projected)
+        features.append(projected)
+    del projection, hidden, states, padded, projected
     mx.clear_cache()
     connectors = model_dir.load_connectors(dtype)
     made = []
     for row, one in enumerate(features):
         video, audio = connectors(*one, mask[row : row + 1])
-        made.append((video.astype(dtype), audio.astype(dtype)))
-        mx.eval(made[-1])
+        context = video.astype(dtype), audio.astype(dtype)
+        mx.eval(context)
+        made.append(context)
     del connectors
     mx.clear_cache()
     return joined(prompts, made)

@@ -1,4 +1,7 @@
-"""What a run tells its caller, in order: Conditioned; Adapted; for each seed its Steps; then for each seed Decoded."""
+"""What a run tells its caller, in order: Conditioned; Adapted; for each seed its Steps; then for each seed Decoded.
+
+A seed that goes on where another run was cut begins with Resumed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.point import ResumePoint
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Step:
         peak_memory: Bytes.
         latents: The state after it, evaluated.
         clean: The finished latents as the step predicts them, evaluated.
+        point: What another run needs to go on from here.
     """
 
     seed: int
@@ -56,6 +61,23 @@ class Step:
     peak_memory: int
     latents: Latents
     clean: Latents
+    point: ResumePoint
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A clip goes on where another run was cut.
+
+    Attributes:
+        seed: The clip's random seed.
+        index, total: Steps done already, of so many; where all are done, only decoding is left.
+        latents: As the last of them left these.
+    """
+
+    seed: int
+    index: int
+    total: int
+    latents: Latents
 
 
 @dataclass(frozen=True)
@@ -82,4 +104,4 @@ class Decoded:
     take: int | None = None
 
 
-Event = Conditioned | Adapted | Step | Decoded
+Event = Conditioned | Adapted | Resumed | Step | Decoded

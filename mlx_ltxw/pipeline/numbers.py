@@ -13,6 +13,10 @@ _HINT = (
 )
 
 
+class LostNumbers(UserError):
+    """A result is NaN or infinite, and would be again."""
+
+
 def check_finite(what: str, *arrays: mx.array | np.ndarray | None) -> None:
     """Ends a run whose numbers are lost.
 
@@ -21,11 +25,11 @@ def check_finite(what: str, *arrays: mx.array | np.ndarray | None) -> None:
         arrays: Evaluated; None is passed over.
 
     Raises:
-        UserError: some are NaN or infinite.
+        LostNumbers: some are NaN or infinite.
     """
     for array in arrays:
         if array is None:
             continue
         finite = mx.isfinite(array) if isinstance(array, mx.array) else np.isfinite(array)
         if not finite.all().item():
-            raise UserError(f"{what} are no numbers any more (NaN or infinite).", _HINT)
+            raise LostNumbers(f"{what} are no numbers any more (NaN or infinite).", _HINT)

@@ -21,7 +21,7 @@ from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Step
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Decoded, Event, Resumed, Step
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, conditions
 from mlx_ltxw.pipeline.latents import (
     NOTHING_GIVEN,
@@ -35,6 +35,7 @@ from mlx_ltxw.pipeline.latents import (
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore, ResumePoint
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
@@ -43,8 +44,9 @@ from mlx_ltxw.pipeline.voices import take_rows
 
 @telling_gpu_errors
 def run(
-    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL
-) -> Generator[Event, None, None]:
+    job: Plan, networks: Networks | None = None, noise_source: NoiseSource = noise, material: Material = NO_MATERIAL,
+    progress: DoneBefore = NOTHING_DONE,
+) -> Generator[Event, None, None]:  # fmt: skip
     """Makes one clip a seed, or one for each of its takes, which share its picture.
 
     Args:
@@ -52,38 +54,55 @@ def run(
         networks: Of the job's model and dtype; None loads what is needed for this run alone.
         noise_source: The starting noise.
         material: What the job's settings say is given: pictures, frames, sound.
+        progress: What an earlier run of the same job has done.
 
     Yields:
-        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take.
+        Conditioned; Adapted, if there are adapters; then for each seed Step after Step, and Decoded, for each take. A
+        seed that was begun has a Resumed first; where no step is left to do, there is nothing before it.
     """
     settle()
     ops.settle_compile()
     networks = networks or Networks(job.model, job.dtype)
     with limits(job.machine):
-        yield from _run(job, networks, noise_source, material)
+        yield from _run(job, networks, noise_source, material, progress)
 
 
-def _run(job: Plan, networks: Networks, noise_source: NoiseSource, material: Material) -> Generator[Event, None, None]:
-    began = time.perf_counter()
-    contexts = networks.contexts(job.prompts)
-    check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
-    yield Conditioned(time.perf_counter() - began, peak_memory())
-    given = conditions(job, networks, material)
+def _run(
+    job: Plan, networks: Networks, noise_source: NoiseSource, material: Material, progress: DoneBefore
+) -> Generator[Event, None, None]:
+    seeds = [seed for seed in job.settings.seeds if seed not in progress.done]
+    points = {seed: progress.points.get(seed) for seed in seeds}
+    ahead = [seed for seed, point in points.items() if point is None or point.index < job.steps]
+    if ahead:
+        began = time.perf_counter()
+        contexts = networks.contexts(job.prompts)
+        check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
+        yield Conditioned(time.perf_counter() - began, peak_memory())
+        given = conditions(job, networks, material)
     models: Transformers | None = None
-    for number, seed in enumerate(job.settings.seeds):
-        if models is None:
-            models = transformers(job, networks)
-            if number == 0 and (notes := models.of(job.stages[0]).notes):
+    for seed, point in points.items():
+        latents = None if point is None else point.latents
+        if point is not None:
+            yield Resumed(seed, point.index, job.steps, point.latents)
+        if seed in ahead:
+            models = models or transformers(job, networks)
+            if seed == ahead[0] and (notes := models.of(_next_stage(job, point)).notes):
                 yield Adapted(notes)
-        latents = None
-        for step in steps(job, models, contexts, seed, given, noise_source):
-            latents = step.latents
-            yield step
+            for step in steps(job, models, contexts, seed, given, noise_source, point):
+                latents = step.latents
+                yield step
         assert latents is not None
-        if not job.resident or seed == job.settings.seeds[-1]:
+        if not job.resident or seed == seeds[-1]:
             models = None
             mx.clear_cache()
         yield from _decoded(job, networks, seed, latents, material)
+
+
+def _next_stage(job: Plan, point: ResumePoint | None) -> Stage:
+    """The stage of the step that comes next."""
+    index = 0 if point is None else point.index
+    ends = itertools.accumulate(stage.steps for stage in job.stages)
+    return next(stage for stage, end in zip(job.stages, ends, strict=True) if end > index)
 
 
 def transformers(job: Plan, networks: Networks) -> Transformers:
@@ -93,7 +112,7 @@ def transformers(job: Plan, networks: Networks) -> Transformers:
 
 def steps(
     job: Plan, models: Transformers, contexts: Contexts, seed: int, given: Sequence[Conditions] = (),
-    noise_source: NoiseSource = noise,
+    noise_source: NoiseSource = noise, point: ResumePoint | None = None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoises one clip: every step of every stage.
 
@@ -104,30 +123,52 @@ def steps(
         seed: The clip's random seed.
         given: What is not to be made, for each stage; empty for nothing.
         noise_source: The noise that stages start from.
+        point: Where to go on, of an earlier run of the same job; None begins.
     """
-    index, latents = 0, None
+    end, latents = 0, None
     for number, stage in enumerate(job.stages):
+        begin, end = end, end + stage.steps
+        if point is not None and point.index >= end:
+            latents = point.latents
+            continue
         kept = given[number] if given else NOTHING_GIVEN
-        if stage.upsampler is not None and latents is not None:
+        inside = point if point is not None and point.index > begin else None
+        if inside is None and stage.upsampler is not None and latents is not None:
             latents = upsampled(latents, job.stages[number - 1].geometry, stage.upsampler, models.networks)
-        own, before = models.of(stage), latents
-        denoiser = Denoiser(
-            own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
-            *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
-            Walk.bounded(job.machine.in_pieces),
-        )  # fmt: skip
-        start = _start(job, stage, latents, kept, noise_source, own, seed, number)
-        fresh = fresh_noise(seed, number, 2 * stage.steps)
+        for step in _stage_steps(job, models, contexts, seed, kept, noise_source, number, latents, inside):
+            latents = step.latents
+            yield step
+
+
+def _stage_steps(
+    job: Plan, models: Transformers, contexts: Contexts, seed: int, kept: Conditions, noise_source: NoiseSource,
+    number: int, previous: Latents | None, point: ResumePoint | None,
+) -> Iterator[Step]:  # fmt: skip
+    """The steps of one stage, from what the stage before made on, or from a point inside of it."""
+    stage = job.stages[number]
+    own, index = models.of(stage), sum(before.steps for before in job.stages[:number])
+    denoiser = Denoiser(
+        own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
+        *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
+        Walk.bounded(job.machine.in_pieces),
+    )  # fmt: skip
+    if point is None:
+        done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)
+        sounds = None if stage.finishes_sound or previous is None else previous._replace(video=None)
+    else:
+        done, start, sounds = point.index - index, point.latents, point.sounds
+    fresh = fresh_noise(seed, number, 2 * stage.steps)
+    clock = time.perf_counter()
+    predict = _Latest(denoiser)
+    for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh, done), done + 1):
+        now, latents, at = time.perf_counter(), kept.own(state), index + step
+        if step == stage.steps and sounds is not None:
+            latents = latents._replace(audio=sounds.audio, adapted=sounds.adapted)
+        check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted)
+        here = ResumePoint(at, latents) if step == stage.steps else ResumePoint(at, state, sounds)
+        level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
+        yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
         clock = time.perf_counter()
-        predict = _Latest(denoiser)
-        for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh), 1):
-            index, now, latents = index + 1, time.perf_counter(), kept.own(state)
-            if step == stage.steps and not stage.finishes_sound and before is not None:
-                latents = latents._replace(audio=before.audio, adapted=before.adapted)
-            check_finite(f"The latents of step {index}", latents.video, latents.audio, latents.adapted)
-            level = float(stage.sigmas[step - 1])
-            yield Step(seed, index, job.steps, level, now - clock, peak_memory(), latents, kept.own(predict.clean))
-            clock = time.perf_counter()
 
 
 class _Latest:

@@ -35,8 +35,12 @@ def no_noise(latents: Latents, draw: int) -> Latents:
     raise RuntimeError("this sampler draws no noise")
 
 
-Sampler = Callable[[Predict, Latents, np.ndarray, Fresh], Iterator[Latents]]
-"""`(predict, latents at the first level, noise levels (steps + 1,), noise) -> evaluated latents after each step`."""
+Sampler = Callable[[Predict, Latents, np.ndarray, Fresh, int], Iterator[Latents]]
+"""`(predict, latents, noise levels (steps + 1,), noise, steps done already) -> evaluated latents after each step`.
+
+The latents are those at the first level, or as the last step that is done left them: nothing else goes from step to
+step.
+"""
 
 LAST = 0.0011
 """The level that `res_2s` goes to in place of 0, whose logarithm it could not take; one more prediction ends it."""
@@ -45,9 +49,9 @@ _NOISE = 0.5  # eta: the share of the next level that is fresh noise
 _ANCHORED = 0.5, 0.03  # steps shorter than this, from levels above that, move their anchor to where the noise fits
 
 
-def euler(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh) -> Iterator[Latents]:
+def euler(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh, done: int = 0) -> Iterator[Latents]:
     """Euler steps along the straight line to the predicted clean latents; one prediction a step, no noise."""
-    for sigma, next_sigma in itertools.pairwise(map(float, sigmas)):
+    for sigma, next_sigma in itertools.pairwise(map(float, sigmas[done:])):
         clean = predict(latents, sigma)
         ratio = (next_sigma - sigma) / sigma
         latents = latents.map(lambda x, x0, ratio=ratio: x + (x - x0) * ratio, clean)
@@ -55,7 +59,7 @@ def euler(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh) 
         yield latents
 
 
-def res_2s(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh) -> Iterator[Latents]:
+def res_2s(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh, done: int = 0) -> Iterator[Latents]:
     """Second-order exponential steps with fresh noise after each half: two predictions a step, and one at the end.
 
     Source: `res2s_audio_video_denoising_loop` (1.2.0). Its hundred rounds of anchor refinement are a contraction by
@@ -64,7 +68,7 @@ def res_2s(predict: Predict, latents: Latents, sigmas: np.ndarray, fresh: Fresh)
     levels = [float(sigma) for sigma in sigmas]
     ends = levels[-1] == 0
     levels = [*levels[:-1], LAST] if ends else levels
-    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
+    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels[done:]), done):
         noises = fresh(latents, 2 * step), fresh(latents, 2 * step + 1)
         latents = _res_2s_step(predict, latents, sigma, next_sigma, noises)
         mx.eval(latents)

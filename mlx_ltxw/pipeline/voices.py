@@ -7,7 +7,8 @@ import dataclasses
 from mlx_ltxw.adapter.apply import AdaptedLinear, Changes, attach, by_module, round_factors
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.rows import attach_rows, fit_rows
-from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.adapter.streamed import blocks_on_demand, change_each
+from mlx_ltxw.models.transformer import Block, Transformer
 from mlx_ltxw.pipeline.adapters import LOCKED, Models, apply, reads_video
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.streams import AdaptedStream, batch_layout
@@ -101,7 +102,17 @@ def _parts(job: Plan, voices: dict[Specs, list[tuple[int, str]]]) -> dict[Specs,
 def _keep_reading(model: Transformer) -> Transformer:
     """A clone whose bare linears that read the video take what the base's have made of it."""
     clone = share(model)
-    for path, linear in linears(clone).items():
-        if reads_video(path):
-            replace(clone, path, AdaptedLinear(linear, []))
+    if blocks_on_demand(clone) is None:
+        for block in clone.transformer_blocks:
+            _keep_block_reading(block)
+    else:
+        change_each(clone, lambda block: _keep_block_reading(share(block)))
     return clone
+
+
+def _keep_block_reading(block: Block) -> Block:
+    """The block, changed in place."""
+    for path, linear in linears(block).items():
+        if reads_video(path):
+            replace(block, path, AdaptedLinear(linear, []))
+    return block

@@ -21,7 +21,7 @@ from mlx_ltxw.takes.record import clip_record, take_record
 from mlx_ltxw.takes.write import write_beside, write_files
 
 
-def write_takes(job: Plan, output: Output, events: Generator[Event, None, None]) -> Iterator[TakeEvent]:
+def write_takes(job: Plan, output: Output, events: Generator[Event, None, None]) -> Generator[TakeEvent, None, None]:
     """The events of a run of takes, each clip's `Decoded`s replaced by `Written`s and the takes' ranking.
 
     Args:

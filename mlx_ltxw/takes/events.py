@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.media.measure import Measurement
-from mlx_ltxw.pipeline.events import Adapted, Conditioned, Step
+from mlx_ltxw.pipeline.events import Adapted, Conditioned, Resumed, Step
 from mlx_ltxw.takes.ranking import RankedTake
 
 
@@ -22,6 +22,17 @@ class Decoding:
     seed: int
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to know about what is kept of a run.
+
+    Attributes:
+        text: A sentence.
+    """
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -104,5 +115,7 @@ class PartBegun:
     kept: bool
 
 
-TakeEvent = Conditioned | Adapted | Step | Decoding | Suspect | Written | Previewed | Ranked | PartBegun
+TakeEvent = (
+    Conditioned | Adapted | Resumed | Step | Note | Decoding | Suspect | Written | Previewed | Ranked | PartBegun
+)
 """Every event of `make` and `make_script`."""

@@ -12,16 +12,18 @@ from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
-from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore
+from mlx_ltxw.pipeline.request import RANDOM, Request
 from mlx_ltxw.pipeline.resolve import defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, span_notes
-from mlx_ltxw.takes.events import Decoding, Suspect, TakeEvent, Written
+from mlx_ltxw.takes.events import Decoding, Note, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
+from mlx_ltxw.takes.unfinished import Unfinished, files_of, seeds_kept, written_before
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -46,23 +48,43 @@ def fit(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 
-def follow(job: Plan, networks: Networks | None = None) -> Generator[Event, None, None]:
+def fit_again(request: Request, model: ModelDir, output: Output, memory: int | None = None) -> Plan:
+    """As `fit`; a request that takes any seeds gets those of its own run that was cut, which then goes on.
+
+    Args:
+        request, model, memory: As for `fit`.
+        output: Where that run was going to.
+    """
+    if RANDOM in request.seeds and output.resume:
+        kept = seeds_kept(output.path)
+        if len(kept) == len(request.seeds) and all(a in (RANDOM, b) for a, b in zip(request.seeds, kept, strict=True)):
+            job = fit(dataclasses.replace(request, seeds=kept), model, memory)
+            if Unfinished(output.path, job).progress != NOTHING_DONE:
+                return job
+    return fit(request, model, memory)
+
+
+def follow(
+    job: Plan, networks: Networks | None = None, progress: DoneBefore = NOTHING_DONE
+) -> Generator[Event, None, None]:
     """The run of a plan with what it is given, which each clip keeps as it was; closing it ends the run.
 
     Args:
         job: From `fit`.
         networks: Of its model and dtype; None loads what is needed for this run alone.
+        progress: What an earlier run of the same job has done.
     """
     material = material_of(job)
-    with closing(run(job, networks, material=material)) as events:
+    with closing(run(job, networks, material=material, progress=progress)) as events:
         for event in events:
             yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
 def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[TakeEvent]:
-    """Makes every clip of a run and writes it when it is done.
+    """Makes every clip of a run and writes it when it is done; one that was cut goes on where it was.
 
-    Closing the iterator ends the run; the files written so far stay, and nothing half-written does.
+    Closing the iterator ends the run; the files written so far stay, the last step is kept for the next run
+    (`takes/unfinished.py`), and nothing half-written does.
 
     Args:
         job: From `fit`.
@@ -72,27 +94,53 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterato
     Raises:
         UserError: a file cannot be written, or is there and may not be replaced.
     """
-    output.check(job.settings)
-    if output.preview:
-        networks = networks or Networks(job.model, job.dtype)
-        return with_previews(_made(job, output, networks), job, output, networks)
-    return _made(job, output, networks)
+    unfinished = begun(job, output)
+    networks = networks or Networks(job.model, job.dtype)
+    events = unfinished.following(_made(job, output, networks, unfinished.progress))
+    return with_previews(events, job, output, networks) if output.preview else events
 
 
-def _made(job: Plan, output: Output, networks: Networks | None) -> Iterator[TakeEvent]:
+def begun(job: Plan, output: Output) -> Unfinished:
+    """What an earlier run of the same job has left.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
+    unfinished = Unfinished(output.path, job, output.resume)
+    own: set[Path] = set()
+    for seed in job.settings.seeds:
+        if seed in unfinished.progress.done or seed in unfinished.progress.points:
+            clips = files_of(job, output, seed)
+            found = written_before(clips)
+            own |= found
+            if found != {path for names, _ in clips for path in names}:
+                unfinished.without(seed)
+    output.check(job.settings, own)
+    return unfinished
+
+
+def _made(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+    for seed in job.settings.seeds:
+        if seed in progress.done:
+            yield Note(f"seed {seed} is written already")
+            yield Written(seed, tuple(path for names, _ in files_of(job, output, seed) for path in names), None, 0)
+    yield from _left(job, output, networks, progress)
+
+
+def _left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
     if job.settings.takes:
-        return write_takes(job, output, follow(job, networks))
+        return write_takes(job, output, follow(job, networks, progress))
 
     def write(clip: Decoded, job: Plan) -> Iterator[Decoding | Suspect]:
         return write_files(output.names(job.settings, clip.seed), clip, job.settings, clip_record(job, clip.seed))
 
-    return written(job, write, lambda seed: tuple(output.names(job.settings, seed)), networks)
+    return written(job, write, lambda seed: tuple(output.names(job.settings, seed)), networks, progress=progress)
 
 
 def written(
     job: Plan, write: Writer, files: Callable[[int], tuple[Path, ...]] = lambda _: (), networks: Networks | None = None,
-    finish: Callable[[Decoded, Plan], Decoded] = finished,
-) -> Iterator[TakeEvent]:  # fmt: skip
+    finish: Callable[[Decoded, Plan], Decoded] = finished, progress: DoneBefore = NOTHING_DONE,
+) -> Generator[TakeEvent, None, None]:  # fmt: skip
     """The events of a run, each clip's `Decoded` replaced by what `write` tells and `Written`.
 
     Args:
@@ -101,8 +149,9 @@ def written(
         files: Names of a seed's clip, for `Written`.
         networks: See `follow`.
         finish: What is done to a clip before it is measured and written.
+        progress: See `follow`.
     """
-    with closing(follow(job, networks)) as events:
+    with closing(follow(job, networks, progress)) as events:
         for event in events:
             if isinstance(event, Decoded):
                 clip = finish(event, job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Output:
         tracks: Whether takes are the sound tracks of one mp4; otherwise each has files of its own, `.take1` and so on
             before the ending.
         preview: Steps from one preview to the next (`takes/preview.py`); 0 for none.
+        resume: Whether a run that was cut goes on (`takes/unfinished.py`), and does not begin anew.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Output:
     overwrite: bool = False
     tracks: bool = False
     preview: int = 0
+    resume: bool = True
 
     def main(self, settings: Settings, seed: int) -> Path:
         """The main file of one clip, or of all its takes."""
@@ -57,8 +60,12 @@ class Output:
         """The files of a preview: picture and sound."""
         return [self.path.with_name(f"{self.path.stem}.preview{ending}") for ending in (".png", ".wav")]
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, own: Collection[Path] = ()) -> None:
         """Refuses what cannot be written before any work is done.
+
+        Args:
+            settings: Of the run.
+            own: Files that the same run wrote before it was cut, which it may replace.
 
         Raises:
             UserError: a wrong ending, a missing folder, no permission, or a file that is there and may not be replaced.
@@ -79,7 +86,7 @@ class Output:
         names += self.previews() if self.preview else []
         for path in names:
             check_writable(path)
-        refuse_existing(names, self.overwrite)
+        refuse_existing([path for path in names if path not in own], self.overwrite)
         needed = sum(_bytes(path, settings) for path in names)
         check_free(self.path.parent, needed, "the clip needs", "or choose another folder.")
 

@@ -16,6 +16,7 @@ from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.metadata import read_metadata
+from mlx_ltxw.pipeline.given import images_of
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import lora_source
 from mlx_ltxw.pipeline.request import ONE_STAGE, Request, Settings
@@ -53,8 +54,8 @@ class Record:
     adapter_sha256: dict[str, str]
 
 
-def clip_record(job: Plan, seed: int) -> dict[str, Any]:
-    """Of one clip of a run, with all its takes."""
+def clip_record(job: Plan, seed: int | None) -> dict[str, Any]:
+    """Of one clip of a run, with all its takes; without a seed, of all its clips."""
     return {"kind": "clip", **_settings(job, seed), **_about([job])}
 
 
@@ -229,6 +230,15 @@ def _located(job: Plan) -> dict[str, Located]:
     for take in job.takes:
         pairs |= dict(zip(take.adapters, job.voices[take.adapters].located, strict=True))
     return pairs
+
+
+def given_hashes(job: Plan) -> list[str]:
+    """The content of the pictures, the sound and the clip that a run is given, and of its adapters, in order."""
+    settings = job.settings
+    given = [image.file for image in images_of(settings)] + [
+        file for file in (settings.audio, settings.video) if file is not None
+    ]
+    return [*map(sha256_of, map(Path, given)), *adapter_hashes(job).values()]
 
 
 def sha256_of(path: Path) -> str:

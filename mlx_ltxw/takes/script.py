@@ -35,13 +35,14 @@ from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
+from mlx_ltxw.takes.unfinished import ENDING, Unfinished
 from mlx_ltxw.takes.write import write_lossless
 from mlx_ltxw.weights.model_dir import ModelDir
 
 CROSSFADE = 0.1
 """Seconds that neighbouring parts share."""
 
-_OURS = re.compile(r"\d{3}-[0-9a-f]{16}\.(wav|mp4)")
+_OURS = re.compile(rf"\d{{3}}-[0-9a-f]{{16}}\.(wav({re.escape(ENDING)})?|mp4)")
 
 
 def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> list[Request]:
@@ -115,7 +116,7 @@ def make_script(
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
         with locked_folder(folder, "script"):
-            files = yield from _make_parts(jobs, folder, again)
+            files = yield from _make_parts(jobs, folder, output, again)
             _join(jobs, files, names)
             if not keep:
                 _clear(folder)
@@ -125,7 +126,9 @@ def make_script(
     yield Written(jobs[0].settings.seeds[0], tuple(names), None, peak_memory())
 
 
-def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> Generator[TakeEvent, None, list[Path]]:
+def _make_parts(
+    jobs: Sequence[Plan], folder: Path, output: Output, again: Collection[int]
+) -> Generator[TakeEvent, None, list[Path]]:
     """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
     files = []
@@ -134,9 +137,11 @@ def _make_parts(jobs: Sequence[Plan], folder: Path, again: Collection[int]) -> G
         kept = kept and number not in again
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
         if not kept:
-            yield from written(
-                job, _writer(path), finish=lambda clip, _: clip
+            unfinished = Unfinished(path, job, output.resume)
+            events = written(
+                job, _writer(path), finish=lambda clip, _: clip, progress=unfinished.progress
             )  # the whole is turned down, not each part
+            yield from unfinished.following(events)
         files.append(path)
     return files
 

@@ -10,6 +10,7 @@ import torch
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ltx2_lora_to_diffusers
 
 from mlx_ltxw.adapter import names
+from mlx_ltxw.adapter.keys import layout
 from mlx_ltxw.tree import linears
 from tests.adapter.helpers import forward, inputs, model_pair
 
@@ -151,3 +152,22 @@ def test_audio_stream_is_what_the_second_stream_of_the_lock_computes():
         changed = not mx.array_equal(model.locked(adapted, video, audio, audio)[2], base)
         linear.weight = kept
         assert changed == names.in_audio_stream(path), path
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("base_model.model.proj_out", "peft"),
+        ("lora_unet_proj_out", "kohya"),
+        ("lycoris_proj_out", "kohya"),
+        ("transformer.proj_out", "diffusers"),
+        ("connectors.video_connector.proj", "diffusers"),
+        ("diffusion_model.proj_out", "official"),
+        ("model.diffusion_model.proj_out", "official"),
+        ("proj_out", "bare"),
+        ("lora_unet.proj_out", "bare"),
+        ("transformer_blocks.0.attn1.to_q", "bare"),
+    ],
+)
+def test_which_program_names_modules_so(name, program):
+    assert layout(name) == program

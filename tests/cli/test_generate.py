@@ -243,7 +243,7 @@ def test_folder_without_permission(cli, tmp_path):
     assert "not writable" in done.err
 
 
-def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
+def test_interrupted_run_leaves_its_last_step_alone(cli, tmp_path, monkeypatch):
     import mlx_ltxw.cli.progress as progress
 
     def interrupt(*_):
@@ -252,7 +252,8 @@ def test_interrupted_run_leaves_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(progress.Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL)
     assert done.code == 130
-    assert os.listdir(tmp_path) == []
+    assert "out.mp4.unfinished keeps the steps that are done, and the same command goes on from there." in done.err
+    assert os.listdir(tmp_path) == ["out.mp4.unfinished"]
 
 
 SOUND = ("--audio-only", "--frames", 9, "--steps", 1)
@@ -316,7 +317,7 @@ def test_with_a_terminal_one_bar_goes_on_through_decoding(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     bar = Bar()
     for index in (1, 2):
-        bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None, None))
+        bar.step(Step(3, index, 2, 1.0, 0.5, 10**9, None, None, None))
     bar.decoding(Decoding(3, 9, 17))
     bar.decoding(Decoding(3, 17, 17))
     bar.close()
@@ -420,4 +421,4 @@ def test_each_clip_is_written_when_it_is_done(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(Bar, "step", interrupt)
     done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", 1, "--seed", 2)
     assert done.code == 130
-    assert os.listdir(tmp_path) == ["out-1.wav"]
+    assert sorted(os.listdir(tmp_path)) == ["out-1.wav", "out.wav.unfinished"]

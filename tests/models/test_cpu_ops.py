@@ -1,11 +1,12 @@
 """The CPU's own operations against PyTorch's, forward and backward."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.models.ops import attention, device, dot_product, exponentials, gelu_tanh
+from mlx_ltxw.models.ops import attention, conv2d, device, dot_product, exponentials, gelu_tanh
 from tests.numbers import relative_error
 
 
@@ -64,3 +65,19 @@ def test_gelu_equals_pytorch(on_cpu, monkeypatch):
     gradient = mx.grad(lambda x: mx.sum(gelu_tanh(x)))(x)
     assert np.asarray(gradient) == pytest.approx(tensor.grad.numpy(), abs=2e-6)
     assert gelu_tanh(x.astype(mx.bfloat16)).dtype == mx.bfloat16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_convolution_tap_by_tap(monkeypatch, stride, size):
+    """Against PyTorch's; what CUDA takes in float32, where cuDNN asks for more memory than there is."""
+    draw = np.random.default_rng(3)
+    layer = nn.Conv2d(6, 5, size, stride=stride)
+    x = draw.standard_normal((2, 11, 9, 6), np.float32)
+    monkeypatch.setattr(device, "greedy_convolutions", lambda dtype: True)
+    ours = np.array(conv2d(mx.array(x), layer))
+    weight = torch.from_numpy(np.array(layer.weight)).permute(0, 3, 1, 2)
+    theirs = torch.nn.functional.conv2d(
+        torch.from_numpy(x).permute(0, 3, 1, 2), weight, torch.from_numpy(np.array(layer.bias)), stride=stride
+    )
+    np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=1e-5)

@@ -9,6 +9,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.resolve import defaults_for, resolve
+from mlx_ltxw.prompts.takes import read_take
 
 DEV = defaults_for("dev", {})
 
@@ -111,6 +112,16 @@ def test_a_random_seed_is_drawn_once_resolved():
     assert seeds[0][1] == seeds[1][1] == 5
     assert seeds[0][0] != seeds[1][0]
     assert resolve(Request("a", seeds=((1 << 64) - 1,)), DEV, "dev").seeds == ((1 << 64) - 1,)
+
+
+def test_a_random_seed_of_a_take_is_drawn_once_resolved():
+    """One that is told stays, and a take without a seed has the run's."""
+    request = Request("a", takes=("manner=soft", "seed=7", "seed=-1"), adapters=("x",), seeds=(3,))
+    plain, told, drawn = (read_take(take).seed for take in resolve(request, DEV, "dev").takes)
+    assert (plain, told) == (None, 7)
+    assert drawn is not None
+    assert drawn >= 0
+    assert read_take(resolve(request, DEV, "dev").takes[2]).seed != drawn
 
 
 def test_the_lock_is_for_adapters_and_a_made_picture():

@@ -68,6 +68,18 @@ def test_a_run_is_the_same_to_the_last_bit(kind, change, residency, adapter, req
         np.testing.assert_array_equal(streamed, whole)
 
 
+@pytest.mark.parametrize("takes", [("seed=+1", "seed=+2"), ("", "strength")], ids=["one voice", "voices"])
+@pytest.mark.parametrize("kind", ["dev", "packed"])
+def test_takes_are_the_same_to_the_last_bit(kind, takes, adapter, request):
+    takes = tuple(f"adapter={adapter}:0.5" if take == "strength" else take or "seed=+1" for take in takes)
+    wanted = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, takes=takes)
+    model = request.getfixturevalue(kind)
+    for whole, streamed in zip(
+        last_latents(model, wanted, RESIDENT), last_latents(model, wanted, STREAMED), strict=True
+    ):
+        np.testing.assert_array_equal(streamed, whole)
+
+
 @pytest.mark.parametrize(
     ("count", "layers", "stay"),
     [(4, 0, ""), (4, None, "0123"), (4, 2, "13"), (4, 9, "0123"), (6, 2, "25"), (5, 1, "4")],

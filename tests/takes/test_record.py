@@ -1,16 +1,20 @@
 """What a made file says of itself, and which files of this machine it may make the program read."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.takes.record import Record, local_files, read_record, with_given
+from mlx_ltxw.takes.models import open_model
+from mlx_ltxw.takes.record import Record, clip_record, local_files, read_record, with_given
 from mlx_ltxw.takes.sources import is_local, pinned
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -126,6 +130,17 @@ def test_a_distilled_lora_is_only_read_when_it_is_given(strength):
     assert kept == f"owner/name/lora.safetensors@{COMMIT}{strength}"
 
 
+def test_a_file_of_this_machine_is_named_with_its_content(tmp_path):
+    """What is on the Hub or comes with the package has its name alone; without any there is no table."""
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(BUILTIN_ADAPTERS["whisper"], mine)
+    size = {"width": 64, "height": 32, "frames": 17, "steps": 1}
+    specs = (f"{mine}:0.5", "whisper")
+    record = clip_record(plan(Request("a", adapters=specs, **size), open_model()), 3)
+    assert record["adapter_sha256"] == {specs[0]: hashlib.sha256(mine.read_bytes()).hexdigest()}
+    assert "adapter_sha256" not in clip_record(plan(Request("a", adapters=specs[1:], **size), open_model()), 3)
+
+
 def test_files_of_before_there_were_recipes_are_made_in_one_stage(tmp_path):
     """Whatever their model would do by default now."""
     (old,) = read_record(made(tmp_path / "a.wav", {"prompt": "a", "seeds": [3]})).requests
@@ -134,7 +149,7 @@ def test_files_of_before_there_were_recipes_are_made_in_one_stage(tmp_path):
 
 
 def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):
-    mine, other = tmp_path / "mine.safetensors", tmp_path / "b.safetensors"
+    mine, other, wrong = (tmp_path / f"{name}.safetensors" for name in ("mine", "b", "a2"))
     mine.write_bytes(b"one")
     other.write_bytes(b"two")
     script = record(
@@ -144,7 +159,8 @@ def test_each_part_of_a_script_finds_its_adapter_among_those_given(tmp_path):
     )  # fmt: skip
     with pytest.raises(UserError, match=r"adapters=/x/b\.safetensors"):
         with_given(script, (str(mine),), None, "out.mp4")
-    requests = with_given(script, (str(mine), str(other)), None, "out.mp4")
+    wrong.write_bytes(b"three")
+    requests = with_given(script, (str(wrong), str(mine), str(other)), None, "out.mp4")
     assert [one.adapters for one in requests] == [(f"{mine}:0.5",), (str(other),), ("whisper",)]
 
 

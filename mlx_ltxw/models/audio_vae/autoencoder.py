@@ -7,6 +7,7 @@ from math import ceil
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae.config import LEVELS, STEREO, AudioVAEConfig
 from mlx_ltxw.models.statistics import PerChannelStatistics
 
@@ -37,7 +38,7 @@ class CausalConv2d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         side = self.size // 2
-        return self.conv(mx.pad(x, [(0, 0), (self.size - 1, 0), (side, side), (0, 0)]))
+        return ops.conv2d(mx.pad(x, [(0, 0), (self.size - 1, 0), (side, side), (0, 0)]), self.conv)
 
 
 class ResnetBlock(nn.Module):
@@ -64,7 +65,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.conv(mx.pad(x, [(0, 0), (2, 0), (0, 1), (0, 0)]))
+        return ops.conv2d(mx.pad(x, [(0, 0), (2, 0), (0, 1), (0, 0)]), self.conv)
 
 
 class Upsample(nn.Module):

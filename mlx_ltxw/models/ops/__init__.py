@@ -5,7 +5,7 @@ is slow at that, another way to the same numbers.
 """
 
 from mlx_ltxw.models.ops.activations import gelu_tanh, snake
-from mlx_ltxw.models.ops.convolution import conv1d, conv3d, in_chunks, paced, windows
+from mlx_ltxw.models.ops.convolution import conv1d, conv2d, conv3d, in_chunks, paced, windows
 from mlx_ltxw.models.ops.device import settle_compile
 from mlx_ltxw.models.ops.dot_product import attention, attention_weights, head_groups, heads_first
 
@@ -13,6 +13,7 @@ __all__ = [
     "attention",
     "attention_weights",
     "conv1d",
+    "conv2d",
     "conv3d",
     "gelu_tanh",
     "head_groups",

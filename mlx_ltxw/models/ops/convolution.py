@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_ltxw.models.ops import device
 from mlx_ltxw.models.submissions import Submissions
@@ -119,6 +120,25 @@ def windows(length: int, piece: int, reach: int, step: int = 1) -> list[Window]:
         first = min(max(0, start - (span - size) // 2), latest)
         cut.append(Window(first, min(first + span, length), start, min(start + size, length)))
     return cut
+
+
+def conv2d(x: mx.array, layer: nn.Conv2d) -> mx.array:
+    """An `nn.Conv2d` without padding or groups: (B, H, W, I) -> (B, H', W', O).
+
+    Where cuDNN would ask for more memory than any card has, one matrix product for each tap takes its place.
+    """
+    if not device.greedy_convolutions(x.dtype):
+        y: mx.array = layer(x)
+        return y
+    down, across = layer.stride
+    rows, columns = layer.weight.shape[1:3]
+    height, width = (x.shape[1] - rows) // down + 1, (x.shape[2] - columns) // across + 1
+    out: Any = layer.bias if "bias" in layer else 0
+    for i in range(rows):
+        for j in range(columns):
+            seen = x[:, i : i + down * height : down, j : j + across * width : across]
+            out = out + seen @ layer.weight[:, i, j].T
+    return out
 
 
 def conv3d(x: mx.array, weight: mx.array, stride: tuple[int, int, int], pad: int, before: int, after: int) -> mx.array:
