@@ -1,7 +1,7 @@
 """Ctrl-C and the system's request to end. Loads the standard library alone.
 
 A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
-A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
+as another error of that module, or be swallowed by it; raised in a destructor or a callback it is lost, and at the end
 it ends in a traceback. So it waits until the import is over, is raised again when it was lost, and outside `caught` is
 only noted.
 """
