@@ -169,7 +169,7 @@ def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: 
         faults.append(f"{number.name} at {moment:.2f} s: still there after {_LONGEST:.0f} s")
         return True
     took = time.monotonic() - asked
-    allowed = (-number,) if number == signal.SIGKILL else (128 + number, 0)
+    allowed = (-number if number == signal.SIGKILL else 128 + number, 0)  # 0: it had just come to its end
     # before Python has come to the command, nobody is there to translate a signal
     early = number != signal.SIGKILL and process.returncode in (-number,) and not errors
     if process.returncode not in allowed and not early:
