@@ -7,8 +7,7 @@ removes the adapter exactly. Quantised linears keep their packed weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -19,7 +18,7 @@ from mlx_ltxw.adapter.deltas import Delta, at_strength
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.placing import Placement, match, place
-from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, change_each
+from mlx_ltxw.adapter.streamed import blocks_on_demand, change_each, changed_by_path
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.models.transformer.attention import Attention, Read
@@ -29,7 +28,6 @@ from mlx_ltxw.tree import Linear, linears, replace, share
 
 Adapters = Sequence[tuple[Adapter, Strength]]
 Network = TypeVar("Network", bound=nn.Module)
-Each = TypeVar("Each")
 
 
 class AdaptedLinear(nn.Module):
@@ -126,14 +124,7 @@ def attach(model: Network, adapters: Adapters, placements: Sequence[Placement] |
     """As `adapt`, for placements already made; without them, a fresh adapter of zeros is welcome too."""
     if placements is None:
         placements = [match(adapter, model) for adapter, _ in adapters]
-    changes, on_demand = by_module(adapters, placements), blocks_on_demand(model)
-    if on_demand is None:
-        return attach_changes(model, changes)
-    blocks = by_block(changes)
-    clone = attach_changes(model, blocks.pop("", {}))
-    own = {int(path.rpartition(".")[2]): partial(attach_changes, changes=each) for path, each in blocks.items()}
-    clone.transformer_blocks = ChangedBlocks(on_demand, own)
-    return clone
+    return changed_by_path(model, by_module(adapters, placements), attach_changes)
 
 
 Change = tuple[Delta | None, mx.array | None, float]
@@ -153,17 +144,6 @@ def by_module(adapters: Adapters, placements: Sequence[Placement]) -> Changes:
             if value:
                 modules.setdefault(path, []).extend(_changes(adapter, path, value))
     return modules
-
-
-def by_block(changes: Mapping[str, Each]) -> dict[str, dict[str, Each]]:
-    """`transformer_blocks.i` -> those of that block, by the path in it; "" -> those outside the blocks."""
-    blocks: dict[str, dict[str, Each]] = {}
-    for path, each in changes.items():
-        stem, *rest = path.split(".", 2)
-        inside = stem == "transformer_blocks" and len(rest) == 2
-        block, name = (f"{stem}.{rest[0]}", rest[1]) if inside else ("", path)
-        blocks.setdefault(block, {})[name] = each
-    return blocks
 
 
 def attach_changes(module: Network, changes: Changes) -> Network:

@@ -27,12 +27,11 @@ from mlx_ltxw.adapter.apply import (
     SettledLinear,
     adaptable,
     attach_changes,
-    by_block,
     by_module,
 )
 from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
-from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
+from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, by_block
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 

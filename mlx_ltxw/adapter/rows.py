@@ -8,16 +8,15 @@ kernels, whatever adapters the rows have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Changes, Network, by_block
+from mlx_ltxw.adapter.apply import Changes, Network
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.names import tokens_of
-from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand
+from mlx_ltxw.adapter.streamed import changed_by_path
 from mlx_ltxw.tree import Linear, linears, replace, share
 
 RowFactors = tuple[mx.array, mx.array, mx.array]
@@ -86,14 +85,7 @@ def attach_rows(
         of_rows = mx.array([scales[voice] for voice in rows[tokens_of(path)]], mx.float32)
         mx.eval(a, b, of_rows)
         factors[path] = a, b, of_rows
-    on_demand = blocks_on_demand(model)
-    if on_demand is None:
-        return _with_rows(model, factors)
-    blocks = by_block(factors)
-    clone = _with_rows(model, blocks.pop("", {}))
-    own = {int(path.rpartition(".")[2]): partial(_with_rows, factors=each) for path, each in blocks.items()}
-    clone.transformer_blocks = ChangedBlocks(on_demand, own)
-    return clone
+    return changed_by_path(model, factors, _with_rows)
 
 
 def _with_rows(module: Network, factors: Mapping[str, RowFactors]) -> Network:

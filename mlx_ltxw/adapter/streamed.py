@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import mlx.nn as nn
 
 from mlx_ltxw.models.transformer import Block, Blocks
 
+Network = TypeVar("Network", bound=nn.Module)
+Each = TypeVar("Each")
 Fitting = Callable[[Block], Block]
 """A block of the base to the changed one; it may share the base's arrays."""
 
@@ -46,6 +49,41 @@ def blocks_on_demand(model: nn.Module) -> Any:
     """The model's blocks if they are made when they are asked for; None where they are a list in memory."""
     blocks = getattr(model, "transformer_blocks", None)
     return None if isinstance(blocks, list) else blocks
+
+
+def by_block(changes: Mapping[str, Each]) -> dict[str, dict[str, Each]]:
+    """`transformer_blocks.i` -> those of that block, by the path in it; "" -> those outside the blocks."""
+    blocks: dict[str, dict[str, Each]] = {}
+    for path, each in changes.items():
+        stem, *rest = path.split(".", 2)
+        inside = stem == "transformer_blocks" and len(rest) == 2
+        block, name = (f"{stem}.{rest[0]}", rest[1]) if inside else ("", path)
+        blocks.setdefault(block, {})[name] = each
+    return blocks
+
+
+def changed_by_path(
+    model: Network, changes: Mapping[str, Each], change: Callable[[Any, dict[str, Each]], Any]
+) -> Network:
+    """A clone of a model with changes of its linears, at once or, where blocks are fetched on demand, with each.
+
+    Args:
+        model: Left as it is.
+        changes: By the linears' paths.
+        change: Of a module and its changes, by the paths in it, to a changed clone.
+    """
+    on_demand = blocks_on_demand(model)
+    if on_demand is None:
+        return change(model, dict(changes))
+    blocks = by_block(changes)
+    clone = change(model, blocks.pop("", {}))
+    own = {int(path.rpartition(".")[2]): partial(_with, change, each) for path, each in blocks.items()}
+    clone.transformer_blocks = ChangedBlocks(on_demand, own)
+    return clone
+
+
+def _with(change: Callable[[Any, dict[str, Each]], Any], changes: dict[str, Each], block: Block) -> Block:
+    return change(block, changes)
 
 
 def change_each(model: nn.Module, change: Fitting) -> None:

@@ -32,13 +32,15 @@ def doctor(model: str | None, verify: bool, as_json: bool) -> None:
     from mlx_ltxw.doctor.examine import examine
     from mlx_ltxw.doctor.fits import table
     from mlx_ltxw.machine import this_machine
+    from mlx_ltxw.pipeline.budget import program_memory
 
     found = []
     for one in examine(model, verify):
         found.append(one)
         if not as_json:
             _show(one)
-    rows, budget = table(this_machine().budget), this_machine().budget
+    machine = this_machine()
+    rows, budget = table(machine.budget, program_memory(machine)), machine.budget
     faults = [one for one in found if one.state == "fault"]
     if as_json:
         checks = [one.as_dict() for one in found]

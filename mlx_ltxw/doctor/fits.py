@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from mlx_ltxw.pipeline.budget import BUFFERS, MARGIN
+
 GB = 10**9
 
 
@@ -37,8 +39,6 @@ BLOCKS = 48
 _OUTSIDE = {"sound alone": int(0.3 * GB)}
 _OUTSIDE_BLOCKS = int(0.86 * GB)
 """Of the transformer, bf16 at every precision."""
-_BUFFERS = 3
-"""Blocks in memory beside those that stay (`pipeline/budget.py`)."""
 _STATES = int(2.31 * GB)
 """All hidden states of two prompts, three times over."""
 _OTHERS = max(
@@ -63,36 +63,38 @@ class Fit:
     blocks: int | None
 
 
-def fit(precision: Precision, clip: str, budget: int) -> Fit:
+def fit(precision: Precision, clip: str, budget: int, program: int = 0) -> Fit:
     """How a clip fits into some bytes.
 
     Args:
         precision: Of the weights.
         clip: A key of `FORWARD`.
-        budget: Bytes.
+        budget: Bytes that a run may use.
+        program: Bytes that the program itself takes of them.
     """
+    budget = int(budget * MARGIN) - program
     weights = precision.audio_side if clip == "sound alone" else precision.transformer
     outside = _OUTSIDE.get(clip, _OUTSIDE_BLOCKS)
-    others = max(_OTHERS, _BUFFERS * precision.text_encoder // BLOCKS + _STATES) + _CACHE
+    others = max(_OTHERS, BUFFERS * precision.text_encoder // BLOCKS + _STATES) + _CACHE
     whole = max(weights + FORWARD[clip] + _CACHE, others)
     if whole <= budget:
-        return Fit(whole, BLOCKS)
+        return Fit(whole + program, BLOCKS)
     block = (weights - outside) // BLOCKS
-    fixed = outside + FORWARD[clip] + _CACHE + _BUFFERS * block
+    fixed = outside + FORWARD[clip] + _CACHE + BUFFERS * block
     stay = (budget - fixed) // block
     if stay < 0 or others > budget:
-        return Fit(max(fixed, others), None)
+        return Fit(max(fixed, others) + program, None)
     stay = min(stay, BLOCKS - 1)
-    return Fit(max(others, fixed + stay * block), stay)
+    return Fit(max(others, fixed + stay * block) + program, stay)
 
 
-def table(budget: int) -> list[dict[str, object]]:
+def table(budget: int, program: int = 0) -> list[dict[str, object]]:
     """One row a precision: `precision`, `disk`, and for each clip its peak in bytes and the blocks that stay."""
     return [
         {
             "precision": precision.name,
             "disk": precision.disk,
-            "clips": {clip: dataclasses.asdict(fit(precision, clip, budget)) for clip in FORWARD},
+            "clips": {clip: dataclasses.asdict(fit(precision, clip, budget, program)) for clip in FORWARD},
         }
         for precision in PRECISIONS
     ]

@@ -26,7 +26,7 @@ from mlx_ltxw.weights.memory import layer_bytes, weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 
-DENOISING = "denoising"
+DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
 
 _PER_TOKEN, _PER_TOKEN_WHOLE = 18.0, 24.0
 """Arrays of a stream's size that a forward holds, where it is handed over in pieces and where it is not."""
@@ -43,11 +43,11 @@ _TILE, _PER_TILE_PIXEL = 600_000_000, 1830
 """Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
 _SOUND, _PER_SOUND_TOKEN = 600_000_000, 3_050_000
 _CONNECTORS = 200_000_000
-_BUFFERS = 3
+BUFFERS = 3
 """Layers in memory beside those that stay: the one at work, the one before it, and the one that is being read."""
-_LIBRARIES = 700_000_000
+LIBRARIES = 700_000_000
 """What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
-_MARGIN = 0.95
+MARGIN = 0.95
 """Of the budget that a plan may fill."""
 
 
@@ -95,6 +95,13 @@ class Budget:
     def peak(self) -> int:
         """Bytes at the largest moment."""
         return max(need.peak for need in self.needs) + self.program
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether sound and picture can be decoded while the whole transformer stays in memory."""
+        kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
+        decoding = max(need.peak for need in self.needs if need.name in (SOUND, PICTURE))
+        return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
@@ -180,9 +187,9 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     Raises:
         UserError: it does not fit with every block read as it is needed, or a decoder does not.
     """
-    limit = int(machine.budget * _MARGIN)
+    limit = int(machine.budget * MARGIN)
     if program is None:
-        program = 0 if machine.backend == "cuda" else resident_memory() + _LIBRARIES
+        program = program_memory(machine)
     config: TransformerConfig = work.model.network_config("transformer")
     weights = weights_in_memory(work.model, work.dtype, work.audio_only)
     blocks, rest = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
@@ -191,7 +198,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     activations = max(_forward(work, stage, config, machine) for stage in work.stages)
     copies = _copies(work)
     whole = sum(blocks) + rest + sum(copies) + activations
-    fixed = rest + activations + _BUFFERS * (max(blocks) + max(copies, default=0))
+    fixed = rest + activations + BUFFERS * (max(blocks) + max(copies, default=0))
     residency, needed = RESIDENT, whole
     if whole > limit - program:
         count = max(0, min(len(blocks) - 1, (limit - program - fixed) // max(blocks)))
@@ -211,6 +218,11 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     budget = Budget(tuple(needs), residency, limit, program)
     _refuse(budget, machine, needed)
     return budget
+
+
+def program_memory(machine: Machine) -> int:
+    """Bytes of the program itself, with what its libraries will take; none where a card has memory of its own."""
+    return 0 if machine.backend == "cuda" else resident_memory() + LIBRARIES
 
 
 def _refuse(budget: Budget, machine: Machine, needed: int) -> None:
@@ -239,7 +251,7 @@ def _before(work: Work, weights: Mapping[str, int], machine: Machine) -> list[Ne
     stored = sum(tensor.nbytes for tensor in work.model.tensors(TEXT_ENCODER))
     return [
         Need(
-            "text encoder", min(_BUFFERS, len(layers)) * max(layers) + rest,
+            "text encoder", min(BUFFERS, len(layers)) * max(layers) + rest,
             2 * tokens * token, stored, "layer by layer from disk",
         ),
         Need(
@@ -273,7 +285,7 @@ def _denoising(
         total = sum(blocks) + rest
         return Need(name, total + sum(copies), activations, total, f"all {len(blocks)} blocks stay in memory")
     stay = [nbytes for index, nbytes in enumerate(blocks) if residency.stays(index, len(blocks))]
-    buffers = _BUFFERS * (max(blocks) + max(copies, default=0))
+    buffers = BUFFERS * (max(blocks) + max(copies, default=0))
     again = sum(blocks) - sum(stay)
     passes = work.forwards * stage.steps // max(1, sum(one.steps for one in work.stages))
     choice = (
@@ -288,9 +300,9 @@ def _after(work: Work, weights: Mapping[str, int]) -> list[Need]:
         size = sum(tensor.nbytes for tensor in work.model.tensors(upsampler_name(kind)))
         needs.append(Need(f"upsampler {kind}", size + weights["video_vae"], _TILE, size))
     sound, last = weights["audio_vae"] + weights["vocoder"], work.stages[-1].geometry
-    needs.append(Need("sound", sound, min(_SOUND, _PER_SOUND_TOKEN * last.audio_tokens), sound))
+    needs.append(Need(SOUND, sound, min(_SOUND, _PER_SOUND_TOKEN * last.audio_tokens), sound))
     if not work.audio_only:
-        needs.append(Need("picture", weights["video_vae"], _picture(work, last), weights["video_vae"]))
+        needs.append(Need(PICTURE, weights["video_vae"], _picture(work, last), weights["video_vae"]))
     return needs
 
 

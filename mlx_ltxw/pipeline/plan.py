@@ -20,12 +20,7 @@ from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import dtype_of
-from mlx_ltxw.weights.memory import weights_in_memory
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT
-
-_DECODING = 4 << 30
-"""Bytes set aside for the decoders and their activations beside a transformer that stays in memory."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +125,7 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     notes = tuple(dict.fromkeys(warnings))
     draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
     budget = budget_for(_work(draft), machine)
-    transformer = weights_in_memory(model, dtype, settings.audio_only)["transformer"]
-    resident = budget.residency is RESIDENT and transformer + _DECODING <= machine.budget
-    return dataclasses.replace(draft, budget=budget, resident=resident)
+    return dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
 
 
 def _work(job: Plan) -> Work:

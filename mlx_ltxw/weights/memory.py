@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 from mlx_ltxw.weights.components import TEXT_ENCODER
@@ -16,19 +14,16 @@ _ORDER = (TEXT_ENCODER, "text_projection", "connectors", "transformer", "audio_v
 _FLOATS = {"BF16", "F16", "F32"}
 
 
-def weights_in_memory(
-    model: ModelDir, dtype: mx.Dtype | None = None, audio_only: bool = False, others: Sequence[str] = ()
-) -> dict[str, int]:
+def weights_in_memory(model: ModelDir, dtype: mx.Dtype | None = None, audio_only: bool = False) -> dict[str, int]:
     """Bytes of each network's weights, in the order in which `generate` loads them; each goes before the next comes.
 
     Args:
         model: The model directory; its headers are read.
         dtype: Of the networks, as for `ModelDir.load`.
         audio_only: Whether the video side stays on disk.
-        others: More of the model's networks, such as an upsampler.
     """
     itemsize = (dtype or default_dtype()).size
-    names = [name for name in (*_ORDER, *others) if not (audio_only and name == "video_vae")]
+    names = [name for name in _ORDER if not (audio_only and name == "video_vae")]
     return {name: _bytes(model, name, itemsize, audio_only and name == "transformer") for name in names}
 
 

@@ -26,23 +26,17 @@ Layer = TypeVar("Layer", bound=nn.Module)
 Arrays = dict[str, mx.array]
 
 
-def _never(name: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Residency:
     """Which layers of a network stay in memory.
 
     Attributes:
         layers: How many, spread evenly, so that a streamed one has the time of several to be read in; None for all.
-        always: Parameters, by their path in a layer, that stay in any case.
         ahead: Streamed layers that are read ahead of the one at work.
         keep_cached: Whether the system may keep what was read, for the next time; see `TensorReader`.
     """
 
     layers: int | None = None
-    always: Callable[[str], bool] = _never
     ahead: int = 1
     keep_cached: bool = True
 
@@ -127,13 +121,6 @@ class StreamedLayers(Generic[Layer]):
         self._latest = index, layer
         return layer
 
-    def release(self) -> None:
-        """Lets go what was read, and what is being read ahead."""
-        self._latest = None
-        for future in self._coming.values():
-            future.cancel()
-        self._coming.clear()
-
     def _read_ahead(self, index: int) -> None:
         """Asks for the next streamed layers, those of the next forward after the last; forgets all others."""
         order = [(index + step) % len(self) for step in range(1, len(self))]
@@ -182,7 +169,7 @@ def stream_layers(
     for path, tensor in tensors.items():
         start, _, rest = path.partition(".")
         number, _, inside = rest.partition(".")
-        if start == name and not residency.stays(int(number), len(layers)) and not residency.always(inside):
+        if start == name and not residency.stays(int(number), len(layers)):
             streamed[int(number)][inside] = tensor
     if any(streamed):
         by_layer = lambda index, path, stored: dtype_of(f"{name}.{index}.{path}", stored)  # noqa: E731

@@ -9,11 +9,12 @@ from mlx.utils import tree_flatten, tree_map
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 
-from mlx_ltxw.adapter.apply import adapt, adapted_linears, attach_changes, by_block, by_module
+from mlx_ltxw.adapter.apply import adapt, adapted_linears, attach_changes, by_module
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse, fuse_changes, fused_weight
 from mlx_ltxw.adapter.placing import place
+from mlx_ltxw.adapter.streamed import by_block
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.tree import linears, size_of
