@@ -17,6 +17,7 @@ from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, Stream
+from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.pipeline.streams import AdaptedStream, gathered
 
 
@@ -34,6 +35,7 @@ class Denoiser:
         dtype: bf16 or fp32, of the transformer's activations.
         given: What is not to be made.
         walk: How a forward goes over the blocks.
+        split: What of it this machine computes.
     """
 
     model: Transformer
@@ -46,13 +48,17 @@ class Denoiser:
     dtype: mx.Dtype
     given: Conditions = NOTHING_GIVEN
     walk: Walk = DIRECT
+    split: Split = WHOLE_RUN
 
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
+        every = passes(self.video_guidance, self.audio_guidance, len(self.model.transformer_blocks))
         clean: dict[str, Latents] = {}
-        for one in passes(self.video_guidance, self.audio_guidance, len(self.model.transformer_blocks)):
+        for one in self.split.own_passes(every):
             clean[one.name] = self.predict(latents, sigma, one)
             mx.eval(clean[one.name])  # one pass in flight at a time: activations of the next one wait
+            self.split.settle()
+        clean = self.split.all_passes(every, clean, latents)
         steering = (self.video_guidance, self.audio_guidance, self.audio_guidance)
         video, audio, adapted = (
             None
@@ -74,20 +80,22 @@ class Denoiser:
         if latents.video is None or self.video_rotary is None:
             return Latents(None, _clean(latents.audio, self.model.audio_alone(audio, one.skips, self.walk), audio))
         video = self._modality(latents.video, sigma, self.given.video, text.video(one.negative), self.video_rotary)
+        own = self.split.modality(video)
         if latents.adapted is None or not self.adapted:
-            velocities = self.model(video, audio, one.skips, self.walk)
-            return Latents(_clean(latents.video, velocities[0], video), _clean(latents.audio, velocities[1], audio))
+            of_video, of_audio = self.model(own, audio, one.skips, self.walk)
+            of_video = self.split.whole(of_video, video)
+            return Latents(_clean(latents.video, of_video, video), _clean(latents.audio, of_audio, audio))
         second = audio
-        if (own := self.given.adapted) is not None:
-            level, timesteps = own.levels(sigma)
+        if (waits := self.given.adapted) is not None:
+            level, timesteps = waits.levels(sigma)
             second = second._replace(sigma=level, timesteps=timesteps)
         others = [
             Accompaniment(stream.model, stream.modality(latents.adapted, second, text, one.negative))
             for stream in self.adapted
         ]
-        of_video, of_audio, of_takes = self.model.accompanied(others, video, audio, one.skips, self.walk)
+        of_video, of_audio, of_takes = self.model.accompanied(others, own, audio, one.skips, self.walk)
         return Latents(
-            _clean(latents.video, of_video, video),
+            _clean(latents.video, self.split.whole(of_video, video), video),
             _clean(latents.audio, of_audio, audio),
             _clean(latents.adapted, gathered(self.adapted, of_takes), second),
         )
@@ -99,7 +107,11 @@ class Denoiser:
 
 
 def rotaries(
-    model: Transformer, geometry: Geometry, dtype: mx.Dtype, appended: np.ndarray | None = None
+    model: Transformer,
+    geometry: Geometry,
+    dtype: mx.Dtype,
+    appended: np.ndarray | None = None,
+    split: Split = WHOLE_RUN,
 ) -> tuple[Rotary | None, Rotary]:
     """Rotation tables of a clip's video (None for an audio-only model) and audio tokens.
 
@@ -108,12 +120,15 @@ def rotaries(
         geometry: The clip's size.
         dtype: Of the tables.
         appended: (1, 3, K) positions of tokens behind the video's own.
+        split: With some of the heads, their tables alone.
     """
     config, positions = model.config, geometry.video_positions()
     if appended is not None:
         positions = np.concatenate([positions, appended], axis=-1)
     video = rotary(config, config.video, positions, dtype) if model.with_video else None
-    return video, rotary(config, config.audio, geometry.audio_positions(), dtype)
+    audio = split.rotary(rotary(config, config.audio, geometry.audio_positions(), dtype), config)
+    assert audio is not None
+    return split.rotary(video, config), audio
 
 
 def _clean(latent: mx.array, velocity: mx.array, modality: Modality) -> mx.array:

@@ -17,6 +17,7 @@ from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 from mlx_ltxw.pipeline.samplers import res_2s
+from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import dtype_of
@@ -40,6 +41,7 @@ class Plan:
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
+        split: What of it this machine computes, where several make one clip.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Plan:
     distilled: Chosen | None = None
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
+    split: Split = WHOLE_RUN
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""

@@ -149,8 +149,8 @@ def _stage_steps(
     own, index = models.of(stage), sum(before.steps for before in job.stages[:number])
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
-        *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
-        Walk.bounded(job.machine.in_pieces),
+        *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
+        Walk.bounded(job.machine.in_pieces), job.split,
     )  # fmt: skip
     if point is None:
         done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)
@@ -209,7 +209,7 @@ def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, materia
     made = latents.video if job.settings.makes_picture else None
     pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
     if made is not None:
-        pictures = [*itertools.tee(decode_video(networks, made, job.geometry), len(sounds))]
+        pictures = [*itertools.tee(decode_video(networks, made, job.geometry, job.split.world), len(sounds))]
     for number, (waveform, rate, seconds) in enumerate(sounds, 1):
         take = number if job.settings.takes else None
         yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.rope import Rope, split_rope
+
+if TYPE_CHECKING:
+    from mlx_ltxw.models.transformer.spread import Spread
 
 
 class Rotary(NamedTuple):
@@ -68,6 +71,7 @@ class Modality(NamedTuple):
         context: (B, S, context_dim) the text as this stream reads it, or fewer that rows share.
         rotary: Tables of its tokens.
         sharing: Of rows that share what they read.
+        spread: How its tokens lie over machines, of which these are one's; None where all are here.
     """
 
     latent: mx.array
@@ -76,6 +80,7 @@ class Modality(NamedTuple):
     context: mx.array
     rotary: Rotary
     sharing: Sharing = EQUALLY
+    spread: Spread | None = None
 
 
 class BlockSkips(NamedTuple):
