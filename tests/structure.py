@@ -24,14 +24,15 @@ FACE = {"__version__", "OPENBLAS"}
 
 TOP = ("__main__", "__init__", "api")
 DOWNWARDS = (
-    *TOP, "cli", "doctor", "studio", "train", "takes", "pipeline", "prompts", "adapter", "convert", "weights", "models",
+    *TOP, "cli", "doctor", "studio", "machines", "train", "takes", "pipeline", "prompts", "adapter", "convert", "weights", "models",
     "media",
 )  # fmt: skip
 """Every room, top floor first: arrows only go down. A run of training previews itself in takes, so these lie below."""
 
 MAY_IMPORT = {
-    "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor"},
+    "cli": {"machines", "pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor"},
     "doctor": {"takes", "pipeline", "weights"},
+    "machines": {"takes", "pipeline", "weights", "media"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},

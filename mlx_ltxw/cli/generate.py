@@ -14,7 +14,10 @@ from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
+    from mlx_ltxw.cli.machines import Asked
     from mlx_ltxw.cli.show import Show
+    from mlx_ltxw.machines.crew import Crew
+    from mlx_ltxw.pipeline.plan import Plan
     from mlx_ltxw.pipeline.request import Request
     from mlx_ltxw.takes.output import Output
     from mlx_ltxw.weights.model_dir import ModelDir
@@ -135,6 +138,15 @@ LONGEST_PROMPT = 1 << 20
     help="Use no more than this; the rest of the model is read from disk as it is needed.  [default: what there is]",
 )  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; make nothing.")
+@click.option(
+    "--split", type=click.Choice(["auto", "clips", "passes", "tokens", "tensor"]),
+    help="On several machines (`mlx.launch`): share out clips, or split one by its guidance passes, its tokens or the "
+    "model's heads.  [default: auto]",
+)  # fmt: skip
+@click.option(
+    "--link-timeout", type=click.FloatRange(2, 86_400), metavar="SECONDS",
+    help="On several machines: how long one may be silent.  [default: 120]",
+)  # fmt: skip
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
 @click.option(
@@ -146,8 +158,8 @@ LONGEST_PROMPT = 1 << 20
 def generate(
     output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    preview: int | None, memory: int | None, plan_only: bool, wav: bool, spectrogram: bool, as_json: bool,
-    quiet: bool, **flags: Any,
+    preview: int | None, memory: int | None, plan_only: bool, split: str | None, link_timeout: float | None, wav: bool,
+    spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -155,6 +167,7 @@ def generate(
     last step when the same command is given again. What a prompt is encoded to is kept in the user's cache folder, 2 GB
     at most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
     """
+    from mlx_ltxw.cli.machines import Asked, machines
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
@@ -165,24 +178,56 @@ def generate(
         resume=resume,
     )  # fmt: skip
     show = Show(as_json, quiet)
-    given = _given(flags)
-    requests = _requests(script, from_metadata, given, model_dir)
-    scripted = script is not None or len(requests) > 1
-    if not scripted:
-        if parts or keep_parts:
-            raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
-        _make(requests[0], model_dir, files, show, show_drift, memory, plan_only)
-        return
-    if preview:
-        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
-    if show_drift:
-        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
-    if parts:
-        from mlx_ltxw.takes.script import with_new_parts
+    with machines(split, link_timeout) as crew:
+        asked = Asked(split or "auto", memory, plan_only, keep=keep_parts or bool(parts), again=parts)
+        if crew is not None and not crew.leads:
+            from mlx_ltxw.cli.machines import follow
 
-        seed, *_ = given.get("seeds", (-1,))
-        requests = with_new_parts(requests, from_metadata or output, parts, seed)
-    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts, memory, plan_only)
+            follow(crew, asked, model_dir, files)
+            return
+        given = _given(flags)
+        requests = _requests(script, from_metadata, given, model_dir)
+        scripted = script is not None or len(requests) > 1
+        _check_single(scripted, parts, keep_parts, preview, show_drift, crew)
+        if parts:
+            from mlx_ltxw.takes.script import with_new_parts
+
+            seed, *_ = given.get("seeds", (-1,))
+            requests = with_new_parts(requests, from_metadata or output, parts, seed)
+        if crew is not None:
+            _lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
+        elif scripted:
+            _make_script(requests, model_dir, files, show, asked.keep, parts, memory, plan_only)
+        else:
+            _make(requests[0], model_dir, files, show, show_drift, memory, plan_only)
+
+
+def _check_single(
+    scripted: bool, parts: tuple[int, ...], keep: bool, preview: int | None, drift: bool, crew: Crew | None
+) -> None:
+    """Refuses what only a script, only one clip, or only one machine has."""
+    if not scripted and (parts or keep):
+        raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
+    if scripted and preview:
+        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
+    if scripted and drift:
+        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
+    if crew is not None and drift:
+        raise UserError("{field:show_drift} compares on one machine.", "Leave it out with several.")
+
+
+def _lead(crew: Crew, asked: Asked, requests: list[Request], model: ModelDir, files: Output, show: Show) -> None:
+    """The leading machine of several."""
+    from mlx_ltxw.cli.machines import lead
+    from mlx_ltxw.takes.make import fit_again
+    from mlx_ltxw.takes.script import plan_parts
+
+    def plans() -> list[Plan]:
+        if asked.scripted:
+            return plan_parts(requests, model, asked.memory)
+        return [fit_again(requests[0], model, files, asked.memory)]
+
+    lead(crew, asked, plans, model, files, show)
 
 
 def _make(

@@ -37,16 +37,19 @@ class Split:
     Attributes:
         how: `whole`, `passes`, `tokens` or `tensor`; shared-out clips are whole.
         world: The machines.
+        tiles: Whether they share the picture's tiles too, which the leading machine then takes to the last.
+        turns: The collectives of a forward.
     """
 
     how: str = WHOLE
     world: World = ALONE
+    tiles: bool = False
     turns: Turns = field(default_factory=lambda: Turns(ALONE), compare=False)
 
     @classmethod
-    def of(cls, how: str, world: World) -> Split:
+    def of(cls, how: str, world: World, tiles: bool = False) -> Split:
         """A split over the machines of a world."""
-        return cls(how, world, Turns(world))
+        return cls(how, world, tiles, Turns(world))
 
     def own_passes(self, passes: Sequence[Pass]) -> list[Pass]:
         """Those that this machine computes."""
