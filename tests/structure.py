@@ -24,8 +24,8 @@ FACE = {"__version__", "OPENBLAS"}
 
 TOP = ("__main__", "__init__", "api")
 DOWNWARDS = (
-    *TOP, "cli", "doctor", "studio", "machines", "train", "takes", "pipeline", "prompts", "adapter", "convert", "weights", "models",
-    "media",
+    *TOP, "cli", "doctor", "studio", "machines", "train", "takes", "pipeline", "prompts", "adapter", "convert",
+    "weights", "models", "media",
 )  # fmt: skip
 """Every room, top floor first: arrows only go down. A run of training previews itself in takes, so these lie below."""
 

@@ -75,18 +75,20 @@ def lead(
         files: Where they go.
         show: Tells of them.
     """
-    from mlx_ltxw.machines import run
-    from mlx_ltxw.machines.cost import verdict
+    from mlx_ltxw.machines import cost, run
     from mlx_ltxw.pipeline.split import CLIPS, WHOLE
+    from mlx_ltxw.takes.make import begun, make
     from mlx_ltxw.takes.script import check_parts, make_script
 
     jobs = run.agreed_plans(crew, plans, model, asked.memory)
-    how = run.choose_split(asked.split, jobs, crew.world.size)
+    speed = cost.speed_of(crew, jobs)
+    found = cost.estimates(jobs[0], crew.world.size, speed)
+    how = run.choose_split(asked.split, jobs, crew.world.size, found)
     crew.share({"how": how, "scripted": asked.scripted, "plan_only": asked.plan_only})
     if asked.scripted and how != CLIPS:
         raise UserError("A script's parts are shared out whole.", "Leave {field:split} out.")
     sized = jobs if how in (CLIPS, WHOLE) else [run.split_over(job, how, crew.world.size) for job in jobs]
-    costs = verdict(crew, sized[0], how)
+    costs = cost.told(found, how, crew.world.size, speed)
     if asked.plan_only:
         show.planned(sized)
         show.told(costs)
@@ -94,8 +96,6 @@ def lead(
     if asked.scripted:
         check_parts(jobs, files, asked.again)
     else:
-        from mlx_ltxw.takes.make import begun
-
         begun(jobs[0], files)
     show.started(sized)
     for line in costs:
@@ -105,22 +105,24 @@ def lead(
         show.follow(make_script(jobs, files, keep=asked.keep, again=asked.again, made_by=made_by))
     elif how == CLIPS:
         show.follow(run.clips_shared_out(crew, jobs[0], files))
+    elif how == WHOLE:
+        show.note("Note: one machine makes this clip faster than several, and the others wait.")
+        show.follow(make(jobs[0], files))
     else:
         show.follow(run.made_together(crew, jobs[0], files, how))
 
 
 def follow(crew: Crew, asked: Asked, model: ModelDir, files: Output) -> None:
     """The other machines' side; arguments as for `lead`, of which only the model is this machine's own."""
-    from mlx_ltxw.machines import run
-    from mlx_ltxw.machines.cost import verdict
+    from mlx_ltxw.machines import cost, run
     from mlx_ltxw.pipeline.split import CLIPS, WHOLE
 
     def nothing() -> Sequence[Any]:
         return []
 
     jobs = run.agreed_plans(crew, nothing, model, asked.memory)
+    cost.speed_of(crew, jobs)
     said = crew.share()
-    verdict(crew, jobs[0], said["how"])
     if said["plan_only"]:
         return
     if said["scripted"]:

@@ -6,8 +6,9 @@ import base64
 import dataclasses
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machines.clips import Foreman, work
+from mlx_ltxw.machines.cost import Estimate
 from mlx_ltxw.machines.crew import Crew
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.latents import Latents
@@ -85,13 +87,14 @@ def facts_of(jobs: Sequence[Plan]) -> dict[str, Any]:
     }
 
 
-def choose_split(asked: str, jobs: Sequence[Plan], machines: int) -> str:
+def choose_split(asked: str, jobs: Sequence[Plan], machines: int, found: Mapping[str, Estimate]) -> str:
     """How a run is split.
 
     Args:
         asked: `auto`, or one of `SPLITS`.
         jobs: Its plans.
         machines: How many.
+        found: What a step takes in every way (`cost.estimates`); the fastest is chosen, unless weights do not fit.
 
     Raises:
         UserError: it cannot be split so.
@@ -103,9 +106,9 @@ def choose_split(asked: str, jobs: Sequence[Plan], machines: int) -> str:
     if asked == AUTO:
         if clips > 1:
             return CLIPS
-        if first.budget.residency is not RESIDENT and not first.settings.audio_only:
-            return TENSOR if _fits_shared(first, machines) else PASSES if most > 1 else TOKENS
-        return PASSES if most > 1 else WHOLE if first.settings.audio_only else TOKENS
+        if TENSOR in found and first.budget.residency is not RESIDENT and _fits_shared(first, machines):
+            return TENSOR
+        return min((WHOLE, PASSES, TOKENS), key=lambda how: found[how].seconds if how in found else math.inf)
     if asked == PASSES and most == 1:
         raise UserError(
             "Each step of this run is one pass, which cannot be split.",

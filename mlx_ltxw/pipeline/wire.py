@@ -1,0 +1,169 @@
+"""What a step computes, and what it sends between machines, counted from sizes alone.
+
+Bytes are those that each machine receives: (n - 1) parts of a gather, and 2 (n - 1) / n of a sum, as a ring does both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_ltxw.models.transformer import TransformerConfig
+from mlx_ltxw.pipeline.guidance import Pass, passes
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.samplers import res_2s
+from mlx_ltxw.pipeline.split import PASSES, TENSOR, TOKENS
+from mlx_ltxw.pipeline.takes import PlannedTake
+from mlx_ltxw.world import share_of
+
+TEXT = 1024
+"""Tokens of a context."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a forward works on.
+
+    Attributes:
+        config: Of the transformer.
+        video, audio: Tokens; no video for sound alone.
+        rows: Adapted audios beside the base's.
+        readings: Readings of the video by them: one for each voice.
+        itemsize: Bytes of an activation.
+    """
+
+    config: TransformerConfig
+    video: int
+    audio: int
+    rows: int
+    readings: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, job: Plan, stage: Stage) -> Sizes:
+        """Of one stage of a plan, without the tokens of pictures that guide it."""
+        locked = job.settings.locked and stage.finishes_sound
+        takes: tuple[PlannedTake, ...] = job.takes
+        return cls(
+            job.model.network_config("transformer"),
+            0 if job.settings.audio_only else stage.geometry.video_tokens,
+            stage.geometry.audio_tokens,
+            (len(takes) or 1) if locked else 0,
+            (len({take.adapters for take in takes}) or 1) if locked else 0,
+            job.dtype.size,
+        )
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one machine receives.
+
+    Attributes:
+        bytes: In all.
+        collectives: Operations that all machines take part in, each of which waits for the slowest.
+    """
+
+    bytes: int = 0
+    collectives: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.bytes + other.bytes, self.collectives + other.collectives)
+
+    def __mul__(self, count: int) -> Traffic:
+        return Traffic(self.bytes * count, self.collectives * count)
+
+
+def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> Traffic:
+    """What a machine receives in one guided prediction.
+
+    Args:
+        sizes: Of the forward.
+        every: Its passes.
+        how: `passes`, `tokens` or `tensor`; nothing for others.
+        machines: How many.
+    """
+    if how == PASSES:
+        config = sizes.config
+        values = sizes.video * config.video.out_channels + sizes.audio * (1 + sizes.rows) * config.audio.out_channels
+        rounds = -(-len(every) // machines)
+        return Traffic(rounds * values * 4 * (machines - 1), 1)
+    count = {TOKENS: _tokens, TENSOR: _tensor}.get(how)
+    total = Traffic()
+    for one in every if count is not None else ():
+        total += count(sizes, one, machines)  # type: ignore[misc]
+    return total
+
+
+def _tokens(sizes: Sizes, one: Pass, machines: int) -> Traffic:
+    config, most = sizes.config, share_of(sizes.video, machines)[0]
+    token = most * sizes.itemsize * (machines - 1)  # bytes for each number that a token has
+    blocks = config.layers
+    attending = blocks - len(one.skips.video_self)
+    own = Traffic(2 * token * config.video.dim, 2) * attending
+    cross = Traffic(2 * token * config.cross_dim * (1 + sizes.readings), 2 * (1 + sizes.readings)) * blocks
+    return own + (Traffic() if one.skips.cross else cross) + Traffic(token * config.video.out_channels, 1)
+
+
+def _tensor(sizes: Sizes, one: Pass, machines: int) -> Traffic:
+    config = sizes.config
+    video, audio, rows = sizes.video, sizes.audio, sizes.rows
+
+    def summed(tokens: int, dim: int) -> Traffic:
+        return Traffic(2 * tokens * dim * sizes.itemsize * (machines - 1) // machines, 1)
+
+    def norms(queries: int, keys: int) -> Traffic:
+        return Traffic(2 * (queries + keys) * 4 * (machines - 1) // machines, 1)
+
+    of_video, of_audio = summed(video, config.video.dim), summed(audio, config.audio.dim)
+    total = (of_video * 3 + of_audio * 3 + norms(video, TEXT) + norms(audio, TEXT)) * config.layers
+    if not one.skips.cross:
+        total += (of_video + of_audio + norms(video, audio) * 2) * config.layers
+    total += norms(video, video) * (config.layers - len(one.skips.video_self))
+    total += norms(audio, audio) * (config.layers - len(one.skips.audio_self))
+    if rows:
+        adapted = summed(rows * audio, config.audio.dim) * 3 + norms(rows * audio, TEXT)
+        adapted += norms(rows * audio, rows * audio)
+        if not one.skips.cross:
+            adapted += summed(rows * audio, config.audio.dim) + norms(rows * audio, sizes.readings * video)
+        total += adapted * config.layers
+    return total
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of one pass.
+
+    Attributes:
+        video: On the video's tokens, which `tokens` shares out.
+        rest: On sound and text, which it does not.
+    """
+
+    video: float
+    rest: float
+
+    @property
+    def all(self) -> float:
+        return self.video + self.rest
+
+
+def pass_work(sizes: Sizes) -> Work:
+    """What one whole pass computes: matrix products and attention."""
+    config = sizes.config
+    v, a, cross = config.video.dim, config.audio.dim, config.cross_dim
+    tokens, sound = sizes.video, sizes.audio * (1 + sizes.rows)
+    video = tokens * (28 * v * v + 8 * v * cross) + 4 * tokens * (tokens * v + TEXT * v + sizes.audio * cross)
+    rest = sound * (28 * a * a + 4 * a * cross) + 4 * sound * (sizes.audio * a + TEXT * a + tokens * cross)
+    rest += 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows))
+    rest += 4 * TEXT * v * config.video.context_dim + 4 * sizes.audio * a * cross if tokens else 0
+    return Work(float(video) * config.layers, float(rest) * config.layers)
+
+
+def predictions(stage: Stage) -> int:
+    """Guided predictions of a step."""
+    return 2 if stage.sampler is res_2s else 1
+
+
+def passes_of(job: Plan, stage: Stage) -> list[Pass]:
+    """The passes of each prediction of a stage."""
+    layers = job.model.network_config("transformer").layers
+    return passes(stage.video_guidance, stage.audio_guidance, layers)
