@@ -11,10 +11,10 @@ from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LowRank
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.transformer.tensor import COLUMNS, ROWS, Shard
+from mlx_ltxw.models.transformer.tensor import COLUMNS, ROWS, TensorShare
 
 
-def shared_adapters(adapters: Sequence[tuple[Adapter, Strength]], shard: Shard) -> list[tuple[Adapter, Strength]]:
+def shared_adapters(adapters: Sequence[tuple[Adapter, Strength]], shard: TensorShare) -> list[tuple[Adapter, Strength]]:
     """The same adapters, of which a machine has its share.
 
     Raises:
@@ -23,7 +23,7 @@ def shared_adapters(adapters: Sequence[tuple[Adapter, Strength]], shard: Shard) 
     return [(_adapter(adapter, shard), strength) for adapter, strength in adapters]
 
 
-def _adapter(adapter: Adapter, shard: Shard) -> Adapter:
+def _adapter(adapter: Adapter, shard: TensorShare) -> Adapter:
     deltas = {}
     for path, delta in adapter.deltas.items():
         found = shard.part_of(path)

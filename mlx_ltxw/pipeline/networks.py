@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
 from mlx_ltxw.models.transformer import Transformer
-from mlx_ltxw.models.transformer.tensor import Shard
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
 from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts, joined
@@ -79,7 +79,9 @@ class Networks:
         network = self._once(name, lambda: self._loaded(audio_only, residency, share_here))
         return share(network) if self.keep else network
 
-    def _loaded(self, audio_only: bool, residency: Residency, share_here: tuple[Shard, Turns] | None) -> Transformer:
+    def _loaded(
+        self, audio_only: bool, residency: Residency, share_here: tuple[TensorShare, Turns] | None
+    ) -> Transformer:
         return self.model.load_transformer(self.transformer_dtype, audio_only, residency, share_here)
 
     def video_vae(self) -> VideoVAE:

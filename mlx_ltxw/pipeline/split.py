@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_ltxw.models.transformer import Modality, Rotary, TransformerConfig
+from mlx_ltxw.models.transformer.inputs import own_tokens
 from mlx_ltxw.models.transformer.spread import Spread
-from mlx_ltxw.models.transformer.tensor import Shard
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.guidance import Pass
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.world import ALONE, Turns, World
@@ -87,9 +88,9 @@ class Split:
     def _spread(self) -> functools._lru_cache_wrapper[Spread]:
         return functools.lru_cache(8)(lambda tokens: Spread(self.turns, tokens))
 
-    def shard(self, config: TransformerConfig) -> Shard | None:
+    def shard(self, config: TransformerConfig) -> TensorShare | None:
         """Which of the transformer's weights this machine has; None for all."""
-        return Shard.of(config.video.heads, self.world) if self.how == TENSOR else None
+        return TensorShare.of(config.video.heads, self.world) if self.how == TENSOR else None
 
     def rotary(self, tables: Rotary | None, config: TransformerConfig) -> Rotary | None:
         """Rotation tables of this machine's heads."""
@@ -99,7 +100,7 @@ class Split:
     def modality(self, video: Modality) -> Modality:
         """This machine's tokens of the video."""
         spread = self.spread(video.latent.shape[1])
-        return video if spread is None else spread.modality(video)
+        return video if spread is None else own_tokens(video, spread)
 
     def whole(self, velocity: mx.array, video: Modality) -> mx.array:
         """The video's velocity (B, T, C), of that of this machine's tokens."""

@@ -12,7 +12,7 @@ from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.sharding import shared_adapters
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer
-from mlx_ltxw.models.transformer.tensor import Shard
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, Models, apply
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
@@ -58,7 +58,7 @@ class Transformers:
         return self.networks.transformer(job.settings.audio_only, job.budget.residency, job.split)
 
 
-def with_share(job: Plan, shard: Shard) -> Plan:
+def with_share(job: Plan, shard: TensorShare) -> Plan:
     """The plan with a machine's share of its adapters."""
 
     def cut(chosen: Chosen) -> Chosen:

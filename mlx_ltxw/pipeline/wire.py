@@ -55,7 +55,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class WireTraffic:
     """What one machine receives.
 
     Attributes:
@@ -66,14 +66,14 @@ class Traffic:
     bytes: int = 0
     collectives: int = 0
 
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.bytes + other.bytes, self.collectives + other.collectives)
+    def __add__(self, other: WireTraffic) -> WireTraffic:
+        return WireTraffic(self.bytes + other.bytes, self.collectives + other.collectives)
 
-    def __mul__(self, count: int) -> Traffic:
-        return Traffic(self.bytes * count, self.collectives * count)
+    def __mul__(self, count: int) -> WireTraffic:
+        return WireTraffic(self.bytes * count, self.collectives * count)
 
 
-def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> Traffic:
+def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> WireTraffic:
     """What a machine receives in one guided prediction.
 
     Args:
@@ -86,33 +86,33 @@ def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> Tr
         config = sizes.config
         values = sizes.video * config.video.out_channels + sizes.audio * (1 + sizes.rows) * config.audio.out_channels
         rounds = -(-len(every) // machines)
-        return Traffic(rounds * values * 4 * (machines - 1), 1)
+        return WireTraffic(rounds * values * 4 * (machines - 1), 1)
     count = {TOKENS: _tokens, TENSOR: _tensor}.get(how)
-    total = Traffic()
+    total = WireTraffic()
     for one in every if count is not None else ():
         total += count(sizes, one, machines)  # type: ignore[misc]
     return total
 
 
-def _tokens(sizes: Sizes, one: Pass, machines: int) -> Traffic:
+def _tokens(sizes: Sizes, one: Pass, machines: int) -> WireTraffic:
     config, most = sizes.config, share_of(sizes.video, machines)[0]
     token = most * sizes.itemsize * (machines - 1)  # bytes for each number that a token has
     blocks = config.layers
     attending = blocks - len(one.skips.video_self)
-    own = Traffic(2 * token * config.video.dim, 2) * attending
-    cross = Traffic(2 * token * config.cross_dim * (1 + sizes.readings), 2 * (1 + sizes.readings)) * blocks
-    return own + (Traffic() if one.skips.cross else cross) + Traffic(token * config.video.out_channels, 1)
+    own = WireTraffic(2 * token * config.video.dim, 2) * attending
+    cross = WireTraffic(2 * token * config.cross_dim * (1 + sizes.readings), 2 * (1 + sizes.readings)) * blocks
+    return own + (WireTraffic() if one.skips.cross else cross) + WireTraffic(token * config.video.out_channels, 1)
 
 
-def _tensor(sizes: Sizes, one: Pass, machines: int) -> Traffic:
+def _tensor(sizes: Sizes, one: Pass, machines: int) -> WireTraffic:
     config = sizes.config
     video, audio, rows = sizes.video, sizes.audio, sizes.rows
 
-    def summed(tokens: int, dim: int) -> Traffic:
-        return Traffic(2 * tokens * dim * sizes.itemsize * (machines - 1) // machines, 1)
+    def summed(tokens: int, dim: int) -> WireTraffic:
+        return WireTraffic(2 * tokens * dim * sizes.itemsize * (machines - 1) // machines, 1)
 
-    def norms(queries: int, keys: int) -> Traffic:
-        return Traffic(2 * (queries + keys) * 4 * (machines - 1) // machines, 1)
+    def norms(queries: int, keys: int) -> WireTraffic:
+        return WireTraffic(2 * (queries + keys) * 4 * (machines - 1) // machines, 1)
 
     of_video, of_audio = summed(video, config.video.dim), summed(audio, config.audio.dim)
     total = (of_video * 3 + of_audio * 3 + norms(video, TEXT) + norms(audio, TEXT)) * config.layers
@@ -130,7 +130,7 @@ def _tensor(sizes: Sizes, one: Pass, machines: int) -> Traffic:
 
 
 @dataclass(frozen=True)
-class Work:
+class PassWork:
     """Floating-point operations of one pass.
 
     Attributes:
@@ -146,7 +146,7 @@ class Work:
         return self.video + self.rest
 
 
-def pass_work(sizes: Sizes) -> Work:
+def pass_work(sizes: Sizes) -> PassWork:
     """What one whole pass computes: matrix products and attention."""
     config = sizes.config
     v, a, cross = config.video.dim, config.audio.dim, config.cross_dim
@@ -155,7 +155,7 @@ def pass_work(sizes: Sizes) -> Work:
     rest = sound * (28 * a * a + 4 * a * cross) + 4 * sound * (sizes.audio * a + TEXT * a + tokens * cross)
     rest += 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows))
     rest += 4 * TEXT * v * config.video.context_dim + 4 * sizes.audio * a * cross if tokens else 0
-    return Work(float(video) * config.layers, float(rest) * config.layers)
+    return PassWork(float(video) * config.layers, float(rest) * config.layers)
 
 
 def predictions(stage: Stage) -> int:

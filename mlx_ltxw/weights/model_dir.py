@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
     from mlx_ltxw.models.text import Connectors, FeatureExtractor, PromptTokenizer, TextEncoder
     from mlx_ltxw.models.transformer import Transformer
-    from mlx_ltxw.models.transformer.tensor import Shard
+    from mlx_ltxw.models.transformer.tensor import TensorShare
     from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
     from mlx_ltxw.weights.streaming import Residency
@@ -202,7 +202,7 @@ class ModelDir:
         dtype: mx.Dtype | None = None,
         audio_only: bool = False,
         residency: Residency | None = None,
-        share: tuple[Shard, Turns] | None = None,
+        share: tuple[TensorShare, Turns] | None = None,
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
@@ -258,7 +258,7 @@ class ModelDir:
         dtype: mx.Dtype | None = None,
         audio_only: bool = False,
         residency: Residency | None = None,
-        share: tuple[Shard, Turns] | None = None,
+        share: tuple[TensorShare, Turns] | None = None,
     ) -> Transformer:
         """As `load`."""
         return self.load("transformer", dtype, audio_only, residency, share)

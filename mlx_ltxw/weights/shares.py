@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.transformer.tensor import Shard, kept
+from mlx_ltxw.models.transformer.tensor import TensorShare, kept
 from mlx_ltxw.weights.header import BITS, Tensor
 from mlx_ltxw.weights.reading import as_stored
 
 
-def read_share(tensors: Mapping[str, Tensor], shard: Shard) -> dict[str, mx.array]:
+def read_share(tensors: Mapping[str, Tensor], shard: TensorShare) -> dict[str, mx.array]:
     """The arrays of a machine's share, by parameter path, in the dtypes of the file.
 
     Files are mapped, and of a tensor the system reads the pages that the share touches: rows are one stretch of the
@@ -40,7 +40,7 @@ def read_share(tensors: Mapping[str, Tensor], shard: Shard) -> dict[str, mx.arra
     return kept(arrays, shard)
 
 
-def share_bytes(tensor: Tensor, shard: Shard) -> int:
+def share_bytes(tensor: Tensor, shard: TensorShare) -> int:
     """Bytes of a machine's share of a tensor."""
     cut = shard.cut(tensor.name, tensor.shape)
     if cut is None:

@@ -6,17 +6,15 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
-
-if TYPE_CHECKING:
-    from mlx_ltxw.models.transformer.spread import Spread
 
 
 @mx.compile

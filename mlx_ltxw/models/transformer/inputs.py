@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.rope import Rope, split_rope
-
-if TYPE_CHECKING:
-    from mlx_ltxw.models.transformer.spread import Spread
+from mlx_ltxw.models.transformer.spread import Spread
 
 
 class Rotary(NamedTuple):
@@ -81,6 +79,18 @@ class Modality(NamedTuple):
     rotary: Rotary
     sharing: Sharing = EQUALLY
     spread: Spread | None = None
+
+
+def own_tokens(stream: Modality, spread: Spread) -> Modality:
+    """This machine's tokens of a stream, which knows how to gather the others'."""
+
+    def own(rope: Rope) -> Rope:
+        return spread.own(rope[0]), spread.own(rope[1])
+
+    rotary = Rotary(own(stream.rotary.own), own(stream.rotary.cross))
+    return stream._replace(
+        latent=spread.own(stream.latent), timesteps=spread.own(stream.timesteps), rotary=rotary, spread=spread
+    )
 
 
 class BlockSkips(NamedTuple):

@@ -12,7 +12,6 @@ import itertools
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer.inputs import Modality, Rotary
 from mlx_ltxw.world import Turns, share_of
 
 
@@ -37,14 +36,6 @@ class Spread:
     def own(self, x: mx.array) -> mx.array:
         """This machine's tokens of (B, T, ...); what is the same for all tokens, (B, 1, ...), stays."""
         return x if x.shape[1] == 1 and self.tokens > 1 else x[:, self._own]
-
-    def modality(self, stream: Modality) -> Modality:
-        """This machine's tokens of a stream, which knows how to gather the others'."""
-        own, cross = stream.rotary
-        rotary = Rotary(tuple(map(self.own, own)), tuple(map(self.own, cross)))  # type: ignore[arg-type]
-        return stream._replace(
-            latent=self.own(stream.latent), timesteps=self.own(stream.timesteps), rotary=rotary, spread=self
-        )
 
     def whole(self, x: mx.array) -> mx.array:
         """All tokens (B, T, ...), of this machine's (B, t, ...)."""

@@ -35,7 +35,7 @@ _HIDDEN_IN = re.compile(r"transformer_blocks\.\d+\.(audio_)?ff\.net\.2$")
 
 
 @dataclass(frozen=True)
-class Part:
+class Portion:
     """A machine's part of one axis: from `start` to `stop` of `total`."""
 
     start: int
@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Shard:
+class TensorShare:
     """Which weights of a transformer a machine has.
 
     Attributes:
@@ -66,12 +66,12 @@ class Shard:
         first: Whether biases that are added to a sum are this machine's.
     """
 
-    heads: Part
-    hidden: Part
+    heads: Portion
+    hidden: Portion
     first: bool
 
     @classmethod
-    def of(cls, heads: int, world: World, hidden: int = 64) -> Shard:
+    def of(cls, heads: int, world: World, hidden: int = 64) -> TensorShare:
         """The share of a machine.
 
         Args:
@@ -89,7 +89,7 @@ class Shard:
             )
         return cls(_part(heads, world), _part(hidden, world), world.leads)
 
-    def part_of(self, path: str) -> tuple[str, Part] | None:
+    def part_of(self, path: str) -> tuple[str, Portion] | None:
         """What a machine has of a linear or norm: some rows or some columns; None where it has all of it."""
         for pattern, axis, part in (
             (_HEADS_OUT, ROWS, self.heads), (_HEADS_IN, COLUMNS, self.heads),
@@ -155,7 +155,7 @@ class TensorFeedForward(FeedForward):
         return self._turns.sum(super().__call__(*args, **kwargs))
 
 
-def shard_transformer(network: Transformer, shard: Shard, turns: Turns) -> None:
+def shard_transformer(network: Transformer, shard: TensorShare, turns: Turns) -> None:
     """Makes a transformer one of a machine's share, in place; arrays that are not computed yet never are.
 
     Args:
@@ -182,7 +182,7 @@ def shard_transformer(network: Transformer, shard: Shard, turns: Turns) -> None:
                 module[leaf] = value[cut]
 
 
-def kept(arrays: Mapping[str, mx.array], shard: Shard) -> dict[str, mx.array]:
+def kept(arrays: Mapping[str, mx.array], shard: TensorShare) -> dict[str, mx.array]:
     """Parameters by path, with zeros for those whose values another machine adds."""
     return {name: array if shard.keeps(name) else mx.zeros_like(array) for name, array in arrays.items()}
 
@@ -192,7 +192,7 @@ def _scaled(x: mx.array, squares: mx.array, norm: nn.RMSNorm, inner: int) -> mx.
     return (x.astype(mx.float32) * scale * norm.weight.astype(mx.float32)).astype(x.dtype)
 
 
-def _part(total: int, world: World) -> Part:
+def _part(total: int, world: World) -> Portion:
     counts = share_of(total, world.size)
     ends = [*itertools.accumulate(counts)]
-    return Part(ends[world.rank] - counts[world.rank], ends[world.rank], total)
+    return Portion(ends[world.rank] - counts[world.rank], ends[world.rank], total)

@@ -7,7 +7,7 @@ shift)`. The block describes them; inference folds them forwards (`Update.__call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -15,10 +15,8 @@ from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulate
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
-
-if TYPE_CHECKING:
-    from mlx_ltxw.models.transformer.spread import Spread
 
 
 class Attending(NamedTuple):

@@ -8,7 +8,6 @@ latent frame of any tile decodes to a single frame; that frame gets weight zero.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -72,11 +71,13 @@ def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None, world: 
     times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
     canvas = Canvas((times[-1].out_end, rows[-1].out_end, columns[-1].out_end), vae.config.scale[0])
     tiles = [(time, row, column) for time in times for row in rows for column in columns]
-    ready = {time.out: later.out for time, later in itertools.pairwise(times)} | {times[-1].out: times[-1].out_end}
-    for tile, pieces in decoded_by(world, tiles, functools.partial(_pieces, vae, latent), latent.dtype):
+    each = len(rows) * len(columns)
+    decoded = decoded_by(world, tiles, functools.partial(_pieces, vae, latent), latent.dtype)
+    for number, (tile, pieces) in enumerate(decoded, 1):
+        ready = tiles[number][0].out if number < len(tiles) else tile[0].out_end
         for end in _add_tile(canvas, tile, pieces):
-            if tile[1:] == (rows[-1], columns[-1]):
-                yield from canvas.take(min(end, ready[tile[0].out]), latent.dtype)
+            if number % each == 0:
+                yield from canvas.take(min(end, ready), latent.dtype)
 
 
 def _pieces(vae: VideoVAE, latent: mx.array, tile: Tile) -> Iterator[mx.array]:
