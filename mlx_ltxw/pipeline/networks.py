@@ -72,17 +72,15 @@ class Networks:
             return share(resident)
         residency = self.residency or residency
         shard = split.shard(self.model.network_config("transformer"))
-        share_here = None if shard is None else (shard, split.turns)
+        shared = None if shard is None else (shard, split.turns)
         name = f"transformer {audio_only} {residency} {shard}"
         for other in [kept for kept in self._kept if kept.startswith("transformer") and kept != name]:
             del self._kept[other]  # there may be no room for both
-        network = self._once(name, lambda: self._loaded(audio_only, residency, share_here))
+        network = self._once(name, lambda: self._loaded(audio_only, residency, shared))
         return share(network) if self.keep else network
 
-    def _loaded(
-        self, audio_only: bool, residency: Residency, share_here: tuple[TensorShare, Turns] | None
-    ) -> Transformer:
-        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, share_here)
+    def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
+        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared)
 
     def video_vae(self) -> VideoVAE:
         """The video VAE."""
