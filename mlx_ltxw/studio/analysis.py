@@ -192,7 +192,9 @@ def _copied(
     """Writes the sound as 24-bit FLAC at its own level, -> its rate, its waveform's extremes, and its seconds."""
     import soundfile
 
-    low, high, found = [], [], []
+    low: list[np.ndarray] = []
+    high: list[np.ndarray] = []
+    found: list[Second] = []
     rest: np.ndarray | None = None
     with opened_sound(path) as (rate, channels, blocks), replacing(copy) as partial:
         hop = max(1, rate // _EXTREMES)

@@ -53,7 +53,7 @@ def fits(seconds: Sequence[float]) -> bool:
     return len(seconds) <= MOST_TAKES and len(seconds) * max(seconds, default=0.0) <= MOST_SECONDS
 
 
-def deck_data(takes: Sequence[DeckTake]) -> dict[str, Any]:
+def deck_data(takes: Sequence[DeckTake], judged: bool = True) -> dict[str, Any]:
     """What `deck.js` is given, as JSON takes it."""
     figures = [take.shown.measured for take in takes]
     gains = matched_gains([one["lufs"] for one in figures], [one["true_peak"] for one in figures])
@@ -66,6 +66,7 @@ def deck_data(takes: Sequence[DeckTake]) -> dict[str, Any]:
         "texts": texts.DECK,
         "colours": colours(np.linspace(0, 1, 256)).tolist(),
         "scale": DB_PER_LEVEL,
+        "judged": judged,
     }
 
 
@@ -75,11 +76,12 @@ class Deck(Element, component="static/deck.js"):
     Args:
         takes: At least one; see `fits`.
         act: Gets what the listener does: `{"do": "stars", "take": 3, "value": 5}`.
+        judged: Whether the takes have stars, notes, exports and can be deleted.
     """
 
-    def __init__(self, takes: Sequence[DeckTake], act: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(self, takes: Sequence[DeckTake], act: Callable[[dict[str, Any]], object], judged: bool = True) -> None:
         super().__init__()
-        self._props["data"] = deck_data(takes)
+        self._props["data"] = deck_data(takes, judged)
         self.on("act", lambda event: act(event.args))
 
     def show_difference(self, found: dict[str, Any]) -> None:

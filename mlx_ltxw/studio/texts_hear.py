@@ -83,6 +83,7 @@ DECK: dict[str, Any] = {
         ["S", "one star more"],
         ["N", "write a note"],
         ["E", "export"],
-        ["Delete", "delete, with undo"],
+        ["Delete", "delete"],
+        ["Ctrl+Z", "undo"],
     ],
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
-from mlx_ltxw.studio.runs import asked_of, run_folder
-from mlx_ltxw.studio.work import Place, TellServer
+from mlx_ltxw.studio.place import Place, TellServer
+from mlx_ltxw.studio.runs import TrainAsked, asked_of, run_folder
 from mlx_ltxw.train import loop
 from mlx_ltxw.train.data.findings import Finding
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Sampling, Saved, Started, Stopped, TrainingEvent
-from mlx_ltxw.train.record import NAME
+from mlx_ltxw.train.record import NAME, RunArguments
 from mlx_ltxw.train.start import begin, holding, job_of, keep_record, prepare_clips
 from mlx_ltxw.world import World
 
@@ -26,7 +26,7 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
     wanted = asked_of(asked)
     run = run_folder(place.folder, wanted.run)
     tell("progress", stage="opening")
-    begun = begin(run, wanted.given, World(), settings=wanted.settings, resume=(run / NAME).exists())
+    begun = begin(run, _given(wanted), World(), settings=wanted.settings, resume=(run / NAME).exists())
 
     def progress(stage: str, done: int, total: int) -> None:
         tell("progress", stage=stage, done=done, total=total)
@@ -43,7 +43,12 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
         except _Cancelled:  # what was encoded is kept
             return
         events = loop.train(job_of(begun, clips), cancelled)
-        _follow(cast("Generator[TrainingEvent, None, None]", events), wanted.run, tell, cancelled)
+        _follow(events, wanted.run, tell, cancelled)
+
+
+def _given(asked: TrainAsked) -> RunArguments:
+    labels = asked.speaker or None, asked.manner or None, asked.scene or None
+    return RunArguments(asked.data, asked.model, None, *labels, audio_only=asked.audio_only)
 
 
 class _Cancelled(Exception):

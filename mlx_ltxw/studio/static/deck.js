@@ -45,6 +45,8 @@ class Deck {
     this.build();
     this.keys = (event) => this.key(event);
     document.addEventListener("keydown", this.keys);
+    root.addEventListener("pointerdown", () => this.touch());
+    root.addEventListener("focusin", () => this.touch());
     this.resized = new ResizeObserver(() => this.drawAll());
     this.resized.observe(root);
     this.scheme = new MutationObserver(() => this.drawAll());
@@ -130,16 +132,15 @@ class Deck {
       { type: "button", class: `deck-small deck-${name}`, "aria-label": `${text}: ${take.letter}`,
         onclick: () => this.act({ do: action, take: take.id }) }, text);
     row.element = make("article", { class: "deck-row deck-take", "data-take": take.id, "aria-label": take.title },
-      make("div", { class: "deck-left" },
-        make("div", { class: "deck-head" }, row.choose,
-          make("span", { class: "deck-title", title: take.title }, take.title)),
-        row.screen,
-        make("p", { class: "deck-about" }, take.about)),
+      make("header", { class: "deck-head" }, row.choose,
+        make("span", { class: "deck-title", title: take.title }, take.title),
+        make("span", { class: "deck-about" }, take.about)),
+      make("div", { class: "deck-left" }, row.screen),
       make("div", { class: "deck-right" }, row.views,
         make("div", { class: "deck-foot" }, this.buildMeter(take), row.now),
-        make("div", { class: "deck-foot" }, row.stars, row.note, small(texts.export, "export", "export"),
+        this.data.judged ? make("div", { class: "deck-foot" }, row.stars, row.note, small(texts.export, "export", "export"),
           small(texts.again, "again", "again"), small(texts.put_aside, "aside", "aside"),
-          small(texts.delete, "delete", "delete"))));
+          small(texts.delete, "delete", "delete")) : null));
     return row;
   }
 
@@ -192,9 +193,8 @@ class Deck {
     this.differenceText = make("p", { class: "deck-about", role: "status" });
     this.differenceTitle = make("span", { class: "deck-title" });
     this.differenceRow = make("article", { class: "deck-row deck-difference", hidden: true },
-      make("div", { class: "deck-left" }, make("div", { class: "deck-head" }, this.differenceTitle),
-        this.differenceCanvas),
-      make("div", { class: "deck-right" }, this.curve, this.differenceText));
+      make("header", { class: "deck-head" }, this.differenceTitle, this.differenceText),
+      make("div", { class: "deck-left" }, this.differenceCanvas), make("div", { class: "deck-right" }, this.curve));
     return this.differenceRow;
   }
 
@@ -521,7 +521,13 @@ class Deck {
   key(event) {
     const target = event.target;
     const typing = target.closest && target.closest("input:not([type=range]):not([type=radio]), textarea, select, [contenteditable=true], [role=dialog]");
-    if (event.ctrlKey || event.metaKey || event.altKey || typing || event.defaultPrevented) return;
+    if (typing || event.defaultPrevented || document.querySelector("[role=dialog]")) return;
+    if ((event.ctrlKey || event.metaKey) && event.key === "z") {
+      event.preventDefault();
+      this.act({ do: "undo" });
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.active()) return;
     if (target.closest && target.closest("button, a, summary, [role=tab]") && (event.key === " " || event.key === "Enter")) return;
     const ranged = target.matches && target.matches("input[type=range], input[type=radio]");
     if (ranged && (event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End")) return;
@@ -529,6 +535,23 @@ class Deck {
     if (!action) return;
     event.preventDefault();
     action();
+  }
+
+  // Of several decks on a page the one that was touched last, or else the first, hears the keys.
+  active() {
+    const decks = [...document.querySelectorAll(".deck")];
+    const last = decks.find((one) => one.dataset.touched) || decks[0];
+    return last === this.root;
+  }
+
+  touch() {
+    for (const one of document.querySelectorAll(".deck")) {
+      if (one !== this.root && one.dataset.touched) {
+        delete one.dataset.touched;
+        one.deck.pause();
+      }
+    }
+    this.root.dataset.touched = "true";
   }
 
   actionOf(event) {
@@ -543,11 +566,14 @@ class Deck {
       ArrowLeft: () => this.seek(now() - step), ArrowRight: () => this.seek(now() + step),
       ArrowUp: () => this.choose(this.chosen - 1), ArrowDown: () => this.choose(this.chosen + 1),
       ",": () => this.seek(now() - frame), ".": () => this.seek(now() + frame),
-      s: () => this.star(this.chosen, this.takes[this.chosen].stars === 5 ? 0 : this.takes[this.chosen].stars + 1),
-      n: () => this.rows[this.chosen].note.focus(), e: () => this.act({ do: "export", take: this.takes[this.chosen].id }),
-      Delete: () => this.act({ do: "delete", take: this.takes[this.chosen].id }),
     };
-    const found = simple[event.key] || simple[event.key.toLowerCase()];
+    const take = this.takes[this.chosen];
+    const judging = {
+      s: () => this.star(this.chosen, take.stars === 5 ? 0 : take.stars + 1), n: () => this.rows[this.chosen].note.focus(),
+      e: () => this.act({ do: "export", take: take.id }), Delete: () => this.act({ do: "delete", take: take.id }),
+    };
+    const known = this.data.judged ? { ...simple, ...judging } : simple;
+    const found = known[event.key] || known[event.key.toLowerCase()];
     if (found) return found;
     const number = Number(event.key);
     return number >= 1 && number <= this.takes.length ? () => this.choose(number - 1) : null;
