@@ -180,9 +180,12 @@ def test_takes_alone_cut_and_from_disk(asked, whisper, given, recipe):  # noqa: 
 @pytest.mark.parametrize(("given", "recipe"), WORKING, ids=str)
 def test_every_combination(asked, whisper, given, recipe):  # noqa: F811
     model, request = asked(given, recipe)
+    if given in NO_SOUND:
+        job = fit(request, model)
+        check_kept(job, stepped(job)[-1].latents)
+        return
     check_lock(model, request, str(whisper[0]))
-    if given not in NO_SOUND:
-        check_takes(model, request, str(whisper[0]))
+    check_takes(model, request, str(whisper[0]))
 
 
 def check_lock(model, request, adapter):
