@@ -92,6 +92,11 @@ def on_metal() -> bool:
     return not on_cpu() and _mlx().metal.is_available()
 
 
+def on_cuda() -> bool:
+    """Whether MLX computes on a card with memory of its own."""
+    return not on_cpu() and not _mlx().metal.is_available()
+
+
 def slow_blas() -> list[str]:
     """A note for who computes on the CPU without the fast BLAS that Linux systems offer; else nothing."""
     from mlx_ltxw import blas
