@@ -49,7 +49,9 @@ class Staging:
         spans = _spans(tensors.values())
         return [(tensor, memory[at : at + tensor.nbytes]) for tensor, at in zip(tensors.values(), spans, strict=True)]
 
-    def taken(self, tensors: Mapping[str, Tensor], dtype_of: Callable[[str, mx.Dtype], mx.Dtype]) -> dict[str, mx.array]:
+    def taken(
+        self, tensors: Mapping[str, Tensor], dtype_of: Callable[[str, mx.Dtype], mx.Dtype]
+    ) -> dict[str, mx.array]:
         """Arrays of their own with what was read, in their dtypes in memory; evaluated.
 
         Args:

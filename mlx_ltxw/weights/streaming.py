@@ -130,9 +130,7 @@ class StreamedLayers(Generic[Layer]):
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
-        arrays = coming.staging.taken(
-            self._streamed[index], lambda path, stored: self._dtype_of(index, path, stored)
-        )
+        arrays = coming.staging.taken(self._streamed[index], lambda path, stored: self._dtype_of(index, path, stored))
         copy: Any = share(self.layers[index])
         copy.update(tree_unflatten(list(arrays.items())))
         return copy
