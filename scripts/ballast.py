@@ -47,6 +47,11 @@ class Card:
             raise RuntimeError(f"{name} failed with {code}")
 
 
+def _wait_for_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
 @click.command()
 @click.option("--leave", required=True, help="What stays free, such as 12GB.")
 def main(leave: str) -> None:
@@ -58,7 +63,7 @@ def main(leave: str) -> None:
     first = least = card.free()
     print("ready", flush=True)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     while not ended.wait(_EVERY):
         least = min(least, card.free())
     print(json.dumps({"first": first, "least": least}), flush=True)

@@ -3,8 +3,8 @@
     python -m scripts.device_checks --model MODEL
 
 The audio autoencoder and vocoder in float32 without TF32, for 4 and 20 s of sound: seconds, peak, and for 4 s the
-relative error against MLX's CPU backend. Then the built-in model with takes, its blocks in memory and streamed: equal or
-not. Prints one JSON object a line.
+relative error against MLX's CPU backend. Then the built-in model with takes, its blocks in memory and streamed: equal
+or not. Prints one JSON object a line.
 """
 
 from __future__ import annotations

@@ -85,8 +85,11 @@ def packed_step(width: int, bits: int) -> float:
 def write_file(path: Path, shapes: Shapes, pools: Pools) -> None:
     """A safetensors file, its tensors written by several threads."""
     sizes = {name: math.prod(shape) * (2 if code == "BF16" else 4) for name, (shape, code) in shapes.items()}
-    entries, at = {}, 0
+    entries: dict[str, Any] = {}
+    places: dict[str, int] = {}
+    at = 0
     for name, (shape, code) in shapes.items():
+        places[name] = at
         entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [at, at := at + sizes[name]]}
     header = json.dumps({"__metadata__": {"format": "mlx"}, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -97,7 +100,7 @@ def write_file(path: Path, shapes: Shapes, pools: Pools) -> None:
         start = 8 + len(header)
         with ThreadPoolExecutor(WRITERS) as pool:
             for _ in pool.map(
-                lambda name: _write(handle, start + entries[name]["data_offsets"][0], sizes[name],
+                lambda name: _write(handle, start + places[name], sizes[name],
                                     pools.of(name, *shapes[name]), zlib.crc32(name.encode())),
                 [*shapes],
             ):  # fmt: skip
@@ -178,7 +181,7 @@ def _write_component(out: Path, name: str, shapes: Shapes, pools: Pools) -> None
             "transformer.video": {path: value for path, value in shapes.items() if not audio_side(path)},
             "transformer.audio": {path: value for path, value in shapes.items() if audio_side(path)},
         }
-    index = {}
+    index: dict[str, str] = {}
     for start, group in groups.items():
         file = f"{start}-00001-of-00001.safetensors"
         write_file(out / file, group, pools)

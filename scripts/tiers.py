@@ -5,8 +5,8 @@
 makes model directories of random weights (`scripts.random_dir`; bf16 70 GB) and runs each tier in a process of its own:
 text encoder, denoising with all guidance passes and the video lock, sound and picture, written nowhere. On CUDA a
 second process holds the rest of the card (`scripts.ballast`). `picked` is the best precision of which the plan keeps
-every block in memory, or 4 bits. Prints one JSON object a line: seconds and peak by stage beside what the plan said, and
-hashes of what was made. To try it out on a CPU: --size tiny --width 64 --height 64 --frames 9 --tier 1.2:bf16
+every block in memory, or 4 bits. Prints one JSON object a line: seconds and peak by stage beside what the plan said,
+and hashes of what was made. To try it out on a CPU: --size tiny --width 64 --height 64 --frames 9 --tier 1.2:bf16
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Measured:
     """Peaks and seconds of the stages of a run, beside the plan's."""
 
     def __init__(self, budget: Budget) -> None:
-        self.budget, self.stages, self.clock = budget, {}, time.perf_counter()
+        self.budget, self.clock = budget, time.perf_counter()
+        self.stages: dict[str, dict[str, Any]] = {}
         mx.reset_peak_memory()
 
     def stage(self, name: str, *needs: str) -> None:
