@@ -36,7 +36,7 @@ def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networ
         output: Names the files, and how many steps lie between two previews.
         networks: Of the run, for the decoders.
     """
-    (picture, sound), slow = output.previews(), False
+    (picture, sound), slow = output.previews(), not output.preview_sound
     for event in events:
         yield event
         if isinstance(event, Written):
@@ -52,7 +52,8 @@ def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networ
             write_wav(sound, with_headroom(waveform, rate), rate)
             slow = bool(files) and time.perf_counter() - clock > event.seconds
             files.append(sound)
-        yield Previewed(event.seed, event.index, event.total, tuple(files))
+        if files:
+            yield Previewed(event.seed, event.index, event.total, tuple(files))
 
 
 def _write_picture(path: Path, step: Step, job: Plan, networks: Networks) -> Path:
