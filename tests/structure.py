@@ -32,7 +32,7 @@ DOWNWARDS = (
 MAY_IMPORT = {
     "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor", "studio"},
     "doctor": {"takes", "pipeline", "weights"},
-    "studio": {"takes", "pipeline", "adapter", "weights", "media", "prompts"},
+    "studio": {"train", "takes", "pipeline", "adapter", "weights", "media", "prompts"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},

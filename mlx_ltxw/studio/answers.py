@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,10 @@ def answer(name: str, values: dict[str, Any], folder: StudioFolder) -> dict[str,
     Raises:
         UserError: what the user can mend.
     """
+    if name in ELSEWHERE:
+        module, _, function = ELSEWHERE[name].partition(":")
+        found: dict[str, Any] = getattr(importlib.import_module(module), function)(values, folder)
+        return found
     return ANSWERS[name](values, folder)
 
 
@@ -122,6 +127,18 @@ ANSWERS: dict[str, Callable[[dict[str, Any], StudioFolder], dict[str, Any]]] = {
     "model": about_model, "plan": plan_asked, "record": record_of, "export": export_of,
 }  # fmt: skip
 """Name -> what answers it. They read headers; none computes."""
+
+ELSEWHERE = {
+    "find_shown": "mlx_ltxw.studio.heard:find",
+    "compare_pictures": "mlx_ltxw.studio.heard:compare",
+    "check_clips": "mlx_ltxw.studio.clips:check_clips",
+    "save_caption": "mlx_ltxw.studio.clips:save_caption",
+    "folders": "mlx_ltxw.studio.clips:folders_below",
+    "check_new_run": "mlx_ltxw.studio.run_state:check_new",
+    "training_options": "mlx_ltxw.studio.run_state:options",
+    "run": "mlx_ltxw.studio.run_state:about_run",
+}
+"""Name -> module and function of what answers it, loaded when it is first asked."""
 
 
 @functools.lru_cache(maxsize=4)

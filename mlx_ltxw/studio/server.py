@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.studio import media, texts, uploads
+from mlx_ltxw.studio import media, shown_media, texts, uploads
 from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.pages import PAGES
 from mlx_ltxw.studio.pages.frame import register
@@ -22,7 +22,7 @@ from mlx_ltxw.studio.safety import Guard, Rules
 from mlx_ltxw.studio.state import Studio
 
 STATIC = Path(__file__).parent / "static"
-ROUTES = (media.routes, uploads.routes)
+ROUTES = (media.routes, uploads.routes, shown_media.routes)
 """What serves files: each gives its routes for a studio."""
 KEPT_DELETED = 7 * 24 * 3600.0
 """Seconds for which a deleted take can be had back."""

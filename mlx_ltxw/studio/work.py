@@ -9,6 +9,7 @@ from mlx_ltxw.studio.place import DoWork
 KINDS = {
     "clip": "mlx_ltxw.studio.work_clip",
     "script": "mlx_ltxw.studio.work_clip",
+    "train": "mlx_ltxw.studio.work_train",
 }
 """Kind of job -> the module whose `work` does it; loaded when one is asked for."""
 

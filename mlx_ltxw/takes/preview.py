@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +24,9 @@ LARGEST = 256
 """Pixels of a preview's longer side."""
 
 
-def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networks: Networks) -> Iterator[TakeEvent]:
+def with_previews(
+    events: Iterator[TakeEvent], job: Plan, output: Output, networks: Networks
+) -> Generator[TakeEvent, None, None]:
     """The events of a run, with a `Previewed` after every so many steps, but for the last one of a clip.
 
     The files, `NAME.preview.png` and `NAME.preview.wav`, are gone when the clip is written. A sound that took longer to
