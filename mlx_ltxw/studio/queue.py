@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import statistics
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -96,7 +98,7 @@ class Queue:
         self._closing = True
         await self._worker.stop()
 
-    def add(self, kind: str, title: str, asked: Mapping[str, Any]) -> int:
+    def add(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end; its number.
 
         Raises:
@@ -104,7 +106,7 @@ class Queue:
         """
         if len(self._store.open_jobs()) > MOST_WAITING:
             raise UserError(*texts.QUEUE_FULL)
-        number = self._store.add_job(kind, title, asked)
+        number = self._store.add_job(kind, title, asked, work)
         self._hub.tell("queued", job=number)
         self._next()
         return number
@@ -179,10 +181,26 @@ class Queue:
     def _end(self, number: int, state: Any, message: str = "") -> None:
         self.running = None
         self._store.end_job(number, state, message)
+        if state == "done":
+            self._learn(number)
         if state == "cancelled":
             self._clear(number)
         self._hub.tell(state, job=number, message=message)
         self._next()
+
+    def seconds_for(self, model: str | None, work: float) -> float | None:
+        """How long a job of so much work will take, after those made before; None where there were none."""
+        paces = json.loads(self._store.setting(_pace(model), "[]"))
+        return statistics.median(paces) * work if paces else None
+
+    def _learn(self, number: int) -> None:
+        """Remembers a job's pace; not of one that was cut, whose work was done in part before."""
+        job = self._store.job(number)
+        if job is None or not job.work or job.tries > 1 or job.started is None or job.ended is None:
+            return
+        name = _pace(job.asked.get("model"))
+        paces = [*json.loads(self._store.setting(name, "[]")), (job.ended - job.started) / job.work]
+        self._store.set_setting(name, json.dumps(paces[-5:]))
 
     def _died(self, code: int) -> None:
         """The worker is gone: for good when the server ends, else another takes its place."""
@@ -227,3 +245,7 @@ class Queue:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _pace(model: str | None) -> str:
+    return f"pace {model or 'built-in'}"

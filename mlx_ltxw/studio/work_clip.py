@@ -56,7 +56,9 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
 
 def _output(job: Plan, place: Place, preview: int) -> Output:
     alone = job.settings.audio_only
-    return Output(place.folder.output(place.job, alone), overwrite=place.again, preview=preview)
+    heard = job.machine.backend != "cpu"  # there the vocoder takes longer than steps do, and the clip would wait for it
+    path = place.folder.output(place.job, alone)
+    return Output(path, overwrite=place.again, preview=preview, preview_sound=heard)
 
 
 def _networks(model: ModelDir, job: Plan) -> Networks:
