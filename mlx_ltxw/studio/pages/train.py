@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from nicegui import ui
 
-from mlx_ltxw.studio import texts_train as texts
 from mlx_ltxw.studio.pages.train_clips import ClipTable
 from mlx_ltxw.studio.pages.train_new import NewRun
 from mlx_ltxw.studio.pages.train_runs import RunList
@@ -17,8 +16,7 @@ async def show(studio: Studio, query: Mapping[str, str]) -> None:
     """Builds the page, with the run `?run=NAME` open."""
     for style in ("deck.css", "train.css"):
         ui.add_head_html(f'<link rel="stylesheet" href="/static/{style}">')
-    with ui.element("div").classes("train wide"):
-        ui.label(texts.TITLE).classes("title").props('role="heading" aria-level="1"')
+    with ui.element("div").classes("train"):
         table = ClipTable(studio)
         table.build()
         runs = RunList(studio, query.get("run"))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 from nicegui.element import Element
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts_train as texts
+from mlx_ltxw.studio.pages.parts import button, row, section, text_field
 from mlx_ltxw.studio.shown_media import CLIP_SETS, clip_url
 from mlx_ltxw.studio.state import Studio
 
@@ -69,21 +70,21 @@ class ClipTable:
 
     def build(self) -> None:
         """Lays it out."""
-        heading(texts.CLIPS)
-        with ui.element("div").classes("train-folder"):
-            self.input = (
-                ui.input(
-                    texts.FOLDER, value=self.studio.store.setting(_FOLDER), autocomplete=[], on_change=self._complete
+        with section(texts.CLIPS, key="clips"):
+            with row():
+                self.input = text_field(
+                    texts.FOLDER,
+                    self.studio.store.setting(_FOLDER),
+                    self._typed,
+                    hint=texts.FOLDER_HINT,
                 )
-                .props("outlined dense")
-                .classes("train-grow")
-            )
-            self.input.on("keydown.enter", self.look)
-            self.button = ui.button(texts.LOOK, on_click=self.look).props("unelevated no-caps")
-        ui.label(texts.FOLDER_HELP).classes("train-hint")
-        self.told = ui.label().classes("train-state").props('role="status"')
-        self.about = ui.element("div")
-        self.space = ui.element("div").classes("wide")
+                self.input.props["list"] = "train-folders"
+                self.input.on("keydown.enter", self.look)
+                self.button = button(texts.LOOK, self.look, kind="main")
+            self.folders = ui.element("datalist").props('id="train-folders"')
+            self.told = ui.label(texts.FOLDER_HELP).classes("train-state").props('role="status"')
+            self.about = ui.element("div")
+            self.space = ui.element("div")
 
     async def look(self) -> None:
         """Checks the folder, and lays its clips out."""
@@ -123,10 +124,10 @@ class ClipTable:
             self._say(str(error), wrong=True)
             return
         self._summarise(found)
-        by_name = {row["name"]: row for row in found["rows"]}
-        for row in self._rows:
-            if row.name in by_name:
-                row.show_findings(by_name[row.name])
+        by_name = {one["name"]: one for one in found["rows"]}
+        for shown in self._rows:
+            if shown.name in by_name:
+                shown.show_findings(by_name[shown.name])
 
     async def _checked(self, folder: str) -> dict[str, Any]:
         values = {"data": folder, "settings": self.settings(), **self.labels.as_values()}
@@ -146,7 +147,7 @@ class ClipTable:
         with self.space:
             if not all(row["editable"] for row in rows):
                 ui.label(texts.READ_ONLY).classes("train-hint")
-            self.list = ui.element("div").classes("wide")
+            self.list = ui.element("div")
             self._more(rows, number, 0)
 
     def _more(self, rows: Sequence[dict[str, Any]], number: str, first: int) -> None:
@@ -156,13 +157,12 @@ class ClipTable:
                 self._rows.append(ClipRow(self, rows[index], number, index))
         if last < len(rows):
             with self.space:
-                more = ui.button(texts.MORE.format(count=min(AT_ONCE, len(rows) - last))).props("flat no-caps")
 
                 def show_more() -> None:
                     more.delete()
                     self._more(rows, number, last)
 
-                more.on_click(show_more)
+                more = button(texts.MORE.format(count=min(AT_ONCE, len(rows) - last)), show_more)
 
     def _summarise(self, found: dict[str, Any]) -> None:
         findings = [one for row in found["rows"] for one in row["findings"]] + found["about"]
@@ -182,11 +182,18 @@ class ClipTable:
         self.told.set_text(text)
         self.told.classes(add="train-error" if wrong else "", remove="" if wrong else "train-error")
 
-    async def _complete(self) -> None:
-        text = self.input.value or ""
-        if "/" in text:
-            found = await self.studio.helper.ask("folders", {"text": text})
-            self.input.set_autocomplete(found["folders"])
+    def _typed(self, text: str) -> None:
+        background_tasks.create(self._complete(text))
+
+    async def _complete(self, text: str) -> None:
+        """Offers the folders that begin so."""
+        if "/" not in text:
+            return
+        found = await self.studio.helper.ask("folders", {"text": text})
+        self.folders.clear()
+        with self.folders:
+            for name in found["folders"]:
+                ui.element("option").props["value"] = name
 
 
 class ClipRow:
@@ -212,7 +219,7 @@ class ClipRow:
             })  # fmt: skip
             with ui.element("div"):
                 self.input = ui.textarea(value=(row["caption"] or "").strip(), placeholder=texts.NO_CAPTION)
-                self.input.props("outlined dense autogrow")
+                self.input.props("outlined dense autogrow hide-bottom-space")
                 self.input.props["aria-label"] = texts.CAPTION_OF.format(name=self.name)
                 if row["editable"]:
                     self.input.on("blur", self._save)
@@ -256,8 +263,3 @@ def show_findings(findings: Sequence[dict[str, str]]) -> None:
     for one in findings:
         wrong = one["severity"] == "error"
         ui.label(one["text"]).classes("train-finding" + (" train-error" if wrong else ""))
-
-
-def heading(text: str) -> None:
-    """Of a part of the page."""
-    ui.label(text).classes("train-h2").props('role="heading" aria-level="2"')

@@ -9,7 +9,8 @@ from nicegui import ui
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts_train as texts
-from mlx_ltxw.studio.pages.train_clips import ClipTable, heading
+from mlx_ltxw.studio.pages.parts import button, heading, row, section, switch, text_field
+from mlx_ltxw.studio.pages.train_clips import ClipTable
 from mlx_ltxw.studio.pages.train_runs import RunList
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.train.config import TrainConfig, as_yaml
@@ -45,34 +46,36 @@ class NewRun:
         options = {option.name: option for fields in groups.values() for option in fields}
         labels = self.table.labels
         labels.model = self.studio.model or ""
-        heading(texts.RUN)
-        with ui.element("div").classes("train-fields"):
-            self.name = ui.input(texts.NAME).props("outlined dense")
-            for name, label in FIRST.items():
-                self._option(options[name], label)
-            for name, label in _OF_ALL_CLIPS.items():
-                self._label(name, label)
-            ui.checkbox(texts.AUDIO_ONLY, on_change=lambda event: setattr(labels, "audio_only", bool(event.value)))
-        with ui.expansion(texts.MORE_OPTIONS).classes("wide"):
-            for group, fields in groups.items():
-                ui.label(group.capitalize()).classes("train-hint")
-                with ui.element("div").classes("train-fields"):
-                    for option in fields:
-                        if option.name not in FIRST:
-                            self._option(option, option.name)
-        with ui.element("div").classes("train-buttons"):
-            ui.button(texts.START, on_click=self.start).props("unelevated no-caps")
-            self.told = ui.label().classes("train-state").props('role="status"')
+        with section(texts.RUN, key="new-run"):
+            with ui.element("div").classes("train-fields"):
+                with ui.element("div"):
+                    self.name = text_field(texts.NAME, "", lambda _: None, hint=texts.NAME_HINT)
+                for name, label in FIRST.items():
+                    self._option(options[name], label)
+                for name, label in _OF_ALL_CLIPS.items():
+                    self._label(name, label)
+            switch(texts.AUDIO_ONLY, False, lambda on: setattr(labels, "audio_only", on))
+            with ui.expansion(texts.MORE_OPTIONS).classes("more"):
+                for group, fields in groups.items():
+                    heading(group.capitalize(), 3).classes("train-h3")
+                    with ui.element("div").classes("train-fields"):
+                        for option in fields:
+                            if option.name not in FIRST:
+                                self._option(option, option.name)
+            with row():
+                button(texts.START, self.start, kind="main")
+                self.told = ui.label().classes("train-state").props('role="status"')
 
     def _label(self, name: str, label: str) -> None:
         labels = self.table.labels
-        field = ui.input(label, value=getattr(labels, name)).props("outlined dense")
-        field.on_value_change(lambda event: setattr(labels, name, event.value or ""))
+        with ui.element("div"):
+            text_field(label, getattr(labels, name), lambda text: setattr(labels, name, text))
 
     def _option(self, option: dataclasses.Field[Any], label: str) -> None:
         default = as_yaml(option.default)
-        field = ui.input(label, placeholder=default).props("outlined dense stack-label")
-        field.props["hint"] = option.metadata["help"]
+        with ui.element("div"):
+            field = text_field(label, "", lambda _: None, hint=default)
+            ui.label(option.metadata["help"]).classes("train-help")
         self._options[option.name] = field, default
 
     def settings(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -11,10 +13,12 @@ from nicegui.element import Element
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts_train as texts
 from mlx_ltxw.studio.deck import MOST_TAKES, Deck, DeckTake
+from mlx_ltxw.studio.draft import Draft, DraftAdapter
 from mlx_ltxw.studio.hub import News
+from mlx_ltxw.studio.pages.form import keep, kept
 from mlx_ltxw.studio.pages.frame import follow
-from mlx_ltxw.studio.pages.train_clips import heading
-from mlx_ltxw.studio.runs import run_names, sample_file
+from mlx_ltxw.studio.pages.parts import button, heading, section, text_field
+from mlx_ltxw.studio.runs import ADAPTER, run_names, sample_file
 from mlx_ltxw.studio.shown_media import sample_shown_url, shown_of
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import StudioJob
@@ -48,13 +52,15 @@ class RunList:
         self.name = name
         self._looked = 0.0
         self._asking = False
+        self._model: str | None = None
+        self._prompt = ""
         self._samples: list[tuple[int, int]] = []
 
     def build(self) -> None:
         """Lays it out, and keeps it up to date while the page is open."""
-        heading(texts.RUNS)
-        self.links = ui.element("nav").classes("train-buttons").props(f'aria-label="{texts.RUNS}"')
-        self.space = ui.element("div").classes("train-run")
+        with section(texts.RUNS, key="runs"):
+            self.links = ui.element("nav").classes("train-buttons").props(f'aria-label="{texts.RUNS}"')
+            self.space = ui.element("div").classes("train-run")
         names = self._names()
         self.name = self.name if self.name in names else next(iter(names), None)
         self.open(self.name)
@@ -66,9 +72,8 @@ class RunList:
         self.links.clear()
         with self.links:
             for one in self._names():
-                button = ui.button(one, on_click=lambda one=one: self.open(one)).props("no-caps dense")
-                button.props("unelevated" if one == name else "flat")
-                button.props["aria-label"] = texts.OPEN_RUN.format(name=one)
+                link = button(one, functools.partial(self.open, one), kind="main" if one == name else "quiet")
+                link.props["aria-label"] = texts.OPEN_RUN.format(name=one)
         self.space.clear()
         with self.space:
             if name is None:
@@ -82,15 +87,15 @@ class RunList:
         self.state = ui.label().props('role="status"')
         self.bar = ui.linear_progress(0.0, show_value=False).props("rounded size=8px")
         with ui.element("div").classes("train-buttons"):
-            self.stop = ui.button(texts.STOP, on_click=self._stop).props("unelevated no-caps")
-            self.steps = ui.input(texts.STEPS_IN_ALL).props("outlined dense")
-            self.resume = ui.button(texts.RESUME, on_click=self._resume).props("unelevated no-caps")
-            self.use = ui.button(texts.USE, on_click=lambda: ui.navigate.to(f"/?run={self.name}")).props("no-caps")
+            self.stop = button(texts.STOP, self._stop, kind="main")
+            self.use = button(texts.USE, self._use, kind="main")
+            self.steps = text_field(texts.STEPS_IN_ALL, "", lambda _: None).classes("short")
+            self.resume = button(texts.RESUME, self._resume)
         self.told = ui.label().classes("train-state").props('role="status"')
-        self.loss = ui.label(texts.LOSS).classes("train-h2").props('role="heading" aria-level="3"')
+        self.loss = ui.label(texts.LOSS).classes("train-h3").props('role="heading" aria-level="3"')
         self.curves = Curves()
         ui.label(f"{texts.EACH_STEP} (faint) · {texts.MEAN} · {texts.HELD_OUT} (dots)").classes("train-legend")
-        ui.label(texts.SAMPLES).classes("train-h2").props('role="heading" aria-level="3"')
+        heading(texts.SAMPLES, 3).classes("train-h3")
         self.sounds = ui.element("div").classes("wide")
         with self.sounds:
             ui.label(texts.NO_SAMPLES).classes("train-hint")
@@ -110,8 +115,8 @@ class RunList:
         if self._asking or name is None:
             return
         self._asking, self._looked = True, time.monotonic()
-        job = self._job()
         try:
+            job = self._job()
             found = (
                 await self.studio.helper.ask("run", {"run": name}) if name in run_names(self.studio.folder) else None
             )
@@ -124,6 +129,7 @@ class RunList:
             return
         self._show_state(job, found)
         if found is not None:
+            self._model = found["model"]
             self._show_losses(found)
             await self._show_samples(found)
 
@@ -145,6 +151,7 @@ class RunList:
             self.bar.set_value(found["step"] / found["steps"])
         busy = running or waiting
         self.stop.set_visibility(busy)
+        self.stop.set_text(texts.AT_ONCE if running and progress.stage == "cancelling" else texts.STOP)
         self.resume.set_visibility(not busy)
         self.steps.set_visibility(not busy)
         self.told.set_text(job.message if job is not None and job.state == "failed" else "")
@@ -164,26 +171,34 @@ class RunList:
         self.curves.set({"lines": lines, "steps": found["steps"], "x": texts.STEP_AXIS, "label": text})
 
     async def _show_samples(self, found: dict[str, Any]) -> None:
-        """A deck for each prompt: the base model, and the newest checkpoints."""
+        """A deck of one prompt: the base model, and the newest checkpoints."""
         samples = found["samples"]
         there = [(one["step"], one["number"]) for one in samples]
-        if there == self._samples:
+        if not there or there == self._samples:
             return
         self._samples = there
-        decks: list[tuple[str, list[DeckTake]]] = []
-        for prompt in dict.fromkeys(one["prompt"] for one in samples):
-            own = [one for one in samples if one["prompt"] == prompt]
-            chosen = own if len(own) <= MOST_TAKES else [own[0], *own[1 - MOST_TAKES :]]
-            try:
-                decks.append((prompt, [await self._sample(found["run"], one) for one in chosen]))
-            except UserError as error:
-                self.told.set_text(str(error))
+        prompts = list(dict.fromkeys(one["prompt"] for one in samples))
+        if self._prompt not in prompts:
+            self._prompt = prompts[0]
         self.sounds.clear()
         with self.sounds:
             ui.label(texts.SAMPLES_HELP).classes("train-hint")
-            for prompt, takes in decks:
-                ui.label(texts.SAMPLES_OF.format(prompt=prompt)).classes("train-name")
-                Deck(takes, lambda _: None, judged=False)
+            with ui.element("div").classes("train-buttons"):
+                for prompt in prompts if len(prompts) > 1 else ():
+                    open_it = functools.partial(self._open_samples, found, prompt)
+                    button(prompt, open_it, kind="main" if prompt == self._prompt else "quiet")
+            await self._deck([one for one in samples if one["prompt"] == self._prompt], found["run"])
+
+    async def _open_samples(self, found: dict[str, Any], prompt: str) -> None:
+        self._prompt, self._samples = prompt, []
+        await self._show_samples(found)
+
+    async def _deck(self, samples: list[dict[str, Any]], run: str) -> None:
+        chosen = samples if len(samples) <= MOST_TAKES else [samples[0], *samples[1 - MOST_TAKES :]]
+        try:
+            Deck([await self._sample(run, one) for one in chosen], lambda _: None, judged=False)
+        except UserError as error:
+            ui.label(str(error)).classes("fault")
 
     async def _sample(self, run: str, sample: dict[str, Any]) -> DeckTake:
         step, number = sample["step"], sample["number"]
@@ -196,6 +211,13 @@ class RunList:
         job = self._job()
         if job is not None:
             self.studio.queue.cancel(job.id)
+
+    def _use(self) -> None:
+        """Opens Make with the finished adapter."""
+        draft = kept(self.studio) or Draft()
+        adapter = self.studio.folder.runs / str(self.name) / ADAPTER
+        keep(self.studio, dataclasses.replace(draft, adapters=[DraftAdapter(str(adapter))], model=self._model or ""))
+        ui.navigate.to("/")
 
     async def _resume(self) -> None:
         steps = (self.steps.value or "").strip()
