@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine, host_memory, resident_memory
+from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
@@ -223,7 +223,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
 
 def program_memory(machine: Machine) -> int:
     """Bytes of the program itself, with what its libraries will take; none where a card has memory of its own."""
-    return 0 if machine.backend == "cuda" else resident_memory() + LIBRARIES
+    return 0 if machine.backend == "cuda" else beside_mlx() + LIBRARIES
 
 
 def _refuse(budget: Budget, machine: Machine, needed: int) -> None:

@@ -40,6 +40,7 @@ class Plan:
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
+        cache: Whether contexts of prompts are read from disk, and kept there.
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Plan:
     distilled: Chosen | None = None
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
+    cache: bool = True
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""
