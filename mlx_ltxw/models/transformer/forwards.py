@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_ltxw.models.transformer.attention import Read
 from mlx_ltxw.models.transformer.block import NOTHING_SHARED, Block, Shared, StreamState, Texts
 from mlx_ltxw.models.transformer.inputs import BlockSkips, Modality
-from mlx_ltxw.models.transformer.walk import Abreast, Done, Forward, Streams
+from mlx_ltxw.models.transformer.walk import Abreast, Blocks, Done, Forward, Streams
 
-if TYPE_CHECKING:
-    from mlx_ltxw.models.transformer.model import Transformer
+
+class Network(Protocol):
+    """What a forward needs of a transformer (`model.py`)."""
+
+    transformer_blocks: Blocks[Block]
+    patchify_proj: nn.Linear
+    audio_patchify_proj: nn.Linear
+
+    def video_state(self, video: Modality, audio: Modality) -> StreamState: ...
+
+    def audio_state(self, audio: Modality, video: Modality | None) -> StreamState: ...
+
+    def video_head(self, x: mx.array, state: StreamState) -> mx.array: ...
+
+    def audio_head(self, x: mx.array, state: StreamState) -> mx.array: ...
 
 
 class Accompaniment(NamedTuple):
@@ -24,11 +38,11 @@ class Accompaniment(NamedTuple):
         audio: Its tokens, at the base's noise level; where its context is the base's own, so is its reading of it.
     """
 
-    model: Transformer
+    model: Network
     audio: Modality
 
 
-def joint_forward(model: Transformer, video: Modality, audio: Modality, like: Forward | None = None) -> Forward:
+def joint_forward(model: Network, video: Modality, audio: Modality, like: Forward | None = None) -> Forward:
     """What a joint forward (`Transformer.__call__`) walks; passes of it share its keys and values of the text.
 
     Args:
@@ -61,7 +75,7 @@ def joint_forward(model: Transformer, video: Modality, audio: Modality, like: Fo
     return Forward(model.transformer_blocks, states, streams, prepare, step, finish)
 
 
-def audio_forward(model: Transformer, audio: Modality, like: Forward | None = None) -> Forward:
+def audio_forward(model: Network, audio: Modality, like: Forward | None = None) -> Forward:
     """What `Transformer.audio_alone` walks; arguments as for `joint_forward`."""
     streams: Streams
     if like is None:
@@ -83,7 +97,7 @@ def audio_forward(model: Transformer, audio: Modality, like: Forward | None = No
 
 
 def accompanied_forward(
-    model: Transformer, others: Sequence[Accompaniment], video: Modality, audio: Modality, like: Forward | None = None
+    model: Network, others: Sequence[Accompaniment], video: Modality, audio: Modality, like: Forward | None = None
 ) -> Forward:
     """What `Transformer.accompanied` walks; arguments as for it and for `joint_forward`."""
     models = [other.model for other in others]
