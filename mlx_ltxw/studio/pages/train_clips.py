@@ -34,7 +34,7 @@ class ClipPlayer(Element, component="../static/clip.js"):
 
 
 @dataclass
-class Labels:
+class SaidOfAll:
     """What is said of clips whose caption does not tell; the fields of the page."""
 
     model: str = ""
@@ -63,7 +63,7 @@ class ClipTable:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.folder: str | None = None
-        self.labels = Labels()
+        self.labels = SaidOfAll()
         self.settings: Callable[[], list[str]] = list
         self._rows: list[ClipRow] = []
         self._looking = False
