@@ -27,6 +27,7 @@ class Asked:
     Attributes:
         split: `auto`, or one of `mlx_ltxw.pipeline.split.SPLITS`.
         memory: Bytes that each may use.
+        cache: Whether contexts of prompts are kept on disk.
         plan_only: Whether nothing is made.
         scripted: Whether the plans are a script's parts; known on the leading machine.
         keep, again: As for `make_script`.
@@ -34,6 +35,7 @@ class Asked:
 
     split: str
     memory: int | None
+    cache: bool
     plan_only: bool
     scripted: bool = False
     keep: bool = False
@@ -80,7 +82,7 @@ def lead(
     from mlx_ltxw.takes.make import begun, make
     from mlx_ltxw.takes.script import check_parts, make_script
 
-    jobs = run.agreed_plans(crew, plans, model, asked.memory)
+    jobs = run.agreed_plans(crew, plans, model, asked.memory, asked.cache)
     speed = cost.speed_of(crew, jobs)
     found = cost.estimates(jobs[0], crew.world.size, speed)
     how = run.choose_split(asked.split, jobs, crew.world.size, found)
@@ -120,7 +122,7 @@ def follow(crew: Crew, asked: Asked, model: ModelDir, files: Output) -> None:
     def nothing() -> Sequence[Any]:
         return []
 
-    jobs = run.agreed_plans(crew, nothing, model, asked.memory)
+    jobs = run.agreed_plans(crew, nothing, model, asked.memory, asked.cache)
     cost.speed_of(crew, jobs)
     said = crew.share()
     if said["plan_only"]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_ltxw.machines.crew import Crew
+from mlx_ltxw.pipeline.guidance import Pass
+from mlx_ltxw.pipeline.pass_shares import block_runs, pass_shares
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.split import PASSES, TENSOR, TOKENS, WHOLE
 from mlx_ltxw.pipeline.wire import Sizes, pass_work, passes_of, predictions, step_traffic
@@ -85,24 +87,25 @@ def _timed(work: object) -> float:
     return time.perf_counter() - began
 
 
-def estimate(sizes: Sizes, every: Sequence[object], how: str, machines: int, speed: Speed) -> Estimate:
+def estimate(sizes: Sizes, every: Sequence[Pass], how: str, machines: int, speed: Speed) -> Estimate:
     """One guided prediction.
 
     Args:
         sizes: Of a forward.
-        every: Its passes (`guidance.Pass`).
+        every: Its passes.
         how: `whole`, `passes`, `tokens` or `tensor`.
         machines: How many.
         speed: Measured, or projected.
     """
-    work, count = pass_work(sizes), len(every)
+    work, layers = pass_work(sizes), sizes.config.layers
+    passes = len(block_runs(every, layers)) / layers
     if how == PASSES:
-        each = work.all * -(-count // machines)
+        each = work.all * pass_shares(tuple(every), layers, machines).runs / layers
     elif how == TOKENS:
-        each = (work.video * share_of(sizes.video, machines)[0] / sizes.video + work.rest) * count
+        each = (work.video * share_of(sizes.video, machines)[0] / sizes.video + work.rest) * passes
     else:
-        each = work.all * count / (machines if how == TENSOR else 1)
-    traffic = step_traffic(sizes, list(every), how, machines)  # type: ignore[arg-type]
+        each = work.all * passes / (machines if how == TENSOR else 1)
+    traffic = step_traffic(sizes, list(every), how, machines)
     gathering = traffic.bytes / speed.bandwidth + traffic.collectives * speed.latency
     return Estimate(how, each / speed.flops, gathering, traffic.bytes, traffic.collectives)
 

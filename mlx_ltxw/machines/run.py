@@ -43,7 +43,7 @@ AUTO = "auto"
 
 
 def agreed_plans(
-    crew: Crew, lead: Callable[[], Sequence[Plan]], model: ModelDir, memory: int | None
+    crew: Crew, lead: Callable[[], Sequence[Plan]], model: ModelDir, memory: int | None, cache: bool = True
 ) -> list[Plan]:  # fmt: skip
     """The plans of a run, which the leading machine makes, and the others again from its settings.
 
@@ -52,18 +52,19 @@ def agreed_plans(
         lead: Makes the plans; called on the leading machine alone.
         model: This machine's.
         memory: As for `fit`.
+        cache: See `Plan`.
 
     Raises:
         UserError: a machine cannot make them, or has other versions, another model or other files; names it.
     """
     if crew.leads:
-        jobs = list(lead())
+        jobs = [dataclasses.replace(job, cache=cache) for job in lead()]
         crew.share([job.settings.to_dict() for job in jobs])
         crew.agree(facts_of(jobs))
         return jobs
     settings = crew.share()
     try:
-        jobs = [fit(Request.from_dict(one), model, memory) for one in settings]
+        jobs = [dataclasses.replace(fit(Request.from_dict(one), model, memory), cache=cache) for one in settings]
         facts = facts_of(jobs)
     except UserError as error:
         jobs, facts = [], {"error": f"{error.message} {error.hint}"}

@@ -42,6 +42,7 @@ class Plan:
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
         split: What of it this machine computes, where several make one clip.
+        cache: Whether contexts of prompts are read from disk, and kept there.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Plan:
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
     split: Split = WHOLE_RUN
+    cache: bool = True
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""
@@ -152,14 +154,11 @@ def split_over(job: Plan, how: str, machines: int) -> Plan:
 def _work(job: Plan) -> Work:
     """What the budget is made for."""
     settings = job.settings
-    forwards = sum(
-        stage.steps * (2 if stage.sampler is res_2s else 1) * len(passes(stage.video_guidance, stage.audio_guidance, 0))
-        for stage in job.stages
-    )
+    walks = sum(stage.steps * (2 if stage.sampler is res_2s else 1) for stage in job.stages)
     return Work(
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
-        forwards * len(settings.seeds),
+        walks * len(settings.seeds),
     )  # fmt: skip
 
 

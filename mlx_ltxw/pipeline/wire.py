@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_ltxw.models.transformer import TransformerConfig
+from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.pipeline.guidance import Pass, passes
+from mlx_ltxw.pipeline.pass_shares import block_runs, pass_shares
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.samplers import res_2s
@@ -82,29 +84,37 @@ def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> Wi
         how: `passes`, `tokens` or `tensor`; nothing for others.
         machines: How many.
     """
+    config, layers = sizes.config, sizes.config.layers
     if how == PASSES:
-        config = sizes.config
+        shares = pass_shares(tuple(every), layers, machines)
         values = sizes.video * config.video.out_channels + sizes.audio * (1 + sizes.rows) * config.audio.out_channels
-        rounds = -(-len(every) // machines)
-        return WireTraffic(rounds * values * 4 * (machines - 1), 1)
-    count = {TOKENS: _tokens, TENSOR: _tensor}.get(how)
+        rounds = max(shares.owners.count(rank) for rank in shares.owners)
+        total = WireTraffic(rounds * values * 4 * (machines - 1), 1)
+        if shares.handover is not None:
+            held = sizes.video * config.video.dim + sizes.audio * (1 + sizes.rows) * config.audio.dim
+            total += WireTraffic(held * sizes.itemsize * (machines - 1), 1)
+        return total
     total = WireTraffic()
-    for one in every if count is not None else ():
-        total += count(sizes, one, machines)  # type: ignore[misc]
+    for skips in block_runs(every, layers) if how in (TOKENS, TENSOR) else ():
+        total += _tokens(sizes, skips, machines) if how == TOKENS else _tensor(sizes, skips, machines)
+    if how == TOKENS:
+        each = share_of(sizes.video, machines)[0] * config.video.out_channels * sizes.itemsize * (machines - 1)
+        total += WireTraffic(each, 1) * len(every)
     return total
 
 
-def _tokens(sizes: Sizes, one: Pass, machines: int) -> WireTraffic:
+def _tokens(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
+    """Of one block: keys and values of the video's attention to itself, and of each reading of it."""
     config, most = sizes.config, share_of(sizes.video, machines)[0]
     token = most * sizes.itemsize * (machines - 1)  # bytes for each number that a token has
-    blocks = config.layers
-    attending = blocks - len(one.skips.video_self)
-    own = WireTraffic(2 * token * config.video.dim, 2) * attending
-    cross = WireTraffic(2 * token * config.cross_dim * (1 + sizes.readings), 2 * (1 + sizes.readings)) * blocks
-    return own + (WireTraffic() if one.skips.cross else cross) + WireTraffic(token * config.video.out_channels, 1)
+    own = WireTraffic() if skips.video_self else WireTraffic(2 * token * config.video.dim, 2)
+    if skips.cross:
+        return own
+    return own + WireTraffic(2 * token * config.cross_dim, 2) * (1 + sizes.readings)
 
 
-def _tensor(sizes: Sizes, one: Pass, machines: int) -> WireTraffic:
+def _tensor(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
+    """Of one block: what every attention and feed-forward network adds, and the squares of every norm."""
     config = sizes.config
     video, audio, rows = sizes.video, sizes.audio, sizes.rows
 
@@ -115,17 +125,20 @@ def _tensor(sizes: Sizes, one: Pass, machines: int) -> WireTraffic:
         return WireTraffic(2 * (queries + keys) * 4 * (machines - 1) // machines, 1)
 
     of_video, of_audio = summed(video, config.video.dim), summed(audio, config.audio.dim)
-    total = (of_video * 3 + of_audio * 3 + norms(video, TEXT) + norms(audio, TEXT)) * config.layers
-    if not one.skips.cross:
-        total += (of_video + of_audio + norms(video, audio) * 2) * config.layers
-    total += norms(video, video) * (config.layers - len(one.skips.video_self))
-    total += norms(audio, audio) * (config.layers - len(one.skips.audio_self))
+    total = of_video * 3 + of_audio * 3 + norms(video, TEXT) + norms(audio, TEXT)
+    if not skips.cross:
+        total += of_video + of_audio + norms(video, audio) * 2
+    if not skips.video_self:
+        total += norms(video, video)
+    if not skips.audio_self:
+        total += norms(audio, audio)
     if rows:
-        adapted = summed(rows * audio, config.audio.dim) * 3 + norms(rows * audio, TEXT)
-        adapted += norms(rows * audio, rows * audio)
-        if not one.skips.cross:
-            adapted += summed(rows * audio, config.audio.dim) + norms(rows * audio, sizes.readings * video)
-        total += adapted * config.layers
+        adapted = summed(rows * audio, config.audio.dim)
+        total += adapted * 3 + norms(rows * audio, TEXT)
+        if not skips.audio_self:
+            total += norms(rows * audio, rows * audio)
+        if not skips.cross:
+            total += adapted + norms(rows * audio, sizes.readings * video)
     return total
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer.tensor import TensorShare, kept
 from mlx_ltxw.weights.header import BITS, Tensor
-from mlx_ltxw.weights.reading import as_stored
+from mlx_ltxw.weights.reading import DTYPES
 
 
 def read_share(tensors: Mapping[str, Tensor], shard: TensorShare) -> dict[str, mx.array]:
@@ -36,7 +36,8 @@ def read_share(tensors: Mapping[str, Tensor], shard: TensorShare) -> dict[str, m
                 "See that the disk with the model is there and sound, then run again.",
             ) from error
         values = np.zeros(tensor.shape, f"u{bytes_each}") if mapped is None else np.ascontiguousarray(mapped[cut])
-        arrays[name] = as_stored(mx.array(values), tensor)
+        array, dtype = mx.array(values), DTYPES[tensor.dtype]
+        arrays[name] = array if array.dtype == dtype else array.view(dtype)
     return kept(arrays, shard)
 
 

@@ -23,6 +23,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.pipeline.split import Split
+from mlx_ltxw.pipeline.wire import Sizes, passes_of, step_traffic
 from mlx_ltxw.takes.given import material_of
 from mlx_ltxw.takes.make import fit
 from mlx_ltxw.weights.opening import open_dir
@@ -35,6 +36,12 @@ def latents_of(job, stream):
     networks = Networks(job.model, job.dtype, residency=Residency(1) if stream else None)
     steps = [event for event in run(job, networks, material=material_of(job)) if isinstance(event, Step)]
     return [np.array(x) for x in steps[-1].latents if x is not None], job.split.turns.bytes
+
+
+def planned_bytes(job, how, machines):
+    """What the plan says that each machine receives; with pictures that guide it, a little less than it does."""
+    stage = job.stages[-1]
+    return step_traffic(Sizes.of(job, stage), passes_of(job, stage), how, machines).bytes * stage.steps
 
 
 def errors(found, wanted):
@@ -65,7 +72,9 @@ def main():
             split = dataclasses.replace(job, split=Split.of(how, world))
             found, gathered = latents_of(split, case.get("stream"))
             same = all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
-            tell(case=case["name"], split=how, error=errors(found, whole), same=same, bytes=gathered)
+            planned = planned_bytes(split, how, world.size)
+            error = errors(found, whole)
+            tell(case=case["name"], split=how, error=error, same=same, bytes=gathered, planned=planned)
         if case.get("tiles"):
             vae = model.load_video_vae(mx.float32)
             latent = mx.random.normal((1, 9, 4, 3, vae.config.latent_channels), key=mx.random.key(1))
