@@ -190,6 +190,15 @@ class Store:
 
     # Jobs
 
+    def begin_jobs_after(self, number: int) -> None:
+        """Gives new jobs larger numbers: of a database that is newer than the files beside it."""
+        with self._change():
+            last = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
+            if not last:
+                self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (number,))
+            elif last[0][0] < number:
+                self._db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (number,))
+
     def add_job(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end of the queue; its number."""
         query = "INSERT INTO jobs (kind, state, created, title, asked, work) VALUES (?, 'waiting', ?, ?, ?, ?)"
