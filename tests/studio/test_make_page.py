@@ -8,7 +8,12 @@ from mlx_ltxw.studio.store import Store
 from tests.studio.conftest import start, until
 from tests.studio.made import made_clip
 
-NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.hit=1}` {{7*7}} </script>"
+NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.hit=1}` {{7*7}}</script>"
+
+NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')].filter(one =>
+  one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length
+  || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 160))"""
+"""What is in sight and has no name for who hears the page."""
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +152,7 @@ def test_a_dropped_clip_brings_its_request_along(make, server, tmp_path, shot):
 
 
 def test_everything_is_reached_by_keyboard_and_has_a_name(make):
-    nameless = make.evaluate(
-        """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')]
-        .filter(e => e.offsetParent && !(e.getAttribute('aria-label') || e.title
-          || e.tagName == 'IMG' && e.hasAttribute('alt') || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML.slice(0, 160))"""
-    )
+    nameless = make.evaluate(NAMELESS)
     assert nameless == []
     reached = set()
     name = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim()"

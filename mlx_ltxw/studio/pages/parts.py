@@ -34,11 +34,14 @@ def row(classes: str = "") -> ui.element:
     return ui.element("div").classes(f"line {classes}")
 
 
-def choice(label: str, options: Mapping[Any, str], value: Any, change: Callable[[Any], None]) -> ui.toggle:
-    """One of a few, all of them in sight."""
+def choice(
+    label: str, options: Mapping[Any, str], value: Any, change: Callable[[Any], None], *, bare: bool = False
+) -> ui.toggle:
+    """One of a few, all of them in sight; bare where they say for themselves what they are."""
     with ui.element("div").classes("choice").props('role="group"') as group:
         group.props["aria-label"] = label
-        ui.label(label).classes("label").props('aria-hidden="true"')
+        if not bare:
+            ui.label(label).classes("label").props('aria-hidden="true"')
         return (
             ui.toggle(dict(options), value=value, on_change=lambda event: change(event.value))
             .props("no-caps unelevated toggle-color=primary")

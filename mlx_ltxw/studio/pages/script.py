@@ -94,7 +94,8 @@ def _row(form: Form, number: int, part: DraftPart, refresh: Any, trying: dict[in
         line = text_field(texts.LINE, part.line, put("line"), offers=known)
         line.props["aria-label"] = f"{name}, {texts.LINE}"
     with ui.element("div").classes("line tight"):
-        number_field(texts.PART_SECONDS, part.seconds, put("seconds"), hint=texts.OWN)
+        usual = f"{form.draft.seconds or (form.facts.seconds if form.facts else 5):.1f}"
+        number_field(texts.PART_SECONDS, part.seconds, put("seconds"), hint=usual)
         number_field(texts.PART_SEED, part.seed, put("seed"), hint=texts.ANY, whole=True)
         button(texts.TRY_PART, lambda: _try(form, part, trying), icon="play_arrow").props["aria-label"] = (
             f"{texts.TRY_PART} {number + 1}"

@@ -25,7 +25,7 @@ def show_words(form: Form) -> None:
             form.set(mode=mode)
             fields.refresh()
 
-        choice(texts.MODE, texts.MODES, draft.mode, turn)
+        choice(texts.MODE, texts.MODES, draft.mode, turn, bare=True)
 
         @ui.refreshable
         def fields() -> None:
