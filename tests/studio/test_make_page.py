@@ -10,8 +10,8 @@ from tests.studio.made import made_clip
 
 NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.hit=1}` {{7*7}}</script>"
 
-NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')].filter(one =>
-  one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length
+NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')].filter(
+  one => one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length
   || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 160))"""
 """What is in sight and has no name for who hears the page."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
@@ -98,15 +99,32 @@ def take_card(studio: Studio, take: KeptTake) -> ui.element:
     return card
 
 
+async def spelled_of(studio: Studio, take: KeptTake) -> dict[str, Any]:
+    """What makes a take elsewhere, as `show_spelled` shows it."""
+    values: dict[str, Any] = {"record": take.record, "model": take.model, "output": take.file}
+    try:
+        return await studio.helper.ask("export", values)
+    except UserError as error:
+        return {"command": "", "python": "", "script": "", "command_refused": str(error)}
+
+
+def show_spelled(spelled: Mapping[str, Any]) -> None:
+    """A command line, a script's file and Python, each to be copied."""
+    for name, label in (("command", texts.COMMAND), ("script", texts.SCRIPT_FILE), ("python", texts.PYTHON)):
+        if spelled.get(name):
+            _code(label, spelled[name])
+        elif refused := spelled.get(f"{name}_refused"):
+            ui.label(f"{label}: {refused}").classes("muted")
+
+
 async def show_request(studio: Studio, take: KeptTake) -> None:
     """Everything that made a take, its command line and its Python."""
     try:
         facts = _request_facts(take)
-        values: dict[str, Any] = {"record": take.record, "model": take.model, "output": take.file}
-        spelled = await studio.helper.ask("export", values)
-    except UserError as error:
+    except UserError as error:  # of another version
         say(str(error), bad=True)
         return
+    spelled = await spelled_of(studio, take)
     with ui.dialog(value=True) as dialog, ui.card().classes("dialog wide"):
         with ui.element("table").classes("facts"), ui.element("tbody"):
             for name, value in facts:
@@ -115,11 +133,7 @@ async def show_request(studio: Studio, take: KeptTake) -> None:
                         ui.label(name)
                     with ui.element("td"):
                         ui.label(value)
-        for name, label in (("command", texts.COMMAND), ("script", texts.SCRIPT_FILE), ("python", texts.PYTHON)):
-            if spelled.get(name):
-                _code(label, spelled[name])
-            elif refused := spelled.get(f"{name}_refused"):
-                ui.label(f"{label}: {refused}").classes("muted")
+        show_spelled(spelled)
         with ui.element("div").classes("line end"):
             button(texts.CLOSE, dialog.close)
 
