@@ -53,6 +53,7 @@ class Orders:
                 if order["do"] == "cancel":
                     self._cancelled.add(order["job"])
                 else:
+                    self._cancelled.discard(order["job"])  # it may be taken up again
                     self.jobs.put(order)
         finally:
             os._exit(0)  # the server is gone; files are whole or not there, and steps are kept as they are made

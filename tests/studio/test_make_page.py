@@ -10,9 +10,9 @@ from tests.studio.made import made_clip
 
 NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.hit=1}` {{7*7}}</script>"
 
-NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')].filter(
-  one => one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim() || one.labels?.length
-  || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 160))"""
+NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')]
+  .filter(one => one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim()
+    || one.labels?.length || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 160))"""
 """What is in sight and has no name for who hears the page."""
 
 
@@ -81,9 +81,9 @@ def test_a_clip_is_made_watched_and_played(make, shot):
 
 
 def test_two_wait_one_is_cancelled_and_a_reload_loses_nothing(make, server):
-    fill(make, "Steps", "200")
+    fill(make, "Steps", "60")
     fill(make, "Line", "do not wake the sleeping dog")
-    planned(make, "200 steps")
+    planned(make, "60 steps")
     press_make(make)
     until(lambda: len(titles(make)) == 1)
     press_make(make)

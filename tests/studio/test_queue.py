@@ -50,7 +50,7 @@ def add(studio, job):
 
 def test_a_worker_that_dies_is_replaced_and_its_job_goes_on_where_it_was(studio):
     async def play(news):
-        number = add(studio, asked(steps=120))
+        number = add(studio, asked(steps=30))
         while studio.queue.progress.done < 3:
             await asyncio.sleep(0.01)
         os.kill(studio.queue.worker_pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_a_worker_that_dies_is_replaced_and_its_job_goes_on_where_it_was(studio)
     steps = [one["done"] for one in news if one["event"] == "progress" and one.get("stage") == "denoising"]
     again = next(at for at in range(1, len(steps)) if steps[at] <= steps[at - 1])
     assert steps[again] >= 3  # not from the first step
-    assert steps[-1] == 119
+    assert steps[-1] == 29
     (take,) = studio.store.takes()
     assert (take.seed, take.asked_register, take.seconds) == (10, "whispering", pytest.approx(9 / 24, abs=0.05))
     assert studio.queue.seconds_for(None, 100.0) is None  # a job that was cut tells no pace
@@ -68,7 +68,7 @@ def test_a_worker_that_dies_is_replaced_and_its_job_goes_on_where_it_was(studio)
 
 def test_a_job_that_kills_two_workers_fails_and_the_next_one_runs(studio):
     async def play(news):
-        bad, good = add(studio, asked(steps=900)), add(studio, asked(steps=1))
+        bad, good = add(studio, asked(steps=200)), add(studio, asked(steps=1))
         for tries in (1, 2):
             while studio.store.job(bad).tries < tries or studio.queue.running != bad:
                 await asyncio.sleep(0.01)
@@ -84,18 +84,18 @@ def test_a_job_that_kills_two_workers_fails_and_the_next_one_runs(studio):
 def test_what_cannot_be_made_fails_with_a_sentence_in_the_pages_words(studio):
     async def play(news):
         add(studio, asked(steps=0))
-        add(studio, asked(adapters=("nowhere/to/be/found.safetensors",)))
+        add(studio, asked(adapters=("nowhere.safetensors",)))
         await heard(news, event="failed", job=2)
 
     run(studio, play)
     assert studio.store.job(1).message == "0 denoising steps make nothing. Ask for at least 1."
-    assert "nowhere/to/be" in studio.store.job(2).message
+    assert "nowhere.safetensors" in studio.store.job(2).message
     assert "{field" not in studio.store.job(2).message
 
 
 def test_a_cancelled_job_ends_soon_and_can_be_taken_up_again(studio):
     async def play(news):
-        number = add(studio, asked(steps=400))
+        number = add(studio, asked(steps=60))
         while studio.queue.progress.done < 2:
             await asyncio.sleep(0.01)
         studio.queue.cancel(number)

@@ -54,7 +54,7 @@ def alive(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
 def test_a_killed_server_loses_nothing_and_leaves_nobody_behind(studio_server, folder):
-    numbers = put(folder, asked(steps=150), asked(steps=1, seed=11))
+    numbers = put(folder, asked(steps=40), asked(steps=1, seed=11))
     unfinished = folder.takes / "000001.mp4.unfinished"
     server = studio_server(folder.path)
     until(unfinished.exists)
@@ -63,13 +63,11 @@ def test_a_killed_server_loses_nothing_and_leaves_nobody_behind(studio_server, f
     server.kill()
     until(lambda: not any(map(alive, workers)), 10)
     assert states(folder, numbers) == ["running", "waiting"]
-    kept = unfinished.stat().st_mtime_ns
     assert not (folder.takes / "000001.mp4").exists()
     server = studio_server(folder.path)
     until(lambda: states(folder, numbers) == ["done", "done"])
     takes = read(folder, lambda store: store.takes())
     assert [(take.file, take.seed) for take in takes] == [("000002.mp4", 11), ("000001.mp4", 10)]
-    assert kept
     assert not unfinished.exists()
     assert read(folder, lambda store: store.job(1).tries) == 2
     assert server.stop() == 130
