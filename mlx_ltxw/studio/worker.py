@@ -118,7 +118,7 @@ def _alone(folder: StudioFolder) -> ExitStack:
     held, until = ExitStack(), time.monotonic() + _PATIENCE
     while True:
         try:
-            held.enter_context(locked_folder(folder.takes, "studio worker"))
+            held.enter_context(locked_folder(folder.takes, "studio worker", folder.path / "worker.lock"))
         except UserError:
             if time.monotonic() > until:
                 raise

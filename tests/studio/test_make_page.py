@@ -12,7 +12,7 @@ NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.
 
 NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a, video, audio, img')]
   .filter(one => one.offsetParent && !(one.getAttribute('aria-label') || one.title || one.textContent.trim()
-    || one.labels?.length || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 160))"""
+    || one.labels?.length || one.tagName == 'IMG' && one.hasAttribute('alt'))).map(one => one.outerHTML.slice(0, 99))"""
 """What is in sight and has no name for who hears the page."""
 
 
