@@ -32,8 +32,7 @@ import numpy as np
 
 from mlx_ltxw.adapter.names import WHISPER_MODULES
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import on_cuda, peak_memory, resident_memory
-from mlx_ltxw.pipeline.budget import DENOISING, PICTURE, SOUND, Budget
+from mlx_ltxw.machine import on_cuda, resident_memory
 from mlx_ltxw.pipeline.events import Conditioned, Decoded, Step
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
@@ -42,6 +41,7 @@ from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT
 from scripts.random_dir import make_dir
 from scripts.random_model import report
+from scripts.stage_peaks import predicted, watched
 
 GB = 10**9
 PRECISIONS = ("bf16", "q8", "q4")
@@ -92,48 +92,36 @@ def picked(folder: Path, size: str, request: Request, limit: int) -> str:
     return PRECISIONS[-1]
 
 
-class Measured:
-    """Peaks and seconds of the stages of a run, beside the plan's."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget, self.clock = budget, time.perf_counter()
-        self.stages: dict[str, dict[str, Any]] = {}
-        mx.reset_peak_memory()
-
-    def stage(self, name: str, *needs: str) -> None:
-        """Ends one; `needs` are the plan's parts that it consists of, by their beginnings."""
-        said = max(need.peak for need in self.budget.needs if need.name.startswith(needs))
-        now, took = mx.get_peak_memory(), time.perf_counter() - self.clock
-        before = self.stages.get(name, {"seconds": 0, "peak": 0})
-        now = max(now, int(before["peak"] * GB))
-        self.stages[name] = {
-            "seconds": round(before["seconds"] + took, 2), "peak": round(now / GB, 3), "plan": round(said / GB, 3),
-            "ratio": round(said / max(now, 1), 3),
-        }  # fmt: skip
-        mx.reset_peak_memory()
-        self.clock = time.perf_counter()
-
-
 def made(request: Request, model: ModelDir, limit: int) -> dict[str, Any]:
-    """Runs one tier in this process; what came of it."""
+    """Runs one tier in this process; what came of it: seconds, peaks beside the plan's, hashes."""
     job = plan(request, model, limit)
-    hashes, measured = {}, Measured(job.budget)
-    for event in run(job):
-        if isinstance(event, Conditioned):
-            measured.stage("text", "text", "connectors")
-        elif isinstance(event, Step):
-            measured.stage("denoising", DENOISING)
-            streams = [event.latents.video, event.latents.audio, event.latents.adapted]
-            hashes["latents"] = digest(*(np.array(x.astype(mx.float32)) for x in streams if x is not None))
-        elif isinstance(event, Decoded):
-            measured.stage("sound", SOUND)
-            hashes["sound"] = digest(event.waveform)
-            assert event.video is not None
-            hashes["picture"] = digest(*event.video)
-            measured.stage("picture", PICTURE)
+    hashes, seconds, clock = {}, dict.fromkeys(("text", "steps", "sound", "picture"), 0.0), time.perf_counter()
+
+    def took(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[name], clock = round(seconds[name] + now - clock, 2), now
+
+    with watched() as peaks:
+        for event in run(job):
+            if isinstance(event, Conditioned):
+                took("text")
+            elif isinstance(event, Step):
+                took("steps")
+                streams = [event.latents.video, event.latents.audio, event.latents.adapted]
+                hashes["latents"] = digest(*(np.array(x.astype(mx.float32)) for x in streams if x is not None))
+            elif isinstance(event, Decoded):
+                took("sound")
+                hashes["sound"] = digest(event.waveform)
+                assert event.video is not None
+                hashes["picture"] = digest(*event.video)
+                took("picture")
+    said = predicted(job)
     return {
-        "line": job.budget.line, "blocks": job.budget.residency.layers, "stages": measured.stages, "hashes": hashes,
-        "peak_gb": round(peak_memory() / GB, 2), "resident_gb": round(resident_memory() / GB, 2),
+        "line": job.budget.line, "blocks": job.budget.residency.layers, "took": seconds,
+        "peaks": {part: [round(peak / GB, 3), round(said[part] / GB, 3)] for part, peak in peaks.items()},
+        "largest_gb": round(max(peaks.values()) / GB, 2), "resident_gb": round(resident_memory() / GB, 2),
+        "hashes": hashes,
     }  # fmt: skip
 
 

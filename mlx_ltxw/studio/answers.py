@@ -18,8 +18,9 @@ from mlx_ltxw.pipeline.plan import Plan, latent_grid
 from mlx_ltxw.pipeline.recipes import default_pipeline
 from mlx_ltxw.pipeline.request import ONE_STAGE, Request
 from mlx_ltxw.pipeline.resolve import defaults_of, draw_seeds
-from mlx_ltxw.studio.asked import Asked
+from mlx_ltxw.studio.asked import Asked, asked_of_record
 from mlx_ltxw.studio.folder import StudioFolder, plain_name
+from mlx_ltxw.studio.spelled import command_of, python_of, script_of, shell_line
 from mlx_ltxw.takes.make import fit
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.record import local_files, read_record
@@ -51,10 +52,13 @@ def about_model(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
     defaults = defaults_of(Request(_SHORT), model)
     grid = latent_grid(model)
     return {
-        "name": model.name, "variant": model.variant, "width": defaults.width, "height": defaults.height,
+        "name": model.name, "notes": list(model.notes(audio_only=False)),
+        "variant": model.variant, "width": defaults.width, "height": defaults.height,
         "frames": defaults.frames, "frame_rate": defaults.frame_rate, "steps": defaults.steps,
         "frames_step": grid.frames, "lines": list(model.lines), "sizes": list(_sizes(name, encoder)),
         "adapters": sorted(BUILTIN_ADAPTERS) if _is_built_in(model) else [], "upsamplers": list(model.upsamplers),
+        "video_guidance": dataclasses.asdict(defaults.video_guidance),
+        "audio_guidance": dataclasses.asdict(defaults.audio_guidance),
     }  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def plan_asked(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
         request = dataclasses.replace(asked.request, seeds=seeds)
         return {"unknown": error.message, "asked": dataclasses.replace(asked, request=request).as_dict()}
     largest = max(jobs, key=lambda job: job.budget.peak)
-    notes = [note for job in jobs for note in (*model.notes(job.settings.audio_only), *job.warnings)]
+    notes = [note for job in jobs for note in job.warnings]
     return {
         "recipe": largest.recipe, "line": largest.budget.line, "peak": largest.budget.peak,
         "limit": largest.budget.limit, "parts": largest.budget.as_dict()["parts"],
@@ -100,19 +104,38 @@ def record_of(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def export_of(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
+    """A kept take as a command line and as Python; of what cannot be said so, why."""
+    asked = asked_of_record(values["record"], values.get("model"))
+    model = _opened(asked.model, asked.text_encoder)
+    output = values["output"]
+    result: dict[str, Any] = {"script": script_of(asked) if asked.parts else ""}
+    spellings: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("command", lambda: shell_line(command_of(asked, output, defaults_of(asked.request, model)))),
+        ("python", lambda: python_of(asked, output)),
+    )
+    for name, spell in spellings:
+        try:
+            result[name] = spell()
+        except UserError as error:
+            result[name] = ""
+            result[f"{name}_refused"] = str(error)
+    return result
+
+
 ANSWERS: dict[str, Callable[[dict[str, Any], StudioFolder], dict[str, Any]]] = {
-    "model": about_model, "plan": plan_asked, "record": record_of,
+    "model": about_model, "plan": plan_asked, "record": record_of, "export": export_of,
 }  # fmt: skip
 """Name -> what answers it. They read headers; none computes."""
 
 ELSEWHERE = {
     "find_shown": "mlx_ltxw.studio.heard:find",
+    "find_waveform": "mlx_ltxw.studio.heard:find_waveform",
     "compare_pictures": "mlx_ltxw.studio.heard:compare",
     "check_clips": "mlx_ltxw.studio.clips:check_clips",
     "save_caption": "mlx_ltxw.studio.clips:save_caption",
     "folders": "mlx_ltxw.studio.clips:folders_below",
     "check_new_run": "mlx_ltxw.studio.run_state:check_new",
-    "training_options": "mlx_ltxw.studio.run_state:options",
     "run": "mlx_ltxw.studio.run_state:about_run",
 }
 """Name -> module and function of what answers it, loaded when it is first asked."""
@@ -124,7 +147,7 @@ def _opened(name: str | None, text_encoder: str | None) -> ModelDir:
 
 
 @functools.lru_cache(maxsize=4)
-def _sizes(name: str | None, text_encoder: str | None) -> tuple[dict[str, int], ...]:
+def _sizes(name: str | None, text_encoder: str | None) -> tuple[tuple[int, int], ...]:
     """Sizes around the model's own that fit the machine, smallest first."""
     model = _opened(name, text_encoder)
     request = Request(_SHORT)
@@ -137,7 +160,7 @@ def _sizes(name: str | None, text_encoder: str | None) -> tuple[dict[str, int], 
     )
     able = [shape for shape in shapes if _can_make(model, *shape)]
     able.sort(key=lambda shape: (shape[0] * shape[1], shape[0]))
-    return tuple({"width": width, "height": height} for width, height in able)
+    return tuple(able)
 
 
 def _shapes(width: int, height: int) -> Iterator[tuple[float, float]]:

@@ -9,8 +9,10 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import build
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.prompts.registers import build_prompt
+from mlx_ltxw.prompts.manner import REGISTERS
+from mlx_ltxw.prompts.registers import MANNERS, build_prompt, parse
 from mlx_ltxw.prompts.script import Part
+from mlx_ltxw.takes.record import requests_of
 
 MOST_PARTS = 200
 
@@ -93,3 +95,33 @@ class Asked:
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return dataclasses.asdict(self)
+
+
+def asked_of_record(record: dict[str, Any], model: str | None) -> Asked:
+    """What makes a kept take again.
+
+    Args:
+        record: What its file says of itself; of the studio's own database.
+        model: As its job named it.
+
+    Raises:
+        UserError: it is of a version that this one does not read.
+    """
+    requests = requests_of(record)
+    if record.get("kind") != "script":
+        return Asked(requests[0], model)
+    parts = tuple(_asked_part(one) for one in requests)
+    first = requests[0]
+    shared = next((one.adapters for one in requests if one.adapters), ())
+    return Asked(dataclasses.replace(first, prompt="", adapters=shared, frames=None), model, parts=parts)
+
+
+def _asked_part(request: Request) -> AskedPart:
+    turn, *others = parse(request.prompt).turns or (None,)
+    if turn is None or others:
+        raise UserError("A part of the script is no sentence of one speaker.", "Make it again with the command.")
+    manner = next((one for one in REGISTERS if MANNERS.get((turn.speaker, one)) == turn.manner), "")
+    seconds = request.frames / request.frame_rate if request.frames and request.frame_rate else None
+    return AskedPart(
+        parse(request.prompt).scene, turn.speaker, manner, turn.line, seconds, request.seeds[0], request.adapters
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import statistics
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,8 +23,9 @@ MOST_WAITING = 200
 """Jobs that may wait; a page that asks for more is refused with a sentence."""
 MOST_TRIES = 2
 """How often a job is begun whose worker dies on it."""
-_PATIENCE = 3.0
-"""Seconds that a worker gets to end a job by itself once it is cancelled."""
+_PATIENCE = {"train": 3600.0}
+"""Kind of job -> seconds that a worker gets to end it by itself once it is cancelled: a step of training is saved."""
+_LEAST_PATIENCE = 3.0
 
 
 @dataclass
@@ -95,7 +98,7 @@ class Queue:
         self._closing = True
         await self._worker.stop()
 
-    def add(self, kind: str, title: str, asked: Mapping[str, Any]) -> int:
+    def add(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end; its number.
 
         Raises:
@@ -103,7 +106,7 @@ class Queue:
         """
         if len(self._store.open_jobs()) > MOST_WAITING:
             raise UserError(*texts.QUEUE_FULL)
-        number = self._store.add_job(kind, title, asked)
+        number = self._store.add_job(kind, title, asked, work)
         self._hub.tell("queued", job=number)
         self._next()
         return number
@@ -117,7 +120,7 @@ class Queue:
             self._next()
 
     def cancel(self, number: int) -> None:
-        """Takes a job out, also the one at work."""
+        """Takes a job out, also the one at work; asked twice, at once."""
         job = self._store.job(number)
         if job is None or job.state not in ("waiting", "running"):
             return
@@ -125,11 +128,14 @@ class Queue:
             self._store.end_job(number, "cancelled")
             self._hub.tell("cancelled", job=number)
             return
+        if self._cancelled:
+            self._worker.kill()
+            return
         self._cancelled = True
         self.progress.stage = "cancelling"
         self._hub.tell("progress", job=number, stage="cancelling")
         self._worker.send(do="cancel", job=number)
-        self._later(self._insist(number))
+        self._later(self._insist(number, _PATIENCE.get(job.kind, _LEAST_PATIENCE)))
 
     def _next(self) -> None:
         if self._closing or self.running is not None or not self._worker.running:
@@ -175,10 +181,26 @@ class Queue:
     def _end(self, number: int, state: Any, message: str = "") -> None:
         self.running = None
         self._store.end_job(number, state, message)
+        if state == "done":
+            self._learn(number)
         if state == "cancelled":
             self._clear(number)
         self._hub.tell(state, job=number, message=message)
         self._next()
+
+    def seconds_for(self, model: str | None, work: float) -> float | None:
+        """How long a job of so much work will take, after those made before; None where there were none."""
+        paces = json.loads(self._store.setting(_pace(model), "[]"))
+        return statistics.median(paces) * work if paces else None
+
+    def _learn(self, number: int) -> None:
+        """Remembers a job's pace; not of one that was cut, whose work was done in part before."""
+        job = self._store.job(number)
+        if job is None or not job.work or job.tries > 1 or job.started is None or job.ended is None:
+            return
+        name = _pace(job.asked.get("model"))
+        paces = [*json.loads(self._store.setting(name, "[]")), (job.ended - job.started) / job.work]
+        self._store.set_setting(name, json.dumps(paces[-5:]))
 
     def _died(self, code: int) -> None:
         """The worker is gone: for good when the server ends, else another takes its place."""
@@ -204,9 +226,9 @@ class Queue:
         await self._worker.start()
         self._next()
 
-    async def _insist(self, number: int) -> None:
+    async def _insist(self, number: int, patience: float) -> None:
         """Ends a worker that is in the middle of a long step."""
-        await asyncio.sleep(_PATIENCE)
+        await asyncio.sleep(patience)
         if self.running == number and self._cancelled:
             self._worker.kill()
 
@@ -223,3 +245,7 @@ class Queue:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _pace(model: str | None) -> str:
+    return f"pace {model or 'built-in'}"

@@ -23,7 +23,7 @@ _SCHEMA = """
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
   started REAL, ended REAL, title TEXT NOT NULL, asked TEXT NOT NULL, message TEXT NOT NULL DEFAULT '',
-  tries INTEGER NOT NULL DEFAULT 0
+  tries INTEGER NOT NULL DEFAULT 0, work REAL
 );
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE TABLE takes (
@@ -55,6 +55,7 @@ class StudioJob:
         asked: What its kind needs, as JSON has it.
         message: Why it failed; else nothing.
         tries: How often a worker began it.
+        work: How much there is to compute (`answers.plan_asked`); None where that is not known.
     """
 
     id: int
@@ -67,6 +68,7 @@ class StudioJob:
     asked: dict[str, Any]
     message: str
     tries: int
+    work: float | None
 
 
 @dataclass(frozen=True)
@@ -188,16 +190,12 @@ class Store:
 
     # Jobs
 
-    def add_job(self, kind: str, title: str, asked: Mapping[str, Any]) -> int:
+    def add_job(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end of the queue; its number."""
+        query = "INSERT INTO jobs (kind, state, created, title, asked, work) VALUES (?, 'waiting', ?, ?, ?, ?)"
         with self._change():
-            return int(
-                self._db.execute(
-                    "INSERT INTO jobs (kind, state, created, title, asked) VALUES (?, 'waiting', ?, ?, ?)",
-                    (kind, time.time(), title, json.dumps(asked)),
-                ).lastrowid
-                or 0
-            )
+            cursor = self._db.execute(query, (kind, time.time(), title, json.dumps(asked), work))
+            return int(cursor.lastrowid or 0)
 
     def job(self, number: int) -> StudioJob | None:
         """A job by its number."""

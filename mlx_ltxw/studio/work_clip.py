@@ -56,20 +56,27 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
 
 def _output(job: Plan, place: Place, preview: int) -> Output:
     alone = job.settings.audio_only
-    return Output(place.folder.output(place.job, alone), overwrite=place.again, preview=preview)
+    heard = job.machine.backend != "cpu"  # there the vocoder takes longer than steps do, and the clip would wait for it
+    path = place.folder.output(place.job, alone)
+    return Output(path, overwrite=place.again, preview=preview, preview_sound=heard)
 
 
 def _networks(model: ModelDir, job: Plan) -> Networks:
     """Those of the job before, if they are the same; a model that does not fit beside its decoders is not kept."""
     key = f"{model.digest} {job.dtype}"
     if key not in _kept:
-        for one in _kept.values():
-            one.close()
-        _kept.clear()
+        let_go()
         _kept[key] = Networks(model, job.dtype, keep=job.resident)
     networks = _kept[key]
     networks.keep = networks.keep and job.resident
     return networks
+
+
+def let_go() -> None:
+    """Gives the kept networks' memory back, for a job that needs it."""
+    for one in _kept.values():
+        one.close()
+    _kept.clear()
 
 
 def _finished(job: Plan, output: Output) -> list[tuple[int, int | None, Path]]:

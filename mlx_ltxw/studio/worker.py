@@ -23,6 +23,7 @@ from mlx_ltxw.gpu_errors import explained
 from mlx_ltxw.machine import settle
 from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.place import Place
+from mlx_ltxw.studio.wording import worded_error
 from mlx_ltxw.studio.work import work_of
 
 _PATIENCE = 30.0
@@ -107,6 +108,7 @@ def reason(error: Exception) -> dict[str, Any]:
 
         traceback.print_exception(error)
         return {"message": f"{type(error).__name__}: {error}", "hint": ""}
+    told = worded_error(told)
     return {"message": told.message, "hint": told.hint}
 
 

@@ -38,7 +38,7 @@ def with_previews(
         output: Names the files, and how many steps lie between two previews.
         networks: Of the run, for the decoders.
     """
-    (picture, sound), slow = output.previews(), False
+    (picture, sound), slow = output.previews(), not output.preview_sound
     for event in events:
         yield event
         if isinstance(event, Written):
@@ -54,7 +54,8 @@ def with_previews(
             write_wav(sound, with_headroom(waveform, rate), rate)
             slow = bool(files) and time.perf_counter() - clock > event.seconds
             files.append(sound)
-        yield Previewed(event.seed, event.index, event.total, tuple(files))
+        if files:
+            yield Previewed(event.seed, event.index, event.total, tuple(files))
 
 
 def _write_picture(path: Path, step: Step, job: Plan, networks: Networks) -> Path:

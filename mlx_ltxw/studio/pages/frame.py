@@ -14,6 +14,7 @@ from mlx_ltxw.studio.state import Studio
 
 SCRIPTS: tuple[str, ...] = ("studio.js",)
 """Of `studio/static`, on every page."""
+STYLES: tuple[str, ...] = ("studio.css",)
 _THEMES: tuple[tuple[str, bool | None], ...] = (("auto", None), ("light", False), ("dark", True))
 
 
@@ -26,18 +27,17 @@ def register(studio: Studio, pages: Sequence[Page]) -> None:
 def _register(studio: Studio, page: Page, pages: Sequence[Page]) -> None:
     @ui.page(page.path, title=f"{page.name} · {texts.NAME}", response_timeout=15.0)
     async def show(request: HttpRequest) -> None:
-        ui.add_head_html('<link rel="stylesheet" href="/static/studio.css">')
+        for sheet in STYLES:
+            ui.add_head_html(f'<link rel="stylesheet" href="/static/{sheet}">')
         for script in SCRIPTS:
             ui.add_body_html(f'<script src="/static/{script}" defer></script>')
-        ui.colors(primary="#3d5a80", secondary="#6b7a8f", accent="#b5654a")
         _header(studio, page, pages)
         with ui.element("main").classes("page").props('id="content" tabindex="-1"'):
             await page.show(studio, dict(request.query_params))
 
 
 def _header(studio: Studio, page: Page, pages: Sequence[Page]) -> None:
-    theme = dict(_THEMES).get(studio.store.setting("theme", "auto"))
-    dark = ui.dark_mode(theme)
+    dark = ui.dark_mode(dict(_THEMES).get(_theme(studio)))
     with ui.element("header").classes("top"):
         ui.link(texts.SKIP, "#content").classes("skip")
         with ui.element("nav").props(f'aria-label="{texts.NAVIGATION}"'):
@@ -48,16 +48,25 @@ def _header(studio: Studio, page: Page, pages: Sequence[Page]) -> None:
 
         def turn() -> None:
             names = [name for name, _ in _THEMES]
-            now = studio.store.setting("theme", "auto")
-            name = names[(names.index(now) + 1) % len(names)] if now in names else names[0]
+            name = names[(names.index(_theme(studio)) + 1) % len(names)]
             studio.store.set_setting("theme", name)
             dark.set_value(dict(_THEMES)[name])
-            button.props(f'aria-label="{texts.THEME}: {name}" icon="{_ICONS[name]}"')
+            show()
 
-        now = studio.store.setting("theme", "auto")
-        button = ui.button(on_click=turn).props(
-            f'flat round dense icon="{_ICONS.get(now, _ICONS["auto"])}" aria-label="{texts.THEME}: {now}"'
-        )
+        button = ui.button(on_click=turn).props("flat round dense")
+
+        def show() -> None:
+            name = _theme(studio)
+            button.props["icon"] = _ICONS[name]
+            button.props["aria-label"] = button.props["title"] = f"{texts.THEME}: {texts.THEMES[name]}"
+
+        show()
+
+
+def _theme(studio: Studio) -> str:
+    """`auto`, `light` or `dark`."""
+    name = studio.store.setting("theme", "auto")
+    return name if name in dict(_THEMES) else "auto"
 
 
 _ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
