@@ -358,7 +358,7 @@ def test_default_sizes_are_the_official_ones(two_dev, two_distilled, lora):
         (
             "distilled",
             {"upsampler": "temporal-x2"},
-            r"'temporal-x2'\. The official recipe that doubles frames is for LTX-2.5",
+            "recipe that doubles frames is for LTX-2.5 alone",
         ),
         ("distilled", {"upsampler": "spatial-x2", "pipeline": "one-stage"}, "nothing to upsample"),
         ("dev", {"pipeline": "two-stage"}, "needs the distilled LoRA"),
