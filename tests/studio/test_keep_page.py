@@ -8,7 +8,7 @@ import pytest
 from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.store import Store
 from tests.studio.conftest import start, until
-from tests.studio.made import PROMPT, kept, made_clip, planned
+from tests.studio.drawn import PROMPT, drawn_clip, kept, planned
 
 NASTY = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
 COUNT = 1000
@@ -18,7 +18,7 @@ COUNT = 1000
 def server(tmp_path_factory):
     """A studio with 1,000 takes, the first of which has its file."""
     place = StudioFolder.open(tmp_path_factory.mktemp("studio") / "folder")
-    record = made_clip(place.takes / "000001.mp4", planned(seeds=(123,)))
+    record = drawn_clip(place.takes / "000001.mp4", planned(seeds=(123,)))
     store = Store(place.database)
     store._db.execute("BEGIN")
     for number in range(1, COUNT + 1):

@@ -6,7 +6,7 @@ import pytest
 from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.store import Store
 from tests.studio.conftest import start, until
-from tests.studio.made import made_clip
+from tests.studio.drawn import drawn_clip
 
 NASTY = "<script>window.hit=1</script><img src=x onerror=window.hit=1>`${window.hit=1}` {{7*7}}</script>"
 
@@ -137,7 +137,7 @@ def test_what_is_typed_stays_text(make, server, page):
 
 
 def test_a_dropped_clip_brings_its_request_along(make, server, tmp_path, shot):
-    record = made_clip(tmp_path / "it's <b>mine.mp4")
+    record = drawn_clip(tmp_path / "it's <b>mine.mp4")
     make.locator("input[type=file]").set_input_files(tmp_path / "it's <b>mine.mp4")
     make.get_by_text("This file carries the request").wait_for()
     assert make.get_by_text("it's <b>mine.mp4").is_visible()

@@ -12,7 +12,7 @@ from mlx_ltxw.studio.asked import Asked
 from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.store import Store
 from tests.studio.conftest import until
-from tests.studio.made import PROMPT
+from tests.studio.drawn import PROMPT
 
 SMALL = {"frames": 9, "width": 64, "height": 64, "adapters": ("whisper",)}
 

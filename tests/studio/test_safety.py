@@ -10,7 +10,7 @@ import pytest
 
 from mlx_ltxw.studio.safety import COOKIE, LARGEST_BODY, Guard, Rules
 from tests.studio.conftest import start
-from tests.studio.made import made_take
+from tests.studio.drawn import drawn_take
 
 OWN = "127.0.0.1:8188"
 
@@ -128,7 +128,7 @@ def test_others_need_the_token_and_an_address():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studio") / "folder"
-    made_take(folder)
+    drawn_take(folder)
     server = start(folder)
     yield server
     server.stop()

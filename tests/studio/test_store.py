@@ -9,7 +9,7 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio.store import Store
-from tests.studio.made import kept
+from tests.studio.drawn import kept
 
 RECORD = {"kind": "clip", "prompt": 'a room, (woman): "50% off_now"', "seeds": [3]}
 
