@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 SHOTS = os.environ.get("MLX_LTXW_SHOTS")
 """A folder that keeps the screenshots; else they go with the test's."""
 _COMMAND = [sys.executable, "-c", "import sys; sys.argv[0] = 'mlx-ltxw'; from mlx_ltxw.cli import main; main()"]

@@ -24,6 +24,7 @@ def server(tmp_path_factory):
     store._db.execute("BEGIN")
     for number in range(1, COUNT + 1):
         take = kept(f"{number:06d}.mp4", record) | {"prompt": f"{PROMPT} number {number}", "record": json.dumps(record)}
+        take["seed"] = str(take["seed"])
         names, marks = ", ".join(take), ", ".join("?" * len(take))
         store._db.execute(f"INSERT INTO takes ({names}) VALUES ({marks})", [*take.values()])
     store._db.execute("COMMIT")

@@ -173,3 +173,25 @@ def test_a_phone_shows_all_of_it_in_its_width(browser, server, shot):
         assert phone.evaluate("document.documentElement.scrollWidth") <= 375
         shot(phone, f"phone-{path or 'make'}")
     context.close()
+
+
+def test_the_page_comes_back_by_itself_when_its_server_was_killed(make, server):
+    """The last test of the file: it ends the server, and another takes its place."""
+    fill(make, "Steps", "60")
+    fill(make, "Line", "i have a secret for you")
+    planned(make, "60 steps")
+    press_make(make)
+    make.locator(".running .preview").wait_for(timeout=60_000)
+    port, folder = server.port, server.folder
+    server.kill()
+    server.process.stdout.close()
+    again = start(folder, port=port)
+    vars(server).update(vars(again))
+    make.locator(".running .preview").wait_for(timeout=60_000)
+    assert make.get_by_role("textbox", name="Line", exact=True).input_value() == "i have a secret for you"
+    until(lambda: make.locator(".running [role=status]").inner_text() != "")
+    store = in_store(server)
+    until(lambda: store.last_jobs(1)[0].title.endswith('"i have a secret for you"'))
+    assert (store.last_jobs(1)[0].state, store.last_jobs(1)[0].tries) == ("done", 2)
+    store.close()
+    make.locator("article.take", has_text="secret").wait_for()
