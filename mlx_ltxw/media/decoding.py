@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, note, opened, start_of, video_stream
+from mlx_ltxw.media.passed import packets_at
 
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
@@ -43,8 +44,10 @@ def _decoded(path: Path | str, container: Any, stream: Any, start: float) -> Ite
     if start - begin <= _NEAR:
         yield from _frames(path, stream, container.demux(stream))
     elif not _seekable(container, stream):
-        packets = container.demux(stream)
-        yield from _frames(path, stream, _later(packets, target) if stream.type == "audio" else packets)
+        audio = stream.type == "audio"
+        yield from _frames(
+            path, stream, packets_at(path, container, stream, target) if audio else container.demux(stream)
+        )
     else:
         yield from _landed(path, container, stream, begin, target)
 
@@ -136,13 +139,6 @@ def _rewind(container: Any, begin: float) -> None:
 def _seekable(container: Any, stream: Any) -> bool:
     names = format_names(container)
     return bool(names & _TIMED or (names & _COUNTED and stream.codec_context.name.startswith("pcm_")))
-
-
-def _later(packets: Iterator[Any], target: float) -> Iterator[Any]:
-    """The packets that end after second `target`, and those without a time."""
-    for packet in packets:
-        if packet.pts is None or float((packet.pts + (packet.duration or 0)) * packet.time_base) >= target:
-            yield packet
 
 
 def _from_key(packets: Iterator[Any], stream: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, start-up included, and then finished.
+"""Runs that are killed at moments all through them, start-up included, and then finished.
 
 Of each command a run is begun and killed again and again; after some kills it is let finish. What it leaves must be the
 bytes that an undisturbed run leaves, and nothing else may lie beside them.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,9 @@ class Tally:
     faults: list[str]
 
 
-def run(made: Made, folder: Path, count: int, seed: int, commands: Sequence[str] = ()) -> list[str]:
+def run(
+    made: Made, folder: Path, count: int, seed: int, commands: Sequence[str] = (), signals: Sequence[str] = ()
+) -> list[str]:
     """Prints a table, and gives back all faults.
 
     Args:
@@ -67,6 +70,7 @@ def run(made: Made, folder: Path, count: int, seed: int, commands: Sequence[str]
         count: Kills for each signal and each command.
         seed: Of the moments.
         commands: Names of those to run; empty for all.
+        signals: Names of those to send; empty for all.
     """
     faults: list[str] = []
     print(f"{'command':<10} {'signal':<8} kills  finished  faults")
@@ -80,6 +84,8 @@ def run(made: Made, folder: Path, count: int, seed: int, commands: Sequence[str]
         seconds = time.monotonic() - begun
         expected = _results(each, work)
         for number in SIGNALS:
+            if signals and number.name not in signals:
+                continue
             dice = random.Random(f"{seed} {each.name} {number}")
             found = _killed(each, work, count, number, dice, seconds, expected)
             print(
@@ -136,17 +142,24 @@ def _killed(
     expected: dict[str, str],
 ) -> Tally:  # fmt: skip
     tally = Tally(0, 0, [])
+    moments = _moments(count, dice)
     while tally.kills < count:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         for _ in range(_CHAIN):
             if tally.kills < count and not each.ended(work):
-                tally.kills += _kill(each, work, number, dice.uniform(0, seconds), tally.faults)
+                tally.kills += _kill(each, work, number, next(moments) * seconds, tally.faults)
         _finish(each, work, tally.faults)
         tally.finished += 1
         tally.faults += _differences(each, work, expected)
     shutil.rmtree(work, ignore_errors=True)
     return tally
+
+
+def _moments(count: int, dice: random.Random) -> Iterator[float]:
+    """Places in a run, from 0 to 1: one in each of `count` equal parts of it, in any order, and then again."""
+    while True:
+        yield from ((part + dice.random()) / count for part in dice.sample(range(count), count))
 
 
 def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: list[str]) -> bool:
@@ -160,6 +173,7 @@ def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: 
         if process.returncode:
             faults.append(f"after {number.name}, exit {process.returncode} at the next start")
         return False
+    answered = number == signal.SIGKILL or _answers(process.pid)
     process.send_signal(number)
     asked = time.monotonic()
     try:
@@ -170,15 +184,23 @@ def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: 
         return True
     took = time.monotonic() - asked
     allowed = (-number if number == signal.SIGKILL else 128 + number, 0)  # 0: it had just come to its end
-    # before Python has come to the command, nobody is there to translate a signal
-    early = number != signal.SIGKILL and process.returncode in (-number,) and not errors
-    if process.returncode not in allowed and not early:
+    if answered and process.returncode not in allowed:
         faults.append(f"{number.name} at {moment:.2f} s: exit {process.returncode}: {errors[-300:]!r}")
-    elif "Traceback" in errors:
+    elif answered and "Traceback" in errors:
         faults.append(f"{number.name} at {moment:.2f} s: {errors[-300:]!r}")
     elif took > _BEST_STOP:
         faults.append(f"{number.name} at {moment:.2f} s: took {took:.0f} s to end")
     return True
+
+
+def _answers(process: int) -> bool:
+    """Whether a process has come to the program's own first lines, from which on it answers SIGTERM.
+
+    What Python says to a signal before that, while it starts, is its own; what it leaves behind still counts.
+    """
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"SigCgt:\s+([0-9a-f]+)", status)
+    return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _start(each: Run, work: Path) -> subprocess.Popen[str]:
