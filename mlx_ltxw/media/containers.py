@@ -127,15 +127,20 @@ def probe(path: Path | str) -> MediaInfo:
         UserError: the file cannot be read.
     """
     with opened(path) as container:
-        video, audio = _best(_pictures(container)), _best(_sounds(container))
-        return MediaInfo(
-            duration=None if container.duration is None else container.duration / 1e6,
-            fps=video.average_rate if video else None,
-            width=video.width if video else None,
-            height=video.height if video else None,
-            rate=audio.rate if audio else None,
-            channels=audio.channels if audio else None,
-        )
+        return info_of(container)
+
+
+def info_of(container: Any) -> MediaInfo:
+    """What `probe` tells, of a container that is open."""
+    video, audio = _best(_pictures(container)), _best(_sounds(container))
+    return MediaInfo(
+        duration=None if container.duration is None else container.duration / 1e6,
+        fps=video.average_rate if video else None,
+        width=video.width if video else None,
+        height=video.height if video else None,
+        rate=audio.rate if audio else None,
+        channels=audio.channels if audio else None,
+    )
 
 
 def video_stream(container: Any) -> Any:

@@ -51,16 +51,23 @@ def opened_sound(
         UserError: no sound in it, or damaged; an mp4 also when it ends before its header says.
     """
     with opened(path) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise UserError(f"{path} has no sound that can be decoded.", "Give a file with an audio track.")
-        rate, channels = int(stream.rate), min(stream.channels, 2)
-        if rate not in _RATES:
-            raise UserError(f"{path} is damaged: its sound claims {rate} samples a second.", DAMAGED)
-        origin = float(start_of(video_stream(container) or stream))
-        pieces = _in_step(path, container, stream, origin + start)
-        most = math.inf if seconds is None else math.ceil(seconds * rate)
-        yield rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
+        yield sound_of(path, container, start, seconds)
+
+
+def sound_of(
+    path: Path | str, container: Any, start: float = 0.0, seconds: float | None = None
+) -> tuple[int, int, Iterator[np.ndarray]]:
+    """What `opened_sound` gives, of a container that is open and was not read yet."""
+    stream = audio_stream(container)
+    if stream is None:
+        raise UserError(f"{path} has no sound that can be decoded.", "Give a file with an audio track.")
+    rate, channels = int(stream.rate), min(stream.channels, 2)
+    if rate not in _RATES:
+        raise UserError(f"{path} is damaged: its sound claims {rate} samples a second.", DAMAGED)
+    origin = float(start_of(video_stream(container) or stream))
+    pieces = _in_step(path, container, stream, origin + start)
+    most = math.inf if seconds is None else math.ceil(seconds * rate)
+    return rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
 
 
 def slices(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:

@@ -74,23 +74,49 @@ def picture_seconds(path: Path | str) -> float:
         stream = video_stream(container)
         if stream is None:
             return 0.0
-        step = frame_seconds(stream)
-        shift = end = latest = 0.0
-        before: float | None = None
-        packets, ordered = 0, in_coded_order(container, stream)
+        length = PictureLength(path, container, stream)
         for packet in container.demux(stream):
-            packets += packet.size > 0
-            if packet.pts is None or packet.is_discard:
-                continue
-            dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + shift
-            if before is not None and restarts(container, dated - before):
-                shift += before + step - dated
-                dated = before + step
-            before = dated
-            shown = packet.dts if ordered and packet.dts is not None else packet.pts
-            begin = float(shown * packet.time_base) - float(start_of(stream)) + shift
-            latest, end = max(latest, begin), max(end, begin + presented_seconds(path, packet, step))
-        return _checked_end(path, container, stream, end or packets * step, latest + step)
+            length.push(packet)
+        return length.seconds()
+
+
+class PictureLength:
+    """How long a picture lasts, from all of its packets, one after another."""
+
+    def __init__(self, path: Path | str, container: Any, stream: Any) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._step, self._ordered = frame_seconds(stream), in_coded_order(container, stream)
+        self._shift = self._end = self._latest = 0.0
+        self._before: float | None = None
+        self._count = 0
+
+    def push(self, packet: Any) -> None:
+        """Takes the next packet.
+
+        Raises:
+            UserError: it claims to be on screen for longer than anybody shows one.
+        """
+        self._count += packet.size > 0
+        if packet.pts is None or packet.is_discard:
+            return
+        dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + self._shift
+        if self._before is not None and restarts(self._container, dated - self._before):
+            self._shift += self._before + self._step - dated
+            dated = self._before + self._step
+        self._before = dated
+        shown = packet.dts if self._ordered and packet.dts is not None else packet.pts
+        begin = float(shown * packet.time_base) - float(start_of(self._stream)) + self._shift
+        self._latest = max(self._latest, begin)
+        self._end = max(self._end, begin + presented_seconds(self._path, packet, self._step))
+
+    def seconds(self) -> float:
+        """Of all packets.
+
+        Raises:
+            UserError: they end before the header says so.
+        """
+        end = self._end or self._count * self._step
+        return _checked_end(self._path, self._container, self._stream, end, self._latest + self._step)
 
 
 def read_video(

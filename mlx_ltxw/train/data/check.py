@@ -12,12 +12,11 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
-from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.measure import NO_SPEECH, REGISTERS, measure
 from mlx_ltxw.media.registers import WHISPER_VOICED
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
-from mlx_ltxw.train.data.clip import TrainingClip, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_own_sound
 from mlx_ltxw.train.data.findings import Finding, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 
@@ -118,9 +117,9 @@ def listen(clip: TrainingClip) -> Sound:
     Raises:
         UserError: the file cannot be read.
     """
-    rate = probe(clip.path).rate or 48000
+    sound, rate = read_own_sound(clip)
     span = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
-    wave = as_waveform(read_sound(clip, rate))[slice(*span.round().astype(int).clip(0))]
+    wave = as_waveform(sound)[slice(*span.round().astype(int).clip(0))]
     digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
     measured = measure(wave, rate)
     register, confidence = measured.register, measured.confidence

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, collected_notes, probe
-from mlx_ltxw.media.video import picture_seconds
+from mlx_ltxw.media.containers import DAMAGED, collected_notes
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
@@ -22,11 +21,11 @@ from mlx_ltxw.train.data.cutting import (
     Levels,
     Segment,
     cut,
-    read_levels,
     read_mono,
     sounds,
 )
 from mlx_ltxw.train.data.dataset import MediaSource, find_sources
+from mlx_ltxw.train.data.examine import examine
 from mlx_ltxw.train.data.findings import Finding, OnProgress, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
@@ -176,18 +175,18 @@ def clips_of(
     speech fits into one.
     """
     try:
-        info = probe(source.path)
-        if not info.channels:
+        file = examine(source.path, source.start, source.end, picture=not audio_only)
+        if not file.info.channels:
             return [], [error(source.name, "no-sound", "The clip has no sound; give one with a voice.")]
-        if not info.rate:
+        if not file.info.rate:
             return [], [error(source.name, "broken", f"The header of its sound is damaged. {DAMAGED}")]
-        picture = info.width is not None and not audio_only
-        length = picture_seconds(source.path) if picture else 0.0
+        picture, length = file.info.width is not None and not audio_only, file.length
         if picture and length < (geometry.frames - held_frames(geometry)) / geometry.frame_rate:
             text = f"The picture lasts {length:.2f} s, a clip {geometry.seconds:.2f} s; use a longer one."
             return [], [error(source.name, "too-short", text)]
-        levels = read_levels(source.path, source.start, source.end)
-        captioned = _tell(source, levels, geometry.seconds, hears)
+        if isinstance(file.levels, UserError):
+            raise file.levels
+        captioned = _tell(source, file.levels, geometry.seconds, hears)
     except UserError as problem:
         return [], [error(source.name, "broken", str(problem))]
     except CaptionFault as fault:
