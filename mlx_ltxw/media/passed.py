@@ -46,7 +46,7 @@ class _Passed:
             self._values.extend((place, packet.size, pts, end))
 
     def at(self, tick: float) -> int:
-        """The number of the first packet that ends at a tick or later, or of the last one; -1 where nothing is known."""
+        """The number of the first packet that ends at a tick or later, else of the last one; -1 without any."""
         found = bisect_left(range(len(self)), tick, key=lambda number: self[number][3])
         return min(found, len(self) - 1)
 

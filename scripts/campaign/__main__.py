@@ -37,7 +37,7 @@ def inputs(count: int, seed: int, groups: tuple[str, ...], keep: Path | None) ->
 @click.option("--command", "commands", multiple=True, help="One command alone; repeat for more.")
 @click.option("--signal", "signals", multiple=True, help="One signal alone, as SIGINT; repeat for more.")
 def kills(count: int, seed: int, commands: tuple[str, ...], signals: tuple[str, ...]) -> None:
-    """SIGKILL, SIGTERM and SIGINT at moments spread evenly over a run; then the same files as of a run that nobody disturbed."""
+    """SIGKILL, SIGTERM and SIGINT, spread evenly over a run; then the same files as of one that nobody disturbed."""
     from scripts.campaign.kills import run
     from scripts.campaign.made import make
 

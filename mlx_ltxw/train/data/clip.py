@@ -56,7 +56,9 @@ def read_sound(clip: TrainingClip, rate: int) -> np.ndarray:
     Raises:
         UserError: the file cannot be read.
     """
-    return _in_window(clip, read_audio(clip.path, rate, 2, start=clip.window, seconds=_samples(clip, rate) / rate), rate)
+    return _in_window(
+        clip, read_audio(clip.path, rate, 2, start=clip.window, seconds=_samples(clip, rate) / rate), rate
+    )
 
 
 def read_own_sound(clip: TrainingClip) -> tuple[np.ndarray, int]:
