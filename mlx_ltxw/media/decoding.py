@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, note, opened, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    format_names,
+    in_coded_order,
+    note,
+    opened,
+    seconds_of,
+    start_of,
+    video_stream,
+)
 from mlx_ltxw.media.passed import packets_at
 
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
@@ -117,7 +126,7 @@ def _landed(path: Path | str, container: Any, stream: Any, begin: float, target:
         container.seek(int((target - back) * 1e6))
         frames = _timed(_frames(path, stream, _from_key(container.demux(stream), stream), landing=True))
         first = next(frames, None)
-        if first is not None and float(first.pts * first.time_base) <= target:
+        if first is not None and seconds_of(first.pts, first.time_base) <= target:
             yield first
             yield from frames
             return

@@ -22,6 +22,7 @@ from mlx_ltxw.media.containers import (
     note,
     opened,
     restarts,
+    seconds_of,
     start_of,
     video_stream,
 )
@@ -86,6 +87,7 @@ class PictureLength:
     def __init__(self, path: Path | str, container: Any, stream: Any) -> None:
         self._path, self._container, self._stream = path, container, stream
         self._step, self._ordered = frame_seconds(stream), in_coded_order(container, stream)
+        self._origin = float(start_of(stream))
         self._shift = self._end = self._latest = 0.0
         self._before: float | None = None
         self._count = 0
@@ -99,13 +101,13 @@ class PictureLength:
         self._count += packet.size > 0
         if packet.pts is None or packet.is_discard:
             return
-        dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + self._shift
+        dated = seconds_of(packet.pts if packet.dts is None else packet.dts, packet.time_base) + self._shift
         if self._before is not None and restarts(self._container, dated - self._before):
             self._shift += self._before + self._step - dated
             dated = self._before + self._step
         self._before = dated
         shown = packet.dts if self._ordered and packet.dts is not None else packet.pts
-        begin = float(shown * packet.time_base) - float(start_of(self._stream)) + self._shift
+        begin = seconds_of(shown, packet.time_base) - self._origin + self._shift
         self._latest = max(self._latest, begin)
         self._end = max(self._end, begin + presented_seconds(self._path, packet, self._step))
 
@@ -181,7 +183,7 @@ def presented_seconds(path: Path | str, packet: Any, step: float) -> float:
     Raises:
         UserError: longer than anybody shows one.
     """
-    seconds = float(packet.duration * packet.time_base) if packet.duration else step
+    seconds = seconds_of(packet.duration, packet.time_base) if packet.duration else step
     if seconds > LONGEST_FRAME:
         raise UserError(f"{path} is damaged: one of its frames claims to last {seconds:,.0f} s.", DAMAGED)
     return seconds
@@ -214,7 +216,7 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
     waiting, time, shift = None, -step, 0.0
     for frame in decoded(path, container, stream, origin + start):
         before = time
-        time = time + step if frame.pts is None else float(frame.pts * frame.time_base) - origin + shift
+        time = time + step if frame.pts is None else seconds_of(frame.pts, frame.time_base) - origin + shift
         if waiting is None and is_hdr(frame):
             note(path, "is of high dynamic range; its picture is tone-mapped to BT.709.")
         if waiting is not None:

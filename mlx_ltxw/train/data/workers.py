@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Protocol, TypeVar, cast
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.heap import keep_freed_memory
 
 LEAST = 16
 """Items for each process; with fewer, starting it takes longer than it saves."""
@@ -107,6 +108,7 @@ def serve() -> None:
     """What a process does: answers each item with its result and what it raised."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else is to come out there
+    keep_freed_memory()
     while True:
         try:
             work, item = pickle.load(questions)
