@@ -7,6 +7,7 @@ bytes that an undisturbed run leaves, and nothing else may lie beside them.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 import re
 import shutil
@@ -17,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.campaign.forked import LOADED, Forked
 from scripts.campaign.made import FRAMES, PROMPT, SMALL, Made, command
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_WHOLE = 4  # of so many runs one is a program of its own; the others are copies of this one, without its start
 _CHAIN = 5  # kills of one run before it may finish
 _LONGEST = 300.0  # seconds for a tiny run on a busy machine
 _BEST_STOP = 20.0  # seconds from a signal to the process's end
@@ -72,22 +75,22 @@ def run(
         commands: Names of those to run; empty for all.
         signals: Names of those to send; empty for all.
     """
+    for name in LOADED:
+        importlib.import_module(f"mlx_ltxw.{name}")
     faults: list[str] = []
     print(f"{'command':<10} {'signal':<8} kills  finished  faults")
     for each in runs(made):
         if commands and each.name not in commands:
             continue
         work = folder / each.name  # the same for all: records hold paths
-        work.mkdir()
-        begun = time.monotonic()
-        _finish(each, work)
-        seconds = time.monotonic() - begun
-        expected = _results(each, work)
+        seconds, expected = _timed(each, work, True)
+        forked, again = _timed(each, work, False)
+        faults += [f"{each.name} makes other files in a copy of this process"] if again != expected else []
         for number in SIGNALS:
             if signals and number.name not in signals:
                 continue
             dice = random.Random(f"{seed} {each.name} {number}")
-            found = _killed(each, work, count, number, dice, seconds, expected)
+            found = _killed(each, work, count, number, dice, (seconds, forked), expected)
             print(
                 f"{each.name:<10} {number.name:<8} {found.kills:<6} {found.finished:<9} {len(found.faults)}", flush=True
             )
@@ -132,15 +135,26 @@ def runs(made: Made) -> list[Run]:
     ]  # fmt: skip
 
 
+def _timed(each: Run, work: Path, whole: bool) -> tuple[float, dict[str, str]]:
+    """How long a run takes that nobody disturbs, and what it makes."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    begun = time.monotonic()
+    _finish(each, work, whole=whole)
+    return time.monotonic() - begun, _results(each, work)
+
+
 def _converted(model: Path) -> bool:
     """Whether the last thing is done: the list of what was written goes when the manifest is there."""
     return (model / "manifest.json").exists() and not (model / ".convert").exists()
 
 
 def _killed(
-    each: Run, work: Path, count: int, number: signal.Signals, dice: random.Random, seconds: float,
+    each: Run, work: Path, count: int, number: signal.Signals, dice: random.Random, lengths: tuple[float, float],
     expected: dict[str, str],
 ) -> Tally:  # fmt: skip
+    """Kills one run after another; `lengths` are the seconds that a whole program and a copy of this one take."""
+    seconds, forked = lengths
     tally = Tally(0, 0, [])
     moments = _moments(count, dice)
     while tally.kills < count:
@@ -148,7 +162,9 @@ def _killed(
         work.mkdir()
         for _ in range(_CHAIN):
             if tally.kills < count and not each.ended(work):
-                tally.kills += _kill(each, work, number, next(moments) * seconds, tally.faults)
+                whole = dice.randrange(_WHOLE) == 0
+                length = seconds if whole else forked
+                tally.kills += _kill(each, work, number, next(moments) * length, tally.faults, whole)
         _finish(each, work, tally.faults)
         tally.finished += 1
         tally.faults += _differences(each, work, expected)
@@ -162,9 +178,9 @@ def _moments(count: int, dice: random.Random) -> Iterator[float]:
         yield from ((part + dice.random()) / count for part in dice.sample(range(count), count))
 
 
-def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: list[str]) -> bool:
+def _kill(each: Run, work: Path, number: signal.Signals, moment: float, faults: list[str], whole: bool = True) -> bool:
     """Starts a run and signals it at a moment; whether it was still alive."""
-    process = _start(each, work)
+    process = _start(each, work, whole)
     try:
         process.communicate(timeout=moment)
     except subprocess.TimeoutExpired:
@@ -203,17 +219,19 @@ def _answers(process: int) -> bool:
     return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def _start(each: Run, work: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*each.arguments(work)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def _start(each: Run, work: Path, whole: bool = False) -> subprocess.Popen[str] | Forked:
+    """A run: a program of its own where it is to be `whole`, else a copy of this process, which has all modules."""
+    arguments = [str(argument) for argument in each.arguments(work)]
+    if not whole:
+        return Forked(arguments, work.parent / "errors")
+    return subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(each: Run, work: Path, faults: list[str] | None = None) -> None:
+def _finish(each: Run, work: Path, faults: list[str] | None = None, whole: bool = False) -> None:
     """Lets a run come to its end, unless it is there."""
     if each.ended(work):
         return
-    process = _start(each, work)
+    process = _start(each, work, whole)
     _, errors = process.communicate(timeout=_LONGEST)
     if process.returncode:
         text = f"{each.name} does not go on: exit {process.returncode}: {errors[-300:]!r}"
