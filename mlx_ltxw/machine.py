@@ -92,6 +92,11 @@ def on_metal() -> bool:
     return not on_cpu() and _mlx().metal.is_available()
 
 
+def on_cuda() -> bool:
+    """Whether MLX computes on a card with memory of its own."""
+    return not on_cpu() and not _mlx().metal.is_available()
+
+
 def slow_blas() -> list[str]:
     """A note for who computes on the CPU without the fast BLAS that Linux systems offer; else nothing."""
     from mlx_ltxw import blas
@@ -140,7 +145,26 @@ def peak_memory() -> int:
 
 def resident_memory() -> int:
     """Bytes of the process in memory at most so far, as the system counts; no GPU memory of its own."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    own = _from_status("VmHWM")  # what the system's accounts say includes the process that started this one
+    return own or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def beside_mlx() -> int:
+    """Bytes of the process in memory now that are not MLX's arrays nor its freed buffers; where the system does not
+    tell what is in memory now, the most so far."""
+    mx = _mlx()
+    held = mx.get_active_memory() + mx.get_cache_memory()
+    return max(0, (_from_status("VmRSS") or resident_memory()) - held)
+
+
+def _from_status(name: str) -> int:
+    """A size of Linux's status of this process, in bytes; 0 elsewhere."""
+    try:
+        with open("/proc/self/status") as file:
+            found = next((line.split()[1] for line in file if line.startswith(f"{name}:")), "0")
+    except OSError:
+        return 0
+    return int(found) * 1024
 
 
 def settle() -> None:

@@ -15,6 +15,7 @@ To try it out on a CPU: --layers 2 --scale 8 --width 128 --height 128 --frames 2
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
@@ -63,11 +64,10 @@ class Voices:
 
     def __init__(self, config: TransformerConfig, voices: int, dtype: mx.Dtype) -> None:
         self.base = Transformer(config)
-        fill_randomly(self.base, dtype)
+        fill_randomly(self.base, mx.bfloat16)
+        self.base.set_dtype(dtype, lambda one: one == mx.bfloat16)  # the same weights in every dtype
         self.adapter, self.voices, self.dtype = random_adapter(self.base), voices, dtype
-        self.fused = fuse(self.base, [(self.adapter, Strength())], keep_unfused=reads_video).model
-        round_factors(self.fused, dtype)
-        mx.eval(self.fused.parameters())
+        self.fused = self._with_adapter(Strength())
 
     def plain(self) -> AdaptedStream:
         """The stream of a locked run."""
@@ -78,15 +78,31 @@ class Voices:
         found = batch_layout([[(row, OWN.format(row)) for row in range(takes)]])
         return AdaptedStream(self.fused, found.rows, found.texts, found.sharing)
 
+    def alone(self, takes: int) -> Iterator[AdaptedStream]:
+        """Each take of `several` as a run of its own has it: its adapter in the weights."""
+        for row in range(takes):
+            model = self._with_adapter(_strength(row % min(self.voices, takes)))
+            yield AdaptedStream(model, texts=(OWN.format(row),))
+
     def several(self, takes: int) -> AdaptedStream:
         """Takes of several voices, each with its own text."""
         count = min(self.voices, takes)
         rows = [[(row, OWN.format(row)) for row in range(takes) if row % count == voice] for voice in range(count)]
         placement = match(self.adapter, self.base)
-        changes = [by_module([(self.adapter, Strength(1 - 0.1 * voice))], [placement]) for voice in range(count)]
+        changes = [by_module([(self.adapter, _strength(voice))], [placement]) for voice in range(count)]
         found = batch_layout(rows)
         model = attach_rows(self.base, changes, found.voices, self.dtype)
         return AdaptedStream(model, found.rows, found.texts, found.sharing)
+
+    def _with_adapter(self, strength: Strength) -> Transformer:
+        model = fuse(self.base, [(self.adapter, strength)], keep_unfused=reads_video).model
+        round_factors(model, self.dtype)
+        mx.eval(model.parameters())
+        return model
+
+
+def _strength(voice: int) -> Strength:
+    return Strength(1 - 0.1 * voice)
 
 
 def contexts_of(config: TransformerConfig, tokens: int, takes: int, dtype: mx.Dtype) -> Contexts:

@@ -30,8 +30,9 @@ DOWNWARDS = (
 """Every room, top floor first: arrows only go down. A run of training previews itself in takes, so these lie below."""
 
 MAY_IMPORT = {
-    "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor"},
+    "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor", "studio"},
     "doctor": {"takes", "pipeline", "weights"},
+    "studio": {"train", "takes", "pipeline", "adapter", "weights", "media", "prompts"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},

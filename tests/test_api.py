@@ -136,6 +136,71 @@ def test_several_seeds_are_several_clips(model):
     assert not np.array_equal(clips[0].waveform, clips[1].waveform)
 
 
+def test_num_counts_seeds(model):
+    request = {"audio_only": True, **SMALL}
+    assert [one.settings.seeds for one in model.generate(PROMPT, num=2, seed=7, **request)] == [(7,), (8,)]
+    (alone,) = model.generate(PROMPT, num=1, **request)
+    assert alone.settings.seeds == (10,)
+    with pytest.raises(UserError, match="num counts from one seed"):
+        model.generate(PROMPT, num=2, seed=[1, 2], **request)
+    with pytest.raises(UserError, match="0 clips cannot be made"):
+        model.generate(PROMPT, num=0, **request)
+
+
+def test_a_run_goes_on_after_a_step(model):
+    """Of two seeds, cut in the second: the first is not made again, and the bits are those of the whole run."""
+    request = ltx.Request(PROMPT, seeds=(3, 4), adapters=("whisper",), **{**SMALL, "steps": 3})
+    events = list(model.stream(request))
+    cut = next(event for event in events if isinstance(event, ltx.Step) and (event.seed, event.index) == (4, 2))
+    again = list(model.stream(request, after=cut))
+    assert [type(event) for event in again] == [
+        ltx.Conditioned, ltx.Resumed, ltx.Adapted, ltx.Step, ltx.Decoded
+    ]  # fmt: skip
+    assert np.array_equal(again[-1].waveform, events[-1].waveform)
+    assert (again[-2].seed, again[-2].index) == (4, 3)
+    assert np.array_equal(again[-2].latents.video, events[-2].latents.video)
+    for other in ({"seeds": (5,)}, {"steps": 4}):
+        with pytest.raises(UserError, match="Step 2 of 3 of seed 4 is of another request"):
+            model.stream(dataclasses.replace(request, **other), after=cut)
+
+
+def test_files_as_the_command_makes_them(model, tmp_path):
+    """Takes in tracks, previews told of and gone, a cut that goes on, and the same bytes as the command's."""
+    request = ltx.Request(PROMPT, adapters=("whisper",), takes=("soft", "normal"), **SMALL)
+    told = []
+
+    def stop(event):
+        if isinstance(event, ltx.Step):
+            raise KeyboardInterrupt
+
+    path = tmp_path / "out.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        model.make(request, path, tracks=True, follow=stop)
+    assert [left.name for left in tmp_path.iterdir()] == ["out.mp4.unfinished"]
+    made = model.make(request, path, tracks=True, wav=True, spectrogram=True, follow=told.append)
+    names = [f"out.take{number}{ending}" for number in (1, 2) for ending in (".wav", ".png")]
+    assert made == [tmp_path / name for name in (*names, "out.mp4")]
+    assert sorted(tmp_path.iterdir()) == sorted(made)
+    assert [event.index for event in told if isinstance(event, ltx.Step)] == [2]
+    assert [len(event.takes) for event in told if type(event).__name__ == "Ranked"] == [2]
+    with pytest.raises(UserError, match="exists already"):
+        model.make(request, path, tracks=True)
+    plain = dataclasses.replace(request, takes=())
+    previews = []
+    ours = model.make(
+        plain, tmp_path / "a.mp4", resume=False, preview=1,
+        follow=lambda event: previews.extend(file.exists() for file in getattr(event, "files", ())),
+    )  # fmt: skip
+    assert ours == [tmp_path / "a.mp4"]
+    assert previews
+    assert all(previews)
+    assert not list(tmp_path.glob("a.preview*"))
+    words = ["generate", PROMPT, "-o", "b.mp4", "--adapter", "whisper"]
+    words += [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+    in_a_process(f"import sys; sys.argv = ['x', *{words!r}]; from mlx_ltxw.cli import main; main()", tmp_path)
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+
+
 def test_a_random_seed_is_kept_in_the_settings(model):
     (seed,) = model.plan(ltx.Request(PROMPT, seeds=(-1,))).settings.seeds
     assert 0 <= seed < 1 << 32

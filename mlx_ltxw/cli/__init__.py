@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train an adapter on clips.",
     "measure": "Loudness, voicing and vocal register of sound files.",
     "inspect": "Say what a model directory, checkpoint, adapter or made file holds.",
+    "studio": "Make, keep and compare takes in a page of the browser.",
     "doctor": "Say what this machine can run, and what is wrong with it.",
     "export": "Write an adapter in another tool's spelling.",
 }

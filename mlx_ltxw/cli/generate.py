@@ -134,6 +134,10 @@ LONGEST_PROMPT = 1 << 20
     "--memory", metavar="12GB", callback=size,
     help="Use no more than this; the rest of the model is read from disk as it is needed.  [default: what there is]",
 )  # fmt: skip
+@click.option(
+    "--cache/--no-cache", default=True,
+    help="Read what a prompt is encoded to from the user's cache folder, and keep it there.  [default: cache]",
+)  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; make nothing.")
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
@@ -146,14 +150,14 @@ LONGEST_PROMPT = 1 << 20
 def generate(
     output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    preview: int | None, memory: int | None, plan_only: bool, wav: bool, spectrogram: bool, as_json: bool,
-    quiet: bool, **flags: Any,
+    preview: int | None, memory: int | None, cache: bool, plan_only: bool, wav: bool, spectrogram: bool,
+    as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
     Nothing is replaced without --overwrite. A run that is cut, by Ctrl-C, a crash or a power failure, goes on from its
     last step when the same command is given again. What a prompt is encoded to is kept in the user's cache folder, 2 GB
-    at most; MLX_LTXW_CACHE names another, and MLX_LTXW_CACHE=0 none.
+    at most, unless --no-cache is given; MLX_LTXW_CACHE names another folder, and MLX_LTXW_CACHE=0 none.
     """
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
@@ -164,14 +168,14 @@ def generate(
         output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0,
         resume=resume,
     )  # fmt: skip
-    show = Show(as_json, quiet)
+    show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
     given = _given(flags)
     requests = _requests(script, from_metadata, given, model_dir)
     scripted = script is not None or len(requests) > 1
     if not scripted:
         if parts or keep_parts:
             raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
-        _make(requests[0], model_dir, files, show, show_drift, memory, plan_only)
+        _make(requests[0], model_dir, files, show, show_drift, how)
         return
     if preview:
         raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
@@ -182,25 +186,38 @@ def generate(
 
         seed, *_ = given.get("seeds", (-1,))
         requests = with_new_parts(requests, from_metadata or output, parts, seed)
-    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts, memory, plan_only)
+    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts, how)
 
 
-def _make(
-    request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool, memory: int | None, plan_only: bool
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How a run is gone about, which changes nothing of what it makes.
+
+    Attributes:
+        memory: Bytes to plan for; None for what the machine has.
+        cache: Whether contexts of prompts are kept on disk.
+        plan_only: Whether the plan is all that is wanted.
+    """
+
+    memory: int | None
+    cache: bool
+    plan_only: bool
+
+
+def _make(request: Request, model: ModelDir, files: Output, show: Show, show_drift: bool, how: _How) -> None:
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
     from mlx_ltxw.takes.make import begun, fit_again, make
     from mlx_ltxw.takes.unfinished import file_beside
 
-    job = fit_again(request, model, files, memory)
+    job = dataclasses.replace(fit_again(request, model, files, how.memory), cache=how.cache)
     settings = job.settings
     if show_drift and (not settings.adapters or settings.locked or not settings.makes_picture):
         raise UserError(
             "{field:show_drift} has nothing to measure: no adapter acts on a picture of this run.",
             "Give it together with {field:adapters} and {field:lock_video=False}.",
         )
-    if plan_only:
+    if how.plan_only:
         show.planned([job])
         return
     begun(job, files)
@@ -220,12 +237,12 @@ def _make(
 
 def _make_script(
     requests: list[Request], model: ModelDir, files: Output, show: Show, keep: bool, again: tuple[int, ...],
-    memory: int | None, plan_only: bool,
+    how: _How,
 ) -> None:  # fmt: skip
     from mlx_ltxw.takes.script import check_parts, make_script, plan_parts
 
-    jobs = plan_parts(requests, model, memory)
-    if plan_only:
+    jobs = [dataclasses.replace(job, cache=how.cache) for job in plan_parts(requests, model, how.memory)]
+    if how.plan_only:
         show.planned(jobs)
         return
     check_parts(jobs, files, again)

@@ -10,10 +10,11 @@ GROUPS = {
     ),
     "What is given": ("images", "audio", "revoice", "video", "retake", "retake_what", "extend"),
     "Size and steps": (
-        "seeds", "steps", "width", "height", "frames", "frame_rate", "audio_only",
+        "seeds", "num", "steps", "width", "height", "frames", "frame_rate", "audio_only",
         "pipeline", "upsampler", "distilled_lora",
     ),
     "Adapters": ("adapters", "lock_video", "show_drift", "fuse", "allow_partial", "register_at"),
+    "Several sounds on one picture": ("takes", "single_takes", "take_tracks"),
     "Guidance": ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale"),
 }  # fmt: skip
 """Heading -> names of the options below it; all others stand under the last heading, `Options`."""

@@ -62,6 +62,16 @@ def copyable(path: Path | str | None) -> Iterator[SoundCopy | None]:
         yield SoundCopy(clip, stream) if stream is not None and _fits(clip, stream) else None
 
 
+def copies_sound(path: Path | str) -> bool:
+    """Whether a file's sound can be copied into an mp4 as it is.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with copyable(path) as copy:
+        return copy is not None
+
+
 def _fits(clip: Any, stream: Any) -> bool:
     late = start_of(stream) - start_of(video_stream(clip) or stream)
     known = stream.codec_context.codec.canonical_name in CODECS and bool(format_names(clip) & _CONTAINERS)

@@ -14,11 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine, host_memory, resident_memory
+from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.components import TEXT_ENCODER, upsampler_name
@@ -156,7 +157,7 @@ class Work:
         locked: Whether adapters act on a second audio stream.
         fuse: Whether they go into quantised weights too.
         sounds: Adapted sounds beside the picture.
-        forwards: Passes over the blocks, of all stages and seeds.
+        walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
     """
 
     model: ModelDir
@@ -169,13 +170,13 @@ class Work:
     locked: bool
     fuse: bool
     sounds: int
-    forwards: int
+    walks: int
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
     """Plans a run: everything as fast as the machine's memory lets it.
 
-    As many of the transformer's blocks stay in memory as fit; the others are read for each forward. The text encoder,
+    As many of the transformer's blocks stay in memory as fit; the others are read for each step. The text encoder,
     which runs once, is read layer by layer in any case.
 
     Args:
@@ -222,7 +223,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
 
 def program_memory(machine: Machine) -> int:
     """Bytes of the program itself, with what its libraries will take; none where a card has memory of its own."""
-    return 0 if machine.backend == "cuda" else resident_memory() + LIBRARIES
+    return 0 if machine.backend == "cuda" else beside_mlx() + LIBRARIES
 
 
 def _refuse(budget: Budget, machine: Machine, needed: int) -> None:
@@ -287,11 +288,11 @@ def _denoising(
     stay = [nbytes for index, nbytes in enumerate(blocks) if residency.stays(index, len(blocks))]
     buffers = BUFFERS * (max(blocks) + max(copies, default=0))
     again = sum(blocks) - sum(stay)
-    passes = work.forwards * stage.steps // max(1, sum(one.steps for one in work.stages))
+    walks = work.walks * stage.steps // max(1, sum(one.steps for one in work.stages))
     choice = (
-        f"{len(stay)} of {len(blocks)} blocks stay in memory, the others ({readable(again)}) are read for each forward"
+        f"{len(stay)} of {len(blocks)} blocks stay in memory, the others ({readable(again)}) are read for each step"
     )
-    return Need(name, sum(stay) + rest + buffers, activations, sum(stay) + rest + passes * again, choice)
+    return Need(name, sum(stay) + rest + buffers, activations, sum(stay) + rest + walks * again, choice)
 
 
 def _after(work: Work, weights: Mapping[str, int]) -> list[Need]:
@@ -317,13 +318,15 @@ def _picture(work: Work, size: Geometry) -> int:
 
 
 def _forward(work: Work, stage: Stage, config: TransformerConfig, machine: Machine) -> int:
-    """Bytes beyond the weights that one forward of a stage holds."""
+    """Bytes beyond the weights that one step of a stage holds: a forward's, and the streams of its other passes."""
     size, itemsize = stage.geometry, work.dtype.size
+    waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
     video = 0 if work.audio_only else size.video_tokens * config.video.dim
     audio = size.audio_tokens * config.audio.dim * (1 + work.sounds)
     text = _PROMPT * (config.audio.dim * (1 + work.sounds) + (0 if work.audio_only else config.video.dim))
     pieces = machine.in_pieces
-    held = (_PER_TOKEN if pieces else _PER_TOKEN_WHOLE) * (video + audio) + _PER_TEXT_TOKEN * text
+    held = ((_PER_TOKEN if pieces else _PER_TOKEN_WHOLE) + waiting) * (video + audio)
+    held += _PER_TEXT_TOKEN * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
     scores = 0.0
     if not pieces:
         longest = size.audio_tokens if work.audio_only else size.video_tokens

@@ -52,7 +52,7 @@ def drift(
         material: What that run was given.
     """
     plain = job.without_adapters()
-    contexts = networks.contexts(job.prompts)
+    contexts = networks.contexts(job.prompts, job.cache)
     given = conditions(plain, networks, material)
     models, base = transformers(plain, networks), {}
     for seed in made:

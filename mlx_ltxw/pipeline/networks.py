@@ -89,17 +89,18 @@ class Networks:
         """The vocoder, fp32."""
         return self._once("vocoder", self.model.load_vocoder)
 
-    def contexts(self, prompts: Sequence[str]) -> Contexts:
+    def contexts(self, prompts: Sequence[str], cache: bool = True) -> Contexts:
         """Text contexts of the prompts, encoded once, for later processes too (`PromptCache`); the text encoder is gone
         from memory afterwards.
 
         Args:
             prompts: The prompt and, where guidance needs it, the negative prompt.
+            cache: Whether they are read from disk, and kept there.
 
         Raises:
             UserError: a prompt is longer than the model reads.
         """
-        disk = PromptCache(self.model, self.dtype, default_folder())
+        disk = PromptCache(self.model, self.dtype, default_folder() if cache else None)
         made = {prompt: self._contexts.get(prompt) or disk.read(prompt) for prompt in prompts}
         missing = [prompt for prompt, context in made.items() if context is None]
         if missing:

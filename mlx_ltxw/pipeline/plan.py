@@ -40,6 +40,7 @@ class Plan:
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
+        cache: Whether contexts of prompts are read from disk, and kept there.
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Plan:
     distilled: Chosen | None = None
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
+    cache: bool = True
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""
@@ -131,14 +133,11 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
 def _work(job: Plan) -> Work:
     """What the budget is made for."""
     settings = job.settings
-    forwards = sum(
-        stage.steps * (2 if stage.sampler is res_2s else 1) * len(passes(stage.video_guidance, stage.audio_guidance, 0))
-        for stage in job.stages
-    )
+    walks = sum(stage.steps * (2 if stage.sampler is res_2s else 1) for stage in job.stages)
     return Work(
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
-        forwards * len(settings.seeds),
+        walks * len(settings.seeds),
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _run(
     ahead = [seed for seed, point in points.items() if point is None or point.index < job.steps]
     if ahead:
         began = time.perf_counter()
-        contexts = networks.contexts(job.prompts)
+        contexts = networks.contexts(job.prompts, job.cache)
         check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
         yield Conditioned(time.perf_counter() - began, peak_memory())
         given = conditions(job, networks, material)

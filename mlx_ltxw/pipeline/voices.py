@@ -19,10 +19,13 @@ Specs = tuple[str, ...]
 
 
 def take_rows(job: Plan) -> list[int | None]:
-    """The row of each take among `Latents.adapted`; None for one that is the base's own sound."""
+    """The row of each take among `Latents.adapted`; None for one that is the base's own sound.
+
+    Where a sound is made again, the base's is the given one, and no take's.
+    """
     rows: list[int | None] = []
     for take in job.takes:
-        base = take.is_base(job.settings.prompt)
+        base = job.settings.revoice is None and take.is_base(job.settings.prompt)
         rows.append(None if base else sum(row is not None for row in rows))
     return rows
 

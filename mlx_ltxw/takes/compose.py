@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mlx_ltxw.media.copy_sound import copies_sound
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.pipeline.spans import Stretch, audio_bounds, seconds_of, video_bounds
+from mlx_ltxw.pipeline.spans import Made, Stretch, audio_bounds, seconds_of, video_bounds
 from mlx_ltxw.takes.given import shown_frames
 from mlx_ltxw.takes.headroom import turned_down
 
@@ -38,6 +39,8 @@ def composed(clip: Decoded, job: Plan, material: Material) -> Decoded:
 def mixed(original: np.ndarray, new: np.ndarray, made: Stretch, bounds: np.ndarray, rate: int) -> np.ndarray:
     """A sound with another in a stretch of it: (N, 2) fp32, as long as the original.
 
+    At the seams the two fade with constant power, as they are not alike; outside of the stretch no sample changes.
+
     Args:
         original, new: (N, 2) and (M, 2) fp32, from the same second on.
         made: The stretch, in tokens.
@@ -47,15 +50,16 @@ def mixed(original: np.ndarray, new: np.ndarray, made: Stretch, bounds: np.ndarr
     first, last = seconds_of(made, bounds)
     start = round(first * rate)
     stop = len(original) if made.stop == len(bounds) else min(round(last * rate), len(original))
-    weight = np.zeros((len(original), 1), np.float32)
-    weight[start:stop] = 1
+    share = np.zeros((len(original), 1), np.float32)  # of the new sound's power
+    share[start:stop] = 1
     fade = min(round(CROSSFADE * rate), (stop - start) // 2)
-    rise = (np.arange(fade, dtype=np.float32)[:, None] + 0.5) / max(fade, 1)
+    rise = np.sin((np.arange(fade, dtype=np.float32)[:, None] + 0.5) / max(fade, 1) * (np.pi / 2)) ** 2
     if made.start > 0:
-        weight[start : start + fade] = rise
+        share[start : start + fade] = rise
     if made.stop < len(bounds):
-        weight[stop - fade : stop] = rise[::-1]
-    return np.where(weight == 0, original, original * (1 - weight) + _fitted(new, len(original)) * weight)
+        share[stop - fade : stop] = rise[::-1]
+    blend = original * np.sqrt(1 - share) + _fitted(new, len(original)) * np.sqrt(share)
+    return np.where(share == 0, original, blend)
 
 
 def made_frames(job: Plan) -> range:
@@ -97,7 +101,20 @@ def span_notes(job: Plan) -> list[str]:
             if name == "picture" and made.lead:
                 stop = made.lead * geometry.grid.frames / geometry.frame_rate
             parts.append(f"the {name} from {start:.2f} to {stop:.2f} s")
-    return [f"Made anew, in whole tokens: {', '.join(parts)} of {geometry.seconds:.2f} s."]
+    what = f"Made anew, in whole tokens: {', '.join(parts)} of {geometry.seconds:.2f} s."
+    return [what, _kept_note(made, settings.video)]
+
+
+def _kept_note(made: Made, video: str | None) -> str:
+    """How what is kept comes into the file."""
+    if not made.video:
+        return "The picture is copied as it is; the rest of the sound is kept to the sample and encoded again (AAC)."
+    frames = "the rest of the picture is kept frame by frame and encoded again (H.264, CRF 18)"
+    if made.audio:
+        return f"{frames[0].upper()}{frames[1:]}, and so is that of the sound, sample by sample (AAC)."
+    if video is not None and copies_sound(video):
+        return f"The sound is copied as it is; {frames}."
+    return f"{frames[0].upper()}{frames[1:]}, and so is the sound, sample by sample (AAC)."
 
 
 def _frames(chunks: Iterator[np.ndarray], job: Plan, material: Material) -> Iterator[np.ndarray]:

@@ -80,7 +80,7 @@ def follow(
             yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Iterator[TakeEvent]:
+def make(job: Plan, output: Output, networks: Networks | None = None) -> Generator[TakeEvent, None, None]:
     """Makes every clip of a run and writes it when it is done; one that was cut goes on where it was.
 
     Closing the iterator ends the run; the files written so far stay, the last step is kept for the next run

@@ -29,6 +29,7 @@ class Output:
         tracks: Whether takes are the sound tracks of one mp4; otherwise each has files of its own, `.take1` and so on
             before the ending.
         preview: Steps from one preview to the next (`takes/preview.py`); 0 for none.
+        preview_sound: Whether a preview is to be heard as well.
         resume: Whether a run that was cut goes on (`takes/unfinished.py`), and does not begin anew.
     """
 
@@ -38,6 +39,7 @@ class Output:
     overwrite: bool = False
     tracks: bool = False
     preview: int = 0
+    preview_sound: bool = True
     resume: bool = True
 
     def main(self, settings: Settings, seed: int) -> Path:

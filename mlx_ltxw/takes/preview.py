@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +24,9 @@ LARGEST = 256
 """Pixels of a preview's longer side."""
 
 
-def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networks: Networks) -> Iterator[TakeEvent]:
+def with_previews(
+    events: Iterator[TakeEvent], job: Plan, output: Output, networks: Networks
+) -> Generator[TakeEvent, None, None]:
     """The events of a run, with a `Previewed` after every so many steps, but for the last one of a clip.
 
     The files, `NAME.preview.png` and `NAME.preview.wav`, are gone when the clip is written. A sound that took longer to
@@ -36,7 +38,7 @@ def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networ
         output: Names the files, and how many steps lie between two previews.
         networks: Of the run, for the decoders.
     """
-    (picture, sound), slow = output.previews(), False
+    (picture, sound), slow = output.previews(), not output.preview_sound
     for event in events:
         yield event
         if isinstance(event, Written):
@@ -52,7 +54,8 @@ def with_previews(events: Iterator[TakeEvent], job: Plan, output: Output, networ
             write_wav(sound, with_headroom(waveform, rate), rate)
             slow = bool(files) and time.perf_counter() - clock > event.seconds
             files.append(sound)
-        yield Previewed(event.seed, event.index, event.total, tuple(files))
+        if files:
+            yield Previewed(event.seed, event.index, event.total, tuple(files))
 
 
 def _write_picture(path: Path, step: Step, job: Plan, networks: Networks) -> Path:

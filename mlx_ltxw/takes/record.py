@@ -99,7 +99,7 @@ def read_record(path: Path | str) -> Record:
     kind = values.get("kind", old)
     about = {name: values[name] for name in _ABOUT if name in values}
     model, hashes = about.get("model", {}), about.get("adapter_sha256", {})
-    parts = values.get("parts", values.get("script")) if kind == "script" else [values]
+    parts = _parts(values) if kind == "script" else [values]
     if (
         kind not in ("clip", "script", "sample") or not isinstance(parts, list) or not parts
         or not isinstance(model, dict) or not isinstance(hashes, dict)
@@ -115,6 +115,20 @@ def read_record(path: Path | str) -> Record:
         step if isinstance(step, int) else None,
         {str(name): str(value) for name, value in hashes.items()},
     )
+
+
+def requests_of(record: dict[str, Any]) -> tuple[Request, ...]:
+    """What makes again a file that keeps this record: one request, or a script's parts in order.
+
+    Raises:
+        UserError: fields this version does not know.
+    """
+    parts = _parts(record) if record.get("kind") == "script" else [record]
+    return tuple(map(_request, parts))
+
+
+def _parts(values: dict[str, Any]) -> Any:
+    return values.get("parts", values.get("script"))
 
 
 def _request(part: dict[str, Any]) -> Request:

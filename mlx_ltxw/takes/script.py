@@ -25,6 +25,7 @@ from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.join import join_frames, join_waveforms
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.video import read_video
+from mlx_ltxw.pipeline.given import images_of
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.recipes import lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
@@ -34,7 +35,7 @@ from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, fit, written
 from mlx_ltxw.takes.output import Output
-from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record
+from mlx_ltxw.takes.record import adapter_hashes, read_record, script_record, sha256_of
 from mlx_ltxw.takes.unfinished import ENDING, Unfinished
 from mlx_ltxw.takes.write import write_lossless
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -207,7 +208,8 @@ def _adapters(shared: tuple[str, ...], part: Part) -> tuple[str, ...]:
 
 def _part_file(folder: Path, number: int, job: Plan) -> tuple[Path, bool]:
     """A part's sound, which is written last; and whether all of the part is there, under whatever number."""
-    settings = job.settings.to_dict() | {"adapters": _contents(job), "distilled_lora": None}
+    images = [[sha256_of(Path(one.file)), one.frame, one.strength] for one in images_of(job.settings)]
+    settings = job.settings.to_dict() | {"adapters": _contents(job), "distilled_lora": None, "images": images}
     recipe = [settings, job.model.digest]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     for path in sorted(folder.glob(f"*-{digest}.wav")):

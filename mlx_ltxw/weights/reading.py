@@ -1,7 +1,8 @@
 """Reads tensors of safetensors files from any thread: what is wanted, when it is wanted, as often as it is wanted.
 
 `mx.load` reads a tensor once, in MLX's own time. This reader can be asked again for the same one, in a thread beside
-the computation; it runs nothing of MLX's graph there, which one thread alone may do.
+the computation, and reads into memory that it is given; it runs nothing of MLX's graph, which one thread alone may do,
+and keeps no other thread from running.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.header import BITS, Tensor
+from mlx_ltxw.weights.header import Tensor
 
 DTYPES = {
     "BOOL": mx.bool_, "U8": mx.uint8, "I8": mx.int8, "U16": mx.uint16, "I16": mx.int16, "F16": mx.float16,
@@ -46,27 +47,23 @@ class TensorReader:
         self.keep_cached = keep_cached
         self.bytes_read = 0
         self._pool = ThreadPoolExecutor(_READERS, "read")
-        self._ahead = ThreadPoolExecutor(1, "read-ahead")
-        self._memory = [np.empty(0, np.uint8)] * 2
 
-    def arrays(self, tensors: Mapping[str, Tensor]) -> dict[str, mx.array]:
-        """Whole tensors, read now, as unsigned integers of their elements' size; `as_stored` makes them what they are.
+    def fill(self, places: Sequence[tuple[Tensor, memoryview]]) -> None:
+        """Reads whole tensors, now.
 
         Args:
-            tensors: By the name that the array gets.
+            places: Each with the memory that takes its bytes.
 
         Raises:
             UserError: a file that is gone, cut off, or cannot be read.
         """
-        arrays = {}
-        with self._opened(tensors.values()) as files:
-            order = list(tensors.items())
-            coming = [self._start(files, tensor, 0) for _, tensor in order[:1]]
-            for number, (name, tensor) in enumerate(order, 1):
-                content = coming.pop().result()
-                coming += [self._start(files, later, number) for _, later in order[number : number + 1]]
-                arrays[name] = mx.array(content.view(f"u{BITS[tensor.dtype] // 8}").reshape(tensor.shape))  # a copy
-        return arrays
+        with self._opened(tensor for tensor, _ in places) as files:
+            pieces = [
+                (tensor, at, into[at : at + _PIECE]) for tensor, into in places for at in range(0, len(into), _PIECE)
+            ]
+            for _ in self._pool.map(lambda piece: self._read_piece(files, *piece), pieces):
+                pass
+        self.bytes_read += sum(len(into) for _, into in places)
 
     def rows(self, tensor: Tensor, indices: Sequence[int]) -> np.ndarray:
         """Some rows of a tensor, (rows, bytes of a row) uint8.
@@ -85,7 +82,6 @@ class TensorReader:
     def close(self) -> None:
         """Ends the reading threads."""
         self._pool.shutdown(wait=False)
-        self._ahead.shutdown(wait=False)
 
     @contextmanager
     def _opened(self, tensors: Iterable[Tensor]) -> Iterator[dict[Path, int]]:
@@ -108,28 +104,6 @@ class TensorReader:
             fcntl.fcntl(handle, fcntl.F_NOCACHE, 1)
         return handle
 
-    def _start(self, files: Mapping[Path, int], tensor: Tensor, number: int) -> Future[np.ndarray]:
-        """Begins to read a tensor (bytes,) uint8, beside the copying of the one before, into memory that the one after
-        it will not use."""
-
-        def read() -> np.ndarray:
-            memory = self._memory[number % 2]
-            if len(memory) < tensor.nbytes:
-                memory = self._memory[number % 2] = np.empty(tensor.nbytes, np.uint8)
-            self._read(files, tensor, memory[: tensor.nbytes].data)
-            return memory[: tensor.nbytes]
-
-        return self._ahead.submit(read)
-
-    def _read(self, files: Mapping[Path, int], tensor: Tensor, into: memoryview) -> None:
-        pieces = [(at, into[at : at + _PIECE]) for at in range(0, len(into), _PIECE)]
-        if len(pieces) == 1:
-            self._read_piece(files, tensor, 0, into)
-        else:
-            for _ in self._pool.map(lambda one: self._read_piece(files, tensor, *one), pieces):
-                pass
-        self.bytes_read += len(into)
-
     def _read_piece(self, files: Mapping[Path, int], tensor: Tensor, start: int, into: memoryview) -> None:
         """Fills `into` from a byte of a tensor on."""
         handle, at, done = files[tensor.path], tensor.start + start, 0
@@ -143,12 +117,6 @@ class TensorReader:
             done += count
         if not self.keep_cached and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, at, done, os.POSIX_FADV_DONTNEED)
-
-
-def as_stored(array: mx.array, tensor: Tensor) -> mx.array:
-    """What `TensorReader.arrays` read, in the tensor's own dtype."""
-    dtype = DTYPES[tensor.dtype]
-    return array if array.dtype == dtype else array.view(dtype)
 
 
 def _lost(path: Path, reason: str | None) -> UserError:

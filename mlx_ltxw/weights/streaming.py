@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,10 +20,10 @@ from mlx.utils import tree_unflatten
 
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.header import Tensor
-from mlx_ltxw.weights.reading import TensorReader, as_stored
+from mlx_ltxw.weights.reading import TensorReader
+from mlx_ltxw.weights.staging import Staging, room
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Arrays = dict[str, mx.array]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class StreamedLayers(Generic[Layer]):
         self._ahead = residency.ahead
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
-        self._coming: dict[int, Future[Arrays]] = {}
+        self._free: list[Staging] = []
+        self._coming: dict[int, _Coming] = {}
         self._latest: tuple[int, Layer] | None = None
         self._waited = 0.0
         weakref.finalize(self, _end, self._thread, self._reader)
@@ -112,40 +113,56 @@ class StreamedLayers(Generic[Layer]):
         if self._latest is not None and self._latest[0] == index:
             return self._latest[1]
         self._latest = None
-        coming = self._coming.pop(index, None) or self._read(index)
+        layer = self._fetched(index) if self._streamed[index] else self.layers[index]
         self._read_ahead(index)
-        began = time.perf_counter()
-        arrays = coming.result() if coming else {}
-        self._waited += time.perf_counter() - began
-        layer = self._filled(index, arrays) if arrays else self.layers[index]
         self._latest = index, layer
         return layer
 
+    def _fetched(self, index: int) -> Layer:
+        """A copy of a layer with what was read in its place."""
+        coming = self._coming.pop(index, None)
+        if coming is None:
+            self._forget(self._coming)
+            coming = self._begin(index)
+        began = time.perf_counter()
+        try:
+            coming.reading.result()
+        finally:
+            self._free.append(coming.staging)
+            self._waited += time.perf_counter() - began
+        arrays = coming.staging.taken(self._streamed[index], lambda path, stored: self._dtype_of(index, path, stored))
+        copy: Any = share(self.layers[index])
+        copy.update(tree_unflatten(list(arrays.items())))
+        return copy
+
     def _read_ahead(self, index: int) -> None:
-        """Asks for the next streamed layers, those of the next forward after the last; forgets all others."""
+        """Begins to read the next streamed layers, those of the next forward after the last; forgets all others."""
         order = [(index + step) % len(self) for step in range(1, len(self))]
         wanted = [later for later in order if self._streamed[later]][: self._ahead]
-        for other in [other for other in self._coming if other not in wanted]:
-            self._coming.pop(other).cancel()
+        self._forget([other for other in self._coming if other not in wanted])
         for later in wanted:
             if later not in self._coming:
-                future = self._read(later)
-                assert future is not None
-                self._coming[later] = future
+                self._coming[later] = self._begin(later)
 
-    def _read(self, index: int) -> Future[Arrays] | None:
+    def _forget(self, others: Iterable[int]) -> None:
+        """Takes back what is being read. One thread reads in order, so that whatever still runs is done with its
+        staging when the next reading begins."""
+        for other in list(others):
+            coming = self._coming.pop(other)
+            coming.reading.cancel()
+            self._free.append(coming.staging)
+
+    def _begin(self, index: int) -> _Coming:
         tensors = self._streamed[index]
-        return self._thread.submit(self._reader.arrays, tensors) if tensors else None
+        staging = self._free.pop() if self._free else Staging(max(room(one.values()) for one in self._streamed))
+        return _Coming(staging, self._thread.submit(self._reader.fill, staging.places(tensors)))
 
-    def _filled(self, index: int, arrays: Arrays) -> Layer:
-        """A copy of a layer with what was read, in its dtype in memory, in its place."""
-        filled = []
-        for path, tensor in self._streamed[index].items():
-            array = as_stored(arrays[path], tensor)
-            filled.append((path, array.astype(self._dtype_of(index, path, array.dtype))))
-        copy: Any = share(self.layers[index])
-        copy.update(tree_unflatten(filled))
-        return copy
+
+class _Coming(NamedTuple):
+    """A layer that is being read."""
+
+    staging: Staging
+    reading: Future[None]
 
 
 def stream_layers(

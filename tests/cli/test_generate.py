@@ -422,3 +422,14 @@ def test_each_clip_is_written_when_it_is_done(cli, tmp_path, monkeypatch):
     done = cli("generate", PROMPT, "-o", tmp_path / "out.wav", *SOUND, "--seed", 1, "--seed", 2)
     assert done.code == 130
     assert sorted(os.listdir(tmp_path)) == ["out-1.wav", "out.wav.unfinished"]
+
+
+def test_no_cache_leaves_the_users_folder_alone(cli, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MLX_LTXW_CACHE", str(folder))
+    words = ("generate", 'a woman, (woman): "hush"', "--audio-only", "--frames", 9, "--steps", 1, "--overwrite")
+    assert cli(*words, "-o", tmp_path / "a.wav", "--no-cache").code == 0
+    assert not folder.exists()
+    assert cli(*words, "-o", tmp_path / "b.wav").code == 0
+    assert list(folder.glob("*.safetensors"))
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()

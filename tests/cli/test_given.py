@@ -120,6 +120,7 @@ def test_the_sound_of_a_stretch(cli, files, tmp_path):
     more = ("--video", clip, "--retake", "0.5-0.8", "--retake-what", "sound", "--adapter", "whisper", "--wav")
     done = generate(cli, made, *more)
     assert "Made anew, in whole tokens: the sound from 0.49 to 0.81 s of 1.38 s." in done.err
+    assert "The picture is copied as it is; the rest of the sound is kept to the sample" in done.err
     assert packets(made, "video") == packets(clip, "video")
     ours, theirs = read_audio(made.with_suffix(".wav"), RATE), read_audio(clip, RATE)
     before, after = slice(0, round(0.49 * RATE)), slice(round(0.81 * RATE), round(1.3 * RATE))
@@ -134,6 +135,7 @@ def test_the_picture_of_a_stretch(cli, files, tmp_path):
     made, clip = tmp_path / "made.mp4", files / "clip.mp4"
     done = generate(cli, made, "--video", clip, "--retake", "0.5-0.8", "--retake-what", "picture")
     assert "the picture from 0.38 to 1.04 s of 1.38 s." in done.err  # latent frames 2 and 3: video frames 9 to 24
+    assert "The sound is copied as it is; the rest of the picture is kept frame by frame" in done.err
     assert packets(made, "audio") == packets(clip, "audio")[: len(packets(made, "audio"))]
     ours, theirs = (read_video(path, 33, 24, 64, 32).astype(int) for path in (made, clip))
     change = np.abs(ours - theirs).mean((1, 2, 3))
@@ -211,7 +213,8 @@ def test_mistakes_get_a_sentence(cli, files, tmp_path, monkeypatch, flags, words
 
 def test_help_groups_every_option_once(cli):
     done = cli("generate", "-h")
-    headings = ["What is said and seen", "What is given", "Size and steps", "Adapters", "Guidance", "Options"]
+    headings = ["What is said and seen", "What is given", "Size and steps", "Adapters"]
+    headings += ["Several sounds on one picture", "Guidance", "Options"]
     places = [done.out.index(f"\n{heading}:\n") for heading in headings]
     assert places == sorted(places)
     for option in generate_command.params:

@@ -6,8 +6,12 @@ import os
 import mlx.core as mx
 import pytest
 
+from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.run import run
 
 PROMPTS = ('a woman, (woman, whispering): "hush"', "noise", 'a man, (man): "wait"')
 
@@ -111,3 +115,24 @@ def test_the_users_own_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
     assert default_folder() == tmp_path / "mlx-ltxw" / "prompts"
+
+
+def test_a_run_without_the_cache_reads_and_keeps_nothing(dev, folder):
+    """The flag of the command and the argument of `load`; what is made is the same."""
+    request = Request(PROMPTS[0], width=64, height=32, frames=9, steps=1)
+
+    def made(cache):
+        job = dataclasses.replace(plan(request, dev), cache=cache)
+        return next(event.latents for event in run(job) if isinstance(event, Step))
+
+    without = made(cache=False)
+    assert not folder.exists()
+    kept = made(cache=True)
+    files = list(folder.glob("*.safetensors"))
+    assert len(files) == 2
+    for file in files:
+        os.utime(file, (1, 1))  # what is read is marked as read
+    again = made(cache=False)
+    assert all(file.stat().st_mtime == 1 for file in files)
+    for latents in (kept, again):
+        assert all(mx.array_equal(a, b) for a, b in zip(latents[:2], without[:2], strict=True))

@@ -94,13 +94,13 @@ def blocks(model, residency=STREAMED):
 
 def test_the_next_block_is_read_while_one_is_at_work(dev, monkeypatch):
     """Two forwards of slow reading and slow work, each in its own time, take about as long as one of them."""
-    slow = TensorReader.arrays
+    slow = TensorReader.fill
 
-    def arrays(self, tensors):
+    def fill(self, places):
         time.sleep(0.15)
-        return slow(self, tensors)
+        return slow(self, places)
 
-    monkeypatch.setattr(TensorReader, "arrays", arrays)
+    monkeypatch.setattr(TensorReader, "fill", fill)
     streamed = blocks(dev)
     began = time.perf_counter()
     for _ in range(2):
