@@ -19,6 +19,7 @@ from mlx_ltxw.media.containers import (
     video_stream,
 )
 from mlx_ltxw.media.passed import packets_at
+from mlx_ltxw.media.unpacked import unpacked
 
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
@@ -90,7 +91,7 @@ def display_times(path: Path | str) -> list[tuple[int, int] | None]:
         ticks: list[int] = []
 
         def numbered() -> Iterator[Any]:
-            for packet in container.demux(stream):
+            for packet in unpacked(stream, container.demux(stream)):
                 if packet.size:
                     packet.pts = len(ticks)  # its frame comes out with this number
                     ticks.append(packet.dts)

@@ -31,6 +31,7 @@ from mlx_ltxw.media.decoding import decoded
 LONGEST_FRAME = 3600.0
 """Seconds that one frame may claim to be on screen."""
 
+_SLANTED = 0.02  # of a display matrix's larger part, that its smaller one is at a right angle at most
 _GUESSED_RATE = 25  # frames a second, where nothing tells
 
 
@@ -219,6 +220,8 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
         time = time + step if frame.pts is None else seconds_of(frame.pts, frame.time_base) - origin + shift
         if waiting is None and is_hdr(frame):
             note(path, "is of high dynamic range; its picture is tone-mapped to BT.709.")
+        if waiting is None and _is_slanted(frame):
+            note(path, "has a mark that turns its picture by no right angle; it is shown as it is stored.")
         if waiting is not None:
             if restarts(container, time - before):
                 shift += before + step - time
@@ -234,11 +237,23 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
 
     By the display matrix: ((a, b), (c, d)) takes a stored pixel (x, y) to (ax + cy, bx + dy); ISO/IEC 14496-12, 6.2.2.
     """
+    a, b, c, d = _display_matrix(frame)
+    if _is_slanted(frame):
+        return False, False, False
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+
+
+def _is_slanted(frame: Any) -> bool:
+    a, b, c, d = map(abs, _display_matrix(frame))
+    return min(a + d, b + c) > _SLANTED * max(a + d, b + c)
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return False, False, False
+        return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack("<5i" if sys.byteorder == "little" else ">5i", bytes(matrix)[:20])
-    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+    return a, b, c, d
 
 
 def _conform(frame: Any, stream: Any, width: int, height: int, convert: RgbConverter) -> np.ndarray:

@@ -150,8 +150,9 @@ def _known_clips_of(
     new = each(find, [source for source, found in zip(sources, there, strict=True) if found is None])
     for source, key, found in zip(sources, keys, there, strict=True):
         if found is not None:
-            more = {"geometry": geometry, "voice": source.labels.voice}
-            yield [TrainingClip(source.path, **asdict(one), **more) for one in found.clips], list(found.findings)
+            voice = source.labels.voice
+            clips = [TrainingClip(source.path, geometry=geometry, voice=voice, **asdict(one)) for one in found.clips]
+            yield clips, list(found.findings)
             continue
         clips, findings = next(new)
         # what is broken may be mended by permissions alone
