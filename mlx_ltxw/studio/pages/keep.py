@@ -60,8 +60,8 @@ class _History:
         self._more.set_visibility(len(takes) > _PAGE)
         count = self._studio.store.count_takes()
         empty = self._last is None
-        text = texts.COUNT.format(count=count) if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT
-        self._count.set_text(text)
+        some = texts.COUNT_ONE if count == 1 else texts.COUNT.format(count=count)
+        self._count.set_text(some if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT)
 
     def _row(self, take: KeptTake) -> None:
         studio = self._studio
