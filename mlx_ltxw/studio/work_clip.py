@@ -27,6 +27,8 @@ from mlx_ltxw.takes.unfinished import files_of, written_before
 from mlx_ltxw.weights.model_dir import ModelDir
 
 _LOUDNESS_RATE = 48_000
+_PREVIEWS = 10
+"""Of a clip, at most."""
 _kept: dict[str, Networks] = {}
 """The networks of the last job's model: one at most."""
 
@@ -44,7 +46,7 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
         tell("progress", stage="encoding", clips=len(jobs))
     else:
         job = fit(wanted.request, model, wanted.memory)
-        output = _output(job, place, preview=1)
+        output = _output(job, place, preview=-(-job.steps // _PREVIEWS))
         if place.again and (files := _finished(job, output)):
             for seed, number, path in files:
                 tell("written", **_written(path, seed, number, _measured(path)))

@@ -16,7 +16,7 @@ from mlx_ltxw.studio.pages.takes import again, facts_line, made_at, show_request
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
 
-_PAGE = 40
+_PAGE = 24
 """Takes at a time; more come when they are asked for, so a long history opens as fast as a short one."""
 
 
@@ -60,8 +60,8 @@ class _History:
         self._more.set_visibility(len(takes) > _PAGE)
         count = self._studio.store.count_takes()
         empty = self._last is None
-        text = texts.COUNT.format(count=count) if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT
-        self._count.set_text(text)
+        some = texts.COUNT_ONE if count == 1 else texts.COUNT.format(count=count)
+        self._count.set_text(some if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT)
 
     def _row(self, take: KeptTake) -> None:
         studio = self._studio

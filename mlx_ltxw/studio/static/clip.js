@@ -27,7 +27,7 @@ export default {
     views.className = "clip-views";
     views.append(this.canvas, this.cursor);
     views.addEventListener("click", (event) => this.jump(event, views));
-    if (data.picture) root.append(this.media);
+    root.append(this.media);
     root.append(this.button, views);
     for (const name of ["play", "pause", "ended"]) this.media.addEventListener(name, () => this.told());
     this.told();

@@ -13,6 +13,7 @@ export default {
   template: '<div class="curves"><canvas role="img"></canvas></div>',
   props: { data: Object },
   mounted() {
+    this.$el.curves = this;
     this.resized = new ResizeObserver(() => this.draw());
     this.resized.observe(this.$el);
     this.scheme = new MutationObserver(() => this.draw());
