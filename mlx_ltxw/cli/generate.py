@@ -14,10 +14,7 @@ from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
-    from mlx_ltxw.cli.machines import Asked
     from mlx_ltxw.cli.show import Show
-    from mlx_ltxw.machines.crew import Crew
-    from mlx_ltxw.pipeline.plan import Plan
     from mlx_ltxw.pipeline.request import Request
     from mlx_ltxw.takes.output import Output
     from mlx_ltxw.weights.model_dir import ModelDir
@@ -171,7 +168,7 @@ def generate(
     last step when the same command is given again. What a prompt is encoded to is kept in the user's cache folder, 2 GB
     at most, unless --no-cache is given; MLX_LTXW_CACHE names another folder, and MLX_LTXW_CACHE=0 none.
     """
-    from mlx_ltxw.cli.machines import Asked, machines
+    from mlx_ltxw.cli.machines import JointRun, check_single, follow, lead, machines
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
@@ -183,55 +180,25 @@ def generate(
     )  # fmt: skip
     show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
     with machines(split, link_timeout) as crew:
-        asked = Asked(split or "auto", memory, cache, plan_only, keep=keep_parts or bool(parts), again=parts)
+        asked = JointRun(split or "auto", memory, cache, plan_only, keep=keep_parts or bool(parts), again=parts)
         if crew is not None and not crew.leads:
-            from mlx_ltxw.cli.machines import follow
-
             follow(crew, asked, model_dir, files)
             return
         given = _given(flags)
         requests = _requests(script, from_metadata, given, model_dir)
         scripted = script is not None or len(requests) > 1
-        _check_single(scripted, parts, keep_parts, preview, show_drift, crew)
+        check_single(scripted, parts, keep_parts, preview, show_drift, crew)
         if parts:
             from mlx_ltxw.takes.script import with_new_parts
 
             seed, *_ = given.get("seeds", (-1,))
             requests = with_new_parts(requests, from_metadata or output, parts, seed)
         if crew is not None:
-            _lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
+            lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
         elif scripted:
             _make_script(requests, model_dir, files, show, asked.keep, parts, how)
         else:
             _make(requests[0], model_dir, files, show, show_drift, how)
-
-
-def _check_single(
-    scripted: bool, parts: tuple[int, ...], keep: bool, preview: int | None, drift: bool, crew: Crew | None
-) -> None:
-    """Refuses what only a script, only one clip, or only one machine has."""
-    if not scripted and (parts or keep):
-        raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
-    if scripted and preview:
-        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
-    if scripted and drift:
-        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
-    if crew is not None and drift:
-        raise UserError("{field:show_drift} compares on one machine.", "Leave it out with several.")
-
-
-def _lead(crew: Crew, asked: Asked, requests: list[Request], model: ModelDir, files: Output, show: Show) -> None:
-    """The leading machine of several."""
-    from mlx_ltxw.cli.machines import lead
-    from mlx_ltxw.takes.make import fit_again
-    from mlx_ltxw.takes.script import plan_parts
-
-    def plans() -> list[Plan]:
-        if asked.scripted:
-            return plan_parts(requests, model, asked.memory)
-        return [fit_again(requests[0], model, files, asked.memory)]
-
-    lead(crew, asked, plans, model, files, show)
 
 
 @dataclasses.dataclass(frozen=True)

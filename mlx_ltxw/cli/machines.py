@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.machines.crew import Crew
     from mlx_ltxw.pipeline.plan import Plan
+    from mlx_ltxw.pipeline.request import Request
     from mlx_ltxw.takes.output import Output
     from mlx_ltxw.weights.model_dir import ModelDir
 
 
 @dataclass(frozen=True)
-class Asked:
+class JointRun:
     """What the command asks of all machines.
 
     Attributes:
@@ -64,23 +65,42 @@ def machines(split: str | None, timeout: float | None) -> AbstractContextManager
     return nullcontext()
 
 
-def lead(
-    crew: Crew, asked: Asked, plans: Callable[[], Sequence[Plan]], model: ModelDir, files: Output, show: Show
+def check_single(
+    scripted: bool, parts: tuple[int, ...], keep: bool, preview: int | None, drift: bool, crew: Crew | None
 ) -> None:
+    """Refuses what only a script, only one clip, or only one machine has."""
+    if not scripted and (parts or keep):
+        raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
+    if scripted and preview:
+        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
+    if scripted and drift:
+        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
+    if crew is not None and drift:
+        raise UserError("{field:show_drift} compares on one machine.", "Leave it out with several.")
+
+
+def lead(
+    crew: Crew, asked: JointRun, requests: Sequence[Request], model: ModelDir, files: Output, show: Show
+) -> None:  # fmt: skip
     """The leading machine's side, to the last file.
 
     Args:
         crew: The machines.
         asked: By the command.
-        plans: Makes the plans.
+        requests: What is to be made: one, or a script's parts.
         model: Makes the clips.
         files: Where they go.
         show: Tells of them.
     """
     from mlx_ltxw.machines import cost, run
     from mlx_ltxw.pipeline.split import CLIPS, WHOLE
-    from mlx_ltxw.takes.make import begun, make
-    from mlx_ltxw.takes.script import check_parts, make_script
+    from mlx_ltxw.takes.make import begun, fit_again, make
+    from mlx_ltxw.takes.script import check_parts, make_script, plan_parts
+
+    def plans() -> list[Plan]:
+        if asked.scripted:
+            return plan_parts(requests, model, asked.memory)
+        return [fit_again(requests[0], model, files, asked.memory)]
 
     jobs = run.agreed_plans(crew, plans, model, asked.memory, asked.cache)
     speed = cost.speed_of(crew, jobs)
@@ -114,7 +134,7 @@ def lead(
         show.follow(run.made_together(crew, jobs[0], files, how))
 
 
-def follow(crew: Crew, asked: Asked, model: ModelDir, files: Output) -> None:
+def follow(crew: Crew, asked: JointRun, model: ModelDir, files: Output) -> None:
     """The other machines' side; arguments as for `lead`, of which only the model is this machine's own."""
     from mlx_ltxw.machines import cost, run
     from mlx_ltxw.pipeline.split import CLIPS, WHOLE
