@@ -45,7 +45,8 @@ class World:
         if not any(name in os.environ for name in _STARTERS):
             return cls()
         try:
-            group = mx.distributed.init(strict=True)
+            backend = "nccl" if "NCCL_HOST_IP" in os.environ and mx.cuda.is_available() else "any"
+            group = mx.distributed.init(strict=True, backend=backend)
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"The machines of this run do not find each other ({error}).",
