@@ -113,7 +113,7 @@ class Foreman:
             UserError: a piece cannot be made, here or elsewhere; names the machine.
         """
         crew = self._crew
-        crew.on_lost, crew.heard = self._lost, self._heard
+        crew.listen(self._heard, self._lost)
         encoded = adapted = False
         with _keeping_on(lambda: time.monotonic() - self._lost_at < _NEWS):
             while not self._board.finished:
@@ -197,7 +197,7 @@ def work(crew: Crew, make: Make) -> None:
         elif "piece" in message.values:
             given.put(message)
 
-    crew.heard = heard
+    crew.listen(heard)
     with _keeping_on(lambda: time.monotonic() - news[0] < _NEWS):
         while True:
             crew.links.say({"want": True})
