@@ -16,7 +16,7 @@ from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import limits, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
-from mlx_ltxw.models.transformer import Walk
+from mlx_ltxw.models.transformer import Walk, calling
 from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
@@ -150,7 +150,7 @@ def _stage_steps(
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
         *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
-        Walk.bounded(job.machine.in_pieces),
+        Walk.bounded(job.machine.in_pieces), calling(stage.geometry.video_tokens),
     )  # fmt: skip
     if point is None:
         done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)

@@ -12,15 +12,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.models.transformer.rope import Rope, turned_norm
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
-@mx.compile
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
-    gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))
-    return (out.astype(mx.float32) * gates[..., None]).astype(out.dtype)
+    return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+@mx.compile
+def _scaled_heads(out: mx.array, logits: mx.array) -> mx.array:
+    return (out.astype(mx.float32) * (2.0 * mx.sigmoid(logits.astype(mx.float32)))).astype(out.dtype)
 
 
 class Read(NamedTuple):
@@ -130,8 +133,7 @@ class Attention(nn.Module):
 
     def turned_heads(self, projected: mx.array, norm: nn.RMSNorm, rope: Rope | None) -> mx.array:
         """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
-        heads = self._split(norm(projected))
-        return heads if rope is None else apply_split_rope(heads, *rope)
+        return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
