@@ -42,9 +42,7 @@ def main(model: Path, readers: tuple[int, ...], blocks: int, advice: bool) -> No
     count = min(blocks, len(streamed))
     for threads in readers:
         streamed._reader._pool = ThreadPoolExecutor(threads)
-        place = (
-            streamed._free.pop() if streamed._free else staging.Staging(staging.room(streamed.streamed[0].values()))
-        )
+        place = streamed._free.pop() if streamed._free else staging.Staging(staging.room(streamed.streamed[0].values()))
         seconds = {"read": 0.0, "copied": 0.0}
         for index in range(count):
             tensors = streamed.streamed[index]

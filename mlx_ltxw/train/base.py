@@ -1,7 +1,7 @@
 """The frozen base of a run: whole in memory, or with the picture's side of its blocks read from disk for each forward.
 
-Under the lock the trained audio stream needs of each block the audio's side alone, forwards and back; the picture's side
-runs once, forwards. So that side can be read block by block, as it is for a clip, and the numbers stay the same.
+Under the lock the trained audio stream needs of each block the audio's side alone, forwards and back; the picture's
+side runs once, forwards. So that side can be read block by block, as it is for a clip, and the numbers stay the same.
 """
 
 from __future__ import annotations

@@ -171,4 +171,6 @@ class Connectors(nn.Module):
         valid = mx.take_along_axis(valid, order, axis=1)
         video = mx.take_along_axis(video_features, order[..., None], axis=1)
         audio = mx.take_along_axis(audio_features, order[..., None], axis=1)
-        return self.video_embeddings_connector(video, valid), self.audio_embeddings_connector(audio, valid)
+        video = self.video_embeddings_connector(video, valid)
+        (audio,) = mx.depends([audio], [video])  # not abreast: each holds the scores of 1024 places
+        return video, self.audio_embeddings_connector(audio, valid)
