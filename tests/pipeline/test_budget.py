@@ -52,13 +52,13 @@ def work(model, request=REQUEST, **changes):
 )
 def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
     """Of the built-in model on a CPU, where activations are nearly all of it. MLX runs ahead there by up to ten
-    operations, by chance, which is what the tolerance is for; the text encoder's megabyte is within one."""
+    operations, by chance, which is what the 6 MB of tolerance are for."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     job = plan(request_, built_in)
     said, found = predicted(job), measured(job)
     assert set(found) == {part for part, peak in said.items() if peak}
     for part, peak in found.items():
-        assert said[part] == pytest.approx(peak, rel=0.1, abs=4_000_000), part
+        assert said[part] == pytest.approx(peak, rel=0.1, abs=6_000_000), part
 
 
 @pytest.mark.parametrize("layers", [0, 1])
