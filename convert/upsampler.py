@@ -149,8 +149,9 @@ def add_upsamplers(out: Path, found: Iterable[UpsamplerSource]) -> list[str]:
     model = open_dir(out)
     if not model.takes_upsamplers:
         raise UserError(
-            f"{out} is in the layout of ltx-2-mlx, which has no place for an upsampler.",
-            "Convert the official checkpoint to make two stages.",
+            f"{out} is in the layout of ltx-2-mlx, into which nothing is converted.",
+            "Put an upsampler of that layout beside the weights (spatial_upscaler_x2_v1_1.safetensors with its "
+            "_config.json), or convert the official checkpoint.",
         )
     channels = model.network_config("video_vae").latent_channels
     for one in listed:

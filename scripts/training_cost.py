@@ -38,6 +38,7 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.convert.quantize import Quantization, in_blocks
+from mlx_ltxw.models.packed import quantize
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.denoise import rotaries
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -73,7 +74,7 @@ def build(config: TransformerConfig, bits: int, dtype: mx.Dtype) -> Transformer:
             chosen = isinstance(layer, nn.Linear) and in_blocks("transformer", path, size_of(layer)[1], how)
             return dict(how.settings) if chosen else False
 
-        nn.quantize(base, class_predicate=predicate)
+        quantize(base, predicate)
         mx.eval(base.parameters())
     base.eval()
     gc.collect()

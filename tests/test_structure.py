@@ -39,7 +39,7 @@ def test_convert_is_imported_by_its_installed_name():
     ("room", "allowed"),
     [
         ("models", {"mlx", "numpy", "mlx_lm", "tokenizers"}),
-        ("media", {"numpy", "av", "soundfile", "PIL"}),
+        ("media", {"numpy", "av", "soundfile", "PIL", "pillow_heif"}),
         ("prompts", {"numpy", "yaml"}),
     ],
 )

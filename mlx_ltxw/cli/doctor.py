@@ -85,4 +85,4 @@ def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
             colour = "red" if cell["blocks"] is None else "green" if stay == "all" else "yellow"
             cells.append(click.style(f"{readable(cell['peak'])} {stay:>5}".rjust(18), fg=colour))
         click.echo(f"{row['precision']:<10}{readable(row['disk']):>10}" + "".join(cells))
-    click.echo(f"all: {BLOCKS} blocks stay in memory; 7/{BLOCKS}: that many do, the others are read for each forward")
+    click.echo(f"all: {BLOCKS} blocks stay in memory; 7/{BLOCKS}: that many do, the others are read for each step")

@@ -56,7 +56,7 @@ class Fit:
 
     Attributes:
         peak: Bytes at the largest moment of a run; one network is in memory at a time.
-        blocks: Of the transformer's 48, those that stay in memory; the others are read for each forward. None where
+        blocks: Of the transformer's 48, those that stay in memory; the others are read for each step. None where
             it does not fit at all.
     """
 

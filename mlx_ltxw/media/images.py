@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import check_regular, note, opened
+from mlx_ltxw.media.colour import HDR_NAMES, RgbConverter, tone_mapped_still
+from mlx_ltxw.media.containers import check_regular, note, opened, video_stream
+from mlx_ltxw.media.heif import decoded_heif, is_heif, open_heif
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +25,8 @@ LEAST = 16
 
 # Pillow opens others too, some by programs of their own (EPS), some that name other files.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_MAY_BE_HDR = ("PNG", "AVIF")
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # Pillow's and libheif's ways to say it
 _NO_PICTURE = "Give a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture; open it in another program to see whether it is one."
 
 
@@ -36,8 +39,8 @@ def read_image(path: Path | str) -> np.ndarray:
         UserError: no picture, damaged, below 16 pixels or beyond 134 million.
     """
     check_regular(path)
-    if _is_heic(path):
-        return _checked(path, _heic(path))
+    if is_heif(path):
+        return _heif(path)
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
@@ -49,6 +52,8 @@ def read_image(path: Path | str) -> np.ndarray:
                 check_size(path, *image.size)
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     note(path, "moves; its first picture is used.")
+                if image.format in _MAY_BE_HDR and (tone_mapped := _hdr(path)) is not None:
+                    return tone_mapped
                 return np.asarray(_in_srgb(_upright(image)))
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no picture.", _NO_PICTURE) from error
@@ -56,7 +61,7 @@ def read_image(path: Path | str) -> np.ndarray:
         raise _too_large(path, "more than 178 million") from error
     except PermissionError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}.", "Give a file that you may read.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's ways to say that a file is damaged
+    except _DAMAGED as error:
         raise UserError(f"{path} is damaged: it cannot be read to its end.", _NO_PICTURE) from error
 
 
@@ -172,31 +177,45 @@ def _of_deep_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _is_heic(path: Path | str) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(12)
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIC
+def _heif(path: Path | str) -> np.ndarray:
+    try:
+        pictures = open_heif(path)
+        if pictures is None:
+            return _track(path)
+        check_size(path, *pictures.size)
+        return np.asarray(_in_srgb(decoded_heif(path, pictures)))
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}.", "Give a file that you may read.") from error
+    except _DAMAGED as error:
+        raise UserError(f"{path} is damaged: it cannot be read to its end.", _NO_PICTURE) from error
 
 
-def _heic(path: Path | str) -> np.ndarray:
-    """By FFmpeg; photographs that are stored as tiles are refused, since it gives single tiles."""
+def _track(path: Path | str) -> np.ndarray:
+    """A HEIC file that holds one picture as a track of video, by FFmpeg."""
     with opened(path) as container:
-        streams = [one for one in container.streams.video if one.codec_context]
-        if len(streams) != 1:
-            raise UserError(
-                f"{path} is a HEIC picture made of tiles, which is not read here.",
-                "Save it as JPEG or PNG (on a Mac: sips -s format png IN --out OUT.png).",
-            )
-        check_size(path, streams[0].width, streams[0].height)
-        frame: Any = next(container.decode(streams[0]), None)
+        stream = video_stream(container)
+        if stream is None:
+            raise UserError(f"{path} is damaged: it holds no picture.", _NO_PICTURE)
+        check_size(path, stream.width, stream.height)
+        frame: Any = next(container.decode(stream), None)
         if frame is None:
             raise UserError(f"{path} is damaged: it holds no picture.", _NO_PICTURE)
-        return np.asarray(frame.to_ndarray(format="rgb24"))
+        return RgbConverter()(frame, frame.width, frame.height)
 
 
-def _checked(path: Path | str, image: np.ndarray) -> np.ndarray:
-    check_size(path, image.shape[1], image.shape[0])
-    return image
+def _hdr(path: Path | str) -> np.ndarray | None:
+    """A picture in PQ or HLG, tone-mapped, by FFmpeg, which reads its tags; None for any other."""
+    with opened(path) as container:
+        stream = video_stream(container)
+        transfer = 0 if stream is None else int(stream.codec_context.color_trc)
+        if transfer not in HDR_NAMES:
+            return None
+        frame: Any = next(container.decode(stream), None)
+        if frame is None:
+            return None
+        note(path, f"is a picture in {HDR_NAMES[transfer]}; it is tone-mapped.")
+        rgb = frame.reformat(format="rgb48le").to_ndarray()
+        return tone_mapped_still(rgb, transfer, int(frame.color_primaries))
 
 
 def _too_large(path: Path | str, size: str) -> UserError:

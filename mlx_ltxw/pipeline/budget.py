@@ -120,7 +120,7 @@ class Work:
         locked: Whether adapters act on a second audio stream.
         fuse: Whether they go into quantised weights too.
         sounds: Adapted sounds beside the picture.
-        forwards: Passes over the blocks, of all stages and seeds.
+        walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
     """
 
     model: ModelDir
@@ -133,13 +133,13 @@ class Work:
     locked: bool
     fuse: bool
     sounds: int
-    forwards: int
+    walks: int
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
     """Plans a run: everything as fast as the machine's memory lets it.
 
-    As many of the transformer's blocks stay in memory as fit; the others are read for each forward. The text encoder,
+    As many of the transformer's blocks stay in memory as fit; the others are read for each step. The text encoder,
     which runs once, is read layer by layer in any case.
 
     Args:
@@ -159,15 +159,15 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
-    copies, activations = _copies(work), max(forward(clip, stage.geometry) for stage in work.stages)
+    copies, activations = _copies(work), max(forward(clip, stage) for stage in work.stages)
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
     if sum(blocks) + beside > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = text_needs(clip)
     for stage in work.stages:
-        passes = work.forwards * stage.steps // max(1, sum(one.steps for one in work.stages))
-        needs.append(denoising(clip, stage.geometry, residency, blocks, stored, beside, passes))
+        walks = work.walks * stage.steps // max(1, sum(one.steps for one in work.stages))
+        needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     if residency is not RESIDENT:

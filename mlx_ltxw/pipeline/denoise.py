@@ -6,13 +6,26 @@ Latents stay fp32 between steps; the transformer sees them in its own dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.transformer import DIRECT, Accompaniment, Modality, Rotary, Transformer, Walk, rotary
+from mlx_ltxw.models.transformer import (
+    DIRECT,
+    Accompaniment,
+    Forward,
+    Modality,
+    Rotary,
+    Transformer,
+    Walk,
+    accompanied_forward,
+    audio_forward,
+    joint_forward,
+    rotary,
+)
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
@@ -49,10 +62,7 @@ class Denoiser:
 
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
-        clean: dict[str, Latents] = {}
-        for one in passes(self.video_guidance, self.audio_guidance, len(self.model.transformer_blocks)):
-            clean[one.name] = self.predict(latents, sigma, one)
-            mx.eval(clean[one.name])  # one pass in flight at a time: activations of the next one wait
+        clean = self.predict(latents, sigma, passes(self.video_guidance, self.audio_guidance, self._layers))
         steering = (self.video_guidance, self.audio_guidance, self.audio_guidance)
         video, audio, adapted = (
             None
@@ -67,35 +77,62 @@ class Denoiser:
         """A prediction, or a sampler's step from `noisy` at `sigma`, with what is given in its place."""
         return self.given.restore(clean, noisy, sigma)
 
-    def predict(self, latents: Latents, sigma: float, one: Pass) -> Latents:
-        """Clean latents, fp32, as one pass predicts them."""
+    @property
+    def _layers(self) -> int:
+        return len(self.model.transformer_blocks)
+
+    def predict(self, latents: Latents, sigma: float, runs: Sequence[Pass]) -> dict[str, Latents]:
+        """Clean latents, fp32 and evaluated, as each pass predicts them; all go over the blocks side by side."""
+        of_text: dict[bool, _Described] = {}
+        for one in runs:
+            if one.negative not in of_text:
+                like = next((each.forward for each in of_text.values()), None)
+                of_text[one.negative] = self._described(latents, sigma, one.negative, like)
+        forwards = [of_text[one.negative] for one in runs]
+        given = self.walk.together([(each.forward, one.skips) for each, one in zip(forwards, runs, strict=True)])
+        clean = {one.name: each.clean(made) for one, each, made in zip(runs, forwards, given, strict=True)}
+        mx.eval(clean)
+        return clean
+
+    def _described(self, latents: Latents, sigma: float, negative: bool, like: Forward | None) -> _Described:
+        """The forward of the passes that read one prompt; `like` reads the other."""
         text = self.contexts
-        audio = self._modality(latents.audio, sigma, self.given.audio, text.audio(one.negative), self.audio_rotary)
+        audio = self._modality(latents.audio, sigma, self.given.audio, text.audio(negative), self.audio_rotary)
         if latents.video is None or self.video_rotary is None:
-            return Latents(None, _clean(latents.audio, self.model.audio_alone(audio, one.skips, self.walk), audio))
-        video = self._modality(latents.video, sigma, self.given.video, text.video(one.negative), self.video_rotary)
+            forward = audio_forward(self.model, audio, like)
+            return _Described(forward, lambda made: Latents(None, _clean(latents.audio, made, audio)))
+        video = self._modality(latents.video, sigma, self.given.video, text.video(negative), self.video_rotary)
+
+        def both(made: Sequence[mx.array]) -> Latents:
+            assert latents.video is not None
+            return Latents(_clean(latents.video, made[0], video), _clean(latents.audio, made[1], audio))
+
         if latents.adapted is None or not self.adapted:
-            velocities = self.model(video, audio, one.skips, self.walk)
-            return Latents(_clean(latents.video, velocities[0], video), _clean(latents.audio, velocities[1], audio))
-        second = audio
+            return _Described(joint_forward(self.model, video, audio, like), both)
+        adapted, second = latents.adapted, audio
         if (own := self.given.adapted) is not None:
             level, timesteps = own.levels(sigma)
             second = second._replace(sigma=level, timesteps=timesteps)
         others = [
-            Accompaniment(stream.model, stream.modality(latents.adapted, second, text, one.negative))
-            for stream in self.adapted
+            Accompaniment(stream.model, stream.modality(adapted, second, text, negative)) for stream in self.adapted
         ]
-        of_video, of_audio, of_takes = self.model.accompanied(others, video, audio, one.skips, self.walk)
-        return Latents(
-            _clean(latents.video, of_video, video),
-            _clean(latents.audio, of_audio, audio),
-            _clean(latents.adapted, gathered(self.adapted, of_takes), second),
-        )
+
+        def all_three(made: Any) -> Latents:
+            return both(made)._replace(adapted=_clean(adapted, gathered(self.adapted, made[2]), second))
+
+        return _Described(accompanied_forward(self.model, others, video, audio, like), all_three)
 
     def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:
         level = mx.array([sigma])
         own, timesteps = (level, level[:, None]) if given is None else given.levels(sigma)
         return Modality(latent.astype(self.dtype), own, timesteps, context, rotary)
+
+
+class _Described(NamedTuple):
+    """A forward, and what its velocities make of the noisy latents."""
+
+    forward: Forward
+    clean: Callable[[Any], Latents]
 
 
 def rotaries(

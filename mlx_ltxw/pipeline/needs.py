@@ -17,6 +17,8 @@ from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.components import TEXT_ENCODER, upsampler_name
 from mlx_ltxw.weights.memory import layer_bytes, part_bytes, weights_in_memory
@@ -160,14 +162,17 @@ def _connectors(clip: Clip, text: int) -> int:
     return int(16.2 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 5.5 * text)
 
 
-def forward(clip: Clip, size: Geometry) -> int:
-    """Bytes beyond the weights that one forward of a clip holds, what the run holds all along included."""
-    config, itemsize = clip.config, clip.dtype.size
+def forward(clip: Clip, stage: Stage) -> int:
+    """Bytes beyond the weights that one step of a stage holds: a forward's, the streams of its other passes, and what
+    the run holds all along."""
+    config, itemsize, size = clip.config, clip.dtype.size, stage.geometry
+    waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
     video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
     audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
     if clip.machine.in_pieces:
-        return int(18 * (video + audio) + 4 * text + max(0, len(clip.prompts) - 2) * clip.contexts)
+        of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
+        return int((18 + waiting) * (video + audio) + of_text + clip.held)
     longest = size.audio_tokens if clip.audio_only else size.video_tokens
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
     if clip.audio_only:
@@ -227,25 +232,26 @@ def _picture(clip: Clip, size: Geometry) -> int:
 
 
 def denoising(
-    clip: Clip, size: Geometry, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
-    passes: int,
+    clip: Clip, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
+    walks: int,
 ) -> Need:  # fmt: skip
     """One stage of it.
 
     Args:
         clip: What is made.
-        size: Of the stage.
+        stage: Of the run.
         residency: Which blocks stay in memory.
         blocks, stored: Bytes of each, in memory and on disk.
         beside: Bytes of weights beside the blocks that stay.
-        passes: Forwards of the stage, of all seeds.
+        walks: Of the stage over the blocks, of all seeds.
     """
+    size = stage.geometry
     name = f"{DENOISING} {size.frames} frames" + ("" if clip.audio_only else f" of {size.width}x{size.height}")
-    activations, count = forward(clip, size), len(blocks)
+    activations, count = forward(clip, stage), len(blocks)
     stay = [index for index in range(count) if residency.stays(index, count)]
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
         return Need(name, weights, activations, sum(stored) + beside, f"all {count} blocks stay in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
-    choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each forward"
-    return Need(name, weights, activations, sum(stored) - again + passes * again, choice)
+    choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each step"
+    return Need(name, weights, activations, sum(stored) - again + walks * again, choice)

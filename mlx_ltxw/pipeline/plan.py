@@ -133,14 +133,11 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
 def _work(job: Plan) -> Work:
     """What the budget is made for."""
     settings = job.settings
-    forwards = sum(
-        stage.steps * (2 if stage.sampler is res_2s else 1) * len(passes(stage.video_guidance, stage.audio_guidance, 0))
-        for stage in job.stages
-    )
+    walks = sum(stage.steps * (2 if stage.sampler is res_2s else 1) for stage in job.stages)
     return Work(
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
-        forwards * len(settings.seeds),
+        walks * len(settings.seeds),
     )  # fmt: skip
 
 

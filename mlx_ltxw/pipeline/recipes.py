@@ -168,8 +168,11 @@ def check_recipe(settings: Settings, variant: str) -> None:
     if pipeline not in PIPELINES:
         raise UserError(f"There is no pipeline '{pipeline}'.", f"Choose from {', '.join(PIPELINES)}.")
     if settings.upsampler is not None and settings.upsampler not in UPSAMPLERS:
+        why = ""
+        if settings.upsampler.startswith("temporal"):
+            why = " The official recipe that doubles frames is for LTX-2.5 alone."
         raise UserError(
-            f"No pipeline uses the upsampler '{settings.upsampler}'.", f"Choose from {', '.join(UPSAMPLERS)}."
+            f"No pipeline uses the upsampler '{settings.upsampler}'.{why}", f"Choose from {', '.join(UPSAMPLERS)}."
         )
     if lora is not None and variant == "distilled":
         raise UserError("The model is distilled already.", "Leave {field:distilled_lora} out, or use the dev model.")

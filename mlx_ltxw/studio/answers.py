@@ -130,12 +130,12 @@ ANSWERS: dict[str, Callable[[dict[str, Any], StudioFolder], dict[str, Any]]] = {
 
 ELSEWHERE = {
     "find_shown": "mlx_ltxw.studio.heard:find",
+    "find_waveform": "mlx_ltxw.studio.heard:find_waveform",
     "compare_pictures": "mlx_ltxw.studio.heard:compare",
     "check_clips": "mlx_ltxw.studio.clips:check_clips",
     "save_caption": "mlx_ltxw.studio.clips:save_caption",
     "folders": "mlx_ltxw.studio.clips:folders_below",
     "check_new_run": "mlx_ltxw.studio.run_state:check_new",
-    "training_options": "mlx_ltxw.studio.run_state:options",
     "run": "mlx_ltxw.studio.run_state:about_run",
 }
 """Name -> module and function of what answers it, loaded when it is first asked."""

@@ -5,7 +5,7 @@ Runs in the helper's process: it reads models' configurations and listens to fil
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -217,9 +217,9 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def folders_below(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
     """Folders whose path begins with `values["text"]`, at most 20, to complete what is typed."""
-    text = str(values["text"])
-    path = local_path(text or "~/")
-    parent, start = (path, "") if text.endswith("/") or not text else (path.parent, path.name)
+    text = str(values["text"]) or "~/"
+    start = os.path.basename(text)
+    parent = local_path(os.path.dirname(text) or ".")
     try:
         found = sorted(one for one in parent.iterdir() if one.name.startswith(start) and one.is_dir())
     except OSError:
@@ -233,8 +233,3 @@ def _folder(text: str) -> Path:
     if not path.is_absolute():
         raise UserError(f"'{text.strip()}' is no whole path.", "Write it from the start: /home/… or ~/….")
     return path
-
-
-def as_values(asked: ClipQuestion) -> dict[str, Any]:
-    """As the helper is asked."""
-    return {**dataclasses.asdict(asked), "settings": list(asked.settings)}

@@ -13,6 +13,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import locked_folder, sweep, write_errors
 
 DEFAULT = Path("~/mlx-ltxw-studio")
+_JOB = re.compile(r"(\d{6,12})\b")
 _NAME = re.compile(r"[\w-][\w.-]{0,120}")
 
 
@@ -68,6 +69,11 @@ class StudioFolder:
     def output(self, job: int, sound_alone: bool) -> Path:
         """The main file of a job; several clips of it get endings of their own."""
         return self.takes / f"{job:06d}{'.wav' if sound_alone else '.mp4'}"
+
+    def last_job(self) -> int:
+        """The largest number that a file among the takes is named by; 0 for none."""
+        numbers = [_JOB.match(path.name) for path in self.takes.iterdir()]
+        return max((int(found[1]) for found in numbers if found), default=0)
 
     @contextmanager
     def held(self) -> Iterator[None]:

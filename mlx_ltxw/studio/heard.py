@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.studio import texts_hear as texts
-from mlx_ltxw.studio.analysis import SUFFIX, Shown, kept, show
+from mlx_ltxw.studio.analysis import SUFFIX, Shown, kept, show, waveform
 from mlx_ltxw.studio.difference import difference
 from mlx_ltxw.studio.folder import StudioFolder
 
@@ -45,6 +45,17 @@ def find(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
     path = Path(values["path"])
     show(path, cache_of(folder, path))
     return {}
+
+
+def find_waveform(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
+    """The waveform of `values["path"]` alone: `seconds`, `low` and `high`.
+
+    Raises:
+        UserError: as `find`.
+    """
+    path = Path(values["path"])
+    found = waveform(path, cache_of(folder, path))
+    return {"seconds": found.seconds, "low": found.low, "high": found.high}
 
 
 def compare(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:

@@ -112,10 +112,10 @@ async def _preview(studio: Studio, request: HttpRequest) -> Response:
     number, kind = int(request.path_params["id"]), request.path_params["kind"]
     if kind not in ("png", "wav"):
         raise UserError("There is no such preview.", "Look at the running job.")
-    paths = sorted(studio.folder.takes.glob(f"{number:06d}.preview.{kind}"))
-    if not paths:
+    path = plain_name(studio.folder.takes, f"{number:06d}.preview.{kind}")
+    if not path.is_file():
         raise UserError("There is no preview yet.", "Wait for the next step.")
-    return _file(paths[0], _NEVER)
+    return _file(path, _NEVER)
 
 
 async def _upload(studio: Studio, request: HttpRequest) -> Response:

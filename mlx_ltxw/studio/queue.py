@@ -23,8 +23,9 @@ MOST_WAITING = 200
 """Jobs that may wait; a page that asks for more is refused with a sentence."""
 MOST_TRIES = 2
 """How often a job is begun whose worker dies on it."""
-_PATIENCE = 3.0
-"""Seconds that a worker gets to end a job by itself once it is cancelled."""
+_PATIENCE = {"train": 3600.0}
+"""Kind of job -> seconds that a worker gets to end it by itself once it is cancelled: a step of training is saved."""
+_LEAST_PATIENCE = 3.0
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Queue:
             self._next()
 
     def cancel(self, number: int) -> None:
-        """Takes a job out, also the one at work."""
+        """Takes a job out, also the one at work; asked twice, at once."""
         job = self._store.job(number)
         if job is None or job.state not in ("waiting", "running"):
             return
@@ -127,11 +128,14 @@ class Queue:
             self._store.end_job(number, "cancelled")
             self._hub.tell("cancelled", job=number)
             return
+        if self._cancelled:
+            self._worker.kill()
+            return
         self._cancelled = True
         self.progress.stage = "cancelling"
         self._hub.tell("progress", job=number, stage="cancelling")
         self._worker.send(do="cancel", job=number)
-        self._later(self._insist(number))
+        self._later(self._insist(number, _PATIENCE.get(job.kind, _LEAST_PATIENCE)))
 
     def _next(self) -> None:
         if self._closing or self.running is not None or not self._worker.running:
@@ -222,9 +226,9 @@ class Queue:
         await self._worker.start()
         self._next()
 
-    async def _insist(self, number: int) -> None:
+    async def _insist(self, number: int, patience: float) -> None:
         """Ends a worker that is in the middle of a long step."""
-        await asyncio.sleep(_PATIENCE)
+        await asyncio.sleep(patience)
         if self.running == number and self._cancelled:
             self._worker.kill()
 

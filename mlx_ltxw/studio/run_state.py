@@ -12,24 +12,12 @@ from mlx_ltxw.studio.folder import StudioFolder
 from mlx_ltxw.studio.runs import ADAPTER, asked_of, run_folder
 from mlx_ltxw.train.charts import smoothed, thinned
 from mlx_ltxw.train.checkpoint import saved_steps
-from mlx_ltxw.train.config import TrainConfig, as_yaml, read_config
+from mlx_ltxw.train.config import read_config
 from mlx_ltxw.train.metrics import read_metrics
 from mlx_ltxw.train.preview import all_samples
 from mlx_ltxw.train.record import read_run
 
 _KEEP = 0.95  # of the running mean, as the run's own page has it
-
-
-def options(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
-    """The training options by group, each with its default and its line of help."""
-    return {
-        "groups": [
-            {"name": name, "options": [
-                {"name": one.name, "default": as_yaml(one.default), "help": one.metadata["help"]} for one in fields
-            ]}
-            for name, fields in TrainConfig.by_group().items()
-        ]
-    }  # fmt: skip
 
 
 def check_new(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:

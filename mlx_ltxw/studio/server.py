@@ -95,6 +95,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(128)  # who calls before the application is up is answered then
     except (OSError, OverflowError) as error:
         listening.close()
         raise UserError(

@@ -6,6 +6,7 @@ page is opened; only the files that the data check listed are served, and none t
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -60,7 +61,7 @@ def sample_shown_url(run: str, step: int, number: int, name: str) -> str:
 
 
 def clip_url(number: str, index: int, name: str) -> str:
-    """Of a clip's `file`, or its `shown.json` and the others."""
+    """Of a clip's `file`, or its `wave.json`."""
     return f"/media/shown/clips/{number}/{index}/{name}"
 
 
@@ -97,6 +98,8 @@ async def _answered(studio: Studio, find: ShownFinder, request: HttpRequest) -> 
         return await find(studio, request)
     except UserError as error:
         return PlainTextResponse(str(error), 404)
+    except asyncio.CancelledError:  # the server ends
+        return PlainTextResponse("", 503)
 
 
 async def _of_take(studio: Studio, request: HttpRequest) -> Response:
@@ -121,10 +124,9 @@ async def _of_clip(studio: Studio, request: HttpRequest) -> Response:
     path = files[index]
     if asked["name"] == "file":
         return FileResponse(path, headers=_HEADERS)
-    if asked["name"] == "shown.json":
-        shown = await shown_of(studio, path)
-        return JSONResponse({"seconds": shown.seconds, "low": shown.low, "high": shown.high}, headers=_HEADERS)
-    return await _shown(studio, path, asked["name"])
+    if asked["name"] == "wave.json":
+        return JSONResponse(await studio.helper.ask("find_waveform", {"path": str(path)}), headers=_HEADERS)
+    raise UserError("There is nothing of that name.", "Open the page again.")
 
 
 async def _shown(studio: Studio, path: Path, name: str) -> Response:

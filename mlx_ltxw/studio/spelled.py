@@ -54,7 +54,8 @@ def command_of(asked: Asked, output: str, defaults: Defaults, script: str = "scr
     words += [] if asked.memory is None else ["--memory", f"{asked.memory / 1e9:g}GB"]
     words += ["--script", script] if asked.parts else []
     for name, flag in _VALUES.items():
-        if (value := getattr(request, name)) is not None:
+        value = getattr(request, name)
+        if value is not None and (name != "negative_prompt" or value != defaults.negative_prompt):
             words += _flag(flag, value)
     words += ["--retake-what", request.retake_what] if request.retake_what != "both" else []
     for name, flag in _LISTS.items():

@@ -35,6 +35,7 @@ class Studio:
     def open(cls, folder: StudioFolder, model: str | None = None) -> Studio:
         """Opens the database and readies the processes; none is started yet."""
         store, hub = Store(folder.database), Hub()
+        store.begin_jobs_after(folder.last_job())
         return cls(folder, store, hub, Queue(store, folder, hub), Helper(folder), model)
 
     async def start(self) -> None:

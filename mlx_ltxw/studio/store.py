@@ -23,7 +23,8 @@ _SCHEMA = """
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
   started REAL, ended REAL, title TEXT NOT NULL, asked TEXT NOT NULL, message TEXT NOT NULL DEFAULT '',
-  tries INTEGER NOT NULL DEFAULT 0, work REAL
+  tries INTEGER NOT NULL DEFAULT 0, work REAL,
+  seen INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE TABLE takes (
@@ -56,6 +57,7 @@ class StudioJob:
         message: Why it failed; else nothing.
         tries: How often a worker began it.
         work: How much there is to compute (`answers.plan_asked`); None where that is not known.
+        seen: Whether its end need not be told any more.
     """
 
     id: int
@@ -69,6 +71,7 @@ class StudioJob:
     message: str
     tries: int
     work: float | None
+    seen: int
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,15 @@ class Store:
 
     # Jobs
 
+    def begin_jobs_after(self, number: int) -> None:
+        """Gives new jobs larger numbers: of a database that is newer than the files beside it."""
+        with self._change():
+            last = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
+            if not last:
+                self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?)", (number,))
+            elif last[0][0] < number:
+                self._db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (number,))
+
     def add_job(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end of the queue; its number."""
         query = "INSERT INTO jobs (kind, state, created, title, asked, work) VALUES (?, 'waiting', ?, ?, ?, ?)"
@@ -210,9 +222,14 @@ class Store:
         return [*map(_job, self._rows("SELECT * FROM jobs WHERE state IN ('running', 'waiting') ORDER BY id"))]
 
     def last_jobs(self, limit: int) -> list[StudioJob]:
-        """What has ended, the last first."""
-        query = "SELECT * FROM jobs WHERE state NOT IN ('running', 'waiting') ORDER BY ended DESC LIMIT ?"
+        """What has ended and was not dismissed, the last first."""
+        query = "SELECT * FROM jobs WHERE state NOT IN ('running', 'waiting') AND NOT seen ORDER BY ended DESC LIMIT ?"
         return [*map(_job, self._rows(query, limit))]
+
+    def dismiss_job(self, number: int) -> None:
+        """Marks the end of a job as seen."""
+        with self._change():
+            self._db.execute("UPDATE jobs SET seen = 1 WHERE id = ?", (number,))
 
     def begin_job(self, number: int) -> None:
         """Marks a job as running."""

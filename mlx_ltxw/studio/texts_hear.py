@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-TITLE = "Hear"
 NOTHING_CHOSEN = "Choose takes to hear side by side."
 HOW_TO_CHOOSE = "Tick up to six below, or under Keep, and press Hear."
-NEWEST = "Takes"
 HEAR_CHOSEN = "Hear these"
 TOO_MANY = "At most {count} takes, and {minutes} minutes of sound together, fit side by side."
 GONE = "Take {number} is not there any more."
@@ -15,14 +13,9 @@ LISTENING = "Measuring …"
 DELETED = "{title} is deleted."
 UNDO = "Undo"
 RESTORED = "{title} is back."
-SAVED_NOTE = "Note saved."
 EXPORT_TITLE = "Export {title}"
 AS_MP4 = "Video with sound (mp4)"
 AS_WAV = "Sound (wav)"
-AS_COMMAND = "The command that makes it"
-AS_PYTHON = "The same in Python"
-COPY = "Copy"
-COPIED = "Copied."
 CLOSE = "Close"
 SAME_PICTURES = "The pictures are the same in all {frames} frames."
 OTHER_PICTURES = (

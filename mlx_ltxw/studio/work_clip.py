@@ -27,6 +27,8 @@ from mlx_ltxw.takes.unfinished import files_of, written_before
 from mlx_ltxw.weights.model_dir import ModelDir
 
 _LOUDNESS_RATE = 48_000
+_PREVIEWS = 10
+"""Of a clip, at most."""
 _kept: dict[str, Networks] = {}
 """The networks of the last job's model: one at most."""
 
@@ -44,7 +46,7 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
         tell("progress", stage="encoding", clips=len(jobs))
     else:
         job = fit(wanted.request, model, wanted.memory)
-        output = _output(job, place, preview=1)
+        output = _output(job, place, preview=-(-job.steps // _PREVIEWS))
         if place.again and (files := _finished(job, output)):
             for seed, number, path in files:
                 tell("written", **_written(path, seed, number, _measured(path)))
@@ -65,13 +67,18 @@ def _networks(model: ModelDir, job: Plan) -> Networks:
     """Those of the job before, if they are the same; a model that does not fit beside its decoders is not kept."""
     key = f"{model.digest} {job.dtype}"
     if key not in _kept:
-        for one in _kept.values():
-            one.close()
-        _kept.clear()
+        let_go()
         _kept[key] = Networks(model, job.dtype, keep=job.resident)
     networks = _kept[key]
     networks.keep = networks.keep and job.resident
     return networks
+
+
+def let_go() -> None:
+    """Gives the kept networks' memory back, for a job that needs it."""
+    for one in _kept.values():
+        one.close()
+    _kept.clear()
 
 
 def _finished(job: Plan, output: Output) -> list[tuple[int, int | None, Path]]:

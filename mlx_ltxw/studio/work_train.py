@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_ltxw.studio.place import Place, TellServer
 from mlx_ltxw.studio.runs import TrainAsked, asked_of, run_folder
+from mlx_ltxw.studio.work_clip import let_go
 from mlx_ltxw.train import loop
 from mlx_ltxw.train.data.findings import Finding
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Sampling, Saved, Started, Stopped, TrainingEvent
@@ -25,6 +26,7 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
     """
     wanted = asked_of(asked)
     run = run_folder(place.folder, wanted.run)
+    let_go()
     tell("progress", stage="opening")
     begun = begin(run, _given(wanted), World(), settings=wanted.settings, resume=(run / NAME).exists())
 

@@ -53,6 +53,7 @@ class Orders:
                 if order["do"] == "cancel":
                     self._cancelled.add(order["job"])
                 else:
+                    self._cancelled.discard(order["job"])  # it may be taken up again
                     self.jobs.put(order)
         finally:
             os._exit(0)  # the server is gone; files are whole or not there, and steps are kept as they are made
@@ -117,7 +118,7 @@ def _alone(folder: StudioFolder) -> ExitStack:
     held, until = ExitStack(), time.monotonic() + _PATIENCE
     while True:
         try:
-            held.enter_context(locked_folder(folder.takes, "studio worker"))
+            held.enter_context(locked_folder(folder.takes, "studio worker", folder.path / "worker.lock"))
         except UserError:
             if time.monotonic() > until:
                 raise

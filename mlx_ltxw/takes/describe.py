@@ -55,7 +55,7 @@ class MadeFile:
         for number, request in enumerate(record.requests, 1):
             if record.kind == "script":
                 lines.append(f"part {number}")
-            lines += [f"{label:<16}{value}" for label, value in _facts(request).items()]
+            lines += [f"{label:<16}{value}" for label, value in facts_of(request).items()]
         lines += [f"{'sha256':<16}{digest}  {name}" for name, digest in record.adapter_sha256.items()]
         return printable("\n".join(lines), keep="\n")
 
@@ -83,7 +83,7 @@ def describe(target: str) -> Described:
     return adapters.describe_adapter_file(target)
 
 
-def _facts(request: Request) -> dict[str, str]:
+def facts_of(request: Request) -> dict[str, str]:
     """Label -> value, of what a request says."""
     size = f"{request.width} x {request.height}, " if request.width and not request.audio_only else ""
     facts = {

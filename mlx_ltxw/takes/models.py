@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, cached, open_repo
+from mlx_ltxw.pipeline.recipes import UPSAMPLER
 from mlx_ltxw.weights import split_layout
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.components import TEXT_ENCODER
@@ -16,6 +17,7 @@ from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import GEMMA, SMALL, SplitDir, choose_transformer
+from mlx_ltxw.weights.split_upsamplers import upsampler_files
 
 _TEXT_FILES = ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a text encoder cannot do without."""
@@ -64,7 +66,8 @@ def needed_files(repo: Repo, transformer: str = "") -> list[str]:
         if missing := sorted({*weights, SMALL[0]} - names):
             raise UserError(f"{repo.pinned()} has no {', no '.join(missing)}.", "Name another model.")
         own = [file for file in repo.files if file.startswith(f"{TEXT_ENCODER}/")]
-        return sorted({*weights, *(name for name in SMALL if name in names), *own})
+        upsampler = upsampler_files(names, [UPSAMPLER])
+        return sorted({*weights, *upsampler, *(name for name in SMALL if name in names), *own})
     raise UserError(
         f"{repo.pinned()} holds no model that convert wrote, nor one of ltx-2-mlx's.",
         "Convert the official checkpoint with `mlx-ltxw convert`, or name another repo.",

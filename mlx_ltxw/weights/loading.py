@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.packed import quantize
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.names import grouped
 
@@ -74,7 +75,7 @@ def quantize_layers(network: nn.Module, layers: Mapping[str, Any]) -> None:
             _AGAIN,
         )
     if layers:
-        nn.quantize(network, class_predicate=lambda path, _: dict(layers[path]) if path in layers else False)
+        quantize(network, lambda path, _: dict(layers[path]) if path in layers else False)
 
 
 def read_arrays(files: Sequence[Path]) -> dict[str, mx.array]:

@@ -144,14 +144,26 @@ class ModelDir:
 
     def _upsampler_file(self, name: str) -> dict[str, Any]:
         """What `convert` wrote about an upsampler: its own `config`, `model_version` and `source`."""
+        self._held_upsampler(name)
+        return _read_json(self.path / f"{name}.json")
+
+    def _held_upsampler(self, name: str) -> str:
+        """The kind of an upsampler that is there, by its component's name.
+
+        Raises:
+            UserError: it is not.
+        """
         kind = name.removeprefix(upsampler_name(""))
         if kind not in self.upsamplers:
             held = f"only {', '.join(self.upsamplers)}" if self.upsamplers else "none"
             how = f"Add it with `mlx-ltxw convert {kind} -o {self.path}`; this takes seconds."
             if not self.takes_upsamplers:
-                how = "Its layout takes none: convert the official checkpoint, or give {field:pipeline=one-stage}."
+                how = (
+                    "Put one of its layout's own beside the weights (spatial_upscaler_x2_v1_1.safetensors with its "
+                    "_config.json), or give {field:pipeline=one-stage}."
+                )
             raise UserError(f"{self.path} has no upsampler '{kind}' ({held}).", how)
-        return _read_json(self.path / f"{name}.json")
+        return kind
 
     def quantized_layers(self, component: str) -> dict[str, dict[str, Any]]:
         """Quantisation settings by layer path."""

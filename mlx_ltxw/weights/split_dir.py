@@ -13,12 +13,13 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.printing import some
-from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT, TEXT_ENCODER, audio_side
+from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT, TEXT_ENCODER, audio_side, upsampler_name
 from mlx_ltxw.weights.header import Header, Tensor, read_header
 from mlx_ltxw.weights.manifest import FileRecord
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.names import grouped
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, our_shape, place
+from mlx_ltxw.weights.split_upsamplers import SplitUpsampler, read_upsamplers
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -83,12 +84,14 @@ class SplitDir(ModelDir):
         gemma: Folder of the text encoder; None until one is known.
         headers: Of the six files, by name.
         placed: Where each tensor goes.
+        own_upsamplers: Those that lie beside the weights, by kind.
     """
 
     transformer: str = ""
     gemma: Path | None = None
     headers: dict[str, Header] = field(default_factory=dict, repr=False)
     placed: Placed = field(default_factory=dict, repr=False)
+    own_upsamplers: dict[str, SplitUpsampler] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: str | Path, transformer: str = "", gemma: Path | None = None) -> SplitDir:
@@ -120,12 +123,23 @@ class SplitDir(ModelDir):
         own = directory / TEXT_ENCODER
         gemma = gemma or (own if own.is_dir() else None)
         records = {name: FileRecord(header.present, "") for name, header in headers.items()}
-        return cls(directory, config, records, "", chosen, gemma, headers, placed)
+        own_upsamplers = read_upsamplers(directory, names)
+        for kind, one in own_upsamplers.items():
+            placed[upsampler_name(kind)] = dict(one.entries)
+        return cls(directory, config, records, "", chosen, gemma, headers, placed, own_upsamplers)
+
+    @property
+    def upsamplers(self) -> list[str]:
+        """Kinds of latent upsamplers that lie beside the weights."""
+        return sorted(self.own_upsamplers)
 
     @property
     def takes_upsamplers(self) -> bool:
-        """The layout has no place for them."""
+        """Only files of the layout's own, put beside the weights by hand."""
         return False
+
+    def _upsampler_file(self, name: str) -> dict[str, Any]:
+        return {"config": self.own_upsamplers[self._held_upsampler(name)].config}
 
     @property
     def has_text_encoder(self) -> bool:

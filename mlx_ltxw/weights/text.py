@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text
+from mlx_ltxw.models.packed import quantize
 from mlx_ltxw.models.text import Gemma, GemmaConfig, PromptTokenizer, TextEncoder
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
@@ -106,7 +107,7 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), reside
     network = COMPONENTS[TEXT_ENCODER].build(config, stored)
     weights = _text_tensors(read_arrays(files))
     packed = {name.removesuffix(".scales") for name in weights if name.endswith(".scales")}
-    nn.quantize(network, class_predicate=lambda name, leaf: name in packed and _packing(leaf, weights, name))
+    quantize(network, lambda name, leaf: name in packed and _packing(leaf, weights, name))
     fill(
         network,
         {k: v.astype(_in_memory(v.dtype, dtype)) for k, v in weights.items()},

@@ -355,7 +355,11 @@ def test_default_sizes_are_the_official_ones(two_dev, two_distilled, lora):
         ("distilled", {"pipeline": "three"}, "no pipeline 'three'"),
         ("distilled", {"pipeline": "two-stage", "audio_only": True}, "which audio_only does not"),
         ("distilled", {"pipeline": "two-stage", "video": "clip.mp4"}, "which video does not"),
-        ("distilled", {"upsampler": "temporal-x2"}, "No pipeline uses the upsampler 'temporal-x2'"),
+        (
+            "distilled",
+            {"upsampler": "temporal-x2"},
+            "recipe that doubles frames is for LTX-2.5 alone",
+        ),
         ("distilled", {"upsampler": "spatial-x2", "pipeline": "one-stage"}, "nothing to upsample"),
         ("dev", {"pipeline": "two-stage"}, "needs the distilled LoRA"),
         ("dev", {"pipeline": "hq"}, "needs the distilled LoRA"),

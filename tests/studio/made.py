@@ -40,7 +40,7 @@ def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: i
     key = (manner, line, seed, shown)
     if key not in _made:  # encoding takes longest
         wave = resample(spoken(line, "f2", manner, FRAMES / 24)[:, None], RATE, 48000)
-        write_mp4(path, [*pictures(FRAMES, seed=shown)], 24, np.repeat(wave, 2, 1), metadata=record)
+        write_mp4(path, [pictures(FRAMES, seed=shown)], 24, np.repeat(wave, 2, 1), metadata=record)
         _made[key] = path.read_bytes()
     path.write_bytes(_made[key])
     found = measure(path)

@@ -9,7 +9,7 @@ import pytest
 from mlx_ltxw.media.audio import read_audio
 from tests.convert.made import command, contents, converted, made
 from tests.hub_server import COMMIT, files_of, serving
-from tests.weights.split import split_model
+from tests.weights.split import split_model, split_upsampler
 
 GEMMA = "mlx-community/gemma-3-12b-it-4bit"
 MADE = ("--audio-only", "--frames", "9", "--steps", "1", "-q")
@@ -19,7 +19,8 @@ MADE = ("--audio-only", "--frames", "9", "--steps", "1", "-q")
 def tree(tmp_path_factory):
     """A model in ltx-2-mlx's layout, 8 bits, beside files that no network needs."""
     folder = split_model(made().checkpoint, tmp_path_factory.mktemp("split") / "ltx-2.3-mlx-q8", bits=8)
-    (folder / "spatial_upscaler_x2_v1_1.safetensors").write_bytes(b"not read")
+    split_upsampler(folder, converted().network_config("video_vae").latent_channels)
+    (folder / "temporal_upscaler_x2_v1_0.safetensors").write_bytes(b"not fetched")
     (folder / "ltx-2.3-22b-distilled-lora-384.safetensors").write_bytes(b"not read")
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
     return folder
@@ -84,7 +85,8 @@ def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
     assert f"-m owner/theirs@{COMMIT}" in done.stderr
     names = {name for name, _ in hub.sent}
     assert f"{GEMMA}/model-00001-of-00001.safetensors" in names
-    assert not [name for name in names if "upscaler" in name or "lora" in name or name.endswith(".bin")]
+    assert not [name for name in names if "temporal" in name or "lora" in name or name.endswith(".bin")]
+    assert {f"owner/theirs/spatial_upscaler_x2_v1_1{end}" for end in (".safetensors", "_config.json")} <= set(names)
     offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
     flags = ("generate", "a room", *MADE)
     done = command(*flags, "-m", "owner/theirs", "-o", tmp_path / "a.wav", **offline)

@@ -10,6 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 from safetensors import safe_open
 
+from tests.reference import upsampler
+
 DIT = "model.diffusion_model."
 
 
@@ -95,3 +97,22 @@ def quantised(tensors, bits, group):
         else:
             result[name] = array
     return result
+
+
+def split_upsampler(folder, channels, kind="spatial-x2", stem="spatial_upscaler_x2_v1_1", prefix=True, config="beside"):
+    """An upsampler's file as mlx-forge writes it: axes last, the stem in front, the metadata in a JSON beside it.
+
+    Returns the official class with the same weights.
+    """
+    official = folder.parent / f"{stem}.official.safetensors"
+    values = upsampler.config(kind, channels, 32)
+    reference = upsampler.write_official(official, values)
+    arrays = {
+        (f"{stem}." if prefix else "") + name: array.transpose(0, *range(2, array.ndim), 1) if array.ndim > 2 else array
+        for name, array in mx.load(str(official)).items()
+    }
+    metadata = {"config": json.dumps(values)} if config == "metadata" else {}
+    mx.save_safetensors(str(folder / f"{stem}.safetensors"), arrays, metadata)
+    if config == "beside":
+        (folder / f"{stem}_config.json").write_text(json.dumps({"config": values, "model_version": "2.3.0"}))
+    return reference

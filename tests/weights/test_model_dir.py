@@ -130,7 +130,7 @@ def test_audio_only_needs_no_video_file(tmp_path):
 def test_audio_only_of_a_quantised_model():
     model = converted("8", 32)
     layers = dict(model.load("transformer", audio_only=True).named_modules())
-    quantised = {path for path, layer in layers.items() if type(layer).__name__ == "QuantizedLinear"}
+    quantised = {path for path, layer in layers.items() if type(layer).__name__ == "PackedLinear"}
     assert quantised == {path for path in model.quantized_layers("transformer") if audio_side(path)}
     assert quantised
 

@@ -10,6 +10,8 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.weights.components import IN_CHECKPOINT
 from mlx_ltxw.weights.fit import placed
 from mlx_ltxw.weights.header import read_header
@@ -17,8 +19,9 @@ from mlx_ltxw.weights.memory import weights_in_memory
 from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import SplitDir
 from tests.convert.made import command, contents, converted, made
+from tests.numbers import relative_error
 from tests.reference import upsampler
-from tests.weights.split import split_model
+from tests.weights.split import split_model, split_upsampler
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +213,69 @@ def test_convert_says_it_is_usable_already(trees):
     assert "generate -m" in done.stderr
 
 
-def test_upsamplers_have_no_place(tree, tmp_path):
-    """And two stages none, which is said before anything is loaded."""
+def put_upsampler(tree, **more):
+    return split_upsampler(tree, open_dir(tree).network_config("video_vae").latent_channels, **more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stem", "prefix", "config"),
+    [
+        ("spatial-x2", "spatial_upscaler_x2_v1_1", True, "beside"),
+        ("spatial-x1.5", "spatial_upscaler_x1_5_v1_0", True, "beside"),
+        ("temporal-x2", "temporal_upscaler_x2_v1_0", True, "beside"),
+        ("spatial-x2", "ltx-2.3-spatial-upscaler-x2-1.1", False, "metadata"),
+    ],
+)
+def test_upsamplers_beside_the_weights(tree, kind, stem, prefix, config):
+    """The official classes' own numbers."""
+    assert open_dir(tree).upsamplers == []
+    reference = put_upsampler(tree, kind=kind, stem=stem, prefix=prefix, config=config)
+    model = open_dir(tree)
+    assert model.upsamplers == [kind]
+    latent = np.random.default_rng(0).standard_normal((1, 3, 4, 4, reference.in_channels)).astype(np.float32)
+    ours = np.asarray(model.load_upsampler(kind, mx.float32)(mx.array(latent)))
+    assert relative_error(ours, upsampler.forward(reference, latent)) < 1e-5
+
+
+def test_two_stages_with_an_upsampler_beside_the_weights(tree):
+    """A distilled model then makes two stages by itself, as ltx-2-mlx does."""
+    (tree / "transformer-dev.safetensors").rename(tree / "transformer-distilled.safetensors")
+    put_upsampler(tree)
+    model = SplitDir.open(tree, gemma=converted().text_encoder)
+    job = plan(Request("a room", width=128, height=64, frames=9), model)
+    assert job.settings.pipeline == "two-stage"
+    assert [stage.upsampler for stage in job.stages] == [None, "spatial-x2"]
+
+
+def test_of_several_versions_the_last(tree):
+    put_upsampler(tree, stem="spatial_upscaler_x2_v1_0")
+    put_upsampler(tree, stem="spatial_upscaler_x2_v1_1")
+    (path,) = open_dir(tree).shards("upsampler.spatial-x2")
+    assert path.name == "spatial_upscaler_x2_v1_1.safetensors"
+
+
+def test_an_upsampler_without_its_config_or_of_other_axes(tree):
+    put_upsampler(tree, config="nowhere")
+    with pytest.raises(UserError, match=r"has no config: there is no spatial_upscaler_x2_v1_1_config\.json"):
+        open_dir(tree)
+    (tree / "spatial_upscaler_x2_v1_1.safetensors").unlink()
+    put_upsampler(tree)
+    change(
+        tree / "spatial_upscaler_x2_v1_1.safetensors",
+        lambda arrays: arrays.update({k: v.transpose(0, 4, 1, 2, 3) for k, v in arrays.items() if v.ndim == 5}),
+    )
+    with pytest.raises(UserError, match=r"initial_conv\.weight"):
+        open_dir(tree).load_upsampler("spatial-x2")
+
+
+def test_nothing_is_converted_into_the_layout(tree, tmp_path):
+    """And two stages without an upsampler are refused before anything is loaded."""
     before = contents(tree)
     path = tmp_path / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
     channels = open_dir(tree).network_config("video_vae").latent_channels
     upsampler.write_official(path, upsampler.config("spatial-x2", channels, 32))
-    with pytest.raises(UserError, match="no place for an upsampler"):
+    with pytest.raises(UserError, match="into which nothing is converted"):
         convert(path, tree)
     assert contents(tree) == before
-    with pytest.raises(UserError, match="Its layout takes none"):
+    with pytest.raises(UserError, match=r"has no upsampler 'spatial-x2' .none.*beside the weights"):
         open_dir(tree).load_upsampler("spatial-x2")

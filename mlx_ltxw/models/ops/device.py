@@ -10,6 +10,13 @@ import mlx.core as mx
 from mlx_ltxw.machine import on_cpu, this_machine
 
 
+def backend() -> str:
+    """`cpu`, `cuda` or `metal`: where MLX computes now."""
+    if on_cpu():
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
 def slow_exponentials() -> bool:
     """Whether the current device is a CPU on which the stock exponential is slow."""
     return sys.platform != "darwin" and on_cpu()

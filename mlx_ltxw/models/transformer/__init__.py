@@ -2,9 +2,10 @@
 
 from mlx_ltxw.models.transformer.block import Block, Shared
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
+from mlx_ltxw.models.transformer.forwards import Accompaniment, accompanied_forward, audio_forward, joint_forward
 from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_SKIPS, Modality, Rotary, Sharing, Skips, rotary
-from mlx_ltxw.models.transformer.model import Accompaniment, Transformer
-from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Walk
+from mlx_ltxw.models.transformer.model import Transformer
+from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Forward, Walk
 
 __all__ = [
     "DIRECT",
@@ -13,6 +14,7 @@ __all__ = [
     "Accompaniment",
     "Block",
     "Blocks",
+    "Forward",
     "Modality",
     "Rotary",
     "Shared",
@@ -22,5 +24,8 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "Walk",
+    "accompanied_forward",
+    "audio_forward",
+    "joint_forward",
     "rotary",
 ]

@@ -77,6 +77,17 @@ class Shared(NamedTuple):
 NOTHING_SHARED = Shared()
 
 
+class Texts(NamedTuple):
+    """What a block's attentions to the text have read of it; the same whatever a pass leaves out.
+
+    Attributes:
+        video, audio: Of each stream.
+    """
+
+    video: Read
+    audio: Read
+
+
 class BlockOutput(NamedTuple):
     """Both streams after a block, (B, T, dim) each, and what a second audio stream shares with them."""
 
@@ -123,6 +134,7 @@ class Block(nn.Module):
         audio_state: StreamState,
         skips: BlockSkips = NO_BLOCK_SKIPS,
         done: Done = nothing_done,
+        texts: Texts | None = None,
     ) -> BlockOutput:
         """Both streams.
 
@@ -131,15 +143,17 @@ class Block(nn.Module):
             video_state, audio_state: What all blocks share of them.
             skips: What this block leaves out.
             done: Takes each part of the work as it is described.
+            texts: From `read_texts`, if that has been asked for already.
         """
         v, a = video_state, audio_state
         video_own, video_text, video_feed_forward = self.video_updates(v, skips.video_self)
         audio_own, audio_text, audio_feed_forward = self.audio_updates(a, skip_self=skips.audio_self)
 
-        text = audio_text.read(audio.dtype)
+        text = audio_text.read(audio.dtype) if texts is None else texts.audio
         video, audio = video_own(video, done=done), audio_own(audio)
         done((video, audio))
-        video, audio = video_text(video, done=done), audio_text(audio, text)
+        video = video_text(video, None if texts is None else texts.video, done)
+        audio = audio_text(audio, text)
         shared = Shared(text=text)
         done((video, audio))
 
@@ -160,12 +174,25 @@ class Block(nn.Module):
         shared: Shared = NOTHING_SHARED,
         video_rope: Rope | None = None,
         skip_self: bool = False,
+        text: Read | None = None,
     ) -> mx.array:
         """The audio stream alone, reading a video that does not read it back: (B, Ta, Da); arguments as for
-        `audio_updates`."""
-        for update in self.audio_updates(state, shared, video_rope, skip_self):
+        `audio_updates`, and `text` from `read_audio_text`, if that has been asked for already."""
+        own, to_text, *others = self.audio_updates(state, shared, video_rope, skip_self)
+        audio = to_text(own(audio), text)
+        for update in others:
             audio = update(audio)
         return audio
+
+    def read_texts(self, video_state: StreamState, audio_state: StreamState, dtype: mx.Dtype) -> Texts:
+        """Keys and values of both streams' texts, for streams in `dtype`."""
+        _, video_text, _ = self.video_updates(video_state)
+        return Texts(video_text.read(dtype), self.read_audio_text(audio_state, NOTHING_SHARED, dtype))
+
+    def read_audio_text(self, state: StreamState, shared: Shared, dtype: mx.Dtype) -> Read:
+        """Those of the audio stream's; `shared` may have what the base's attention has read of the same text."""
+        _, to_text, *_ = self.audio_updates(state, shared)
+        return to_text.read(dtype)
 
     def audio_updates(
         self,

@@ -7,7 +7,6 @@ scale and shift follow a stream's own timesteps, the gates the other stream's si
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,8 +14,9 @@ import mlx.nn as nn
 from mlx_ltxw.models.transformer.adaln import MAIN_ROWS, PROMPT_ROWS, AdaLayerNormSingle, modulate
 from mlx_ltxw.models.transformer.block import Block, Shared, StreamState
 from mlx_ltxw.models.transformer.config import TransformerConfig
+from mlx_ltxw.models.transformer.forwards import Accompaniment, accompanied_forward, audio_forward, joint_forward
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Modality, Skips
-from mlx_ltxw.models.transformer.walk import DIRECT, Abreast, Blocks, Done, Streams, Walk
+from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Done, Streams, Walk
 
 
 class Transformer(nn.Module):
@@ -66,27 +66,13 @@ class Transformer(nn.Module):
         Returns:
             Velocities of video and audio, each (B, T, out_channels) in the latent's dtype.
         """
-        v, a = self.video_state(video, audio), self.audio_state(audio, video)
-
-        def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-            vx, ax = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
-            return out.video, out.audio
-
-        streams = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)
-        vx, ax = walk.through(self.transformer_blocks, step, streams, skips)
-        return self.video_head(vx, v), self.audio_head(ax, a)
+        velocities: tuple[mx.array, mx.array] = joint_forward(self, video, audio).alone(walk, skips)
+        return velocities
 
     def audio_alone(self, audio: Modality, skips: Skips = NO_SKIPS, walk: Walk = DIRECT) -> mx.array:
         """The audio stream without any video: velocity (B, Ta, out_channels)."""
-        a = self.audio_state(audio, None)
-
-        def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-            (ax,) = streams
-            return (block.audio_stream(ax, a, skip_self=skips.audio_self),)
-
-        (ax,) = walk.through(self.transformer_blocks, step, (self.audio_patchify_proj(audio.latent),), skips)
-        return self.audio_head(ax, a)
+        velocity: mx.array = audio_forward(self, audio).alone(walk, skips)
+        return velocity
 
     def locked(
         self,
@@ -126,29 +112,9 @@ class Transformer(nn.Module):
         Returns:
             Velocities of video, base audio and each of the others.
         """
-        v, a = self.video_state(video, audio), self.audio_state(audio, video)
-        states = [other.model.audio_state(other.audio, video) for other in others]
-        same_text = [other.audio.context is audio.context and other.audio.sigma is audio.sigma for other in others]
-
-        def step(blocks: tuple[Block, ...], streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-            block, *other_blocks = blocks
-            vx, ax, *xs = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
-            done((out.video, out.audio))
-            for i, (other, state) in enumerate(zip(other_blocks, states, strict=True)):
-                shared = out.shared if same_text[i] else out.shared._replace(text=None)
-                xs[i] = other.audio_stream(xs[i], state, shared, video.rotary.cross, skips.audio_self)
-            return out.video, out.audio, *xs
-
-        streams = (
-            self.patchify_proj(video.latent),
-            self.audio_patchify_proj(audio.latent),
-            *(other.model.audio_patchify_proj(other.audio.latent) for other in others),
-        )
-        blocks = Abreast(self.transformer_blocks, *(other.model.transformer_blocks for other in others))
-        vx, ax, *xs = walk.through(blocks, step, streams, skips)
-        velocities = [other.model.audio_head(x, s) for other, x, s in zip(others, xs, states, strict=True)]
-        return self.video_head(vx, v), self.audio_head(ax, a), velocities
+        velocities: tuple[mx.array, mx.array, list[mx.array]]
+        velocities = accompanied_forward(self, others, video, audio).alone(walk, skips)
+        return velocities
 
     def watch(self, video: Modality, audio: Modality, walk: Walk = DIRECT) -> Iterator[Shared]:
         """Runs the base streams for what a second audio stream shares with every block of them, block by block.
@@ -230,15 +196,3 @@ class Transformer(nn.Module):
         embedded = state.embedded  # the embedding without its SiLU
         normed = mx.fast.layer_norm(x, None, None, self.config.eps)
         return modulate(normed, (table[1:], embedded), (table[:1], embedded))
-
-
-class Accompaniment(NamedTuple):
-    """An audio stream beside the base's, which reads the video and is read by none.
-
-    Attributes:
-        model: The base with adapted audio modules; it shares all other arrays.
-        audio: Its tokens, at the base's noise level; where its context is the base's own, so is its reading of it.
-    """
-
-    model: Transformer
-    audio: Modality

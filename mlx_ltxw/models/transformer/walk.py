@@ -6,9 +6,10 @@ has made to the device, with no more than a window of that unfinished.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import mlx.core as mx
 
@@ -60,6 +61,30 @@ class Abreast(Generic[Item]):
 
     def __getitem__(self, index: int, /) -> tuple[Item, ...]:
         return tuple(blocks[index] for blocks in self.models)
+
+
+class Forward(NamedTuple):
+    """A forward but for its walk over the blocks, so that several passes may go together.
+
+    Attributes:
+        blocks: What it goes over (`Blocks`).
+        states: Of each stream, what all blocks share (`StreamState`).
+        streams: Before the first block.
+        prepare: Of a block: what its steps share whatever they leave out.
+        step: `(prepared or None, block, streams before it, what it leaves out, done)` to the streams after it.
+        finish: Of the streams after the last block: what the forward gives.
+    """
+
+    blocks: Any
+    states: tuple[Any, ...]
+    streams: Streams
+    prepare: Callable[[Any], Any]
+    step: Callable[[Any, Any, Streams, BlockSkips, Done], Streams]
+    finish: Callable[[Streams], Any]
+
+    def alone(self, walk: Walk, skips: Skips = NO_SKIPS) -> Any:
+        """What a single pass gives; nothing is prepared, so that a gradient reaches all that a block holds."""
+        return self.finish(walk.through(self.blocks, partial(self.step, None), self.streams, skips))
 
 
 def run_step(step: BlockStep[Any], block: Any, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
@@ -125,6 +150,41 @@ class Walk:
         for after in self.over(blocks, step, streams, skips):
             streams = after
         return streams
+
+    def together(self, passes: Sequence[tuple[Forward, Skips]]) -> list[Any]:
+        """What each pass gives, of several that go over the same blocks side by side.
+
+        Each block is fetched once. Until two passes of one forward leave out something else they are one, and what a
+        forward's steps share of a block is made once; every result is that of a walk of its own, to the last bit. Of
+        the other passes no more than their streams are in memory while one is at work.
+
+        Args:
+            passes: Each a forward and what it leaves out, all over the same blocks.
+        """
+        submissions, streams = self.submissions(), [forward.streams for forward, _ in passes]
+        for index in range(len(passes[0][0].blocks)):
+            streams = self._side_by_side(passes[0][0].blocks[index], index, passes, streams, submissions)
+        return [forward.finish(after) for (forward, _), after in zip(passes, streams, strict=True)]
+
+    def _side_by_side(
+        self, block: Any, index: int, passes: Sequence[tuple[Forward, Skips]], before: list[Streams],
+        submissions: Submissions,
+    ) -> list[Streams]:  # fmt: skip
+        """The streams of every pass after a block."""
+        done = submissions.add if self.in_parts else nothing_done
+        prepared: dict[int, Any] = {}
+        made: dict[tuple[int, int, BlockSkips], Streams] = {}
+        after = []
+        for (forward, skips), streams in zip(passes, before, strict=True):
+            one, here = id(forward), skips.of(index)
+            if one not in prepared:
+                prepared[one] = forward.prepare(block)
+            key = one, id(streams), here
+            if key not in made:
+                made[key] = self.run(partial(forward.step, prepared[one]), block, streams, here, done)
+                submissions.add(made[key])
+            after.append(made[key])
+        return after
 
 
 DIRECT = Walk()

@@ -15,6 +15,8 @@ from mlx_ltxw.studio.deck import MOST_SECONDS, MOST_TAKES, Deck, DeckTake, fits
 from mlx_ltxw.studio.heard import kept_of
 from mlx_ltxw.studio.media import take_path, take_url
 from mlx_ltxw.studio.pages.export import open_export
+from mlx_ltxw.studio.pages.parts import button, say
+from mlx_ltxw.studio.pages.takes import again
 from mlx_ltxw.studio.shown_media import shown_of, take_shown_url
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
@@ -45,9 +47,8 @@ class HearPage:
 
     async def build(self) -> None:
         """Lays the page out; takes that were never listened to are measured once it is open."""
-        ui.label(texts.TITLE).classes("title").props('role="heading" aria-level="1"')
-        self.undo = ui.row().classes("notice").props('role="status"')
-        self.space = ui.element("div").classes("wide")
+        self.undo = ui.element("div").classes("line tight deck-undo").props('role="status"')
+        self.space = ui.element("div")
         Picker(self.studio, self.chosen)
         takes = self._takes()
         with self.space:
@@ -72,7 +73,7 @@ class HearPage:
         self.space.clear()
         with self.space:
             for fault in faults:
-                ui.label(fault).classes("warning")
+                ui.label(fault).classes("fault")
             if not found:
                 ui.label(texts.NOTHING_CHOSEN)
             elif not fits([take.shown.seconds for take in found]):
@@ -99,9 +100,9 @@ class HearPage:
         elif do == "note" and isinstance(value, str):
             self.studio.store.update_take(take.id, note=value)
         elif do == "export":
-            open_export(take)
+            await open_export(self.studio, take)
         elif do == "again":
-            ui.navigate.to(f"/?again={take.id}")
+            again(self.studio, take)
         elif do == "aside":
             await self._leave_out(take.id)
         elif do == "delete":
@@ -130,7 +131,7 @@ class HearPage:
         self._bring_back = bring_back
         with self.undo:
             ui.label(texts.DELETED.format(title=title_of(take)))
-            ui.button(texts.UNDO, on_click=bring_back).props('flat dense no-caps aria-keyshortcuts="Control+Z"')
+            button(texts.UNDO, bring_back, icon="undo").props('aria-keyshortcuts="Control+Z"')
 
     async def _compare(self, one: Any, other: Any) -> None:
         takes = [self.studio.store.take(number) for number in (one, other) if number in self.chosen]
@@ -166,18 +167,19 @@ class Picker:
     def __init__(self, studio: Studio, chosen: list[int]) -> None:
         self.studio = studio
         self.ticked = dict.fromkeys(chosen)
-        with ui.expansion(texts.ADD, value=not chosen).classes("wide picker"):
-            ui.label(texts.HOW_TO_CHOOSE).classes("hint")
-            for take in studio.store.takes(limit=LISTED):
-                self._row(take)
-            self.button = ui.button(texts.HEAR_CHOSEN, on_click=self._open).props("no-caps unelevated")
+        with ui.expansion(texts.ADD, value=not chosen).classes("more"):
+            ui.label(texts.HOW_TO_CHOOSE).classes("muted")
+            with ui.element("ul").classes("history"):
+                for take in studio.store.takes(limit=LISTED):
+                    self._row(take)
+            self.button = button(texts.HEAR_CHOSEN, self._open, kind="main")
 
     def _row(self, take: KeptTake) -> None:
-        with ui.row().classes("picked"):
+        with ui.element("li"):
             ui.checkbox(
                 title_of(take), value=take.id in self.ticked, on_change=lambda event: self._tick(take.id, event.value)
             )
-            ui.label(about_take(take)).classes("hint")
+            ui.label(about_take(take)).classes("muted")
 
     def _tick(self, number: int, on: bool) -> None:
         if on:
@@ -187,7 +189,7 @@ class Picker:
         full = len(self.ticked) > MOST_TAKES
         self.button.set_enabled(bool(self.ticked) and not full)
         if full:
-            ui.notify(texts.TOO_MANY.format(count=MOST_TAKES, minutes=round(MOST_SECONDS / 60)))
+            say(texts.TOO_MANY.format(count=MOST_TAKES, minutes=round(MOST_SECONDS / 60)))
 
     def _open(self) -> None:
         ui.navigate.to("/hear?takes=" + ",".join(map(str, self.ticked)))

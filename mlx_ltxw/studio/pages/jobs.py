@@ -17,7 +17,9 @@ from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import StudioJob
 
 _SHOWN = 8
-"""Waiting jobs in sight."""
+"""Jobs in sight of those that wait, and of those that failed."""
+_CANCELLED_SHOWN = 600.0
+"""Seconds for which a cancelled job can be taken up again from the list."""
 
 
 def show_jobs(studio: Studio) -> None:
@@ -92,7 +94,7 @@ def stage_words(progress: JobProgress) -> str:
 
 def _waiting(studio: Studio) -> None:
     jobs = [job for job in studio.store.open_jobs() if job.id != studio.queue.running]
-    failed = [job for job in studio.store.last_jobs(5) if job.state in ("failed", "cancelled") and _recent(job)]
+    failed = [job for job in studio.store.last_jobs(20) if _to_tell(job)][:_SHOWN]
     if not jobs and not failed:
         return
     with ui.element("ol").classes("jobs"):
@@ -112,7 +114,16 @@ def _waiting(studio: Studio) -> None:
                     ui.label(job.title).classes("job-title")
                     ui.label(job.message or texts.CANCELLED).classes("fault" if job.message else "muted")
                 button(texts.TRY_AGAIN, functools.partial(studio.queue.again, job.id))
+                icon_button("close", f"{texts.DISMISS}: {job.title[:60]}", functools.partial(_dismiss, studio, job.id))
 
 
-def _recent(job: StudioJob) -> bool:
-    return job.ended is not None and time.time() - job.ended < 24 * 3600
+def _dismiss(studio: Studio, number: int) -> None:
+    studio.store.dismiss_job(number)
+    studio.hub.tell("dismissed", job=number)
+
+
+def _to_tell(job: StudioJob) -> bool:
+    """Whether the list still has a job that ended: a failed one until it is dismissed, a cancelled one for a while."""
+    if job.state == "cancelled":
+        return job.ended is not None and time.time() - job.ended < _CANCELLED_SHOWN
+    return job.state == "failed"

@@ -8,6 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from mlx_ltxw.studio import texts
+from mlx_ltxw.studio.deck import MOST_TAKES
 from mlx_ltxw.studio.media import take_url
 from mlx_ltxw.studio.pages.frame import follow
 from mlx_ltxw.studio.pages.parts import button, say, section, switch, text_field
@@ -17,7 +18,6 @@ from mlx_ltxw.studio.store import KeptTake
 
 _PAGE = 40
 """Takes at a time; more come when they are asked for, so a long history opens as fast as a short one."""
-MOST_COMPARED = 8
 
 
 async def show(studio: Studio, query: Mapping[str, str]) -> None:
@@ -60,8 +60,8 @@ class _History:
         self._more.set_visibility(len(takes) > _PAGE)
         count = self._studio.store.count_takes()
         empty = self._last is None
-        text = texts.COUNT.format(count=count) if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT
-        self._count.set_text(text)
+        some = texts.COUNT_ONE if count == 1 else texts.COUNT.format(count=count)
+        self._count.set_text(some if not empty else texts.NOTHING_FOUND if count else texts.NOTHING_KEPT)
 
     def _row(self, take: KeptTake) -> None:
         studio = self._studio
@@ -94,8 +94,8 @@ class _History:
         self._compare.set_text(texts.COMPARE.format(count=len(self._chosen)))
 
     def _open(self) -> None:
-        if len(self._chosen) > MOST_COMPARED:
-            say(f"{MOST_COMPARED} takes are as many as can be compared at once.", bad=True)
+        if len(self._chosen) > MOST_TAKES:
+            say(f"{MOST_TAKES} takes are as many as can be compared at once.", bad=True)
             return
         ui.navigate.to(f"/hear?takes={','.join(map(str, self._chosen))}")
 

@@ -18,7 +18,7 @@ from mlx_ltxw.studio.pages.plan import PlanBar
 from mlx_ltxw.studio.pages.sizes import show_sizes
 from mlx_ltxw.studio.pages.takes import take_card
 from mlx_ltxw.studio.pages.voice import show_voice
-from mlx_ltxw.studio.pages.words import known_lines, show_words
+from mlx_ltxw.studio.pages.words import show_words
 from mlx_ltxw.studio.state import Studio
 
 _LATEST = 6
@@ -29,7 +29,6 @@ async def show(studio: Studio, query: Mapping[str, str]) -> None:
     form = await form_of(studio)
     with ui.element("div").classes("columns"):
         with ui.element("div").classes("column-form"):
-            known_lines(form)
             show_words(form)
             show_voice(form)
             show_sizes(form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,11 +34,14 @@ def row(classes: str = "") -> ui.element:
     return ui.element("div").classes(f"line {classes}")
 
 
-def choice(label: str, options: Mapping[Any, str], value: Any, change: Callable[[Any], None]) -> ui.toggle:
-    """One of a few, all of them in sight."""
+def choice(
+    label: str, options: Mapping[Any, str], value: Any, change: Callable[[Any], None], *, bare: bool = False
+) -> ui.toggle:
+    """One of a few, all of them in sight; bare where they say for themselves what they are."""
     with ui.element("div").classes("choice").props('role="group"') as group:
         group.props["aria-label"] = label
-        ui.label(label).classes("label").props('aria-hidden="true"')
+        if not bare:
+            ui.label(label).classes("label").props('aria-hidden="true"')
         return (
             ui.toggle(dict(options), value=value, on_change=lambda event: change(event.value))
             .props("no-caps unelevated toggle-color=primary")
@@ -46,14 +49,19 @@ def choice(label: str, options: Mapping[Any, str], value: Any, change: Callable[
         )
 
 
-def text_field(label: str, value: str, change: Callable[[str], None], *, hint: str = "", lines: int = 1) -> Any:
-    """A text; one that has several lines grows with it."""
+def text_field(
+    label: str, value: str, change: Callable[[str], None], *, hint: str = "", lines: int = 1,
+    offers: Sequence[str] = (),
+) -> Any:  # fmt: skip
+    """A text; one that has several lines grows with it, one of a single line may offer some."""
     made = ui.textarea if lines > 1 else ui.input
     field = made(label, value=value, on_change=lambda event: change(event.value or ""))
     field.props("outlined dense stack-label hide-bottom-space" + (f" autogrow rows={lines}" if lines > 1 else ""))
     if hint:
         field.props["placeholder"] = hint
     field.props["aria-label"] = label
+    if offers:
+        field.set_autocomplete(list(offers))
     return field.classes("grow")
 
 
@@ -100,4 +108,4 @@ def switch(label: str, value: bool, change: Callable[[bool], None]) -> ui.switch
 
 def say(text: str, *, bad: bool = False) -> None:
     """A line that comes and goes at the page's edge."""
-    ui.notify(text, position="bottom", type="negative" if bad else "info", timeout=8000 if bad else 2500)
+    ui.notify(text, position="top", type="negative" if bad else "info", timeout=8000 if bad else 2500)

@@ -49,7 +49,8 @@ class PlanBar:
         seconds = self._studio.queue.seconds_for(answer["asked"]["model"], answer["work"])
         time = texts.NO_TIME_YET if seconds is None else texts.ABOUT_SECONDS.format(time=texts.in_time(seconds))
         size = "" if answer["asked"]["request"]["audio_only"] else f"{answer['width']} × {answer['height']}, "
-        clips = f"{answer['clips']} × " if answer["clips"] > 1 else ""
+        parts = len(answer["asked"]["parts"])
+        clips = texts.PARTS.format(count=parts) if parts else f"{answer['clips']} × " if answer["clips"] > 1 else ""
         length = f"{clips}{sum(answer['seconds']):.1f} s"
         line = f"{size}{length}, {answer['steps']} steps · {need} · {time}"
         self._tell(line=line, notes=[worded(note) for note in answer["notes"]])

@@ -90,12 +90,12 @@ def _row(form: Form, number: int, part: DraftPart, refresh: Any, trying: dict[in
         for field, options in (("speaker", texts.SPEAKERS), ("manner", texts.MANNERS)):
             chosen = ui.select(options, value=getattr(part, field), on_change=lambda e, f=field: put(f)(e.value))
             chosen.props("outlined dense options-dense").props["aria-label"] = f"{name}, {field}"
-        line = text_field(texts.LINE, part.line, put("line"))
+        known = form.facts.lines if form.facts else ()
+        line = text_field(texts.LINE, part.line, put("line"), offers=known)
         line.props["aria-label"] = f"{name}, {texts.LINE}"
-        if form.facts and form.facts.lines:
-            line.props["list"] = "known-lines"
     with ui.element("div").classes("line tight"):
-        number_field(texts.PART_SECONDS, part.seconds, put("seconds"), hint=texts.OWN)
+        usual = f"{form.draft.seconds or (form.facts.seconds if form.facts else 5):.1f}"
+        number_field(texts.PART_SECONDS, part.seconds, put("seconds"), hint=usual)
         number_field(texts.PART_SEED, part.seed, put("seed"), hint=texts.ANY, whole=True)
         button(texts.TRY_PART, lambda: _try(form, part, trying), icon="play_arrow").props["aria-label"] = (
             f"{texts.TRY_PART} {number + 1}"

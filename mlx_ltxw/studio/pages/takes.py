@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts
-from mlx_ltxw.studio.asked import asked_of_record
 from mlx_ltxw.studio.draft import draft_of
 from mlx_ltxw.studio.media import take_url
 from mlx_ltxw.studio.pages.form import keep
 from mlx_ltxw.studio.pages.parts import button, icon_button, say
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
+from mlx_ltxw.takes.describe import facts_of
 from mlx_ltxw.takes.record import requests_of
 
 
@@ -98,40 +99,51 @@ def take_card(studio: Studio, take: KeptTake) -> ui.element:
     return card
 
 
+async def spelled_of(studio: Studio, take: KeptTake) -> dict[str, Any]:
+    """What makes a take elsewhere, as `show_spelled` shows it."""
+    values: dict[str, Any] = {"record": take.record, "model": take.model, "output": take.file}
+    try:
+        return await studio.helper.ask("export", values)
+    except UserError as error:
+        return {"command": "", "python": "", "script": "", "command_refused": str(error)}
+
+
+def show_spelled(spelled: Mapping[str, Any]) -> None:
+    """A command line, a script's file and Python, each to be copied."""
+    for name, label in (("command", texts.COMMAND), ("script", texts.SCRIPT_FILE), ("python", texts.PYTHON)):
+        if spelled.get(name):
+            _code(label, spelled[name])
+        elif refused := spelled.get(f"{name}_refused"):
+            ui.label(f"{label}: {refused}").classes("muted")
+
+
 async def show_request(studio: Studio, take: KeptTake) -> None:
     """Everything that made a take, its command line and its Python."""
     try:
-        asked_of_record(take.record, take.model)
-        values: dict[str, Any] = {"record": take.record, "model": take.model, "output": take.file}
-        spelled = await studio.helper.ask("export", values)
-    except UserError as error:
-        spelled = {"command": "", "python": "", "script": "", "command_refused": str(error)}
+        facts = _request_facts(take)
+    except UserError as error:  # of another version
+        say(str(error), bad=True)
+        return
+    spelled = await spelled_of(studio, take)
     with ui.dialog(value=True) as dialog, ui.card().classes("dialog wide"):
         with ui.element("table").classes("facts"), ui.element("tbody"):
-            for name, value in _request_facts(take):
+            for name, value in facts:
                 with ui.element("tr"):
                     with ui.element("th").props('scope="row"'):
                         ui.label(name)
                     with ui.element("td"):
                         ui.label(value)
-        for name, label in (("command", texts.COMMAND), ("script", texts.SCRIPT_FILE), ("python", texts.PYTHON)):
-            if spelled.get(name):
-                _code(label, spelled[name])
-            elif refused := spelled.get(f"{name}_refused"):
-                ui.label(f"{label}: {refused}").classes("muted")
+        show_spelled(spelled)
         with ui.element("div").classes("line end"):
             button(texts.CLOSE, dialog.close)
 
 
 def _request_facts(take: KeptTake) -> list[tuple[str, str]]:
-    parts = take.record.get("parts", [take.record])
+    requests = requests_of(take.record)
     shown: list[tuple[str, str]] = []
-    for number, part in enumerate(parts, 1):
-        head = f"{texts.PART} {number}: " if len(parts) > 1 else ""
-        for name, value in part.items():
-            if name not in ("kind", "mlx_ltxw", "adapter_sha256", "model") and value not in (None, "", [], False):
-                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-                shown.append((head + texts.FIELDS.get(name, name.replace("_", " ")), text))
+    for number, request in enumerate(requests, 1):
+        head = f"{texts.PART} {number}: " if len(requests) > 1 else ""
+        shown += [(f"{head}{name}", value) for name, value in facts_of(request).items()]
     return shown
 
 

@@ -38,9 +38,6 @@ def show_voice(form: Form) -> None:
             text_field(
                 texts.TAKES, draft.takes, lambda value: form.set(takes=value), hint=texts.TAKES_HINT, lines=2
             ).classes("takes")
-        with ui.element("datalist").props('id="known-adapters"'):
-            for name in known_adapters(form):
-                ui.element("option").props["value"] = name
 
 
 def known_adapters(form: Form) -> list[str]:
@@ -63,8 +60,8 @@ def _adapter(form: Form, adapter: DraftAdapter, number: int, refresh: Any) -> No
         refresh()
 
     with ui.element("div").classes("line"):
-        source = text_field(texts.ADAPTER, adapter.source, put("source"), hint=texts.ADAPTER_HINT)
-        source.props["list"] = "known-adapters"
+        known = known_adapters(form)
+        text_field(texts.ADAPTER, adapter.source, put("source"), hint=texts.ADAPTER_HINT, offers=known)
         strength = text_field(texts.STRENGTH, adapter.strength, put("strength"), hint=texts.STRENGTH_HINT)
         strength.classes(add="short")
         icon_button("close", f"{texts.REMOVE_ADAPTER} {number}", remove)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nicegui import ui
 
 from mlx_ltxw.errors import UserError
@@ -27,7 +25,7 @@ def show_words(form: Form) -> None:
             form.set(mode=mode)
             fields.refresh()
 
-        choice(texts.MODE, texts.MODES, draft.mode, turn)
+        choice(texts.MODE, texts.MODES, draft.mode, turn, bare=True)
 
         @ui.refreshable
         def fields() -> None:
@@ -43,7 +41,8 @@ def _sentence_fields(form: Form) -> None:
     with ui.element("div").classes("line"):
         choice(texts.SPEAKER, texts.SPEAKERS, draft.speaker, lambda value: form.set(speaker=value))
         choice(texts.MANNER, texts.MANNERS, draft.manner, lambda value: form.set(manner=value))
-    line_field(form, texts.LINE, draft.line, lambda value: form.set(line=value))
+    known = form.facts.lines if form.facts else ()  # of a small model
+    text_field(texts.LINE, draft.line, lambda value: form.set(line=value), hint=texts.LINE_HINT, offers=known)
     with ui.element("figure").classes("sentence").props('aria-live="polite"') as figure:
         figure.props["aria-label"] = texts.SENTENCE
         shown = ui.label().classes("built")
@@ -55,22 +54,6 @@ def _sentence_fields(form: Form) -> None:
 
     show()
     form.at_once(show)
-
-
-def line_field(form: Form, label: str, value: str, change: Any) -> Any:
-    """What is said; a small model's own lines are offered."""
-    lines = list(form.facts.lines) if form.facts else []
-    field = text_field(label, value, change, hint=texts.LINE_HINT)
-    if lines:
-        field.props["list"] = "known-lines"
-    return field
-
-
-def known_lines(form: Form) -> None:
-    """The lines that `line_field` offers."""
-    with ui.element("datalist").props('id="known-lines"'):
-        for line in form.facts.lines if form.facts else ():
-            ui.element("option").props["value"] = line
 
 
 def _free_field(form: Form) -> None:

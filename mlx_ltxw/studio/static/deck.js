@@ -91,6 +91,7 @@ class Deck {
     this.ruler = make("canvas", { class: "deck-ruler", "aria-hidden": "true" });
     this.rows = this.takes.map((take, index) => this.buildTake(take, index));
     this.help = this.buildHelp();
+    this.root.classList.toggle("deck-plain", this.takes.every((take) => !take.video));
     this.root.replaceChildren(
       make("div", { class: "deck-bar", role: "toolbar", "aria-label": texts.transport },
         this.playButton, this.clock, this.slider, this.loopButton, this.matchButton,

@@ -212,7 +212,7 @@ def _turned_heads(
 
 def _frozen(layer: Any, x: mx.array) -> mx.array:
     if isinstance(layer, nn.QuantizedLinear):
-        return layer(x)
+        return ops.packed_product(layer, x)
     weight = _weight(layer, x).T
     return mx.addmm(layer.bias, x, weight) if "bias" in layer else x @ weight
 
@@ -221,11 +221,7 @@ def _frozen_back(layer: Any, cotangent: mx.array, onto: mx.array | None) -> mx.a
     if not isinstance(layer, nn.QuantizedLinear):
         weight = _weight(layer, cotangent)
         return cotangent @ weight if onto is None else mx.addmm(onto, cotangent, weight)
-    back = mx.quantized_matmul(
-        cotangent, layer.weight, layer.scales, layer.get("biases"), transpose=False,
-        group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
-    )  # fmt: skip
-    return back if onto is None else onto + back
+    return ops.packed_back(layer, cotangent, onto)
 
 
 def _weight(layer: nn.Linear | CastLinear, x: mx.array) -> mx.array:

@@ -1,0 +1,171 @@
+"""Norms on CUDA, each with what comes before and after it in one kernel.
+
+A block has 22 norms, each between elementwise operations of one input each: what they cost is reading and writing the
+tokens, and at a few hundred tokens the start of a kernel (`docs/performance.md`). Here a row is read once, kept in the
+registers of one group of threads, and written once; sums are float32 and each result is rounded once, where separate
+kernels round the norm too.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.models.ops import device
+
+_LANES = 8
+"""Numbers that a thread reads at once: 16 bytes of bf16."""
+
+_HEADER = """
+template <typename T> struct alignas(16) Eight { T of[8]; };
+
+template <int THREADS> __device__ inline float sum_of_all(float value) {
+  __shared__ float parts[32];
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0.0f;
+  for (int i = 0; i < THREADS / 32; ++i) value += parts[i];
+  return value;
+}
+"""
+
+_MODULATED = """
+  constexpr int PARTS = WIDTH / (8 * THREADS);
+  size_t row = size_t(blockIdx.x) * WIDTH;
+  float own[PARTS * 8], sum = 0.0f;
+  #pragma unroll
+  for (int part = 0; part < PARTS; ++part) {
+    int at = (part * THREADS + threadIdx.x) * 8;
+    Eight<T> tokens = *reinterpret_cast<const Eight<T>*>(x + row + at);
+    if constexpr (GATED) {
+      Eight<T> added = *reinterpret_cast<const Eight<T>*>(update + row + at);
+      Eight<float> by = *reinterpret_cast<const Eight<float>*>(gate + at);
+      #pragma unroll
+      for (int i = 0; i < 8; ++i)
+        tokens.of[i] = static_cast<T>(static_cast<float>(tokens.of[i]) + static_cast<float>(added.of[i]) * by.of[i]);
+      *reinterpret_cast<Eight<T>*>(after + row + at) = tokens;
+    }
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float value = static_cast<float>(tokens.of[i]);
+      own[part * 8 + i] = value;
+      sum += value * value;
+    }
+  }
+  float factor = rsqrtf(sum_of_all<THREADS>(sum) / WIDTH + EPS);
+  #pragma unroll
+  for (int part = 0; part < PARTS; ++part) {
+    int at = (part * THREADS + threadIdx.x) * 8;
+    Eight<float> scales = *reinterpret_cast<const Eight<float>*>(scale + at);
+    Eight<float> shifts = *reinterpret_cast<const Eight<float>*>(shift + at);
+    Eight<T> result;
+    #pragma unroll
+    for (int i = 0; i < 8; ++i)
+      result.of[i] = static_cast<T>(own[part * 8 + i] * factor * (1.0f + scales.of[i]) + shifts.of[i]);
+    *reinterpret_cast<Eight<T>*>(out + row + at) = result;
+  }
+"""
+
+_TURNED = """
+  constexpr int HALF = HEAD / 2;
+  size_t row = size_t(blockIdx.x) * WIDTH;
+  int half = threadIdx.x * 8;
+  int at = half / HALF * HEAD + half % HALF;
+  Eight<T> first = *reinterpret_cast<const Eight<T>*>(x + row + at);
+  Eight<T> second = *reinterpret_cast<const Eight<T>*>(x + row + at + HALF);
+  float sum = 0.0f;
+  #pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float a = static_cast<float>(first.of[i]), b = static_cast<float>(second.of[i]);
+    sum += a * a + b * b;
+  }
+  float factor = rsqrtf(sum_of_all<THREADS>(sum) / WIDTH + EPS);
+  Eight<W> weight_a = *reinterpret_cast<const Eight<W>*>(weight + at);
+  Eight<W> weight_b = *reinterpret_cast<const Eight<W>*>(weight + at + HALF);
+  size_t angle = size_t(blockIdx.x) * (WIDTH / 2) + half;
+  Eight<R> c = *reinterpret_cast<const Eight<R>*>(cos + angle);
+  Eight<R> s = *reinterpret_cast<const Eight<R>*>(sin + angle);
+  #pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float a = static_cast<float>(first.of[i]) * factor * static_cast<float>(weight_a.of[i]);
+    float b = static_cast<float>(second.of[i]) * factor * static_cast<float>(weight_b.of[i]);
+    float cosine = static_cast<float>(c.of[i]), sine = static_cast<float>(s.of[i]);
+    first.of[i] = static_cast<T>(a * cosine - b * sine);
+    second.of[i] = static_cast<T>(b * cosine + a * sine);
+  }
+  *reinterpret_cast<Eight<T>*>(out + row + at) = first;
+  *reinterpret_cast<Eight<T>*>(out + row + at + HALF) = second;
+"""
+
+
+@functools.cache
+def _kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, eps: float) -> Any:
+    return mx.fast.cuda_kernel(name, inputs, outputs, source.replace("EPS", f"{eps!r}f"), _HEADER)
+
+
+def takes(x: mx.array, *rows: Any) -> bool:
+    """Whether the kernels here take such tokens and rows: on CUDA, one batch whose tokens share their rows."""
+    one = device.backend() == "cuda" and len(x) == 1 and x.shape[-1] % 1024 == 0 and x.shape[-1] <= 8192
+    return one and all(isinstance(row, mx.array) and row.size == x.shape[-1] for row in rows)
+
+
+def modulated_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
+    """`norm(x) * (1 + scale) + shift` of (1, T, W), with rows (1, 1, W) in float32."""
+    kernel = _kernel("modulated_norm", ("x", "scale", "shift"), ("out",), _MODULATED.replace("GATED", "false"), eps)
+    (out,) = _launched(kernel, [x, scale, shift], x, 1)
+    return out
+
+
+def gated_modulated_norm(
+    x: mx.array, update: mx.array, gate: mx.array, scale: mx.array, shift: mx.array, eps: float
+) -> tuple[mx.array, mx.array]:
+    """`y = x + update * gate`, and `norm(y) * (1 + scale) + shift`, of (1, T, W), with rows (1, 1, W) in float32."""
+    names = "x", "update", "gate", "scale", "shift"
+    kernel = _kernel("gated_norm", names, ("after", "out"), _MODULATED.replace("GATED", "true"), eps)
+    after, out = _launched(kernel, [x, update, gate, scale, shift], x, 2)
+    return after, out
+
+
+def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
+    """RMS norm of (1, T, H * D) with a weight (H * D), as heads (1, T, H, D) whose halves are turned.
+
+    Args:
+        x: Queries or keys.
+        weight: Of the norm.
+        cos, sin: (1, T, H, D / 2).
+        eps: Added to the mean square.
+    """
+    _, tokens, heads, half = cos.shape
+    width, threads = x.shape[-1], x.shape[-1] // (2 * _LANES)
+    kernel = _kernel("turned_norm", ("x", "weight", "cos", "sin"), ("out",), _TURNED, eps)
+    (out,) = kernel(
+        inputs=[x, weight, cos, sin],
+        template=[
+            ("T", x.dtype), ("W", weight.dtype), ("R", cos.dtype), ("WIDTH", width), ("HEAD", 2 * half),
+            ("THREADS", threads),
+        ],
+        grid=(tokens * threads, 1, 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[(1, tokens, heads, 2 * half)],
+        output_dtypes=[x.dtype],
+    )  # fmt: skip
+    made: mx.array = out
+    return made
+
+
+def _launched(kernel: Any, inputs: list[mx.array], x: mx.array, outputs: int) -> list[mx.array]:
+    """A group of threads for each token."""
+    _, tokens, width = x.shape
+    threads = min(256, width // _LANES)
+    made: list[mx.array] = kernel(
+        inputs=inputs,
+        template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads)],
+        grid=(tokens * threads, 1, 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[x.shape] * outputs,
+        output_dtypes=[x.dtype] * outputs,
+    )
+    return made

@@ -1,0 +1,109 @@
+"""Unpacks quantised weights on CUDA, at the speed of the memory.
+
+A thread reads sixteen codes at once, which all have one scale, and writes sixteen numbers; each is computed in float32
+and rounded once. `mx.dequantize` stands for the same numbers, takes several times as long (`docs/performance.md`),
+and is what every other backend uses.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+
+CODES = 16
+"""A thread's share; it divides every size of a group."""
+_THREADS = 256
+
+_CODES_OF = {"affine": 0, "mxfp8": 1, "mxfp4": 2, "nvfp4": 2}
+"""What a code is: a whole number, e4m3, e2m1."""
+_SCALES_OF = {"affine": 0, "mxfp8": 1, "mxfp4": 1, "nvfp4": 2}
+"""What a scale is: a float (and its group has a bias), e8m0, e4m3."""
+
+_HEADER = """
+#include <cuda_fp16.h>
+
+// Small floats are halfs with the exponent moved: their subnormals come out right, by one exact product.
+__device__ inline float from_e4m3(unsigned code) {
+  unsigned short bits = ((code & 0x80u) << 8) | ((code & 0x7fu) << 7);
+  return __half2float(__ushort_as_half(bits)) * 256.0f;
+}
+__device__ inline float from_e2m1(unsigned code) {
+  unsigned short bits = ((code & 8u) << 12) | ((code & 7u) << 9);
+  return __half2float(__ushort_as_half(bits)) * 16384.0f;
+}
+__device__ inline float from_e8m0(unsigned code) { return __uint_as_float(code << 23); }
+
+template <int BITS> struct alignas(2 * BITS) Codes { unsigned words[BITS / 2]; };
+template <typename T> struct alignas(16) Numbers { T of[16]; };
+"""
+
+_SOURCE = """
+  auto thread = cooperative_groups::this_grid().thread_rank();
+  auto group = thread * 16 / GROUP;
+  auto codes = reinterpret_cast<const Codes<BITS>*>(weight)[thread];
+  float scale, bias = 0.0f;
+  if constexpr (SCALE == 0) {
+    scale = static_cast<float>(scales[group]);
+    bias = static_cast<float>(biases[group]);
+  } else if constexpr (SCALE == 1) {
+    scale = from_e8m0(scales[group]);
+  } else {
+    scale = from_e4m3(scales[group]);
+  }
+  Numbers<T> numbers;
+  #pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    unsigned code = (codes.words[i * BITS / 32] >> (i * BITS % 32)) & ((1u << BITS) - 1);
+    float value;
+    if constexpr (CODE == 0) value = static_cast<float>(code);
+    else if constexpr (CODE == 1) value = from_e4m3(code);
+    else value = from_e2m1(code);
+    numbers.of[i] = static_cast<T>(fmaf(scale, value, bias));
+  }
+  reinterpret_cast<Numbers<T>*>(out)[thread] = numbers;
+"""
+
+
+@functools.cache
+def _kernel() -> Any:
+    return mx.fast.cuda_kernel(
+        "unpack_codes", ["weight", "scales", "biases"], ["out"], source=_SOURCE, header=_HEADER
+    )  # fmt: skip
+
+
+def fits(weight: mx.array, group_size: int, bits: int, mode: str) -> bool:
+    """Whether `unpack` takes a packed weight: codes of 2, 4 or 8 bits, and whole groups of threads."""
+    codes = weight.size * 32 // bits
+    return mode in _CODES_OF and bits in (2, 4, 8) and group_size % CODES == 0 and codes % (CODES * _THREADS) == 0
+
+
+def unpack(
+    weight: mx.array, scales: mx.array, biases: mx.array | None, group_size: int, bits: int, mode: str, dtype: mx.Dtype
+) -> mx.array:
+    """The numbers that a packed weight stands for.
+
+    Args:
+        weight: (out, in * bits / 32) uint32, of `mx.quantize`.
+        scales: (out, in / group_size).
+        biases: The same, in affine packings.
+        group_size, bits, mode: How it is packed; `fits` must say so.
+        dtype: Of the result.
+
+    Returns:
+        (out, in).
+    """
+    rows, words = weight.shape
+    (out,) = _kernel()(
+        inputs=[weight, scales, scales if biases is None else biases],
+        template=[
+            ("T", dtype), ("BITS", bits), ("GROUP", group_size), ("CODE", _CODES_OF[mode]), ("SCALE", _SCALES_OF[mode]),
+        ],
+        grid=(weight.size * 32 // bits // CODES, 1, 1),
+        threadgroup=(_THREADS, 1, 1),
+        output_shapes=[(rows, words * 32 // bits)],
+        output_dtypes=[dtype],
+    )  # fmt: skip
+    made: mx.array = out
+    return made

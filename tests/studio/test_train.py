@@ -1,0 +1,133 @@
+"""Train in a browser: a folder looked over, a caption mended, ten steps of the built-in model, its adapter used."""
+
+import json
+
+import pytest
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.studio.folder import StudioFolder
+from mlx_ltxw.studio.runs import finished_adapters, run_folder, run_names, sample_file
+from tests.studio.conftest import start
+from tests.train.recordings import spoken, write
+
+LINES = ["the rain has stopped in the garden", "close your eyes and listen to me"]
+HOSTILE = "<img src=x onerror='window.hit=1'>"
+FOLDER = "Folder of clips, or a JSONL"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two whispered clips of a woman, and one whose name and caption are hostile."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, line in enumerate(LINES):
+        write(folder / f"{number}.wav", spoken(line, "f2", "whispering"))
+        (folder / f"{number}.txt").write_text(f'a dim room, (woman, whispering): "{line}"')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = start(tmp_path_factory.mktemp("train") / "studio")
+    yield server
+    server.stop()
+    server.process.stdout.close()
+
+
+def look(page, server, folder):
+    page.goto(f"{server.url}/train")
+    page.get_by_label(FOLDER, exact=True).fill(str(folder))
+    page.get_by_role("button", name="Look").click()
+    page.wait_for_selector(".train-clip", timeout=60000)
+
+
+def test_a_caption_is_mended_in_its_place(page, server, tmp_path, shot):
+    folder = tmp_path / "clips"
+    write(folder / "a.wav", spoken(LINES[0], "f2", "whispering"))
+    write(folder / f"{HOSTILE.replace('/', '')}.wav", spoken(LINES[1], "f2", "normal"))
+    (folder / "a.txt").write_text(LINES[0])
+    (folder / f"{HOSTILE.replace('/', '')}.txt").write_text(f'{HOSTILE}, (woman): "{HOSTILE}"')
+    look(page, server, folder)
+    row = page.locator(".train-clip", has_text="a.wav")
+    assert "It is not known who speaks" in row.inner_text()
+    page.wait_for_selector(".clip[data-ready]")
+    row.get_by_role("button", name="Play: a.wav").click()
+    page.wait_for_function("document.querySelector('[data-clip=\"1\"] audio').currentTime > 0.1")
+    caption = row.get_by_label("Caption of a.wav")
+    caption.fill("(woman, whispering):")
+    caption.blur()
+    row.get_by_text("not saved").wait_for()
+    assert (folder / "a.txt").read_text() == LINES[0]
+    caption.fill(f'(woman, whispering): "{LINES[0]}"')
+    caption.blur()
+    row.get_by_text("saved", exact=True).wait_for()
+    assert (folder / "a.txt").read_text() == f'(woman, whispering): "{LINES[0]}"\n'
+    row.get_by_text("It is not known who speaks").wait_for(state="detached")  # it was checked again
+    (folder / "a.txt").write_text("by another hand")
+    caption.fill('(woman, whispering): "good night"')
+    caption.blur()
+    row.get_by_text("changed by another program").wait_for()
+    assert (folder / "a.txt").read_text() == "by another hand"
+    assert page.evaluate("window.hit") is None
+    assert page.locator("main img[src=x]").count() == 0
+    shot(page, "train-clips")
+
+
+def test_ten_steps_and_the_adapter_is_there_to_use(page, server, data, shot):
+    look(page, server, data)
+    page.get_by_label("Name", exact=True).fill("quiet")
+    page.get_by_label("Steps", exact=True).fill("10")
+    page.get_by_label("Rank", exact=True).fill("4")
+    page.get_by_text("Sound alone, without pictures").click()
+    page.get_by_text("All options").click()
+    for name, value in {"preview_steps": 1, "preview_every": 0, "preview_prompts": "a voice", "held_out": 0.5,
+                        "held_out_every": 5}.items():  # fmt: skip
+        page.get_by_label(name, exact=True).fill(str(value))
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_text("quiet is in the queue.").wait_for()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.reload()  # the run goes on, and the page finds it
+    page.get_by_text("step 10 of 10 · finished").wait_for(timeout=120000)
+    page.wait_for_selector(".deck[data-ready]", timeout=30000)
+    assert page.locator(".deck-title").all_inner_texts() == ["base model", "after 10 steps"]
+    assert page.get_by_text("at step 10").is_visible()
+    run = StudioFolder(server.folder).runs / "quiet"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [1, 5, 10]
+    points = page.evaluate("document.querySelector('.curves').curves.data.lines[0].points")
+    assert points == pytest.approx([[line["step"], line["audio_loss"]] for line in lines])
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('.deck').deck.sounds.time() > 0.2")
+    shot(page, "train")
+    page.get_by_role("button", name="Use in Make").click()
+    page.wait_for_url(f"{server.url}/")
+    adapter = page.get_by_label("Adapter", exact=True).first
+    adapter.wait_for()
+    assert adapter.input_value() == str(run / "adapter.safetensors")
+
+
+def test_a_name_that_is_taken_or_none_is_refused(page, server, data):
+    look(page, server, data)
+    (StudioFolder(server.folder).runs / "there").mkdir(exist_ok=True)
+    for name, why in (("../away", "cannot be the name"), ("", "cannot be the name"), ("there", "is a run there")):
+        page.get_by_label("Name", exact=True).fill(name)
+        page.get_by_role("button", name="Start training").click()
+        page.get_by_text(why).wait_for()
+    assert not (server.folder / "away").exists()
+
+
+def test_runs_are_found_by_name_alone(tmp_path):
+    folder = StudioFolder.open(tmp_path)
+    for name in ("one", "two"):
+        (folder.runs / name).mkdir()
+        (folder.runs / name / "run.json").write_text("{}")
+    (folder.runs / "two" / "adapter.safetensors").touch()
+    (folder.runs / "no-run").mkdir()
+    assert sorted(run_names(folder)) == ["one", "two"]
+    assert finished_adapters(folder) == {"two": str(folder.runs / "two" / "adapter.safetensors")}
+    (folder.runs / "out").symlink_to(tmp_path)
+    for name in ("..", ".", "../x", "a/b", "a\0", "out", "-x", "é"):
+        with pytest.raises(UserError):
+            run_folder(folder, name)
+    with pytest.raises(UserError, match="no such sample"):
+        sample_file(folder, "one", 0, 1)
