@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
@@ -154,7 +155,8 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     limit = int(machine.budget * MARGIN)
     if program is None:
         program = program_memory(machine)
-    clip = Clip(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds)
+    adapters = sum(located.path.stat().st_size for located in _located(work))
+    clip = Clip(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters)
     blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
     stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
@@ -196,6 +198,12 @@ def _refuse(budget: Budget) -> None:
     raise UserError(
         f"This run may use {readable(budget.limit)}, and a part of it needs {readable(least)}: {worst.name}.", hint
     )
+
+
+def _located(work: Work) -> set[Located]:
+    """The files of all adapters, the distilled LoRA's too."""
+    chosen = [*work.chosen, *([work.distilled] if work.distilled is not None else [])]
+    return {located for one in chosen for located in one.located}
 
 
 def _copies(work: Work) -> list[int]:

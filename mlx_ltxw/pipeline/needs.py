@@ -69,6 +69,7 @@ class Clip:
         audio_only: Whether there is no picture.
         prompts: What is encoded.
         sounds: Adapted sounds beside the picture.
+        adapters: Bytes of their factors.
     """
 
     model: ModelDir
@@ -77,6 +78,7 @@ class Clip:
     audio_only: bool
     prompts: Sequence[str]
     sounds: int = 0
+    adapters: int = 0
 
     @property
     def config(self) -> TransformerConfig:
@@ -96,11 +98,13 @@ class Clip:
 
     @property
     def held(self) -> int:
-        """Bytes that a run holds from its prompts to its end: contexts, side by side and each by itself."""
-        return 2 * len(self.prompts) * self.contexts
+        """Bytes that a run holds to its end: contexts, side by side and each by itself, and adapters."""
+        return 2 * len(self.prompts) * self.contexts + self.adapters
 
 
-def streaming(blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = ()) -> int:
+def streaming(
+    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (), whole: bool = False
+) -> int:
     """Bytes of blocks on their way: the one at work, what is left of the one before, and one that is being read.
 
     Args:
@@ -108,8 +112,9 @@ def streaming(blocks: Sequence[int], stored: Sequence[int], machine: Machine, co
         stored: Bytes of what is read of each.
         machine: On a CPU a whole block may be unfinished while the next one is described.
         copies: Second weights of each, of fused adapters.
+        whole: Whether a GPU too gets whole blocks at a time.
     """
-    before = _BEFORE if machine.in_pieces else _BEFORE_WHOLE
+    before = _BEFORE_WHOLE if not machine.in_pieces else 1 if whole else _BEFORE
     return int((1 + before) * (max(blocks) + max(copies, default=0)) + max(stored))
 
 
@@ -135,7 +140,7 @@ def text_needs(clip: Clip) -> list[Need]:
     hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
     return [
         Need(
-            TEXT, streaming(layers, read, machine) + rest, hidden,
+            TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
             sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
         ),
         Need(
@@ -146,7 +151,7 @@ def text_needs(clip: Clip) -> list[Need]:
     ]  # fmt: skip
 
 
-_STATES, _STATES_WHOLE = 3.0, 6.0
+_STATES, _STATES_WHOLE = 5.25, 6.0
 """All hidden states of a padded prompt: so many times over while they are projected."""
 
 
@@ -157,7 +162,7 @@ def _tokens(prompt: str) -> int:
 def _connectors(clip: Clip, text: int) -> int:
     """Bytes beside the weights of one prompt's way through the connectors, `text` of them its features."""
     if clip.machine.in_pieces:
-        return 200_000_000
+        return 400_000_000
     config = clip.model.network_config("connectors")
     return int(16.2 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 5.5 * text)
 
@@ -172,13 +177,26 @@ def forward(clip: Clip, stage: Stage) -> int:
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
-        return int((18 + waiting) * (video + audio) + of_text + clip.held)
+        return int((18 + waiting) * (video + audio) + of_text + clip.held + _unpacked(clip))
     longest = size.audio_tokens if clip.audio_only else size.video_tokens
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
+    held = len(clip.prompts) * clip.contexts + clip.adapters
     if clip.audio_only:
-        return int(26 * audio + 5.7 * text + 5.7 * scores + clip.held / 2)
+        return int(26 * audio + (16.7 if waiting else 4.7) * text + 5.7 * scores + held)
     scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
-    return int(26 * (video + audio) + 2.8 * text + 7.1 * scores + clip.held / 2)
+    return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
+
+
+def _unpacked(clip: Clip) -> int:
+    """Bytes of quantised weights that a card unpacks before it multiplies by them, several at a time."""
+    if clip.machine.backend != "cuda" or not clip.model.quantized_layers("transformer"):
+        return 0
+    config = clip.config
+    return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
+
+
+_UNPACKED = 8
+"""Of a feed-forward network's matrices."""
 
 
 def decoding_needs(clip: Clip, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
