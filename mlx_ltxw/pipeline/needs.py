@@ -182,7 +182,7 @@ def forward(clip: Clip, stage: Stage) -> int:
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters
     if clip.audio_only:
-        return int(26 * audio + (16.7 if waiting else 4.7) * text + 5.7 * scores + held)
+        return int(26 * audio + (16.7 if waiting else 4.7) * text + 11.2 * scores + held)
     scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
     return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
 
@@ -221,7 +221,7 @@ def decoding_needs(clip: Clip, last: Geometry, upsamplers: Sequence[str] = ()) -
     return needs
 
 
-_TILE, _PER_TILE_PIXEL = 600_000_000, 1830
+_TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
 """Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
 
 
@@ -246,7 +246,8 @@ def _picture(clip: Clip, size: Geometry) -> int:
     tiling = Tiling()
     tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
     whole = (3.31 * channels * itemsize + 34) * tile * min(size.frames, tiling.frames or size.frames)
-    return int(min(whole, _TILE + _PER_TILE_PIXEL * tile))
+    bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
+    return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
 
 def denoising(

@@ -69,11 +69,11 @@ def test_streamed_blocks_take_what_was_predicted(dev, layers):
     blocks, fixed = layer_bytes(dev, "transformer", job.dtype)
     stored, _ = layer_bytes(dev, "transformer", stored=True)
     beside = fixed + needs.streaming(blocks, stored, job.machine)
-    said = needs.denoising(clip, job.geometry, Residency(layers), blocks, stored, beside, 4)
+    said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
     found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
     assert said.peak == pytest.approx(found["denoising"], rel=0.1)
     streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
-    assert said.read == sum(stored) + 3 * streamed  # four forwards
+    assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
 
 
 class Big:
@@ -134,12 +134,12 @@ def test_the_text_encoder_counts_layers_on_their_way_and_no_embedding(built_in, 
     layer, last = matrices + 4 * 96 + 2 * 24, 96
     made = work(built_in, dtype=mx.float32 if backend == "cpu" else mx.bfloat16)
     encoder = budget_for(made, Machine(backend, 64 * GB, 64 * GB)).needs[0]
-    unfinished = 0.3 if backend == "cpu" else 0.35
+    unfinished = 0.3 if backend == "cpu" else 1
     assert encoder.weights == int((1 + unfinished) * itemsize * layer + 2 * layer) + itemsize * last
 
 
 def test_what_cannot_fit_is_refused(big, built_in):
-    with pytest.raises(UserError, match=r"may use 1\.90 GB, and a part of it needs 3\.06 GB: text encoder"):
+    with pytest.raises(UserError, match=r"may use 1\.90 GB, and a part of it needs 3\.35 GB: text encoder"):
         budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB), program=0)
 
 
