@@ -112,9 +112,9 @@ def streaming(
         stored: Bytes of what is read of each.
         machine: On a CPU a whole block may be unfinished while the next one is described.
         copies: Second weights of each, of fused adapters.
-        whole: Whether a GPU too gets whole blocks at a time.
+        whole: Whether the one before is there to its end.
     """
-    before = _BEFORE_WHOLE if not machine.in_pieces else 1 if whole else _BEFORE
+    before = 1 if whole else _BEFORE if machine.in_pieces else _BEFORE_WHOLE
     return int((1 + before) * (max(blocks) + max(copies, default=0)) + max(stored))
 
 
