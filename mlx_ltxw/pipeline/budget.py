@@ -20,8 +20,8 @@ from mlx_ltxw.pipeline.needs import (
     DENOISING,
     PICTURE,
     SOUND,
-    Clip,
     Need,
+    Subject,
     decoding_needs,
     denoising,
     forward,
@@ -156,7 +156,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     if program is None:
         program = program_memory(machine)
     adapters = sum(located.path.stat().st_size for located in _located(work))
-    clip = Clip(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters)
+    clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters)
     blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
     stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:

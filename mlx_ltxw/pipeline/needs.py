@@ -59,7 +59,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Subject:
     """What a clip's parts are counted for.
 
     Attributes:
@@ -124,7 +124,7 @@ BUFFERS = 2 + _BEFORE
 """Blocks on their way on a GPU, where their dtype on disk is that in memory."""
 
 
-def text_needs(clip: Clip) -> list[Need]:
+def text_needs(clip: Subject) -> list[Need]:
     """From prompts to contexts."""
     model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
     dtype = mx.float32 if itemsize == 4 else mx.bfloat16
@@ -159,7 +159,7 @@ def _tokens(prompt: str) -> int:
     return min(PROMPT, len(prompt) // _LETTERS + 8)
 
 
-def _connectors(clip: Clip, text: int) -> int:
+def _connectors(clip: Subject, text: int) -> int:
     """Bytes beside the weights of one prompt's way through the connectors, `text` of them its features."""
     if clip.machine.in_pieces:
         return 400_000_000
@@ -167,7 +167,7 @@ def _connectors(clip: Clip, text: int) -> int:
     return int(16.2 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 5.5 * text)
 
 
-def forward(clip: Clip, stage: Stage) -> int:
+def forward(clip: Subject, stage: Stage) -> int:
     """Bytes beyond the weights that one step of a stage holds: a forward's, the streams of its other passes, and what
     the run holds all along."""
     config, itemsize, size = clip.config, clip.dtype.size, stage.geometry
@@ -187,7 +187,7 @@ def forward(clip: Clip, stage: Stage) -> int:
     return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
 
 
-def _unpacked(clip: Clip) -> int:
+def _unpacked(clip: Subject) -> int:
     """Bytes of quantised weights that a card unpacks before it multiplies by them, several at a time."""
     if clip.machine.backend != "cuda" or not clip.model.quantized_layers("transformer"):
         return 0
@@ -199,7 +199,7 @@ _UNPACKED = 8
 """Of a feed-forward network's matrices."""
 
 
-def decoding_needs(clip: Clip, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
+def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
     """Between the stages and after them.
 
     Args:
@@ -225,7 +225,7 @@ _TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
 """Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
 
 
-def _sound(clip: Clip, last: Geometry, dtype: mx.Dtype) -> Need:
+def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     """The audio autoencoder, then the vocoder: one is gone when the other comes."""
     parts = part_bytes(clip.model, "audio_vae", dtype)
     decoder = sum(nbytes for part, nbytes in parts.items() if part != "encoder")
@@ -240,7 +240,7 @@ def _sound(clip: Clip, last: Geometry, dtype: mx.Dtype) -> Need:
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
 
 
-def _picture(clip: Clip, size: Geometry) -> int:
+def _picture(clip: Subject, size: Geometry) -> int:
     """Bytes beside the weights that decoding the video holds: a tile's, which is made in pieces where it is large."""
     channels, itemsize = clip.model.network_config("video_vae").decoder_base_channels, clip.text_itemsize
     tiling = Tiling()
@@ -251,7 +251,7 @@ def _picture(clip: Clip, size: Geometry) -> int:
 
 
 def denoising(
-    clip: Clip, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
+    clip: Subject, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
     walks: int,
 ) -> Need:  # fmt: skip
     """One stage of it.

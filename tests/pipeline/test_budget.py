@@ -65,7 +65,7 @@ def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
 def test_streamed_blocks_take_what_was_predicted(dev, layers):
     """Of the made model's two, as many stay."""
     job = plan(Request("a woman whispers", width=128, height=128, frames=49, steps=1, seeds=(1,)), dev)
-    clip = needs.Clip(dev, job.dtype, job.machine, False, job.prompts)
+    clip = needs.Subject(dev, job.dtype, job.machine, False, job.prompts)
     blocks, fixed = layer_bytes(dev, "transformer", job.dtype)
     stored, _ = layer_bytes(dev, "transformer", stored=True)
     beside = fixed + needs.streaming(blocks, stored, job.machine)
