@@ -75,6 +75,14 @@ class Show:
             else:
                 click.echo(f"{job.recipe}\n{job.budget.table()}")
 
+    def told(self, lines: Iterable[str]) -> None:
+        """Lines that were asked for; on stdout."""
+        for one in lines:
+            if self.as_json:
+                line(event="note", text=one)
+            else:
+                click.echo(one)
+
     def follow(self, events: Iterator[TakeEvent]) -> dict[int, Latents]:
         """Shows a run to its end; the names of the files it leaves go to stdout.
 

@@ -32,6 +32,9 @@ DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
 _PER_TOKEN, _PER_TOKEN_WHOLE = 18.0, 24.0
 """Arrays of a stream's size that a forward holds, where it is handed over in pieces and where it is not."""
 _PER_TEXT_TOKEN = 4.0
+_GATHERED = 6.0
+"""Of those, the whole keys and values that a machine holds of which each computes some: gathered, then turned for the
+attention, in two blocks."""
 _SCORES = 1.35
 """On a CPU, attention scores held at once, in those of all heads."""
 _HIDDEN_STATES = 3.0
@@ -158,6 +161,8 @@ class Work:
         fuse: Whether they go into quantised weights too.
         sounds: Adapted sounds beside the picture.
         walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
+        tokens: Machines that the video's tokens are spread over.
+        tensor: Machines that the blocks' weights are spread over; each keeps its share in memory.
     """
 
     model: ModelDir
@@ -171,6 +176,8 @@ class Work:
     fuse: bool
     sounds: int
     walks: int
+    tokens: int = 1
+    tensor: int = 1
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -194,14 +201,15 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     config: TransformerConfig = work.model.network_config("transformer")
     weights = weights_in_memory(work.model, work.dtype, work.audio_only)
     blocks, rest = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
+    blocks = [nbytes // work.tensor for nbytes in blocks]
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         rest += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
     activations = max(_forward(work, stage, config, machine) for stage in work.stages)
-    copies = _copies(work)
+    copies = [nbytes // work.tensor for nbytes in _copies(work)]
     whole = sum(blocks) + rest + sum(copies) + activations
     fixed = rest + activations + BUFFERS * (max(blocks) + max(copies, default=0))
     residency, needed = RESIDENT, whole
-    if whole > limit - program:
+    if whole > limit - program and work.tensor == 1:
         count = max(0, min(len(blocks) - 1, (limit - program - fixed) // max(blocks)))
         residency, needed = Residency(count), fixed + count * max(blocks)
     needs = [
@@ -321,7 +329,7 @@ def _forward(work: Work, stage: Stage, config: TransformerConfig, machine: Machi
     """Bytes beyond the weights that one step of a stage holds: a forward's, and the streams of its other passes."""
     size, itemsize = stage.geometry, work.dtype.size
     waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
-    video = 0 if work.audio_only else size.video_tokens * config.video.dim
+    video = 0.0 if work.audio_only else size.video_tokens * config.video.dim * _spread(work.tokens)
     audio = size.audio_tokens * config.audio.dim * (1 + work.sounds)
     text = _PROMPT * (config.audio.dim * (1 + work.sounds) + (0 if work.audio_only else config.video.dim))
     pieces = machine.in_pieces
@@ -332,6 +340,11 @@ def _forward(work: Work, stage: Stage, config: TransformerConfig, machine: Machi
         longest = size.audio_tokens if work.audio_only else size.video_tokens
         scores = _SCORES * config.video.heads * longest * max(longest, _PROMPT) * 4
     return int(held * itemsize + scores)
+
+
+def _spread(machines: int) -> float:
+    """How much of the video's activations is held where its tokens are spread over machines: keys and values whole."""
+    return ((_PER_TOKEN - _GATHERED) / machines + _GATHERED) / _PER_TOKEN if machines > 1 else 1.0
 
 
 def _copies(work: Work) -> list[int]:

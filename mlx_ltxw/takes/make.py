@@ -26,6 +26,9 @@ from mlx_ltxw.takes.unfinished import Unfinished, files_of, seeds_kept, written_
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
+Left = Callable[[Plan, Output, Networks, DoneBefore], Generator[TakeEvent, None, None]]
+"""Makes the clips of a run that are not done yet."""
+
 Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
 
@@ -79,7 +82,9 @@ def follow(
             yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Generator[TakeEvent, None, None]:
+def make(
+    job: Plan, output: Output, networks: Networks | None = None, left: Left | None = None
+) -> Generator[TakeEvent, None, None]:
     """Makes every clip of a run and writes it when it is done; one that was cut goes on where it was.
 
     Closing the iterator ends the run; the files written so far stay, the last step is kept for the next run
@@ -89,13 +94,14 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Generat
         job: From `fit`.
         output: Its files.
         networks: See `follow`.
+        left: Makes what is not done yet; by default `clips_left`, one after another.
 
     Raises:
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     unfinished = begun(job, output)
     networks = networks or Networks(job.model, job.dtype)
-    events = unfinished.following(_made(job, output, networks, unfinished.progress))
+    events = unfinished.following(_made(job, output, networks, unfinished.progress, left or clips_left))
     return with_previews(events, job, output, networks) if output.preview else events
 
 
@@ -118,15 +124,18 @@ def begun(job: Plan, output: Output) -> Unfinished:
     return unfinished
 
 
-def _made(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+def _made(
+    job: Plan, output: Output, networks: Networks, progress: DoneBefore, left: Left
+) -> Generator[TakeEvent, None, None]:
     for seed in job.settings.seeds:
         if seed in progress.done:
             yield Note(f"seed {seed} is written already")
             yield Written(seed, tuple(path for names, _ in files_of(job, output, seed) for path in names), None, 0)
-    yield from _left(job, output, networks, progress)
+    yield from left(job, output, networks, progress)
 
 
-def _left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+def clips_left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+    """Makes and writes the clips of a run that are not done yet, one after another."""
     if job.settings.takes:
         return write_takes(job, output, follow(job, networks, progress))
 
