@@ -122,6 +122,8 @@ class Work:
         fuse: Whether they go into quantised weights too.
         sounds: Adapted sounds beside the picture.
         walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
+        tokens: Machines that the video's tokens are spread over.
+        tensor: Machines that the blocks' weights are spread over; each keeps its share in memory.
     """
 
     model: ModelDir
@@ -135,6 +137,8 @@ class Work:
     fuse: bool
     sounds: int
     walks: int
+    tokens: int = 1
+    tensor: int = 1
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -156,14 +160,16 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     if program is None:
         program = program_memory(machine)
     adapters = sum(located.path.stat().st_size for located in _located(work))
-    clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters)
+    clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
     blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
+    blocks = [nbytes // work.tensor for nbytes in blocks]
     stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
-    copies, activations = _copies(work), max(forward(clip, stage) for stage in work.stages)
+    copies = [nbytes // work.tensor for nbytes in _copies(work)]
+    activations = max(forward(clip, stage) for stage in work.stages)
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
-    if sum(blocks) + beside > room:
+    if sum(blocks) + beside > room and work.tensor == 1:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = text_needs(clip)

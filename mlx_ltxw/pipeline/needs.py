@@ -70,6 +70,7 @@ class Subject:
         prompts: What is encoded.
         sounds: Adapted sounds beside the picture.
         adapters: Bytes of their factors.
+        machines: That the video's tokens are spread over.
     """
 
     model: ModelDir
@@ -79,6 +80,7 @@ class Subject:
     prompts: Sequence[str]
     sounds: int = 0
     adapters: int = 0
+    machines: int = 1
 
     @property
     def config(self) -> TransformerConfig:
@@ -177,7 +179,8 @@ def forward(clip: Subject, stage: Stage) -> int:
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
-        return int((18 + waiting) * (video + audio) + of_text + clip.held + _unpacked(clip))
+        own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
+        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
     longest = size.audio_tokens if clip.audio_only else size.video_tokens
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters
@@ -185,6 +188,11 @@ def forward(clip: Subject, stage: Stage) -> int:
         return int(26 * audio + (16.7 if waiting else 4.7) * text + 11.2 * scores + held)
     scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
     return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
+
+
+_GATHERED = 6.0
+"""Arrays of the whole video that a machine holds of which each computes some of the tokens: keys and values, gathered,
+then turned for the attention, in two blocks."""
 
 
 def _unpacked(clip: Subject) -> int:
