@@ -30,6 +30,10 @@ class UserError(Exception):
         self._raw = message, hint
         super().__init__(f"{self.message} {self.hint}")
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        """For pickling: from the texts as they were given."""
+        return type(self), self._raw
+
     def spelled(self, spelling: Spelling) -> UserError:
         """The same error with the fields as `spelling` has them."""
         return UserError(*(spelled(text, spelling) for text in self._raw))

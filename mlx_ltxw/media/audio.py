@@ -13,11 +13,12 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_bytes
+from mlx_ltxw.media.containers import opened
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 from mlx_ltxw.media.resample import resample as resample
 from mlx_ltxw.media.resample import resample_blocks
 from mlx_ltxw.media.sound import LAYOUTS as LAYOUTS
-from mlx_ltxw.media.sound import in_channels, opened_sound
+from mlx_ltxw.media.sound import in_channels, sound_of
 
 
 def as_waveform(waveform: np.ndarray, name: str = "The sound") -> np.ndarray:
@@ -115,8 +116,22 @@ def audio_blocks(
     path: Path | str, rate: int, channels: int = 2, *, start: float = 0.0, seconds: float | None = None
 ) -> Iterator[np.ndarray]:
     """What `read_audio` returns, in blocks of some seconds: an hour takes no more memory than a minute."""
-    with opened_sound(path, start, seconds) as (source, _, blocks):
-        left = None if seconds is None else round(seconds * rate)
-        for block in resample_blocks((in_channels(b, channels) for b in blocks), source, rate, channels):
-            yield block[:left]
-            left = None if left is None else max(0, left - len(block))
+    with opened(path) as container:
+        yield from blocks_of(path, container, rate, channels, start, seconds)
+
+
+def blocks_of(
+    path: Path | str,
+    container: Any,
+    rate: int | None,
+    channels: int = 2,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> Iterator[np.ndarray]:
+    """What `audio_blocks` gives, of a container that is open and was not read yet; rate None is the file's own."""
+    source, _, blocks = sound_of(path, container, start, seconds)
+    rate = rate or source
+    left = None if seconds is None else round(seconds * rate)
+    for block in resample_blocks((in_channels(b, channels) for b in blocks), source, rate, channels):
+        yield block[:left]
+        left = None if left is None else max(0, left - len(block))

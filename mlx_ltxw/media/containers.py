@@ -127,15 +127,20 @@ def probe(path: Path | str) -> MediaInfo:
         UserError: the file cannot be read.
     """
     with opened(path) as container:
-        video, audio = _best(_pictures(container)), _best(_sounds(container))
-        return MediaInfo(
-            duration=None if container.duration is None else container.duration / 1e6,
-            fps=video.average_rate if video else None,
-            width=video.width if video else None,
-            height=video.height if video else None,
-            rate=audio.rate if audio else None,
-            channels=audio.channels if audio else None,
-        )
+        return info_of(container)
+
+
+def info_of(container: Any) -> MediaInfo:
+    """What `probe` tells, of a container that is open."""
+    video, audio = _best(_pictures(container)), _best(_sounds(container))
+    return MediaInfo(
+        duration=None if container.duration is None else container.duration / 1e6,
+        fps=video.average_rate if video else None,
+        width=video.width if video else None,
+        height=video.height if video else None,
+        rate=audio.rate if audio else None,
+        channels=audio.channels if audio else None,
+    )
 
 
 def video_stream(container: Any) -> Any:
@@ -153,6 +158,11 @@ def start_of(stream: Any) -> Fraction:
     return (stream.start_time or 0) * stream.time_base
 
 
+def seconds_of(ticks: int, base: Fraction) -> float:
+    """What `float(ticks * base)` is, in a fifth of its time: it is asked of every packet and frame."""
+    return ticks * base.numerator / base.denominator
+
+
 def format_names(container: Any) -> set[str]:
     """FFmpeg's names of a container's format, such as {"mov", "mp4", ...}."""
     return set(container.format.name.split(","))
@@ -165,7 +175,7 @@ def in_coded_order(container: Any, stream: Any) -> bool:
 
 def restarts(container: Any, jump: float) -> bool:
     """Whether a stream's clock was set anew where it jumps by so many seconds: joined recordings, broadcasts."""
-    return bool(format_names(container) & {"mpegts", "mpeg"}) and not -0.1 <= jump <= 10
+    return not -0.1 <= jump <= 10 and bool(format_names(container) & {"mpegts", "mpeg"})
 
 
 def _pictures(container: Any) -> list[Any]:

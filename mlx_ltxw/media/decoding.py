@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, note, opened, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    format_names,
+    in_coded_order,
+    note,
+    opened,
+    seconds_of,
+    start_of,
+    video_stream,
+)
+from mlx_ltxw.media.passed import packets_at
+from mlx_ltxw.media.unpacked import unpacked
 
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
@@ -43,8 +54,10 @@ def _decoded(path: Path | str, container: Any, stream: Any, start: float) -> Ite
     if start - begin <= _NEAR:
         yield from _frames(path, stream, container.demux(stream))
     elif not _seekable(container, stream):
-        packets = container.demux(stream)
-        yield from _frames(path, stream, _later(packets, target) if stream.type == "audio" else packets)
+        audio = stream.type == "audio"
+        yield from _frames(
+            path, stream, packets_at(path, container, stream, target) if audio else container.demux(stream)
+        )
     else:
         yield from _landed(path, container, stream, begin, target)
 
@@ -78,7 +91,7 @@ def display_times(path: Path | str) -> list[tuple[int, int] | None]:
         ticks: list[int] = []
 
         def numbered() -> Iterator[Any]:
-            for packet in container.demux(stream):
+            for packet in unpacked(stream, container.demux(stream)):
                 if packet.size:
                     packet.pts = len(ticks)  # its frame comes out with this number
                     ticks.append(packet.dts)
@@ -114,7 +127,7 @@ def _landed(path: Path | str, container: Any, stream: Any, begin: float, target:
         container.seek(int((target - back) * 1e6))
         frames = _timed(_frames(path, stream, _from_key(container.demux(stream), stream), landing=True))
         first = next(frames, None)
-        if first is not None and float(first.pts * first.time_base) <= target:
+        if first is not None and seconds_of(first.pts, first.time_base) <= target:
             yield first
             yield from frames
             return
@@ -136,13 +149,6 @@ def _rewind(container: Any, begin: float) -> None:
 def _seekable(container: Any, stream: Any) -> bool:
     names = format_names(container)
     return bool(names & _TIMED or (names & _COUNTED and stream.codec_context.name.startswith("pcm_")))
-
-
-def _later(packets: Iterator[Any], target: float) -> Iterator[Any]:
-    """The packets that end after second `target`, and those without a time."""
-    for packet in packets:
-        if packet.pts is None or float((packet.pts + (packet.duration or 0)) * packet.time_base) >= target:
-            yield packet
 
 
 def _from_key(packets: Iterator[Any], stream: Any) -> Iterator[Any]:

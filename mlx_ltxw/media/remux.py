@@ -19,6 +19,7 @@ from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, ope
 from mlx_ltxw.media.decoding import display_times
 from mlx_ltxw.media.edit_end import set_edit_end
 from mlx_ltxw.media.mp4 import add_tracks, created, mux_audio
+from mlx_ltxw.media.unpacked import unmark, unpacked
 from mlx_ltxw.media.video import frame_seconds, presented_seconds
 
 _CONVERT = "Convert it to H.264 first (ffmpeg -i IN -c:v libx264 OUT.mp4)."
@@ -67,8 +68,9 @@ def remux(
                 for track, sound in zip(audio, sounds, strict=True):
                     mux_audio(container, track, sound, presented.end)
                 container.close()
-        if presented.hidden:
-            with write_errors(path):
+        with write_errors(path):
+            unmark(partial)
+            if presented.hidden:
                 set_edit_end(partial, presented.end)
 
 
@@ -188,7 +190,7 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     step = round(Fraction(frame_seconds(stream)) / stream.time_base)
     early: list[Any] = []
     known = iter(display_times(source)) if in_coded_order(clip, stream) else None
-    for packet in clip.demux(stream):
+    for packet in unpacked(stream, clip.demux(stream)):
         if not packet.size:
             continue  # a frame that the camera dropped, or the demuxer's end mark
         if known is not None:

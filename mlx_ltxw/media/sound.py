@@ -18,6 +18,7 @@ from mlx_ltxw.media.containers import (
     note,
     opened,
     restarts,
+    seconds_of,
     start_of,
     video_stream,
 )
@@ -51,16 +52,23 @@ def opened_sound(
         UserError: no sound in it, or damaged; an mp4 also when it ends before its header says.
     """
     with opened(path) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise UserError(f"{path} has no sound that can be decoded.", "Give a file with an audio track.")
-        rate, channels = int(stream.rate), min(stream.channels, 2)
-        if rate not in _RATES:
-            raise UserError(f"{path} is damaged: its sound claims {rate} samples a second.", DAMAGED)
-        origin = float(start_of(video_stream(container) or stream))
-        pieces = _in_step(path, container, stream, origin + start)
-        most = math.inf if seconds is None else math.ceil(seconds * rate)
-        yield rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
+        yield sound_of(path, container, start, seconds)
+
+
+def sound_of(
+    path: Path | str, container: Any, start: float = 0.0, seconds: float | None = None
+) -> tuple[int, int, Iterator[np.ndarray]]:
+    """What `opened_sound` gives, of a container that is open and was not read yet."""
+    stream = audio_stream(container)
+    if stream is None:
+        raise UserError(f"{path} has no sound that can be decoded.", "Give a file with an audio track.")
+    rate, channels = int(stream.rate), min(stream.channels, 2)
+    if rate not in _RATES:
+        raise UserError(f"{path} is damaged: its sound claims {rate} samples a second.", DAMAGED)
+    origin = float(start_of(video_stream(container) or stream))
+    pieces = _in_step(path, container, stream, origin + start)
+    most = math.inf if seconds is None else math.ceil(seconds * rate)
+    return rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
 
 
 def slices(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
@@ -80,13 +88,13 @@ def in_channels(wave: np.ndarray, channels: int) -> np.ndarray:
 def _gathered(pieces: Iterable[np.ndarray], size: int, most: float) -> Iterator[np.ndarray]:
     """Pieces joined to blocks of at least `size` samples, `most` samples in all."""
     held: list[np.ndarray] = []
-    count = 0
+    count = given = 0
     for piece in pieces:
         held.append(piece[: int(min(len(piece), most - count))])
         count += len(held[-1])
-        if sum(map(len, held)) >= size:
+        if count - given >= size:
             yield np.concatenate(held)
-            held = []
+            held, given = [], count
         if count >= most:
             break
     if held:
@@ -102,7 +110,7 @@ def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Ite
     at, shift = min(0, round((float(start_of(stream)) - begin) * rate)), 0
     for frame, piece in _pieces(decoded(path, container, stream, begin), channels, rate):
         if frame is not None and frame.pts is not None:
-            due = round((float(frame.pts * frame.time_base) - begin) * rate) + shift
+            due = round((seconds_of(frame.pts, frame.time_base) - begin) * rate) + shift
             if at <= 0:  # nothing of it is given yet: after a seek, the first times may be wrong
                 at = min(due, 0)
                 gap = due - at

@@ -22,6 +22,7 @@ from mlx_ltxw.media.containers import (
     note,
     opened,
     restarts,
+    seconds_of,
     start_of,
     video_stream,
 )
@@ -30,6 +31,7 @@ from mlx_ltxw.media.decoding import decoded
 LONGEST_FRAME = 3600.0
 """Seconds that one frame may claim to be on screen."""
 
+_SLANTED = 0.02  # of a display matrix's larger part, that its smaller one is at a right angle at most
 _GUESSED_RATE = 25  # frames a second, where nothing tells
 
 
@@ -74,23 +76,50 @@ def picture_seconds(path: Path | str) -> float:
         stream = video_stream(container)
         if stream is None:
             return 0.0
-        step = frame_seconds(stream)
-        shift = end = latest = 0.0
-        before: float | None = None
-        packets, ordered = 0, in_coded_order(container, stream)
+        length = PictureLength(path, container, stream)
         for packet in container.demux(stream):
-            packets += packet.size > 0
-            if packet.pts is None or packet.is_discard:
-                continue
-            dated = float((packet.pts if packet.dts is None else packet.dts) * packet.time_base) + shift
-            if before is not None and restarts(container, dated - before):
-                shift += before + step - dated
-                dated = before + step
-            before = dated
-            shown = packet.dts if ordered and packet.dts is not None else packet.pts
-            begin = float(shown * packet.time_base) - float(start_of(stream)) + shift
-            latest, end = max(latest, begin), max(end, begin + presented_seconds(path, packet, step))
-        return _checked_end(path, container, stream, end or packets * step, latest + step)
+            length.push(packet)
+        return length.seconds()
+
+
+class PictureLength:
+    """How long a picture lasts, from all of its packets, one after another."""
+
+    def __init__(self, path: Path | str, container: Any, stream: Any) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._step, self._ordered = frame_seconds(stream), in_coded_order(container, stream)
+        self._origin = float(start_of(stream))
+        self._shift = self._end = self._latest = 0.0
+        self._before: float | None = None
+        self._count = 0
+
+    def push(self, packet: Any) -> None:
+        """Takes the next packet.
+
+        Raises:
+            UserError: it claims to be on screen for longer than anybody shows one.
+        """
+        self._count += packet.size > 0
+        if packet.pts is None or packet.is_discard:
+            return
+        dated = seconds_of(packet.pts if packet.dts is None else packet.dts, packet.time_base) + self._shift
+        if self._before is not None and restarts(self._container, dated - self._before):
+            self._shift += self._before + self._step - dated
+            dated = self._before + self._step
+        self._before = dated
+        shown = packet.dts if self._ordered and packet.dts is not None else packet.pts
+        begin = seconds_of(shown, packet.time_base) - self._origin + self._shift
+        self._latest = max(self._latest, begin)
+        self._end = max(self._end, begin + presented_seconds(self._path, packet, self._step))
+
+    def seconds(self) -> float:
+        """Of all packets.
+
+        Raises:
+            UserError: they end before the header says so.
+        """
+        end = self._end or self._count * self._step
+        return _checked_end(self._path, self._container, self._stream, end, self._latest + self._step)
 
 
 def read_video(
@@ -155,7 +184,7 @@ def presented_seconds(path: Path | str, packet: Any, step: float) -> float:
     Raises:
         UserError: longer than anybody shows one.
     """
-    seconds = float(packet.duration * packet.time_base) if packet.duration else step
+    seconds = seconds_of(packet.duration, packet.time_base) if packet.duration else step
     if seconds > LONGEST_FRAME:
         raise UserError(f"{path} is damaged: one of its frames claims to last {seconds:,.0f} s.", DAMAGED)
     return seconds
@@ -188,9 +217,11 @@ def _timeline(path: Path | str, container: Any, stream: Any, start: float) -> It
     waiting, time, shift = None, -step, 0.0
     for frame in decoded(path, container, stream, origin + start):
         before = time
-        time = time + step if frame.pts is None else float(frame.pts * frame.time_base) - origin + shift
+        time = time + step if frame.pts is None else seconds_of(frame.pts, frame.time_base) - origin + shift
         if waiting is None and is_hdr(frame):
             note(path, "is of high dynamic range; its picture is tone-mapped to BT.709.")
+        if waiting is None and _is_slanted(frame):
+            note(path, "has a mark that turns its picture by no right angle; it is shown as it is stored.")
         if waiting is not None:
             if restarts(container, time - before):
                 shift += before + step - time
@@ -206,11 +237,23 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
 
     By the display matrix: ((a, b), (c, d)) takes a stored pixel (x, y) to (ax + cy, bx + dy); ISO/IEC 14496-12, 6.2.2.
     """
+    a, b, c, d = _display_matrix(frame)
+    if _is_slanted(frame):
+        return False, False, False
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+
+
+def _is_slanted(frame: Any) -> bool:
+    a, b, c, d = map(abs, _display_matrix(frame))
+    return min(a + d, b + c) > _SLANTED * max(a + d, b + c)
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return False, False, False
+        return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack("<5i" if sys.byteorder == "little" else ">5i", bytes(matrix)[:20])
-    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+    return a, b, c, d
 
 
 def _conform(frame: Any, stream: Any, width: int, height: int, convert: RgbConverter) -> np.ndarray:

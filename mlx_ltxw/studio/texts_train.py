@@ -20,7 +20,7 @@ STAGES = {
     "opening": "Opening the model",
     "waiting": "Waiting",
 }
-SUMMARY = "{clips} clips, {seconds} s, {voices} voices · {errors} errors, {warnings} warnings"
+SUMMARY = "{clips} clips · {seconds} s · voices: {voices} · errors: {errors} · warnings: {warnings}"
 NO_FINDINGS = "nothing found"
 ERROR, WARNING = "error", "warning"
 CAPTION_OF = "Caption of {name}"

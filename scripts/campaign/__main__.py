@@ -35,13 +35,14 @@ def inputs(count: int, seed: int, groups: tuple[str, ...], keep: Path | None) ->
 @click.option("--count", default=100, show_default=True, help="Moments for each signal and each command.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
 @click.option("--command", "commands", multiple=True, help="One command alone; repeat for more.")
-def kills(count: int, seed: int, commands: tuple[str, ...]) -> None:
-    """SIGKILL, SIGTERM and SIGINT at random moments; then the same files as of a run that nobody disturbed."""
+@click.option("--signal", "signals", multiple=True, help="One signal alone, as SIGINT; repeat for more.")
+def kills(count: int, seed: int, commands: tuple[str, ...], signals: tuple[str, ...]) -> None:
+    """SIGKILL, SIGTERM and SIGINT, spread evenly over a run; then the same files as of one that nobody disturbed."""
     from scripts.campaign.kills import run
     from scripts.campaign.made import make
 
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        faults = run(make(Path(folder)), Path(folder), count, seed, commands)
+        faults = run(make(Path(folder)), Path(folder), count, seed, commands, signals)
     sys.exit(1 if faults else 0)
 
 

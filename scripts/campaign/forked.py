@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import resource
 import signal
+import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -16,6 +19,11 @@ from pathlib import Path
 MORE_MEMORY = 2 << 30  # bytes over what the process has when it begins
 PROCESSOR = 20  # seconds
 CLOCK = 240.0  # seconds; the machine may be busy with others
+LOADED = ("cli.entry", "cli.generate", "cli.train", "cli.measure", "cli.inspect", "cli.export", "cli.convert",
+           "convert.run", "takes.script", "takes.describe", "train.start", "train.loop", "media.spectrogram",
+           "adapter.describe")  # fmt: skip
+"""Modules that every fork would load anew."""
+
 _CRASHED = 99
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -123,3 +131,61 @@ def _wait(child: int) -> tuple[int | None, resource.struct_rusage]:
     os.kill(child, signal.SIGKILL)
     _, _, usage = os.wait4(child, 0)
     return None, usage
+
+
+class Forked:
+    """The whole program, its last words to Python's own end included, in a copy of this process; as `Popen` has it.
+
+    Attributes:
+        pid: Of the copy.
+        returncode: As `Popen`'s; None while it runs.
+    """
+
+    def __init__(self, arguments: Sequence[str], errors: Path) -> None:
+        self._errors = errors
+        errors.unlink(missing_ok=True)
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _program(arguments, errors)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[None, str]:
+        """Waits for its end; nothing, and what it wrote to standard error."""
+        begun = time.monotonic()
+        while self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() - begun > timeout:
+                raise subprocess.TimeoutExpired("mlx-ltxw", timeout)
+            else:
+                time.sleep(0.002)
+        return None, self._errors.read_text(errors="replace") if self._errors.exists() else ""
+
+
+def _program(arguments: Sequence[str], errors: Path) -> None:
+    """Does not come back."""
+    code = 1
+    try:
+        atexit._clear()  # those of the campaign, which would take its folder away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.argv = ["mlx-ltxw", *arguments]
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1)
+        from mlx_ltxw.__main__ import main
+
+        code = main()
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(code)

@@ -10,14 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from scripts.campaign.forked import Outcome, call
+from scripts.campaign.forked import LOADED, Outcome, call
 from scripts.campaign.kinds import GROUPS, Kind
 from scripts.campaign.made import Made
-
-_LOADED = ("cli.entry", "cli.generate", "cli.train", "cli.measure", "cli.inspect", "cli.export", "cli.convert",
-           "convert.run", "takes.script", "takes.describe", "train.start", "train.loop", "media.spectrogram",
-           "adapter.describe")  # fmt: skip
-"""Modules that every fork would load anew."""
 
 
 def run(
@@ -33,7 +28,7 @@ def run(
         groups: Of kinds, those to try; empty for all.
         keep: Where the folders of faults are kept; None keeps none.
     """
-    for name in _LOADED:
+    for name in LOADED:
         importlib.import_module(f"mlx_ltxw.{name}")
     chosen = [kind for group in groups or GROUPS for kind in GROUPS[group](made, folder)]
     faults: list[str] = []

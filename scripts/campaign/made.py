@@ -13,7 +13,7 @@ from scripts.make_checkpoint import make as make_checkpoint
 
 PROMPT = 'a dim room, (woman, whispering): "close your eyes"'
 SMALL = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "1"]
-FRAMES = 49  # at 24 a second; a little longer than the lines
+FRAMES = 33  # at 24 a second; a little longer than the lines
 _LINES = ("close your eyes now", "nobody is here", "the boats came home")
 
 
@@ -25,7 +25,7 @@ class Made:
         checkpoint: A tiny checkpoint in the official format.
         gemma: Its text encoder.
         model: Both, converted.
-        clips: Three wavs of two seconds with captions.
+        clips: Three wavs of a second and more, with captions.
     """
 
     checkpoint: Path
@@ -59,6 +59,6 @@ def make(folder: Path) -> Made:
     clips.mkdir()
     for number, line in enumerate(_LINES):
         wav = clips / f"{number}.wav"
-        subprocess.run(["espeak-ng", "-v", "en-us+f3", "-s", "150", "-w", wav, line], check=True)
+        subprocess.run(["espeak-ng", "-v", "en-us+f3", "-s", "200", "-w", wav, line], check=True)
         wav.with_suffix(".txt").write_text(f'a dim room, (woman): "{line}"')
     return Made(made.checkpoint, made.gemma, model, clips)

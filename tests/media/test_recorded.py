@@ -13,7 +13,7 @@ from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.cut_off import ends_early
 from mlx_ltxw.media.remux import check_remux, remux
 from mlx_ltxw.media.video import describe_picture, picture_seconds, read_video
-from tests.media.recorded import SWEEP, described, ffmpeg, needs_ffmpeg, packets, record
+from tests.media.recorded import SWEEP, described, ffmpeg, needs_ffmpeg, packed, packets, record
 from tests.media.signals import tone
 
 pytestmark = needs_ffmpeg
@@ -189,6 +189,66 @@ def test_an_avi_tells_no_times_of_frames_that_are_built_on_later_ones(tmp_path, 
     raw = np.fromfile(tmp_path / "raw", np.uint8).reshape(-1, 64 * 64)
     assert len(raw) >= 95  # libxvid keeps one back
     np.testing.assert_allclose(raw[:90].mean(axis=1), wanted, atol=1.2)
+
+
+@pytest.mark.parametrize("between", [1, 2])
+def test_two_frames_in_one_packet(tmp_path, between):
+    """DivX's and Xvid's packed AVI: read in step; copied as FFmpeg's own filter takes them apart."""
+    grey = "color=c=black:s=64x64:r=24:d=3,geq=lum='16+2*N':cb=128:cr=128"
+    ffmpeg("-f", "lavfi", "-i", grey, "-c:v", "mpeg4", "-q:v", "1", "-bf", between, "-g", "24", "-vtag", "XVID",
+           tmp_path / "plain.avi")  # fmt: skip
+    path = packed(tmp_path / "plain.avi", tmp_path / "a.avi")
+    wanted = 2 * np.arange(72) * 255 / 219
+    assert picture_seconds(path) == pytest.approx(3.0)
+    for start in (0, 1.5):
+        seen = read_video(path, 30, 24, 64, 64, start=start).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(seen, wanted[round(24 * start) :][:30], atol=1.2)
+    out = copied(path, tmp_path)
+    np.testing.assert_allclose(read_video(out, 72, 24, 64, 64).mean(axis=(1, 2, 3)), wanted, atol=1.2)
+    ffmpeg("-i", path, "-c", "copy", "-bsf:v", "mpeg4_unpack_bframes", tmp_path / "theirs.avi")
+    assert packets(out) == packets(tmp_path / "theirs.avi")
+    assert packets(out) != packets(path)
+    header = out.read_bytes().partition(b"mdat")[0]
+    assert b"DivX503b1393\0" in header
+
+
+def with_matrix(path, out, matrix, size=(64, 48)):
+    """A copy of an mp4 whose first track has another display matrix, ((a, b), (c, d))."""
+    (a, b), (c, d) = matrix
+    shift = (size[0] if a < 0 or c < 0 else 0, size[1] if b < 0 or d < 0 else 0)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    fixed = [round(value * 65536) for value in (a, b, 0, c, d, 0, *shift)]
+    data[at : at + 36] = struct.pack(">9i", *fixed, 1 << 30)
+    out.write_bytes(data)
+    return out
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [((-1, 0), (0, 1)), ((1, 0), (0, -1)), ((-1, 0), (0, -1)), ((0, 1), (1, 0)), ((0, -1), (-1, 0)), ((0, 1), (-1, 0))],
+    ids=["mirrored", "upended", "turned", "transposed", "transposed the other way", "a quarter turn"],
+)
+def test_a_mirrored_picture_is_shown_as_players_show_it(tmp_path, matrix):
+    """The selfies of some phones; the picture by FFmpeg's own command."""
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=24:d=0.25", "-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p",
+           tmp_path / "plain.mp4")  # fmt: skip
+    path = with_matrix(tmp_path / "plain.mp4", tmp_path / "a.mp4", matrix)
+    width, height = (64, 48) if matrix[0][0] else (48, 64)
+    assert (describe_picture(path).width, describe_picture(path).height) == (width, height)
+    for file in (path, copied(path, tmp_path)):
+        ffmpeg("-i", file, "-f", "rawvideo", "-pix_fmt", "rgb24", tmp_path / "raw")
+        theirs = np.fromfile(tmp_path / "raw", np.uint8).reshape(-1, height, width, 3)
+        assert np.abs(read_video(file, 6, 24, width, height).astype(int) - theirs).max() <= 1
+
+
+def test_a_picture_at_a_slant_is_shown_as_it_is_stored(tmp_path, caplog):
+    record(tmp_path / "plain.mp4", *X264, size="64x48", seconds=0.25)
+    path = with_matrix(tmp_path / "plain.mp4", tmp_path / "a.mp4", ((0.5, 0.866), (-0.866, 0.5)))
+    with caplog.at_level(logging.WARNING):
+        seen = read_video(path, 6, 24, 64, 48)
+    assert np.array_equal(seen, read_video(tmp_path / "plain.mp4", 6, 24, 64, 48))
+    assert "turns its picture by no right angle" in caplog.text
 
 
 def test_the_default_track_is_heard_and_the_other_one_mentioned(tmp_path, caplog):

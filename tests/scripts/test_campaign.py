@@ -1,10 +1,12 @@
 """The campaigns' own instruments: they see a crash, a hang, memory, a traceback, and files that are left or differ."""
 
+import atexit
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -102,3 +104,36 @@ def test_a_small_campaign(tmp_path, monkeypatch, capsys):
     assert all("traceback" in fault for fault in faults)
     assert len(list((tmp_path / "kept").iterdir())) == len(faults)
     assert f"12 inputs, {len(faults)} faults" in capsys.readouterr().out
+
+
+@linux
+def test_a_copy_of_this_process_runs_the_whole_program(tmp_path, capfd):
+    """Its end included; files of this process that are taken away at exit stay."""
+    kept = tmp_path / "kept"
+    kept.write_text("")
+    atexit.register(kept.unlink)
+    try:
+        done = forked.Forked(["measure", str(tmp_path / "none.wav")], tmp_path / "errors")
+        assert "none.wav does not exist" in done.communicate(60)[1]
+    finally:
+        atexit.unregister(kept.unlink)
+    assert done.returncode == 2
+    assert kept.exists()
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_counts_from_the_programs_first_line_on(number):
+    """Python answers SIGINT itself before, and SIGTERM not at all."""
+    begin = "import sys, time; print(flush=True); sys.stdin.readline()"
+    script = f"{begin}; import mlx_ltxw.__main__; print(flush=True); time.sleep(60)"
+    call = [sys.executable, "-c", script]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        assert not kills._answers(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert kills._answers(process.pid)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number

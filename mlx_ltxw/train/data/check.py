@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import as_waveform
-from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.containers import collected_notes
 from mlx_ltxw.media.measure import NO_SPEECH, REGISTERS, measure
 from mlx_ltxw.media.registers import WHISPER_VOICED
 from mlx_ltxw.prompts.registers import Register, parse
 from mlx_ltxw.train.data.captions import asked_register
-from mlx_ltxw.train.data.clip import TrainingClip, read_sound
+from mlx_ltxw.train.data.clip import TrainingClip, read_own_sound
 from mlx_ltxw.train.data.findings import Finding, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
+from mlx_ltxw.train.data.workers import each
 
 FEW_CLIPS = 20
 FEW_VOICES = 2
@@ -86,12 +87,10 @@ def check(
     known = known or Known()
     findings: list[Finding] = []
     good: list[tuple[TrainingClip, Sound]] = []
-    for index, clip in enumerate(clips):
+    for index, (clip, sound) in enumerate(zip(clips, _listened(clips, known), strict=True)):
         found = _about_caption(clip)
-        try:
-            sound = _listened(clip, known)
-        except UserError as problem:
-            found.append(error(clip.name, "broken", str(problem)))
+        if isinstance(sound, UserError):
+            found.append(error(clip.name, "broken", str(sound)))
         else:
             found += _about_sound(clip, sound)
             if all(finding.severity == "warning" for finding in found):
@@ -103,13 +102,32 @@ def check(
     return Checked(kept, tuple(findings), _statistics(good))
 
 
-def _listened(clip: TrainingClip, known: Known) -> Sound:
-    key = key_of(clip.path, "sound", clip.window, clip.start, clip.end, clip.geometry.seconds)
-    sound = known.get(key, Sound)
-    if sound is None:
-        sound = listen(clip)
-        known.put(key, asdict(sound))
-    return sound
+def _listened(clips: Sequence[TrainingClip], known: Known) -> Iterator[Sound | UserError]:
+    """Of each clip what is known of it, or what it sounds like, or why it cannot be read."""
+    keys = [_key(clip) for clip in clips]
+    there = [known.get(key, Sound) if isinstance(key, str) else key for key in keys]
+    new = each(_try_listening, [clip for clip, sound in zip(clips, there, strict=True) if sound is None])
+    for key, sound in zip(keys, there, strict=True):
+        if sound is None:
+            sound = next(new)
+            if isinstance(sound, Sound) and isinstance(key, str):
+                known.put(key, asdict(sound))
+        yield sound
+
+
+def _key(clip: TrainingClip) -> str | UserError:
+    try:
+        return key_of(clip.path, "sound", clip.window, clip.start, clip.end, clip.geometry.seconds)
+    except UserError as problem:
+        return problem
+
+
+def _try_listening(clip: TrainingClip) -> Sound | UserError:
+    with collected_notes():  # said when the clip was found
+        try:
+            return listen(clip)
+        except UserError as problem:
+            return problem
 
 
 def listen(clip: TrainingClip) -> Sound:
@@ -118,9 +136,9 @@ def listen(clip: TrainingClip) -> Sound:
     Raises:
         UserError: the file cannot be read.
     """
-    rate = probe(clip.path).rate or 48000
+    sound, rate = read_own_sound(clip)
     span = np.array([clip.start - clip.window, clip.end - clip.window]) * rate
-    wave = as_waveform(read_sound(clip, rate))[slice(*span.round().astype(int).clip(0))]
+    wave = as_waveform(sound)[slice(*span.round().astype(int).clip(0))]
     digest = hashlib.sha256(np.round(wave * 32767).clip(-32768, 32767).astype("<i2").tobytes()).hexdigest()
     measured = measure(wave, rate)
     register, confidence = measured.register, measured.confidence

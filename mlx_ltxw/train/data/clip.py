@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.media.sound import in_channels, opened_sound
 from mlx_ltxw.media.video import picture_seconds as picture_seconds
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -55,8 +56,25 @@ def read_sound(clip: TrainingClip, rate: int) -> np.ndarray:
     Raises:
         UserError: the file cannot be read.
     """
-    samples = -int(-clip.geometry.seconds * rate // 1)
-    wave = read_audio(clip.path, rate, 2, start=clip.window, seconds=samples / rate)
+    return _in_window(
+        clip, read_audio(clip.path, rate, 2, start=clip.window, seconds=_samples(clip, rate) / rate), rate
+    )
+
+
+def read_own_sound(clip: TrainingClip) -> tuple[np.ndarray, int]:
+    """As `read_sound`, at the file's own rate, which is the second result."""
+    with opened_sound(clip.path, clip.window, clip.geometry.seconds) as (rate, _, blocks):
+        wave = np.concatenate([np.zeros((0, 2), np.float32), *(in_channels(block, 2) for block in blocks)])
+    return _in_window(clip, wave, rate), rate
+
+
+def _samples(clip: TrainingClip, rate: int) -> int:
+    return -int(-clip.geometry.seconds * rate // 1)
+
+
+def _in_window(clip: TrainingClip, wave: np.ndarray, rate: int) -> np.ndarray:
+    """(N, 2) from the window's first sample on -> (ceil(seconds * rate), 2), silent where the clip is not heard."""
+    samples = _samples(clip, rate)
     wave = np.pad(wave[:samples], ((0, max(0, samples - len(wave))), (0, 0)))
     first = (clip.start - clip.window) * rate
     last = (clip.end - clip.window) * rate

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import DAMAGED, collected_notes, probe
-from mlx_ltxw.media.video import picture_seconds
+from mlx_ltxw.media.containers import DAMAGED, collected_notes
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.prompts.registers import parse, slips
 from mlx_ltxw.train.data.captions import CaptionFault, Labels, complete, compose, retell, spoken
@@ -22,14 +23,15 @@ from mlx_ltxw.train.data.cutting import (
     Levels,
     Segment,
     cut,
-    read_levels,
     read_mono,
     sounds,
 )
 from mlx_ltxw.train.data.dataset import MediaSource, find_sources
+from mlx_ltxw.train.data.examine import examine
 from mlx_ltxw.train.data.findings import Finding, OnProgress, error, warning
 from mlx_ltxw.train.data.known import Known, key_of
 from mlx_ltxw.train.data.transcribe import Remembered, Transcriber, shifted, whisper
+from mlx_ltxw.train.data.workers import each
 
 _SLACK = 0.05  # seconds that a file may be longer than a clip without being cut
 
@@ -95,18 +97,15 @@ def prepare(
         hears = hears if folder is None else Remembered(hears, folder / "transcripts.json")
     sources, findings = find_sources(data, options.labels)
     clips: list[TrainingClip] = []
-    for index, source in enumerate(sources):
-        if hears is None:
-            made, found = _known_clips_of(source, geometry, options.audio_only, known)
-        else:
-            made, found = _noted_clips_of(source, geometry, options.audio_only, hears)
+    find = partial(_noted_clips_of, geometry=geometry, audio_only=options.audio_only, hears=hears)
+    all_found = map(find, sources) if hears else _known_clips_of(sources, find, geometry, options.audio_only, known)
+    for index, (source, (made, found)) in enumerate(zip(sources, all_found, strict=True)):
         clips += made
         findings += found
         if made and source.text:
             findings += [warning(source.name, "caption", text) for text in slips(parse(source.text))]
         progress("find", index + 1, len(sources))
-    with collected_notes():  # of the same files, and said by now
-        checked = check(clips, lambda done: progress("check", done, len(clips)), known)
+    checked = check(clips, lambda done: progress("check", done, len(clips)), known)
     findings += checked.findings
     if not sources and not findings:
         findings.append(error("", "no-clips", f"There are no sound or video files in {data}; give another folder."))
@@ -135,31 +134,42 @@ class _Found:
     findings: tuple[Finding, ...]
 
 
+_Clips = tuple[list[TrainingClip], list[Finding]]
+
+
 def _known_clips_of(
-    source: MediaSource, geometry: Geometry, audio_only: bool, known: Known
-) -> tuple[list[TrainingClip], list[Finding]]:
-    """As `_noted_clips_of` without transcribing, from what is known of an unchanged file."""
-    try:
-        key = key_of(source.path, "clips", source, geometry, audio_only)
-    except UserError:
-        return _noted_clips_of(source, geometry, audio_only, None)
-    found = known.get(key, _Found)
-    if found is None:
-        clips, findings = _noted_clips_of(source, geometry, audio_only, None)
-        names = [f.name for f in fields(_Stretch)]
-        stretches = [{name: getattr(clip, name) for name in names} for clip in clips]
-        if all(finding.code != "broken" for finding in findings):  # it may be mended by permissions alone
+    sources: Sequence[MediaSource],
+    find: Callable[[MediaSource], _Clips],
+    geometry: Geometry,
+    audio_only: bool,
+    known: Known,
+) -> Iterator[_Clips]:
+    """As `_noted_clips_of` of each source without transcribing, from what is known of an unchanged file."""
+    keys = [_key(source, geometry, audio_only) for source in sources]
+    there = [None if key is None else known.get(key, _Found) for key in keys]
+    new = each(find, [source for source, found in zip(sources, there, strict=True) if found is None])
+    for source, key, found in zip(sources, keys, there, strict=True):
+        if found is not None:
+            voice = source.labels.voice
+            clips = [TrainingClip(source.path, geometry=geometry, voice=voice, **asdict(one)) for one in found.clips]
+            yield clips, list(found.findings)
+            continue
+        clips, findings = next(new)
+        # what is broken may be mended by permissions alone
+        if key is not None and all(finding.code != "broken" for finding in findings):
+            stretches = [{f.name: getattr(clip, f.name) for f in fields(_Stretch)} for clip in clips]
             known.put(key, {"clips": stretches, "findings": [asdict(finding) for finding in findings]})
-        return clips, findings
-    clips = [
-        TrainingClip(source.path, geometry=geometry, voice=source.labels.voice, **asdict(one)) for one in found.clips
-    ]
-    return clips, list(found.findings)
+        yield clips, findings
 
 
-def _noted_clips_of(
-    source: MediaSource, geometry: Geometry, audio_only: bool, hears: Transcriber | None
-) -> tuple[list[TrainingClip], list[Finding]]:
+def _key(source: MediaSource, geometry: Geometry, audio_only: bool) -> str | None:
+    try:
+        return key_of(source.path, "clips", source, geometry, audio_only)
+    except UserError:
+        return None
+
+
+def _noted_clips_of(source: MediaSource, geometry: Geometry, audio_only: bool, hears: Transcriber | None) -> _Clips:
     """As `clips_of`, and what reading the file said about it."""
     with collected_notes() as notes:
         made, faults = clips_of(source, geometry, audio_only, hears)
@@ -176,18 +186,18 @@ def clips_of(
     speech fits into one.
     """
     try:
-        info = probe(source.path)
-        if not info.channels:
+        file = examine(source.path, source.start, source.end, picture=not audio_only)
+        if not file.info.channels:
             return [], [error(source.name, "no-sound", "The clip has no sound; give one with a voice.")]
-        if not info.rate:
+        if not file.info.rate:
             return [], [error(source.name, "broken", f"The header of its sound is damaged. {DAMAGED}")]
-        picture = info.width is not None and not audio_only
-        length = picture_seconds(source.path) if picture else 0.0
+        picture, length = file.info.width is not None and not audio_only, file.length
         if picture and length < (geometry.frames - held_frames(geometry)) / geometry.frame_rate:
             text = f"The picture lasts {length:.2f} s, a clip {geometry.seconds:.2f} s; use a longer one."
             return [], [error(source.name, "too-short", text)]
-        levels = read_levels(source.path, source.start, source.end)
-        captioned = _tell(source, levels, geometry.seconds, hears)
+        if isinstance(file.levels, UserError):
+            raise file.levels
+        captioned = _tell(source, file.levels, geometry.seconds, hears)
     except UserError as problem:
         return [], [error(source.name, "broken", str(problem))]
     except CaptionFault as fault:
