@@ -121,6 +121,7 @@ STAGES = {
     "denoising": "Step", "decoding": "Drawing frames", "part": "Part", "cancelling": "Ending",
 }  # fmt: skip
 WAITING, FAILED, CANCELLED = "waiting", "failed", "cancelled"
+PROGRESS = "Progress"
 PREVIEW = "Preview of the clip"
 MORE_WAIT = "and {count} more"
 LATEST = "Just made"
