@@ -53,7 +53,7 @@ class _Running:
             self._picture.props["alt"] = texts.PREVIEW
             with ui.element("div").classes("grow"):
                 self._title = ui.label().classes("job-title")
-                self._bar = ui.linear_progress(0, show_value=False, size="6px").props('rounded instant-feedback')
+                self._bar = ui.linear_progress(0, show_value=False, size="6px").props("rounded instant-feedback")
                 self._bar.props["aria-label"] = texts.PROGRESS
                 self._stage = ui.label().classes("muted").props('role="status"')
             self._cancel = icon_button("close", texts.CANCEL, self._end)
