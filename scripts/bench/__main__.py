@@ -31,6 +31,9 @@ from scripts.bench.setting import CLIPS, SHRUNK, SMALL_CLIPS, Setting
 PARTS = {
     "transformer": ("transformer", "measure"),
     "guided": ("transformer", "guided"),
+    "scaling": ("transformer", "scaling"),
+    "variants": ("variants", "measure"),
+    "packings": ("variants", "packings"),
     "vocoder": ("networks", "vocoder"),
     "vae": ("networks", "vae"),
     "text": ("networks", "text"),
@@ -67,15 +70,21 @@ def main(
     about = machine() | {"size": size}
     if as_lines:
         click.echo(json.dumps(about))
-    found = []
+    found, failed = [], False
     for name in PARTS if "all" in parts else parts:
-        for figure in figures(name, setting):
-            found.append(figure)
-            if as_lines:
-                click.echo(json.dumps(as_json(figure)))
+        try:
+            for figure in figures(name, setting):
+                found.append(figure)
+                if as_lines:
+                    click.echo(json.dumps(as_json(figure)))
+        except Exception as error:
+            click.echo(f"{name}: {type(error).__name__}: {error}", err=True)
+            failed = True
     if not as_lines:
         click.echo(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
         click.echo(table(found))
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,9 @@ class Setting:
             for width, height, frames in self.clips
         }
 
-    def transformer(self) -> Transformer:
-        """With random weights."""
+    @cached_property
+    def model(self) -> Transformer:
+        """The transformer, with random weights; all parts share it."""
         model = Transformer(self.config)
         fill_randomly(model, self.dtype)
         return model

@@ -7,73 +7,32 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from mlx_ltxw.convert.quantize import Quantization, in_blocks
-from mlx_ltxw.machine import this_machine
-from mlx_ltxw.models.packed import quantize
-from mlx_ltxw.models.transformer import NO_SKIPS, Modality, Skips, Transformer, Walk, joint_forward
+from mlx_ltxw.models.transformer import NO_SKIPS, Call, Modality, Skips, Transformer, calling, joint_forward
 from mlx_ltxw.pipeline.guidance import DEV_VIDEO
-from mlx_ltxw.tree import size_of
 from scripts.bench.figures import Figure, timed
 from scripts.bench.floors import Rates, operations
+from scripts.bench.packings import walk
 from scripts.bench.setting import TEXT, Setting
 from scripts.random_model import inputs
 
-PACKINGS = ("8", "4", "mxfp8", "mxfp4", "nvfp4")
-
-
-def walk() -> Walk:
-    """As the pipeline has it."""
-    return Walk.bounded(this_machine().in_pieces)
-
 
 def _forward(model: Transformer, streams: tuple[Modality, Modality]) -> Callable[[], Any]:
-    return lambda: model(streams[0], streams[1], NO_SKIPS, walk())
+    call = calling(streams[0].latent.shape[1])
+    return lambda: walk().together([(joint_forward(model, streams[0], streams[1], call=call), NO_SKIPS)])
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """Forwards at every size beside the official classes, then in every packing at the second size, then the law."""
+    """Forwards at every size, called as the pipeline calls them, beside the official classes."""
     rates = Rates.measured(setting.dtype, setting.rate_size)
     theirs = official_seconds(setting) if setting.official else {}
-    model = setting.transformer()
+    model = setting.model
     for size, geometry in setting.geometries().items():
         streams = setting.modalities(geometry)
         seconds = timed(_forward(model, streams), setting.runs)
         least = operations(setting.config, geometry.video_tokens, geometry.audio_tokens, TEXT)
         yield Figure("forward", size, seconds, least.seconds(rates, setting.dtype.size), theirs.get(size, {}))
-    yield from _packed(setting, model)
-    yield from scaling(setting, model, rates)
-
-
-def _packed(setting: Setting, model: Transformer) -> Iterator[Figure]:
-    """Forwards of quantised models, whose blocks' linears are packed as `convert -q` packs them."""
-    clips = list(setting.geometries().items())
-    size, geometry = clips[min(1, len(clips) - 1)]
-    streams = setting.modalities(geometry)
-    bare = timed(_forward(model, streams), setting.runs)
-    for name in PACKINGS:
-        packed = packed_copy(model, name)
-        seconds = timed(_forward(packed, streams), setting.runs)
-        ratio = round(float(np.median(seconds) / np.median(bare)), 3)
-        yield Figure(f"forward, {name}", size, seconds, more={"over bf16": ratio})
-        del packed
-        mx.clear_cache()
-
-
-def packed_copy(model: Transformer, packing: str) -> Transformer:
-    """A model whose blocks are quantised; it shares every other array."""
-    how, copy = Quantization.parse(packing), Transformer(model.config)
-    copy.update(model.parameters())
-
-    def chosen(path: str, layer: nn.Module) -> bool | dict[str, Any]:
-        fits = isinstance(layer, nn.Linear) and in_blocks("transformer", path, size_of(layer)[1], how)
-        return dict(how.settings) if fits else False
-
-    quantize(copy, chosen)
-    mx.eval(copy.parameters())
-    return copy
 
 
 def official_seconds(setting: Setting) -> dict[str, dict[str, float]]:
@@ -97,8 +56,9 @@ def official_seconds(setting: Setting) -> dict[str, dict[str, float]]:
     return found
 
 
-def scaling(setting: Setting, model: Transformer, rates: Rates) -> Iterator[Figure]:
-    """Fewer blocks and fewer tokens, and the law that fits: `a + blocks (b + c F)`, F the operations of a block."""
+def scaling(setting: Setting) -> Iterator[Figure]:
+    """Fewer blocks and fewer tokens, and the law that fits: `a + b blocks + c floor`."""
+    model, rates = setting.model, Rates.measured(setting.dtype, setting.rate_size)
     whole, points = model.transformer_blocks, []
     for size, geometry in setting.geometries().items():
         streams = setting.modalities(geometry)
@@ -138,7 +98,7 @@ def law(points: Sequence[tuple[int, float, float]]) -> Figure:
 
 def guided(setting: Setting) -> Iterator[Figure]:
     """A dev step's four passes side by side, beside as many single forwards; both give the same bits."""
-    model, layers = setting.transformer(), setting.config.layers
+    model, layers = setting.model, setting.config.layers
     block = frozenset(min(index, layers - 1) for index in DEV_VIDEO.stg_blocks)
     skips = [NO_SKIPS, NO_SKIPS, Skips(block, block), Skips(cross=True)]
     for size, geometry in setting.geometries().items():
@@ -146,11 +106,14 @@ def guided(setting: Setting) -> Iterator[Figure]:
         video, audio = (one._replace(context=0.5 * one.context) for one in own)
         mx.eval(video, audio)
         negative = video, audio
-        texts = [own, negative, own, own]
+        texts, call = [own, negative, own, own], calling(geometry.video_tokens)
         single = timed(_forward(model, own), setting.runs)
-        seconds = timed(partial(_together, model, own, negative, skips), setting.runs)
-        apart = [model(text[0], text[1], each, walk()) for text, each in zip(texts, skips, strict=True)]
-        made = _together(model, own, negative, skips)
+        seconds = timed(partial(_together, model, own, negative, skips, call), setting.runs)
+        apart = [
+            walk().together([(joint_forward(model, text[0], text[1], call=call), each)])[0]
+            for text, each in zip(texts, skips, strict=True)
+        ]
+        made = _together(model, own, negative, skips, call)
         equal = all(
             bool(mx.array_equal(one, other))
             for pair in zip(apart, made, strict=True)
@@ -161,10 +124,14 @@ def guided(setting: Setting) -> Iterator[Figure]:
 
 
 def _together(
-    model: Transformer, own: tuple[Modality, Modality], negative: tuple[Modality, Modality], skips: Sequence[Skips]
+    model: Transformer,
+    own: tuple[Modality, Modality],
+    negative: tuple[Modality, Modality],
+    skips: Sequence[Skips],
+    call: Call,
 ) -> list[Any]:
-    first = joint_forward(model, own[0], own[1])
-    second = joint_forward(model, negative[0], negative[1], first)
+    first = joint_forward(model, own[0], own[1], call=call)
+    second = joint_forward(model, negative[0], negative[1], first, call)
     forwards = [first, second, first, first]
     made = walk().together(list(zip(forwards, skips, strict=True)))
     mx.eval(made)
