@@ -1,4 +1,8 @@
-"""Several machines, one adapter: each sees its share of every batch, and gradients are summed (`mlx.launch -n 2`)."""
+"""Several machines, started together by `mlx.launch -n 2`: what they tell and gather through MLX's own engine.
+
+Training sums gradients over them; generating shares out clips, guidance passes, tokens or weights. Every operation that
+all take part in is called by all, in the same order.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ import mlx_ltxw.blas  # noqa: F401  # before MLX
 
 # isort: split
 import mlx.core as mx
+import numpy as np
+
+from mlx_ltxw.errors import UserError
 
 _STARTERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by mlx.launch and mpirun for what they start
 
@@ -30,10 +37,20 @@ class World:
 
     @classmethod
     def join(cls) -> World:
-        """Meets the others, if `mlx.launch` or `mpirun` started this process."""
+        """Meets the others, if `mlx.launch` or `mpirun` started this process.
+
+        Raises:
+            UserError: they cannot be reached.
+        """
         if not any(name in os.environ for name in _STARTERS):
             return cls()
-        group = mx.distributed.init(strict=True)
+        try:
+            group = mx.distributed.init(strict=True)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The machines of this run do not find each other ({error}).",
+                "Start them with `mlx.launch`, with addresses that each can reach (docs/machines.md).",
+            ) from error
         return cls(group.rank(), group.size(), group)
 
     @property
@@ -45,6 +62,73 @@ class World:
         """The sum over all machines."""
         return vector if self.size == 1 else mx.distributed.all_sum(vector, group=self.group)
 
+    def gather(self, x: mx.array) -> mx.array:
+        """What each machine has, of one shape (...): (size, ...), in the order of the ranks."""
+        return x[None] if self.size == 1 else mx.distributed.all_gather(x[None], group=self.group)
+
     def wait(self) -> None:
         """Returns when all have come here."""
         mx.eval(self.sum(mx.zeros(1)))
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """What each machine says, in the order of the ranks; of any lengths."""
+        lengths = np.asarray(self.gather(mx.array([len(data)], dtype=mx.int32)))[:, 0]
+        padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = np.asarray(self.gather(mx.array(padded)))
+        return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+    def shared(self, data: bytes = b"") -> bytes:
+        """What the leading machine says; the others' is of no account."""
+        return self.exchange(data if self.leads else b"")[0]
+
+
+ALONE = World()
+
+
+def share_of(total: int, size: int, unit: int = 1) -> list[int]:
+    """How many of `total` each of `size` machines gets, in whole units, as evenly as can be; the first get more.
+
+    The total must be a multiple of the unit.
+    """
+    units, rest = divmod(total // unit, size)
+    return [(units + (rank < rest)) * unit for rank in range(size)]
+
+
+class Turns:
+    """Collectives inside of a computation, one after another.
+
+    MLX computes a graph in an order of its own, and all machines must come to the same collective: each one here
+    depends on the one before it.
+
+    Args:
+        world: The machines.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.bytes = 0
+        """Received by each machine so far, in all collectives that were described."""
+        self._latest: mx.array | None = None
+
+    def sum(self, x: mx.array) -> mx.array:
+        """The sum over all machines."""
+        size = self.world.size
+        self.bytes += 2 * x.nbytes * (size - 1) // size
+        self._latest = self.world.sum(self._in_turn(x))
+        return self._latest
+
+    def gather(self, x: mx.array) -> mx.array:
+        """What each has, of one shape (...): (size, ...)."""
+        self.bytes += x.nbytes * (self.world.size - 1)
+        self._latest = self.world.gather(self._in_turn(x))
+        return self._latest
+
+    def settle(self) -> None:
+        """Lets the latest result go, once it is computed."""
+        self._latest = None
+
+    def _in_turn(self, x: mx.array) -> mx.array:
+        if self._latest is not None:
+            (x,) = mx.depends([x], [self._latest])
+        return x

@@ -8,8 +8,9 @@ Prints one JSON object a line for each take: `alone` is the bfloat16 run of that
 `among` the bfloat16 run of all takes against the same, and `float32` all takes in float32 against it; relative errors
 of the final latents. Half of the takes share one adapter and differ in noise and text, the others have strengths of
 their own. With `random`, weights are random, of the real widths divided by --scale, and one forward is compared. The
-last line has the mean of `among` over that of `alone`, the largest quotient of a take, and whether picture and base
-sound are the same bits.
+last line has the geometric mean of `among / alone` with its standard error, the largest of a take, and whether picture
+and base sound are the same bits. Whole runs scatter by a factor of two from take to take, in both directions, since a
+run carries each rounding on: only the mean of many says something.
 
 To try it out on a CPU: --model random --layers 2 --scale 8 --width 128 --height 128 --frames 25 --text-tokens 64
 """
@@ -17,6 +18,8 @@ To try it out on a CPU: --model random --layers 2 --scale 8 --width 128 --height
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +41,9 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import steps, transformers
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.record import only_take
-from scripts.lock_cost import equal, schedules
+from scripts.bench.lock import equal, schedules
+from scripts.bench.takes import Voices, contexts_of, start_of
 from scripts.random_model import GRID, environment, model_options, read_sections, relative_error, report, wide
-from scripts.takes_cost import Voices, contexts_of, start_of
 
 DTYPES = ("float32", "bfloat16")
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'
@@ -59,12 +62,14 @@ def report_takes(names: list[str], runs: dict[str, tuple[Latents, list[Latents]]
         }
         found.append(errors)
         report(take=name, **errors)
-    mean, largest = (
-        sum(one["among"] for one in found) / sum(one["alone"] for one in found),
-        max(one["among"] / one["alone"] for one in found),
-    )
+    quotients = [one["among"] / one["alone"] for one in found]
+    mean = math.exp(statistics.fmean(map(math.log, quotients)))
+    spread = statistics.pstdev(map(math.log, quotients)) / len(quotients) ** 0.5
     same = {dtype: all(_same_base(together, one) for one in alone) for dtype, (together, alone) in runs.items()}
-    report(quotient_of_means=round(mean, 4), largest=round(largest, 4), picture_and_base_sound_identical=same)
+    report(
+        geometric_mean=round(mean, 4), standard_error=round(mean * spread, 4), largest=round(max(quotients), 4),
+        picture_and_base_sound_identical=same,
+    )  # fmt: skip
 
 
 def _same_base(one: Latents, other: Latents) -> bool:

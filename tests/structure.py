@@ -14,8 +14,8 @@ UNREADABLE = "*"
 """Stands for the part of a string that only running the code would tell."""
 
 OPEN_TO_ALL = {
-    "errors", "files", "hub", "machine", "parsing", "printing", "world", "tree", "blas", "cuda_graphs", "heap", "tf32",
-    "gpu_errors",
+    "errors", "files", "hub", "links", "machine", "parsing", "printing", "world", "tree", "blas", "cuda_graphs", "heap",
+    "tf32", "gpu_errors",
 }  # fmt: skip
 """The ground floor. What lies there imports only what lies there."""
 
@@ -24,15 +24,16 @@ FACE = {"__version__", "OPENBLAS"}
 
 TOP = ("__main__", "__init__", "api")
 DOWNWARDS = (
-    *TOP, "cli", "doctor", "studio", "train", "takes", "pipeline", "prompts", "adapter", "convert", "weights", "models",
-    "media",
+    *TOP, "cli", "doctor", "studio", "machines", "train", "takes", "pipeline", "prompts", "adapter", "convert",
+    "weights", "models", "media",
 )  # fmt: skip
 """Every room, top floor first: arrows only go down. A run of training previews itself in takes, so these lie below."""
 
 MAY_IMPORT = {
-    "cli": {"pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor", "studio"},
+    "cli": {"machines", "pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor", "studio"},
     "doctor": {"takes", "pipeline", "weights"},
     "studio": {"train", "takes", "pipeline", "adapter", "weights", "media", "prompts"},
+    "machines": {"takes", "pipeline", "weights", "media"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},
     "takes": {"pipeline", "adapter", "weights", "media", "prompts"},
     "pipeline": {"adapter", "models", "weights", "prompts"},

@@ -23,6 +23,7 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import Linear, linears, replace, share
 
@@ -200,6 +201,9 @@ class BlendedAttention(nn.Module):
         gate: (T, 1).
     """
 
+    compiles = False
+    """What it reads is more than a tuple of arrays."""
+
     def __init__(self, adapted: Attention, gate: mx.array) -> None:
         super().__init__()
         self.adapted = adapted
@@ -214,11 +218,12 @@ class BlendedAttention(nn.Module):
         key_rope: Rope | None = None,
         values_only: bool = False,
         done: Done = nothing_done,
+        spread: Spread | None = None,
     ) -> mx.array:
         """As the attention, (B, T, D) -> (B, T, D), of what `read` gave."""
         assert isinstance(context, BlendedRead)
-        base = self._bare(x, context, rope, key_rope, values_only, done)
-        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only, done)
+        base = self._bare(x, context, rope, key_rope, values_only, done, spread)
+        adapted = self.adapted(x, context.adapted, rope, key_rope, values_only, done, spread)
         return base + self._gate.astype(base.dtype) * (adapted - base)
 
     def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> BlendedRead:

@@ -139,6 +139,15 @@ LONGEST_PROMPT = 1 << 20
     help="Read what a prompt is encoded to from the user's cache folder, and keep it there.  [default: cache]",
 )  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; make nothing.")
+@click.option(
+    "--split", type=click.Choice(["auto", "clips", "passes", "tokens", "tensor"]),
+    help="On several machines (`mlx.launch`): share out clips, or split one by its guidance passes, its tokens or the "
+    "model's heads.  [default: auto]",
+)  # fmt: skip
+@click.option(
+    "--link-timeout", type=click.FloatRange(2, 86_400), metavar="SECONDS",
+    help="On several machines: how long one may be silent.  [default: 120]",
+)  # fmt: skip
 @click.option("--wav", is_flag=True, help="Write the sound as a wav beside the mp4 as well.")
 @click.option("--spectrogram", is_flag=True, help="Write a picture of the sound's spectrum beside the output.")
 @click.option(
@@ -150,8 +159,8 @@ LONGEST_PROMPT = 1 << 20
 def generate(
     output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
     from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    preview: int | None, memory: int | None, cache: bool, plan_only: bool, wav: bool, spectrogram: bool,
-    as_json: bool, quiet: bool, **flags: Any,
+    preview: int | None, memory: int | None, cache: bool, plan_only: bool, split: str | None,
+    link_timeout: float | None, wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
 
@@ -159,6 +168,7 @@ def generate(
     last step when the same command is given again. What a prompt is encoded to is kept in the user's cache folder, 2 GB
     at most, unless --no-cache is given; MLX_LTXW_CACHE names another folder, and MLX_LTXW_CACHE=0 none.
     """
+    from mlx_ltxw.cli.machines import JointRun, check_single, follow, lead, machines
     from mlx_ltxw.cli.show import Show
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
@@ -169,24 +179,26 @@ def generate(
         resume=resume,
     )  # fmt: skip
     show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
-    given = _given(flags)
-    requests = _requests(script, from_metadata, given, model_dir)
-    scripted = script is not None or len(requests) > 1
-    if not scripted:
-        if parts or keep_parts:
-            raise UserError("{field:parts} and {field:keep_parts} are a script's.", "Add {field:script}.")
-        _make(requests[0], model_dir, files, show, show_drift, how)
-        return
-    if preview:
-        raise UserError("{field:preview} shows one clip.", "Leave it out with a script.")
-    if show_drift:
-        raise UserError("{field:show_drift} compares one clip.", "Leave it out with a script.")
-    if parts:
-        from mlx_ltxw.takes.script import with_new_parts
+    with machines(split, link_timeout) as crew:
+        asked = JointRun(split or "auto", memory, cache, plan_only, keep=keep_parts or bool(parts), again=parts)
+        if crew is not None and not crew.leads:
+            follow(crew, asked, model_dir, files)
+            return
+        given = _given(flags)
+        requests = _requests(script, from_metadata, given, model_dir)
+        scripted = script is not None or len(requests) > 1
+        check_single(scripted, parts, keep_parts, preview, show_drift, crew)
+        if parts:
+            from mlx_ltxw.takes.script import with_new_parts
 
-        seed, *_ = given.get("seeds", (-1,))
-        requests = with_new_parts(requests, from_metadata or output, parts, seed)
-    _make_script(requests, model_dir, files, show, keep_parts or bool(parts), parts, how)
+            seed, *_ = given.get("seeds", (-1,))
+            requests = with_new_parts(requests, from_metadata or output, parts, seed)
+        if crew is not None:
+            lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
+        elif scripted:
+            _make_script(requests, model_dir, files, show, asked.keep, parts, how)
+        else:
+            _make(requests[0], model_dir, files, show, show_drift, how)
 
 
 @dataclasses.dataclass(frozen=True)

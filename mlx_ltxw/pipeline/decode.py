@@ -12,6 +12,7 @@ from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.numbers import check_finite
+from mlx_ltxw.world import ALONE, World
 
 
 def decode_audio(networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int]:
@@ -36,20 +37,23 @@ def decode_audio(networks: Networks, tokens: mx.array) -> tuple[np.ndarray, int]
 
 
 @telling_gpu_errors
-def decode_video(networks: Networks, tokens: mx.array, geometry: Geometry) -> Iterator[np.ndarray]:
+def decode_video(
+    networks: Networks, tokens: mx.array, geometry: Geometry, world: World = ALONE
+) -> Iterator[np.ndarray]:
     """Video tokens to pictures; nothing is loaded before the first are asked for.
 
     Args:
         networks: For the video VAE.
         tokens: (1, T, C).
         geometry: The clip's pixels, frames and rate.
+        world: Machines that share the tiles; all of them take the pictures to their end, and the leading one has them.
 
     Yields:
         Chunks of frames (f, H, W, 3) uint8.
     """
     vae = networks.video_vae()
     latent = tokens.reshape(1, *geometry.latent_shape, -1).astype(networks.dtype)
-    for chunk in decode_tiled(vae, latent, Tiling()):
+    for chunk in decode_tiled(vae, latent, Tiling(), world):
         check_finite("The picture's values", chunk)
         pixels = mx.clip((chunk.astype(mx.float32) + 1) * 127.5, 0, 255)
         yield np.asarray(mx.round(pixels).astype(mx.uint8))

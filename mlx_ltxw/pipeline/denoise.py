@@ -16,6 +16,7 @@ import numpy as np
 from mlx_ltxw.models.transformer import (
     DIRECT,
     Accompaniment,
+    Call,
     Forward,
     Modality,
     Rotary,
@@ -23,6 +24,7 @@ from mlx_ltxw.models.transformer import (
     Walk,
     accompanied_forward,
     audio_forward,
+    directly,
     joint_forward,
     rotary,
 )
@@ -30,6 +32,7 @@ from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import Guidance, Pass, combine, passes
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Latents, Stream
+from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.pipeline.streams import AdaptedStream, gathered
 
 
@@ -47,6 +50,8 @@ class Denoiser:
         dtype: bf16 or fp32, of the transformer's activations.
         given: What is not to be made.
         walk: How a forward goes over the blocks.
+        split: What of it this machine computes.
+        call: How blocks are called.
     """
 
     model: Transformer
@@ -59,10 +64,13 @@ class Denoiser:
     dtype: mx.Dtype
     given: Conditions = NOTHING_GIVEN
     walk: Walk = DIRECT
+    split: Split = WHOLE_RUN
+    call: Call = directly
 
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
-        clean = self.predict(latents, sigma, passes(self.video_guidance, self.audio_guidance, self._layers))
+        every = passes(self.video_guidance, self.audio_guidance, self._layers)
+        clean = self.split.all_passes(every, self.predict(latents, sigma, every), latents, self._layers)
         steering = (self.video_guidance, self.audio_guidance, self.audio_guidance)
         video, audio, adapted = (
             None
@@ -82,16 +90,20 @@ class Denoiser:
         return len(self.model.transformer_blocks)
 
     def predict(self, latents: Latents, sigma: float, runs: Sequence[Pass]) -> dict[str, Latents]:
-        """Clean latents, fp32 and evaluated, as each pass predicts them; all go over the blocks side by side."""
+        """Clean latents, fp32 and evaluated, as each pass predicts them; all go over the blocks side by side.
+
+        Of several machines that share passes each predicts its own.
+        """
+        every, runs = runs, self.split.own_passes(runs, self._layers)
         of_text: dict[bool, _Described] = {}
         for one in runs:
             if one.negative not in of_text:
                 like = next((each.forward for each in of_text.values()), None)
                 of_text[one.negative] = self._described(latents, sigma, one.negative, like)
-        forwards = [of_text[one.negative] for one in runs]
-        given = self.walk.together([(each.forward, one.skips) for each, one in zip(forwards, runs, strict=True)])
-        clean = {one.name: each.clean(made) for one, each, made in zip(runs, forwards, given, strict=True)}
+        given = self.split.walked(self.walk, every, [(one, of_text[one.negative].forward) for one in runs])
+        clean = {one.name: of_text[one.negative].clean(given[one.name]) for one in runs if one.name in given}
         mx.eval(clean)
+        self.split.settle()
         return clean
 
     def _described(self, latents: Latents, sigma: float, negative: bool, like: Forward | None) -> _Described:
@@ -99,19 +111,21 @@ class Denoiser:
         text = self.contexts
         audio = self._modality(latents.audio, sigma, self.given.audio, text.audio(negative), self.audio_rotary)
         if latents.video is None or self.video_rotary is None:
-            forward = audio_forward(self.model, audio, like)
+            forward = audio_forward(self.model, audio, like, self.call)
             return _Described(forward, lambda made: Latents(None, _clean(latents.audio, made, audio)))
         video = self._modality(latents.video, sigma, self.given.video, text.video(negative), self.video_rotary)
+        own = self.split.modality(video)
 
         def both(made: Sequence[mx.array]) -> Latents:
             assert latents.video is not None
-            return Latents(_clean(latents.video, made[0], video), _clean(latents.audio, made[1], audio))
+            of_video = self.split.whole(made[0], video)
+            return Latents(_clean(latents.video, of_video, video), _clean(latents.audio, made[1], audio))
 
         if latents.adapted is None or not self.adapted:
-            return _Described(joint_forward(self.model, video, audio, like), both)
+            return _Described(joint_forward(self.model, own, audio, like, self.call), both)
         adapted, second = latents.adapted, audio
-        if (own := self.given.adapted) is not None:
-            level, timesteps = own.levels(sigma)
+        if (waits := self.given.adapted) is not None:
+            level, timesteps = waits.levels(sigma)
             second = second._replace(sigma=level, timesteps=timesteps)
         others = [
             Accompaniment(stream.model, stream.modality(adapted, second, text, negative)) for stream in self.adapted
@@ -120,7 +134,7 @@ class Denoiser:
         def all_three(made: Any) -> Latents:
             return both(made)._replace(adapted=_clean(adapted, gathered(self.adapted, made[2]), second))
 
-        return _Described(accompanied_forward(self.model, others, video, audio, like), all_three)
+        return _Described(accompanied_forward(self.model, others, own, audio, like, self.call), all_three)
 
     def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:
         level = mx.array([sigma])
@@ -136,7 +150,11 @@ class _Described(NamedTuple):
 
 
 def rotaries(
-    model: Transformer, geometry: Geometry, dtype: mx.Dtype, appended: np.ndarray | None = None
+    model: Transformer,
+    geometry: Geometry,
+    dtype: mx.Dtype,
+    appended: np.ndarray | None = None,
+    split: Split = WHOLE_RUN,
 ) -> tuple[Rotary | None, Rotary]:
     """Rotation tables of a clip's video (None for an audio-only model) and audio tokens.
 
@@ -145,12 +163,15 @@ def rotaries(
         geometry: The clip's size.
         dtype: Of the tables.
         appended: (1, 3, K) positions of tokens behind the video's own.
+        split: With some of the heads, their tables alone.
     """
     config, positions = model.config, geometry.video_positions()
     if appended is not None:
         positions = np.concatenate([positions, appended], axis=-1)
     video = rotary(config, config.video, positions, dtype) if model.with_video else None
-    return video, rotary(config, config.audio, geometry.audio_positions(), dtype)
+    audio = split.rotary(rotary(config, config.audio, geometry.audio_positions(), dtype), config)
+    assert audio is not None
+    return split.rotary(video, config), audio
 
 
 def _clean(latent: mx.array, velocity: mx.array, modality: Modality) -> mx.array:

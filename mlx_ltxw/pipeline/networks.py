@@ -9,14 +9,17 @@ import mlx.core as mx
 
 from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
 from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
 from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts, joined
 from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
+from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.world import Turns
 
 Network = TypeVar("Network")
 
@@ -56,22 +59,28 @@ class Networks:
         self._kept: dict[str, Any] = {}
         self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
 
-    def transformer(self, audio_only: bool, residency: Residency = RESIDENT) -> Transformer:
+    def transformer(self, audio_only: bool, residency: Residency = RESIDENT, split: Split = WHOLE_RUN) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
 
         Args:
             audio_only: Without the video side.
             residency: Which blocks stay in memory, unless these networks have a rule of their own.
+            split: With some of the heads, these alone are loaded.
         """
         resident = self._transformer
         if resident is not None and resident.with_video != audio_only:
             return share(resident)
         residency = self.residency or residency
-        name = f"transformer {audio_only} {residency}"
+        shard = split.shard(self.model.network_config("transformer"))
+        shared = None if shard is None else (shard, split.turns)
+        name = f"transformer {audio_only} {residency} {shard}"
         for other in [kept for kept in self._kept if kept.startswith("transformer") and kept != name]:
             del self._kept[other]  # there may be no room for both
-        network = self._once(name, lambda: self.model.load_transformer(self.transformer_dtype, audio_only, residency))
+        network = self._once(name, lambda: self._loaded(audio_only, residency, shared))
         return share(network) if self.keep else network
+
+    def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
+        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared)
 
     def video_vae(self) -> VideoVAE:
         """The video VAE."""

@@ -17,6 +17,7 @@ from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 from mlx_ltxw.pipeline.samplers import res_2s
+from mlx_ltxw.pipeline.split import TENSOR, TOKENS, WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import dtype_of
@@ -40,6 +41,7 @@ class Plan:
         distilled: The distilled LoRA, read and known to fit, for the stages that have it.
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
+        split: What of it this machine computes, where several make one clip.
         cache: Whether contexts of prompts are read from disk, and kept there.
     """
 
@@ -55,6 +57,7 @@ class Plan:
     distilled: Chosen | None = None
     takes: tuple[PlannedTake, ...] = ()
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
+    split: Split = WHOLE_RUN
     cache: bool = True
 
     def without_adapters(self) -> Plan:
@@ -128,6 +131,24 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
     budget = budget_for(_work(draft), machine)
     return dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
+
+
+def split_over(job: Plan, how: str, machines: int) -> Plan:
+    """The plan of each of several machines that make one clip: it needs less memory than all of it.
+
+    Args:
+        job: Of one machine.
+        how: `passes`, `tokens` or `tensor`.
+        machines: How many.
+
+    Raises:
+        UserError: its share does not fit.
+    """
+    work = dataclasses.replace(
+        _work(job), tokens=machines if how == TOKENS else 1, tensor=machines if how == TENSOR else 1
+    )
+    budget = budget_for(work, job.machine)
+    return dataclasses.replace(job, budget=budget, resident=budget.decodes_beside)
 
 
 def _work(job: Plan) -> Work:

@@ -5,6 +5,7 @@ Source of the order: `ltx_pipelines/ti2vid_one_stage.py`, `t2a_one_stage.py`.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -16,7 +17,7 @@ from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import limits, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
-from mlx_ltxw.models.transformer import Walk
+from mlx_ltxw.models.transformer import Walk, calling, directly
 from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
@@ -37,9 +38,11 @@ from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore, ResumePoint
 from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.split import TENSOR, TOKENS
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
 from mlx_ltxw.pipeline.voices import take_rows
+from mlx_ltxw.world import ALONE
 
 
 @telling_gpu_errors
@@ -149,8 +152,9 @@ def _stage_steps(
     own, index = models.of(stage), sum(before.steps for before in job.stages[:number])
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
-        *rotaries(own.base, stage.geometry, job.dtype, kept.appended), job.dtype, kept,
-        Walk.bounded(job.machine.in_pieces),
+        *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
+        Walk.bounded(job.machine.in_pieces), job.split,
+        directly if job.split.how in (TENSOR, TOKENS) else calling(stage.geometry.video_tokens),
     )  # fmt: skip
     if point is None:
         done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)
@@ -204,12 +208,20 @@ def _start(
 
 
 def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, material: Material) -> Iterator[Decoded]:
-    """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for."""
+    """The clip, or one for each take, which then share the picture: it is decoded once, when one is asked for.
+
+    Of several machines the leading one has them; the others help it with the tiles of the picture.
+    """
+    if not job.split.world.leads:
+        if job.split.tiles and latents.video is not None and job.settings.makes_picture:
+            collections.deque(decode_video(networks, latents.video, job.geometry, job.split.world), maxlen=0)
+        return
+    together = job.split.world if job.split.tiles else ALONE
     sounds = [_sound(job, networks, tokens, material) for tokens in _sounds(job, latents)]
     made = latents.video if job.settings.makes_picture else None
     pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
     if made is not None:
-        pictures = [*itertools.tee(decode_video(networks, made, job.geometry), len(sounds))]
+        pictures = [*itertools.tee(decode_video(networks, made, job.geometry, together), len(sounds))]
     for number, (waveform, rate, seconds) in enumerate(sounds, 1):
         take = number if job.settings.takes else None
         yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone

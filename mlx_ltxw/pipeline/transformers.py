@@ -9,8 +9,10 @@ import mlx.core as mx
 
 from mlx_ltxw.adapter.apply import Adapters, round_factors, settle
 from mlx_ltxw.adapter.fuse import fuse
+from mlx_ltxw.adapter.sharding import shared_adapters
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, Models, apply
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
@@ -28,7 +30,8 @@ class Transformers:
 
     def __init__(self, job: Plan, networks: Networks) -> None:
         self.networks = networks
-        self._job = job
+        shard = job.split.shard(job.model.network_config("transformer"))
+        self._job = job if shard is None else with_share(job, shard)
         self._bare: Transformer | None = None  # as loaded, while nothing has used it up
         self._made_for: Hashable = None
         self._models: Models | None = None
@@ -51,7 +54,20 @@ class Transformers:
         return self._models
 
     def _load(self) -> Transformer:
-        return self.networks.transformer(self._job.settings.audio_only, self._job.budget.residency)
+        job = self._job
+        return self.networks.transformer(job.settings.audio_only, job.budget.residency, job.split)
+
+
+def with_share(job: Plan, shard: TensorShare) -> Plan:
+    """The plan with a machine's share of its adapters."""
+
+    def cut(chosen: Chosen) -> Chosen:
+        return dataclasses.replace(chosen, adapters=shared_adapters(chosen.adapters, shard))
+
+    return dataclasses.replace(
+        job, adapters=cut(job.adapters), distilled=None if job.distilled is None else cut(job.distilled),
+        voices={specs: cut(chosen) for specs, chosen in job.voices.items()},
+    )  # fmt: skip
 
 
 def stage_models(job: Plan, stage: Stage, transformer: Transformer) -> tuple[Models, bool]:

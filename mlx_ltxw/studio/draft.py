@@ -185,7 +185,7 @@ class Draft:
             UserError: something is missing, or is none.
         """
         base = Request.from_dict({"prompt": "", **self.base})
-        changes: dict[str, Any] = {name: getattr(self, name) or None for name in _PLAIN}
+        changes: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         changes |= {name: getattr(self, name) for name in _FLAGS}
         script = self.mode == SCRIPT
         seeds: tuple[int, ...] = (RANDOM if self.seed is None else self.seed,)
@@ -327,7 +327,8 @@ def _split(spec: str) -> tuple[str, str]:
 
 def _image(spec: str) -> DraftImage:
     image = parse_image(spec)
-    return DraftImage(image.file, Path(image.file).name, str(image.frame), f"{image.strength:g}")
+    frame = "last" if image.frame == -1 else str(image.frame)
+    return DraftImage(image.file, Path(image.file).name, frame, f"{image.strength:g}")
 
 
 def _takes(text: str) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ MOST_TRIES = 2
 _PATIENCE = {"train": 3600.0}
 """Kind of job -> seconds that a worker gets to end it by itself once it is cancelled: a step of training is saved."""
 _LEAST_PATIENCE = 3.0
+_PARTING = {"train": 60.0}
+"""The same when the server ends; what is killed then goes on from its last checkpoint."""
+_LEAST_PARTING = 5.0
 
 
 @dataclass
@@ -96,7 +99,8 @@ class Queue:
     async def stop(self) -> None:
         """Ends the worker; the job at work goes on with the next server."""
         self._closing = True
-        await self._worker.stop()
+        job = None if self.running is None else self._store.job(self.running)
+        await self._worker.stop(_PARTING.get(job.kind if job else "", _LEAST_PARTING))
 
     def add(self, kind: str, title: str, asked: Mapping[str, Any], work: float | None = None) -> int:
         """Puts a job at the end; its number.

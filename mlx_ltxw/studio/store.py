@@ -29,7 +29,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE TABLE takes (
   id INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER REFERENCES jobs (id), created REAL NOT NULL,
-  file TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, seed INTEGER NOT NULL, number INTEGER, prompt TEXT NOT NULL,
+  file TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, seed TEXT NOT NULL, number INTEGER, prompt TEXT NOT NULL,
   asked_register TEXT, record TEXT NOT NULL, model TEXT, seconds REAL NOT NULL, has_picture INTEGER NOT NULL,
   register TEXT, confidence REAL, lufs REAL, voiced REAL, stars INTEGER NOT NULL DEFAULT 0,
   note TEXT NOT NULL DEFAULT '', deleted_at REAL
@@ -255,7 +255,8 @@ class Store:
         Args:
             take: Fields of `KeptTake`; `created`, `stars`, `note` may be left out.
         """
-        values = {"created": time.time(), **take, "record": json.dumps(take["record"])}
+        texts = {"record": json.dumps(take["record"]), "seed": str(take["seed"])}  # SQLite's numbers have 63 bits
+        values = {"created": time.time(), **take, **texts}
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         with self._change():
@@ -356,7 +357,8 @@ def _job(row: sqlite3.Row) -> StudioJob:
 
 
 def _take(row: sqlite3.Row) -> KeptTake:
-    return KeptTake(**{**dict(row), "record": json.loads(row["record"]), "has_picture": bool(row["has_picture"])})
+    read = {"record": json.loads(row["record"]), "has_picture": bool(row["has_picture"]), "seed": int(row["seed"])}
+    return KeptTake(**{**dict(row), **read})
 
 
 def _escaped(word: str) -> str:

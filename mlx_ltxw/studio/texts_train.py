@@ -20,7 +20,7 @@ STAGES = {
     "opening": "Opening the model",
     "waiting": "Waiting",
 }
-SUMMARY = "{clips} clips, {seconds} s, {voices} voices · {errors} errors, {warnings} warnings"
+SUMMARY = "{clips} clips · {seconds} s · voices: {voices} · errors: {errors} · warnings: {warnings}"
 NO_FINDINGS = "nothing found"
 ERROR, WARNING = "error", "warning"
 CAPTION_OF = "Caption of {name}"
@@ -29,6 +29,8 @@ SAVE = "Save"
 SAVED = "saved"
 UNSAVED = "not saved"
 NOT_SAVED = "Nothing was written."
+TAKE_THEIRS = "Take the file's"
+KEEP_MINE = "Write mine over it"
 READ_ONLY = "Captions of a JSONL, and of files linked from elsewhere, are edited where they lie."
 CUT_AT = "becomes {count} clips, cut at {places} s"
 MORE = "Show {count} more"

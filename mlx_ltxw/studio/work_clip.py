@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.measure import Measurement, measure
@@ -17,6 +18,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.studio.asked import Asked
+from mlx_ltxw.studio.heard import find
 from mlx_ltxw.studio.place import Place, TellServer
 from mlx_ltxw.takes.events import Decoding, Note, PartBegun, Previewed, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.make import fit, make
@@ -53,7 +55,7 @@ def work(asked: dict[str, Any], place: Place, tell: TellServer, cancelled: Calla
             return
         events = make(job, output, _networks(model, job))
         tell("progress", stage="encoding", clips=len(job.settings.seeds))
-    _follow(cast("Generator[TakeEvent, None, None]", events), tell, cancelled)
+    _follow(cast("Generator[TakeEvent, None, None]", events), place, tell, cancelled)
 
 
 def _output(job: Plan, place: Place, preview: int) -> Output:
@@ -92,13 +94,18 @@ def _finished(job: Plan, output: Output) -> list[tuple[int, int | None, Path]]:
     return found
 
 
-def _follow(events: Generator[TakeEvent, None, None], tell: TellServer, cancelled: Callable[[], bool]) -> None:
+def _follow(
+    events: Generator[TakeEvent, None, None], place: Place, tell: TellServer, cancelled: Callable[[], bool]
+) -> None:
     """Tells a run to its end."""
     pace = _Pace()
     with closing(events):
         for event in events:
             for name, values in _told(event, pace):
                 tell(name, **values)
+                if name == "written":  # so that Hear opens at once; what fails here is found again there
+                    with suppress(UserError):
+                        find({"path": str(place.folder.takes / values["file"])}, place.folder)
             if cancelled():
                 return
 

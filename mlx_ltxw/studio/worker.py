@@ -13,7 +13,8 @@ import queue
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,8 @@ from mlx_ltxw.studio.work import work_of
 
 _PATIENCE = 30.0
 """Seconds that the worker of a server before this one may take to end."""
+_GRACE = {"train": 600.0}
+"""Kind of job -> seconds that it gets to save its step when the server is gone; others keep theirs as they go."""
 
 
 class Orders:
@@ -35,16 +38,31 @@ class Orders:
 
     Attributes:
         jobs: To be done, one after another.
+        over: Whether the server is gone, or ends.
     """
 
     def __init__(self, source: TextIO) -> None:
         self.jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.over = False
+        self._kind = ""
+        self._idle = threading.Event()
+        self._idle.set()
         self._cancelled: set[int] = set()
         threading.Thread(target=self._read, args=(source,), daemon=True).start()
 
     def cancelled(self, job: int) -> bool:
-        """Whether a job is wanted no more."""
-        return job in self._cancelled
+        """Whether a job is to end: it is wanted no more, or goes on with another server."""
+        return self.over or job in self._cancelled
+
+    @contextmanager
+    def at_work(self, kind: str) -> Iterator[None]:
+        """While a job of this kind is done."""
+        self._kind = kind
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._idle.set()
 
     def _read(self, source: TextIO) -> None:
         try:
@@ -56,7 +74,9 @@ class Orders:
                     self._cancelled.discard(order["job"])  # it may be taken up again
                     self.jobs.put(order)
         finally:
-            os._exit(0)  # the server is gone; files are whole or not there, and steps are kept as they are made
+            self.over = True
+            self._idle.wait(_GRACE.get(self._kind, 0.0))
+            os._exit(0)  # files are whole or not there, and steps are kept as they are made
 
 
 def main() -> None:
@@ -77,15 +97,18 @@ def _do(order: dict[str, Any], orders: Orders, folder: StudioFolder, out: TextIO
     job = int(order["job"])
 
     def tell(event: str, /, **values: Any) -> None:
-        say(out, event=event, job=job, **values)
+        with suppress(BrokenPipeError):  # the server is gone
+            say(out, event=event, job=job, **values)
 
-    try:
-        place = Place(job, folder, bool(order["again"]))
-        work_of(order["kind"])(order["asked"], place, tell, lambda: orders.cancelled(job))
-    except Exception as error:
-        tell("failed", **reason(error))
-    else:
-        tell("cancelled" if orders.cancelled(job) else "done")
+    with orders.at_work(order["kind"]):
+        try:
+            place = Place(job, folder, bool(order["again"]))
+            work_of(order["kind"])(order["asked"], place, tell, lambda: orders.cancelled(job))
+        except Exception as error:
+            tell("failed", **reason(error))
+        else:
+            if not orders.over:  # else it is not cancelled: the next server goes on with it
+                tell("cancelled" if orders.cancelled(job) else "done")
 
 
 def private_stdout() -> TextIO:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.copy_sound import copies_sound
+from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
@@ -15,6 +17,7 @@ from mlx_ltxw.pipeline.spans import Made, Stretch, audio_bounds, seconds_of, vid
 from mlx_ltxw.takes.given import shown_frames
 from mlx_ltxw.takes.headroom import turned_down
 
+_HEARD = 0.05  # seconds: nothing can be said of a voice in less
 CROSSFADE = 0.02
 """Seconds that the new sound takes to come in and to go; within its own stretch, so that the rest stays as it was."""
 
@@ -77,6 +80,26 @@ def keeps_sound(job: Plan) -> bool:
     return not settings.makes_sound or settings.retake is not None or settings.extend is not None
 
 
+def new_sound(job: Plan) -> tuple[float, float] | None:
+    """From when to when the sound of a result was made anew, in seconds; None where all of it was, or nothing."""
+    if job.settings.retake is None and job.settings.extend is None:
+        return None
+    made = made_of(job.settings, job.geometry).audio
+    if not made:
+        return None
+    start, stop = seconds_of(made, audio_bounds(job.geometry))
+    stop = min(stop, shown_frames(job) / job.settings.frame_rate)
+    return (start, stop) if stop - start >= _HEARD else None
+
+
+def measured(clip: Decoded, job: Plan) -> Measurement:
+    """What the voice does; where a stretch of it was made anew, in that stretch."""
+    wave, span = clip.waveform, new_sound(job)
+    if span is not None:
+        wave = wave[round(span[0] * clip.rate) : round(span[1] * clip.rate)]
+    return measure(wave, clip.rate)
+
+
 def finished(clip: Decoded, job: Plan) -> Decoded:
     """A clip as it is written: with headroom, unless a part of its sound is given."""
     return clip if keeps_sound(job) else turned_down(clip)
@@ -93,6 +116,7 @@ def span_notes(job: Plan) -> list[str]:
     if settings.retake is None and settings.extend is None:
         return []
     made, parts = made_of(settings, geometry), []
+    whole = shown_frames(job) / settings.frame_rate
     for name, span, bounds in (
         ("picture", made.video, video_bounds(geometry)), ("sound", made.audio, audio_bounds(geometry)),
     ):  # fmt: skip
@@ -100,21 +124,34 @@ def span_notes(job: Plan) -> list[str]:
             start, stop = seconds_of(span, bounds)
             if name == "picture" and made.lead:
                 stop = made.lead * geometry.grid.frames / geometry.frame_rate
-            parts.append(f"the {name} from {start:.2f} to {stop:.2f} s")
-    what = f"Made anew, in whole tokens: {', '.join(parts)} of {geometry.seconds:.2f} s."
-    return [what, _kept_note(made, settings.video)]
+            parts.append(f"the {name} from {start:.2f} to {min(stop, whole):.2f} s")
+    return [f"Made anew, in whole tokens: {', '.join(parts)} of {whole:.2f} s.", *_kept_notes(job, made)]
 
 
-def _kept_note(made: Made, video: str | None) -> str:
+def _kept_notes(job: Plan, made: Made) -> list[str]:
     """How what is kept comes into the file."""
+    video = job.settings.video
+    assert video is not None
+    sound = probe(video)
+    notes = []
     if not made.video:
-        return "The picture is copied as it is; the rest of the sound is kept to the sample and encoded again (AAC)."
-    frames = "the rest of the picture is kept frame by frame and encoded again (H.264, CRF 18)"
-    if made.audio:
-        return f"{frames[0].upper()}{frames[1:]}, and so is that of the sound, sample by sample (AAC)."
-    if video is not None and copies_sound(video):
-        return f"The sound is copied as it is; {frames}."
-    return f"{frames[0].upper()}{frames[1:]}, and so is the sound, sample by sample (AAC)."
+        notes.append("The picture is copied as it is.")
+    elif len(made_frames(job)) < shown_frames(job):
+        notes.append("The rest of the picture is kept frame by frame, and encoded again (H.264, CRF 18).")
+    if sound.rate is None:
+        return notes
+    if not made.audio and copies_sound(video):
+        notes.append("The sound is copied as it is.")
+    elif not made.audio or _leaves(seconds_of(made.audio, audio_bounds(job.geometry)), job):
+        mixed = f" of its {sound.channels} channels mixed down to two" if (sound.channels or 0) > 2 else ""
+        rest = "The rest of the sound" if made.audio else "The sound"
+        notes.append(f"{rest} is kept sample by sample{mixed}, and encoded again (AAC).")
+    return notes
+
+
+def _leaves(span: tuple[float, float], job: Plan) -> bool:
+    """Whether a stretch of time leaves something of the result."""
+    return span[0] > 0 or span[1] < shown_frames(job) / job.settings.frame_rate
 
 
 def _frames(chunks: Iterator[np.ndarray], job: Plan, material: Material) -> Iterator[np.ndarray]:
@@ -129,7 +166,8 @@ def _frames(chunks: Iterator[np.ndarray], job: Plan, material: Material) -> Iter
             if at + index not in new:
                 chunk[index] = original[at + index - lead]
         at, left = at + len(chunk), left - len(chunk)
-        yield chunk
+        if len(chunk):  # a clip may end before the last latent frame does
+            yield chunk
 
 
 def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:

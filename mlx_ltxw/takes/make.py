@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 from mlx_ltxw.machine import peak_memory
-from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
@@ -17,7 +16,7 @@ from mlx_ltxw.pipeline.request import RANDOM, Request
 from mlx_ltxw.pipeline.resolve import defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
-from mlx_ltxw.takes.compose import composed, finished, span_notes
+from mlx_ltxw.takes.compose import composed, finished, measured, new_sound, span_notes
 from mlx_ltxw.takes.events import Decoding, Note, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
@@ -26,6 +25,9 @@ from mlx_ltxw.takes.record import clip_record
 from mlx_ltxw.takes.unfinished import Unfinished, files_of, seeds_kept, written_before
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
+
+Left = Callable[[Plan, Output, Networks, DoneBefore], Generator[TakeEvent, None, None]]
+"""Makes the clips of a run that are not done yet."""
 
 Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
@@ -80,7 +82,9 @@ def follow(
             yield composed(event, job, material) if isinstance(event, Decoded) else event
 
 
-def make(job: Plan, output: Output, networks: Networks | None = None) -> Generator[TakeEvent, None, None]:
+def make(
+    job: Plan, output: Output, networks: Networks | None = None, left: Left | None = None
+) -> Generator[TakeEvent, None, None]:
     """Makes every clip of a run and writes it when it is done; one that was cut goes on where it was.
 
     Closing the iterator ends the run; the files written so far stay, the last step is kept for the next run
@@ -90,13 +94,14 @@ def make(job: Plan, output: Output, networks: Networks | None = None) -> Generat
         job: From `fit`.
         output: Its files.
         networks: See `follow`.
+        left: Makes what is not done yet; by default `clips_left`, one after another.
 
     Raises:
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     unfinished = begun(job, output)
     networks = networks or Networks(job.model, job.dtype)
-    events = unfinished.following(_made(job, output, networks, unfinished.progress))
+    events = unfinished.following(_made(job, output, networks, unfinished.progress, left or clips_left))
     return with_previews(events, job, output, networks) if output.preview else events
 
 
@@ -119,15 +124,18 @@ def begun(job: Plan, output: Output) -> Unfinished:
     return unfinished
 
 
-def _made(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+def _made(
+    job: Plan, output: Output, networks: Networks, progress: DoneBefore, left: Left
+) -> Generator[TakeEvent, None, None]:
     for seed in job.settings.seeds:
         if seed in progress.done:
             yield Note(f"seed {seed} is written already")
             yield Written(seed, tuple(path for names, _ in files_of(job, output, seed) for path in names), None, 0)
-    yield from _left(job, output, networks, progress)
+    yield from left(job, output, networks, progress)
 
 
-def _left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+def clips_left(job: Plan, output: Output, networks: Networks, progress: DoneBefore) -> Generator[TakeEvent, None, None]:
+    """Makes and writes the clips of a run that are not done yet, one after another."""
     if job.settings.takes:
         return write_takes(job, output, follow(job, networks, progress))
 
@@ -156,6 +164,6 @@ def written(
             if isinstance(event, Decoded):
                 clip = finish(event, job)
                 yield from write(clip, job)
-                yield Written(clip.seed, files(clip.seed), measure(clip.waveform, clip.rate), peak_memory())
+                yield Written(clip.seed, files(clip.seed), measured(clip, job), peak_memory(), span=new_sound(job))
             else:
                 yield event

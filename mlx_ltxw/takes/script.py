@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 CROSSFADE = 0.1
 """Seconds that neighbouring parts share."""
+
+PartsMaker = Callable[[Sequence[tuple[int, Path]]], Generator[TakeEvent, None, None]]
+"""Makes parts: their numbers, from 0, and the files of their sounds."""
 
 _OURS = re.compile(rf"\d{{3}}-[0-9a-f]{{16}}\.(wav({re.escape(ENDING)})?|mp4)")
 
@@ -99,8 +102,9 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
 
 
 def make_script(
-    jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = ()
-) -> Iterator[TakeEvent]:
+    jobs: Sequence[Plan], output: Output, *, keep: bool = False, again: Collection[int] = (),
+    made_by: PartsMaker | None = None,
+) -> Iterator[TakeEvent]:  # fmt: skip
     """Makes every part that is not there yet, then the whole.
 
     Args:
@@ -108,6 +112,7 @@ def make_script(
         output: The whole's files.
         keep: Whether the parts stay when the whole is written.
         again: Numbers, from 1, of parts that are made again though they are there.
+        made_by: Makes the parts; by default one after another, here.
 
     Raises:
         UserError: a file cannot be written, or is there and may not be replaced.
@@ -117,7 +122,7 @@ def make_script(
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
         with locked_folder(folder, "script"):
-            files = yield from _make_parts(jobs, folder, output, again)
+            files = yield from _make_parts(jobs, folder, output, again, made_by)
             _join(jobs, files, names)
             if not keep:
                 _clear(folder)
@@ -128,23 +133,43 @@ def make_script(
 
 
 def _make_parts(
-    jobs: Sequence[Plan], folder: Path, output: Output, again: Collection[int]
+    jobs: Sequence[Plan], folder: Path, output: Output, again: Collection[int], made_by: PartsMaker | None
 ) -> Generator[TakeEvent, None, list[Path]]:
     """Makes the parts that are not there; returns the sounds' files."""
     check_writable(folder / "part")
-    files = []
+    files, left = [], []
     for number, job in enumerate(jobs, 1):
         path, kept = _part_file(folder, number, job)
         kept = kept and number not in again
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
-        if not kept:
-            unfinished = Unfinished(path, job, output.resume)
-            events = written(
-                job, _writer(path), finish=lambda clip, _: clip, progress=unfinished.progress
-            )  # the whole is turned down, not each part
-            yield from unfinished.following(events)
+        if not kept and made_by is None:
+            yield from make_part(job, path, output.resume)
+        elif not kept:
+            left.append((number - 1, path))
         files.append(path)
+    if made_by is not None:
+        yield from made_by(left)
     return files
+
+
+def make_part(job: Plan, path: Path, resume: bool) -> Generator[TakeEvent, None, None]:
+    """Makes one part.
+
+    Args:
+        job: From `plan_parts`.
+        path: Of its sound; the picture goes beside it.
+        resume: Whether one that was cut goes on.
+    """
+    unfinished = Unfinished(path, job, resume)
+    events = written(
+        job, _writer(path), finish=lambda clip, _: clip, progress=unfinished.progress
+    )  # the whole is turned down, not each part
+    yield from unfinished.following(events)
+
+
+def part_file(folder: Path, number: int, job: Plan) -> Path:
+    """Where a part's sound goes, in a folder that has none yet."""
+    return _part_file(folder, number, job)[0]
 
 
 def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[int], seed: int) -> list[Request]:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
     from mlx_ltxw.models.text import Connectors, FeatureExtractor, PromptTokenizer, TextEncoder
     from mlx_ltxw.models.transformer import Transformer
+    from mlx_ltxw.models.transformer.tensor import TensorShare
     from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
     from mlx_ltxw.weights.streaming import Residency
+    from mlx_ltxw.world import Turns
 
 _AGAIN = "Convert the checkpoint again."
 
@@ -212,6 +214,7 @@ class ModelDir:
         dtype: mx.Dtype | None = None,
         audio_only: bool = False,
         residency: Residency | None = None,
+        share: tuple[TensorShare, Turns] | None = None,
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
@@ -221,6 +224,8 @@ class ModelDir:
                 the scale-shift tables are float32 in any case, and float16 is the transformer's alone.
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
             residency: For the transformer and the text encoder: which layers stay in memory, None for all.
+            share: For the transformer over several machines: this one's share of it, which alone is read from disk,
+                and the machines. All of it stays in memory.
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
@@ -246,18 +251,29 @@ class ModelDir:
         def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
             return memory_dtype(component, name, stored, target)
 
-        arrays = self.arrays(component, audio_only)
+        if share is not None:
+            from mlx_ltxw.models.transformer.tensor import shard_transformer
+            from mlx_ltxw.weights.shares import read_share
+
+            shard_transformer(network, *share)
+            arrays = read_share(tensors, share[0])
+        else:
+            arrays = self.arrays(component, audio_only)
         arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
-        if residency is not RESIDENT:
+        if residency is not RESIDENT and share is None:
             stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
         return network.eval()
 
     def load_transformer(
-        self, dtype: mx.Dtype | None = None, audio_only: bool = False, residency: Residency | None = None
+        self,
+        dtype: mx.Dtype | None = None,
+        audio_only: bool = False,
+        residency: Residency | None = None,
+        share: tuple[TensorShare, Turns] | None = None,
     ) -> Transformer:
         """As `load`."""
-        return self.load("transformer", dtype, audio_only, residency)
+        return self.load("transformer", dtype, audio_only, residency, share)
 
     def load_connectors(self, dtype: mx.Dtype | None = None) -> Connectors:
         """As `load`."""

@@ -11,6 +11,7 @@ from PIL import Image
 from mlx_ltxw.cli.generate import generate as generate_command
 from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.media.video import read_video
@@ -120,9 +121,12 @@ def test_the_sound_of_a_stretch(cli, files, tmp_path):
     more = ("--video", clip, "--retake", "0.5-0.8", "--retake-what", "sound", "--adapter", "whisper", "--wav")
     done = generate(cli, made, *more)
     assert "Made anew, in whole tokens: the sound from 0.49 to 0.81 s of 1.38 s." in done.err
-    assert "The picture is copied as it is; the rest of the sound is kept to the sample" in done.err
+    assert "The picture is copied as it is." in done.err
+    assert "The rest of the sound is kept sample by sample, and encoded again (AAC)." in done.err
     assert packets(made, "video") == packets(clip, "video")
     ours, theirs = read_audio(made.with_suffix(".wav"), RATE), read_audio(clip, RATE)
+    found = measure(ours[round(0.49 * RATE) : round(0.81 * RATE)], RATE)
+    assert f"register from 0.49 to 0.81 s: {found.register} ({found.confidence:.0%}), {found.lufs:.1f} LUFS" in done.err
     before, after = slice(0, round(0.49 * RATE)), slice(round(0.81 * RATE), round(1.3 * RATE))
     for kept in (before, after):
         assert np.abs(ours[kept] - theirs[kept]).max() < 1e-4  # 16 bits
@@ -135,13 +139,32 @@ def test_the_picture_of_a_stretch(cli, files, tmp_path):
     made, clip = tmp_path / "made.mp4", files / "clip.mp4"
     done = generate(cli, made, "--video", clip, "--retake", "0.5-0.8", "--retake-what", "picture")
     assert "the picture from 0.38 to 1.04 s of 1.38 s." in done.err  # latent frames 2 and 3: video frames 9 to 24
-    assert "The sound is copied as it is; the rest of the picture is kept frame by frame" in done.err
+    assert "The sound is copied as it is." in done.err
+    assert "The rest of the picture is kept frame by frame, and encoded again (H.264, CRF 18)." in done.err
     assert packets(made, "audio") == packets(clip, "audio")[: len(packets(made, "audio"))]
     ours, theirs = (read_video(path, 33, 24, 64, 32).astype(int) for path in (made, clip))
     change = np.abs(ours - theirs).mean((1, 2, 3))
     assert change[:9].max() < 10
     assert change[25:].max() < 10
     assert change[9:25].min() > 20
+
+
+def test_a_clip_that_ends_within_the_last_latent_frame(cli, files, tmp_path):
+    """36 frames: the model makes 41, in pieces of which the last has nothing of the clip's own."""
+    clip, made = tmp_path / "clip.mp4", tmp_path / "made.mp4"
+    frames = np.random.default_rng(3).integers(0, 256, (36, 4, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    six = tmp_path / "six.wav"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", files / "line.wav", "-ac", "6", six], check=True)
+    write_mp4(tmp_path / "mute.mp4", [frames], 24, None)
+    join = ["ffmpeg", "-v", "error", "-i", tmp_path / "mute.mp4", "-i", six, "-c:v", "copy", "-c:a", "aac", clip]
+    subprocess.run(join, check=True)
+    done = generate(cli, made, "--video", clip, "--retake", "0.5-0.8")
+    assert "the picture from 0.38 to 1.04 s, the sound from 0.49 to 0.81 s of 1.50 s." in done.err
+    assert "The rest of the sound is kept sample by sample of its 6 channels mixed down to two" in done.err
+    assert len(packets(made, "video")) == 36
+    whole = generate(cli, tmp_path / "whole.mp4", "--video", clip, "--retake", "0-1.5")
+    assert "the picture from 0.00 to 1.50 s, the sound from 0.00 to 1.50 s of 1.50 s." in whole.err
+    assert "The rest of the" not in whole.err
 
 
 @pytest.mark.parametrize("seconds", [0.3, -0.3])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 SHOTS = os.environ.get("MLX_LTXW_SHOTS")
 """A folder that keeps the screenshots; else they go with the test's."""
 _COMMAND = [sys.executable, "-c", "import sys; sys.argv[0] = 'mlx-ltxw'; from mlx_ltxw.cli import main; main()"]
@@ -79,9 +79,9 @@ def studio_server(tmp_path):
         server.process.stdout.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium, one for all tests of a process."""
+    """Chromium, one for the tests of a file: as long as it is there, its thread has an event loop that runs."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the studio is looked at with playwright")
     if not CHROMIUM:
         pytest.skip("there is no Chromium on this machine")

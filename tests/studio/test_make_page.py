@@ -65,7 +65,7 @@ def titles(page):
 def test_a_clip_is_made_watched_and_played(make, shot):
     assert make.locator(".built").inner_text() == 'a woman in dim light, (woman, whispering): "close your eyes"'
     fill(make, "Line", "listen to the rain outside")
-    assert make.locator(".hints li").first.inner_text().startswith("The words need about 1.9 s")
+    make.locator(".hints li", has_text="The words need about 1.9 s").wait_for()
     planned(make, "0.4 s, 2 steps", "memory")
     press_make(make)
     make.locator(".running").wait_for()
@@ -143,7 +143,7 @@ def test_a_dropped_clip_brings_its_request_along(make, server, tmp_path, shot):
     assert make.get_by_text("it's <b>mine.mp4").is_visible()
     make.get_by_role("button", name="Open its request").click()
     until(lambda: make.locator(".built").inner_text() == record["prompt"])
-    assert make.get_by_label("Seed", exact=True).input_value() == "10"
+    until(lambda: make.get_by_label("Seed", exact=True).input_value() == "10")
     assert make.get_by_label("Seconds", exact=True).input_value() == "1.042"
     make.locator("input[type=file]").set_input_files({"name": "note.txt", "mimeType": "text/plain", "buffer": b"hello"})
     make.get_by_text("note.txt is no picture, sound or video.").wait_for()
@@ -173,3 +173,25 @@ def test_a_phone_shows_all_of_it_in_its_width(browser, server, shot):
         assert phone.evaluate("document.documentElement.scrollWidth") <= 375
         shot(phone, f"phone-{path or 'make'}")
     context.close()
+
+
+def test_the_page_comes_back_by_itself_when_its_server_was_killed(make, server):
+    """The last test of the file: it ends the server, and another takes its place."""
+    fill(make, "Steps", "60")
+    fill(make, "Line", "i have a secret for you")
+    planned(make, "60 steps")
+    press_make(make)
+    make.locator(".running .preview").wait_for(timeout=60_000)
+    port, folder = server.port, server.folder
+    server.kill()
+    server.process.stdout.close()
+    again = start(folder, port=port)
+    vars(server).update(vars(again))
+    make.locator(".running .preview").wait_for(timeout=60_000)
+    assert make.get_by_role("textbox", name="Line", exact=True).input_value() == "i have a secret for you"
+    until(lambda: make.locator(".running [role=status]").inner_text() != "")
+    store = in_store(server)
+    until(lambda: store.last_jobs(1)[0].title.endswith('"i have a secret for you"'))
+    assert (store.last_jobs(1)[0].state, store.last_jobs(1)[0].tries) == ("done", 2)
+    store.close()
+    make.locator("article.take", has_text="secret").wait_for()

@@ -52,7 +52,10 @@ def alive(pid):
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
+
+
+@linux
 def test_a_killed_server_loses_nothing_and_leaves_nobody_behind(studio_server, folder):
     numbers = put(folder, asked(steps=40), asked(steps=1, seed=11))
     unfinished = folder.takes / "000001.mp4.unfinished"
@@ -92,6 +95,7 @@ def test_a_clip_that_was_written_and_not_heard_of_is_found(studio_server, folder
     assert (folder.takes / "000001.mp4").stat().st_mtime_ns == before  # it was not made again
 
 
+@linux
 def test_one_folder_has_one_studio_and_idle_it_does_nothing(studio_server, folder):
     server = studio_server(folder.path)
     with pytest.raises(AssertionError):

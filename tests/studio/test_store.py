@@ -45,6 +45,11 @@ def test_stars_stay_within_five(store):
     assert store.takes(starred=True) == []
 
 
+def test_the_largest_seed_is_kept(store):
+    number = add(store, seed=2**64 - 1)
+    assert store.take(number).seed == 2**64 - 1
+
+
 def test_a_deleted_take_comes_back_or_goes_for_good(store):
     number = add(store)
     store.delete_take(number)

@@ -12,15 +12,19 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.models.transformer.rope import Rope, turned_norm
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
-@mx.compile
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
-    gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))
-    return (out.astype(mx.float32) * gates[..., None]).astype(out.dtype)
+    return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+@mx.compile
+def _scaled_heads(out: mx.array, logits: mx.array) -> mx.array:
+    return (out.astype(mx.float32) * (2.0 * mx.sigmoid(logits.astype(mx.float32)))).astype(out.dtype)
 
 
 class Read(NamedTuple):
@@ -81,6 +85,7 @@ class Attention(nn.Module):
         key_rope: Rope | None = None,
         values_only: bool = False,
         done: Done = nothing_done,
+        spread: Spread | None = None,
     ) -> mx.array:
         """Attends from `x` to `context`.
 
@@ -91,12 +96,13 @@ class Attention(nn.Module):
             rope: Rotation of the queries, and of the keys unless `key_rope` is given. None: no rotation.
             key_rope: Rotation of the keys.
             values_only: The spatio-temporal-guidance perturbation: the values pass as they are, unattended.
+            spread: How the context's tokens lie over machines, where only this machine's are here.
 
         Returns:
             (B, T, query_dim).
         """
         read = context if isinstance(context, Read) else self.read(x if context is None else context)
-        out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done)
+        out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done, spread)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
         return self.to_out[0](out.reshape(*x.shape[:2], -1))
@@ -115,9 +121,13 @@ class Attention(nn.Module):
         keys, values = (x.astype(context.dtype) for x in (shared.keys, shared.values))
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
-    def _mix(self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done) -> mx.array:
-        queries = self.turned_heads(self.to_q(x), self.q_norm, rope)
-        keys, values = self.turned_heads(read.keys, self.k_norm, key_rope or rope), self._split(read.values)
+    def _mix(
+        self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done, spread: Spread | None
+    ) -> mx.array:
+        queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
+        values = self._split(read.values)
+        if spread is not None:
+            keys, values = spread.whole(keys), spread.whole(values)
         done((queries, keys, values))
         queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))  # (B, H, T, D)
         out = attend(queries, keys, values, self.scale, read.counts)
@@ -130,8 +140,11 @@ class Attention(nn.Module):
 
     def turned_heads(self, projected: mx.array, norm: nn.RMSNorm, rope: Rope | None) -> mx.array:
         """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
-        heads = self._split(norm(projected))
-        return heads if rope is None else apply_split_rope(heads, *rope)
+        return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
+
+    def turned(self, queries: mx.array, keys: mx.array, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
+        """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both."""
+        return [self.turned_heads(queries, self.q_norm, rope), self.turned_heads(keys, self.k_norm, key_rope)]
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)

@@ -21,6 +21,7 @@ from mlx_ltxw.models.transformer.adaln import (
     Row,
     audio_reads_video,
     modulate,
+    modulated_norm,
     modulation_rows,
     reading_gate,
     stream_modulation,
@@ -31,6 +32,7 @@ from mlx_ltxw.models.transformer.config import TransformerConfig
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_BLOCK_SKIPS, BlockSkips, Rotary, Sharing
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.update import Attending, Update
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
@@ -47,6 +49,7 @@ class StreamState(NamedTuple):
         cross_modulation: (B, T, 4, dim) of the audio-video attentions; None without the other stream.
         cross_gate: (B, 1, 1, dim) gate of what this stream reads from the other, at the other's noise level.
         sharing: Of rows that share what they read.
+        spread: As for `Modality`.
     """
 
     context: mx.array
@@ -57,6 +60,7 @@ class StreamState(NamedTuple):
     cross_modulation: mx.array | None
     cross_gate: mx.array | None
     sharing: Sharing = EQUALLY
+    spread: Spread | None = None
 
 
 class Shared(NamedTuple):
@@ -67,11 +71,13 @@ class Shared(NamedTuple):
             read.
         read: What `video_to_audio_attn` read of it, for an adapted one to add to; None to read it anew.
         text: The same of `audio_attn2` and the text, at the same noise level.
+        spread: How the video's tokens lie over machines, where only this machine's are here.
     """
 
     video: mx.array | None = None
     read: Read | None = None
     text: Read | None = None
+    spread: Spread | None = None
 
 
 NOTHING_SHARED = Shared()
@@ -158,7 +164,7 @@ class Block(nn.Module):
         done((video, audio))
 
         if not skips.cross:
-            shared = Shared(self.video_as_read(video, v), text=text)
+            shared = Shared(self.video_as_read(video, v), text=text, spread=v.spread)
             video_reading = self.video_reading(v, audio, a)
             audio_reading = self.audio_reading(a, shared, v.rotary.cross)
             shared = shared._replace(read=audio_reading.read(audio.dtype))
@@ -225,7 +231,7 @@ class Block(nn.Module):
     def video_updates(self, state: StreamState, skip_self: bool = False) -> list[Update]:
         """What the block does to the video stream, but for its reading of the audio."""
         own, feed_forward, text = stream_modulation(self.scale_shift_table, state.modulation)
-        to_itself = Attending(rope=state.rotary.own, values_only=skip_self)
+        to_itself = Attending(rope=state.rotary.own, values_only=skip_self, spread=state.spread)
         to_text = Attending(modulated_text(self.prompt_scale_shift_table, state))
         return [
             Update(self.attn1, own, self.eps, to_itself),
@@ -241,7 +247,8 @@ class Block(nn.Module):
         scale, shift = audio_reads_video(table, state.cross_modulation)
         modulation = Modulation(shift, scale, reading_gate(table, state.cross_gate))
         rope = state.rotary.cross
-        attending = Attending(shared.video, shared.read, rope, video_rope, counts=state.sharing.video)
+        counts, spread = state.sharing.video, shared.spread
+        attending = Attending(shared.video, shared.read, rope, video_rope, counts=counts, spread=spread)
         return Update(self.video_to_audio_attn, modulation, self.eps, attending)
 
     def video_reading(self, state: StreamState, audio: mx.array, audio_state: StreamState) -> Update:
@@ -263,7 +270,7 @@ class Block(nn.Module):
         return self._normed(video, *audio_reads_video(self.scale_shift_table_a2v_ca_video, state.cross_modulation))
 
     def _normed(self, x: mx.array, scale: Row, shift: Row) -> mx.array:
-        return modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
+        return modulated_norm(x, scale, shift, self.eps)
 
 
 def modulated_text(table: mx.array, state: StreamState) -> mx.array:

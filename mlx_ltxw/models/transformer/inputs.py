@@ -10,6 +10,7 @@ import numpy as np
 
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.rope import Rope, split_rope
+from mlx_ltxw.models.transformer.spread import Spread
 
 
 class Rotary(NamedTuple):
@@ -68,6 +69,7 @@ class Modality(NamedTuple):
         context: (B, S, context_dim) the text as this stream reads it, or fewer that rows share.
         rotary: Tables of its tokens.
         sharing: Of rows that share what they read.
+        spread: How its tokens lie over machines, of which these are one's; None where all are here.
     """
 
     latent: mx.array
@@ -76,6 +78,19 @@ class Modality(NamedTuple):
     context: mx.array
     rotary: Rotary
     sharing: Sharing = EQUALLY
+    spread: Spread | None = None
+
+
+def own_tokens(stream: Modality, spread: Spread) -> Modality:
+    """This machine's tokens of a stream, which knows how to gather the others'."""
+
+    def own(rope: Rope) -> Rope:
+        return spread.own(rope[0]), spread.own(rope[1])
+
+    rotary = Rotary(own(stream.rotary.own), own(stream.rotary.cross))
+    return stream._replace(
+        latent=spread.own(stream.latent), timesteps=spread.own(stream.timesteps), rotary=rotary, spread=spread
+    )
 
 
 class BlockSkips(NamedTuple):

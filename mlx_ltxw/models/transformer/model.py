@@ -181,7 +181,7 @@ class Transformer(nn.Module):
             cross_gate, _ = gate_adaln(other_sigma[:, None] * self.config.gate_timestep_scale, dtype)
         return StreamState(
             modality.context, modulation, prompt_modulation, embedded, modality.rotary, cross_modulation, cross_gate,
-            modality.sharing,
+            modality.sharing, modality.spread,
         )  # fmt: skip
 
     def video_head(self, x: mx.array, state: StreamState) -> mx.array:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulate
+from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulated_norm
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
@@ -27,6 +28,7 @@ class Attending(NamedTuple):
         rope, key_rope: As for `Attention`.
         values_only: As for `Attention`.
         counts: How many rows of the stream share each context; empty for equally many.
+        spread: How the context's tokens lie over machines, where only this machine's are here.
     """
 
     context: mx.array | None = None
@@ -35,6 +37,7 @@ class Attending(NamedTuple):
     key_rope: Rope | None = None
     values_only: bool = False
     counts: tuple[int, ...] = ()
+    spread: Spread | None = None
 
 
 class Update(NamedTuple):
@@ -55,7 +58,7 @@ class Update(NamedTuple):
     def read(self, dtype: mx.Dtype) -> Read:
         """Keys and values of an attention's context, which is read in `dtype`, the stream's; adapters included."""
         assert not isinstance(self.network, FeedForward)
-        context, shared, *_, counts = self.attending
+        context, shared, counts = self.attending.context, self.attending.base_read, self.attending.counts
         assert context is not None
         return self.network.read(context.astype(dtype), shared, counts)
 
@@ -67,10 +70,10 @@ class Update(NamedTuple):
             read: What `read` gave, if that has been asked for already.
         """
         shift, scale, gate = self.modulation
-        queries = modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
+        queries = modulated_norm(x, scale, shift, self.eps)
         if isinstance(self.network, FeedForward):
             return add_gated(x, self.network(queries, done), gate)
-        context, _, rope, key_rope, values_only, _ = self.attending
+        context, _, rope, key_rope, values_only, _, spread = self.attending
         if context is not None and read is None:
             read = self.read(x.dtype)
-        return add_gated(x, self.network(queries, read, rope, key_rope, values_only, done), gate)
+        return add_gated(x, self.network(queries, read, rope, key_rope, values_only, done, spread), gate)

@@ -161,10 +161,31 @@ class Walk:
         Args:
             passes: Each a forward and what it leaves out, all over the same blocks.
         """
-        submissions, streams = self.submissions(), [forward.streams for forward, _ in passes]
-        for index in range(len(passes[0][0].blocks)):
-            streams = self._side_by_side(passes[0][0].blocks[index], index, passes, streams, submissions)
+        spans = [(0, len(forward.blocks)) for forward, _ in passes]
+        streams = self.stretch(passes, [forward.streams for forward, _ in passes], spans)
         return [forward.finish(after) for (forward, _), after in zip(passes, streams, strict=True)]
+
+    def stretch(
+        self, passes: Sequence[tuple[Forward, Skips]], before: Sequence[Streams], spans: Sequence[tuple[int, int]]
+    ) -> list[Streams]:
+        """The streams of passes after some of the blocks.
+
+        Args:
+            passes: As for `together`.
+            before: Of each its streams; passes that are one so far have the very same.
+            spans: Of each the blocks that it goes over: from the first to before the second.
+        """
+        submissions, streams = self.submissions(), list(before)
+        for index in range(min(start for start, _ in spans), max(stop for _, stop in spans)):
+            here = [number for number, (start, stop) in enumerate(spans) if start <= index < stop]
+            if here:
+                block = passes[0][0].blocks[index]
+                those = [passes[number] for number in here], [streams[number] for number in here]
+                after = self._side_by_side(block, index, *those, submissions)
+                del block  # nothing holds it while the next one is fetched
+                for number, one in zip(here, after, strict=True):
+                    streams[number] = one
+        return streams
 
     def _side_by_side(
         self, block: Any, index: int, passes: Sequence[tuple[Forward, Skips]], before: list[Streams],

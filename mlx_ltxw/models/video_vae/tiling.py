@@ -7,13 +7,16 @@ latent frame of any tile decodes to a single frame; that frame gets weight zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.video_vae.model import VideoVAE
+from mlx_ltxw.models.video_vae.shared_tiles import Span, Tile, decoded_by
+from mlx_ltxw.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -46,35 +49,14 @@ class Tiling:
                 )
 
 
-@dataclass(frozen=True)
-class Span:
-    """One tile along one axis.
-
-    Args:
-        start: First latent.
-        end: One past the last latent.
-        out: First output frame, row or column.
-        weights: Blend weight of each output element; over all spans of an axis they add up to one.
-    """
-
-    start: int
-    end: int
-    out: int
-    weights: list[float]
-
-    @property
-    def out_end(self) -> int:
-        """One past the last output element."""
-        return self.out + len(self.weights)
-
-
-def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None) -> Iterator[mx.array]:
+def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None, world: World = ALONE) -> Iterator[mx.array]:
     """Decodes one clip tile by tile and yields its frames in order.
 
     Args:
         vae: Its decoder and statistics are used.
         latent: Normalised (1, F', H', W', C).
         tiling: None decodes the clip whole.
+        world: Machines that share the tiles; the leading one puts them together, the others yield nothing.
 
     Yields:
         Evaluated chunks (f, H, W, 3) of about [-1, 1] in the latent's dtype, all frames once. At most one temporal
@@ -88,21 +70,27 @@ def decode_tiled(vae: VideoVAE, latent: mx.array, tiling: Tiling | None) -> Iter
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     times, rows, columns = spans(tiling or Tiling(frames=None, pixels=None), grid, vae.config.scale)
     canvas = Canvas((times[-1].out_end, rows[-1].out_end, columns[-1].out_end), vae.config.scale[0])
-    for i, time in enumerate(times):
-        ready = times[i + 1].out if i + 1 < len(times) else time.out_end
-        for row in rows:
-            for column in columns:
-                for end in _decode_tile(vae, latent, canvas, (time, row, column)):
-                    if (row, column) == (rows[-1], columns[-1]):
-                        yield from canvas.take(min(end, ready), latent.dtype)
+    tiles = [(time, row, column) for time in times for row in rows for column in columns]
+    each = len(rows) * len(columns)
+    decoded = decoded_by(world, tiles, functools.partial(_pieces, vae, latent), latent.dtype)
+    for number, (tile, pieces) in enumerate(decoded, 1):
+        ready = tiles[number][0].out if number < len(tiles) else tile[0].out_end
+        for end in _add_tile(canvas, tile, pieces):
+            if number % each == 0:
+                yield from canvas.take(min(end, ready), latent.dtype)
 
 
-def _decode_tile(vae: VideoVAE, latent: mx.array, canvas: Canvas, tile: tuple[Span, Span, Span]) -> Iterator[int]:
-    """Adds one tile's weighted pixels to the canvas, as its decoder makes them; yields how far it has come."""
+def _pieces(vae: VideoVAE, latent: mx.array, tile: Tile) -> Iterator[mx.array]:
+    """A tile's pixels (1, f, h, w, 3), as its decoder makes them."""
     time, row, column = tile
-    part = latent[:, time.start : time.end, row.start : row.end, column.start : column.end]
+    return vae.decode_pieces(latent[:, time.start : time.end, row.start : row.end, column.start : column.end])
+
+
+def _add_tile(canvas: Canvas, tile: Tile, pieces: Iterable[mx.array]) -> Iterator[int]:
+    """Adds one tile's weighted pixels to the canvas; yields how far it has come."""
+    time, row, column = tile
     start = 0
-    for piece in vae.decode_pieces(part):
+    for piece in pieces:
         pixels = piece[0] * mx.array(row.weights)[:, None, None] * mx.array(column.weights)[:, None]
         stop = start + pixels.shape[0]
         pixels = pixels * mx.array(time.weights[start:stop])[:, None, None, None]

@@ -39,6 +39,7 @@ class Form:
         self._pause: asyncio.Task[None] | None = None
         self._client = ui.context.client
         self._client.on_delete(self._leave)
+        _open[self._client.id] = self
 
     def at_once(self, follower: Callable[[], None]) -> None:
         """Calls `follower` with every change."""
@@ -72,14 +73,31 @@ class Form:
                     await result
 
     def _leave(self) -> None:
-        if self._pause is not None and not self._pause.done():
-            self._pause.cancel()
+        if self.dropped():
             keep(self.studio, self.draft)
+
+    def dropped(self) -> bool:
+        """Forgets a change that is not kept yet; whether there was one."""
+        _open.pop(self._client.id, None)
+        pause, self._pause = self._pause, None
+        return pause is not None and not pause.done() and pause.cancel()
+
+
+_open: dict[str, Form] = {}
+"""The forms of open pages, by their client."""
 
 
 def keep(studio: Studio, draft: Draft) -> None:
     """Keeps a draft for the next time that Make is opened."""
     studio.store.set_setting(_KEY, json.dumps(draft.as_dict()))
+
+
+def open_in_make(studio: Studio, draft: Draft) -> None:
+    """Goes to Make with a draft, in place of what is filled in there."""
+    if (form := _open.get(ui.context.client.id)) is not None:
+        form.dropped()
+    keep(studio, draft)
+    ui.navigate.to("/")
 
 
 def kept(studio: Studio) -> Draft | None:

@@ -10,8 +10,8 @@ from nicegui import ui
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.studio import texts
-from mlx_ltxw.studio.draft import Draft, DraftImage, draft_of
-from mlx_ltxw.studio.pages.form import Form, keep
+from mlx_ltxw.studio.draft import DraftImage, draft_of
+from mlx_ltxw.studio.pages.form import Form, open_in_make
 from mlx_ltxw.studio.pages.parts import button, choice, icon_button, number_field, say, section, text_field
 from mlx_ltxw.studio.store import KeptUpload
 from mlx_ltxw.studio.uploads import ENDINGS, upload_path
@@ -109,10 +109,7 @@ def _offer(form: Form, upload: KeptUpload, found: dict[str, Any], refresh: Any) 
         def open_request() -> None:
             dialog.close()
             requests = [Request.from_dict(one) for one in found["requests"]]
-            draft = draft_of(requests, None)
-            keep(form.studio, draft)
-            form.draft = Draft()  # what was filled in gives way
-            ui.navigate.to("/")
+            open_in_make(form.studio, draft_of(requests, None))
 
         def use() -> None:
             dialog.close()

@@ -16,7 +16,7 @@ from mlx_ltxw.studio.pages.takes import again, facts_line, made_at, show_request
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
 
-_PAGE = 40
+_PAGE = 24
 """Takes at a time; more come when they are asked for, so a long history opens as fast as a short one."""
 
 

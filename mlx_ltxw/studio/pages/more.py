@@ -9,7 +9,7 @@ from nicegui import ui
 
 from mlx_ltxw.studio import texts
 from mlx_ltxw.studio.draft import GUIDANCE, Draft
-from mlx_ltxw.studio.pages.form import Form, keep
+from mlx_ltxw.studio.pages.form import Form, open_in_make
 from mlx_ltxw.studio.pages.parts import button, number_field, switch, text_field
 
 
@@ -26,8 +26,7 @@ def show_model(form: Form) -> None:
             return
         draft.model, draft.text_encoder = names["model"], names["text_encoder"]
         draft.width = draft.height = None
-        keep(form.studio, draft)
-        ui.navigate.to("/")
+        open_in_make(form.studio, draft)
 
     with ui.element("div").classes("line"):
         for name, label, hint in (
@@ -69,7 +68,7 @@ def show_more(form: Form) -> None:
             upsamplers = form.facts.upsamplers if form.facts else ()
             pick("upsampler", texts.UPSAMPLER, {"": texts.OWN} | {name: name for name in upsamplers})
             pick("dtype", texts.DTYPE, texts.DTYPES)
-            number_field(texts.MEMORY, draft.memory, lambda value: form.set(memory=value))
+            number_field(texts.MEMORY, draft.memory, lambda value: form.set(memory=value)).classes(add="wide")
         with ui.element("div").classes("line"):
             text("distilled_lora", texts.DISTILLED_LORA, texts.ADAPTER_HINT)
             text("register_at", texts.REGISTER_AT, texts.REGISTER_AT_HINT)
@@ -84,9 +83,7 @@ def show_more(form: Form) -> None:
                 switch(label, getattr(draft, name), put_switch(name))
 
         def clear() -> None:
-            keep(form.studio, Draft(model=draft.model, text_encoder=draft.text_encoder))
-            form.draft = Draft()
-            ui.navigate.to("/")
+            open_in_make(form.studio, Draft(model=draft.model, text_encoder=draft.text_encoder))
 
         button(texts.CLEAR, clear, icon="backspace")
 

@@ -12,7 +12,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts
 from mlx_ltxw.studio.draft import draft_of
 from mlx_ltxw.studio.media import take_url
-from mlx_ltxw.studio.pages.form import keep
+from mlx_ltxw.studio.pages.form import open_in_make
 from mlx_ltxw.studio.pages.parts import button, icon_button, say
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
@@ -80,8 +80,7 @@ def again(studio: Studio, take: KeptTake) -> None:
     except UserError as error:
         say(str(error), bad=True)
         return
-    keep(studio, draft)
-    ui.navigate.to("/")
+    open_in_make(studio, draft)
 
 
 def take_card(studio: Studio, take: KeptTake) -> ui.element:

@@ -1,0 +1,223 @@
+"""A wire from the leading machine to each of the others, beside MLX's collectives: who is there, and who has gone.
+
+A collective of MLX waits for ever when another machine hangs, and cannot be interrupted. So each machine says once a
+second on a plain TCP connection that it lives. One that ends closes its connection; one that hangs falls silent, and
+after the time-out counts as lost. What is said here is small: whose turn it is, what failed, finished files. All
+numbers of a clip in the making go through MLX.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import queue
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_ltxw.errors import UserError
+
+TIMEOUT = 120.0
+"""Seconds of silence after which a machine counts as lost."""
+_BEAT = 1.0
+_LARGEST = 1 << 34  # bytes of one message's payload
+_LARGEST_HEAD = 1 << 24
+_HEAD = struct.Struct("!QQ")
+_ADDRESSES = ("NCCL_HOST_IP", "MLX_JACCL_COORDINATOR")
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something another machine said.
+
+    Attributes:
+        rank: Which.
+        values: What, as JSON has it; `lost` is said for a machine that is gone.
+        payload: Bytes that go with it.
+    """
+
+    rank: int
+    values: dict[str, Any]
+    payload: bytes = b""
+
+
+class Links:
+    """The connections of one machine: the leading one has one to each of the others, and those to it alone.
+
+    Attributes:
+        hosts: Names of all machines, by rank.
+        timeout: Seconds.
+
+    Args:
+        rank, hosts, timeout: This machine's number; see above.
+        sockets: Connected, by the other's rank.
+        heard: Called with each message in a thread of its own; a lost machine is the last message of its rank.
+    """
+
+    def __init__(
+        self, rank: int, hosts: list[str], timeout: float, sockets: dict[int, socket.socket],
+        heard: Callable[[Message], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.rank, self.hosts, self.timeout = rank, hosts, timeout
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._heard = heard or self.inbox.put
+        self._sockets = sockets
+        self._locks = {other: threading.Lock() for other in sockets}
+        self._closing = False
+        for other in sockets:
+            threading.Thread(target=self._listen, args=(other,), daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    @classmethod
+    def open(
+        cls, rank: int, size: int, exchange: Callable[[bytes], list[bytes]], timeout: float = TIMEOUT,
+        heard: Callable[[Message], None] | None = None,
+    ) -> Links:  # fmt: skip
+        """Connects the machines of a run; all call it at once.
+
+        Args:
+            rank, size: This machine's number, of so many.
+            exchange: Says something to all and gives what each has said (`World.exchange`).
+            timeout: Seconds of silence.
+            heard: See the class; without it messages lie in `inbox`.
+
+        Raises:
+            UserError: they do not reach each other.
+        """
+        host = socket.gethostname()
+        if rank:
+            said = [json.loads(one) for one in exchange(json.dumps({"host": host}).encode())]
+            sockets = {0: _called(said[0], rank, timeout)}
+        else:
+            with socket.create_server((own_address(), 0), backlog=size) as server:
+                address, port = server.getsockname()[:2]
+                token = secrets.token_hex(16)
+                place = {"host": host, "address": address, "port": port, "token": token}
+                said = [json.loads(one) for one in exchange(json.dumps(place).encode())]
+                sockets = _answered(server, size, token, timeout)
+        return cls(rank, [f"{one['host']} (rank {n})" for n, one in enumerate(said)], timeout, sockets, heard)
+
+    def say(self, values: dict[str, Any], payload: bytes = b"", to: int | None = None) -> None:
+        """Says something to one machine, or to all that are connected; one that is gone does not hear it."""
+        head = json.dumps(values).encode()
+        for other in [to] if to is not None else list(self._sockets):
+            if (wire := self._sockets.get(other)) is None:
+                continue
+            with suppress(OSError), self._locks[other]:
+                wire.sendall(_HEAD.pack(len(head), len(payload)) + head)
+                if payload:
+                    wire.sendall(payload)
+
+    def close(self) -> None:
+        """Takes leave: what the others hear then is `bye`, and no loss."""
+        self._closing = True
+        self.say({"bye": True})
+        for wire in self._sockets.values():
+            with suppress(OSError):
+                wire.shutdown(socket.SHUT_WR)
+
+    def _beat(self) -> None:
+        while not self._closing:
+            self.say({})
+            time.sleep(_BEAT)
+
+    def _listen(self, other: int) -> None:
+        wire, why = self._sockets[other], "was lost"
+        try:
+            while True:
+                head, body = _HEAD.unpack(_read(wire, _HEAD.size))
+                if head > _LARGEST_HEAD or body > _LARGEST:
+                    raise ValueError("no message of ours")
+                values, payload = json.loads(_read(wire, head)), _read(wire, body)
+                if "bye" in values:
+                    self._sockets.pop(other, None)
+                    self._heard(Message(other, values))
+                    return
+                if values:
+                    self._heard(Message(other, values, payload))
+        except TimeoutError:
+            why = f"has been silent for {self.timeout:g} s"
+        except (OSError, EOFError, ValueError):
+            pass
+        self._sockets.pop(other, None)
+        with suppress(OSError):
+            wire.close()
+        if not self._closing:
+            self._heard(Message(other, {"lost": f"{self.hosts[other]} {why}"}))
+
+
+def own_address() -> str:
+    """The address that the others reach this machine by: the one `mlx.launch` was given for rank 0."""
+    if (file := os.environ.get("MLX_HOSTFILE")) and Path(file).is_file():
+        with suppress(ValueError, LookupError, AttributeError, OSError):
+            first = json.loads(Path(file).read_text())[0][0]
+            return str(first).rpartition(":")[0] or str(first)
+    for name in _ADDRESSES:
+        if name in os.environ:
+            return os.environ[name].rpartition(":")[0] or os.environ[name]
+    with suppress(OSError):
+        return socket.gethostbyname(socket.gethostname())
+    return "127.0.0.1"
+
+
+def _called(place: dict[str, Any], rank: int, timeout: float) -> socket.socket:
+    try:
+        wire = socket.create_connection((place["address"], place["port"]), min(timeout, 30))
+        hello = json.dumps({"token": place["token"], "rank": rank}).encode()
+        wire.sendall(_HEAD.pack(len(hello), 0) + hello)
+    except OSError as error:
+        raise UserError(
+            f"{socket.gethostname()} (rank {rank}) does not reach {place['host']} at {place['address']}: {error}.",
+            "Let connections between the machines through (a firewall?), or give other addresses to mlx.launch.",
+        ) from error
+    return _settled(wire, timeout)
+
+
+def _answered(server: socket.socket, size: int, token: str, timeout: float) -> dict[int, socket.socket]:
+    """The others' connections; a stranger without the token is sent away."""
+    wires: dict[int, socket.socket] = {}
+    server.settimeout(min(timeout, 30))
+    while len(wires) < size - 1:
+        try:
+            wire, _ = server.accept()
+        except TimeoutError as error:
+            missing = ", ".join(str(rank) for rank in range(1, size) if rank not in wires)
+            raise UserError(
+                f"Rank {missing} did not call {socket.gethostname()}.",
+                "Let connections between the machines through (a firewall?).",
+            ) from error
+        wire.settimeout(10)
+        try:
+            head, _ = _HEAD.unpack(_read(wire, _HEAD.size))
+            hello = json.loads(_read(wire, min(head, 4096)))
+            if hmac.compare_digest(str(hello["token"]), token) and 0 < int(hello["rank"]) < size:
+                wires[int(hello["rank"])] = _settled(wire, timeout)
+                continue
+        except (OSError, EOFError, ValueError, TypeError, LookupError):
+            pass
+        wire.close()
+    return wires
+
+
+def _settled(wire: socket.socket, timeout: float) -> socket.socket:
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    wire.settimeout(timeout)
+    return wire
+
+
+def _read(wire: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part = wire.recv(min(1 << 20, count - len(data)))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)

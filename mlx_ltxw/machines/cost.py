@@ -1,0 +1,147 @@
+"""How long a step takes on several machines, and whether one alone would be faster: from what is measured at the start.
+
+A step's arithmetic and bytes are counted (`pipeline/wire.py`); how fast the machines multiply and the links carry is
+measured in a few tenths of a second when they meet. Gathering is not hidden behind arithmetic, as MLX's collectives
+and the products that wait for them alternate.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_ltxw.machines.crew import Crew
+from mlx_ltxw.pipeline.guidance import Pass
+from mlx_ltxw.pipeline.pass_shares import block_runs, pass_shares
+from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.split import PASSES, TENSOR, TOKENS, WHOLE
+from mlx_ltxw.pipeline.wire import Sizes, pass_work, passes_of, predictions, step_traffic
+from mlx_ltxw.printing import readable
+from mlx_ltxw.world import World, share_of
+
+_PROBE = 8 << 20
+"""Bytes of a gather that the link is measured by."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Attributes:
+        flops: Floating-point operations a second of the slowest machine, in large products.
+        bandwidth: Bytes a second that each machine receives in a gather.
+        latency: Seconds of a collective of next to nothing.
+    """
+
+    flops: float
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One step of the last stage.
+
+    Attributes:
+        how: The split.
+        computing, gathering: Seconds.
+        bytes: That each machine receives.
+        collectives: How many.
+    """
+
+    how: str
+    computing: float
+    gathering: float
+    bytes: int
+    collectives: int
+
+    @property
+    def seconds(self) -> float:
+        return self.computing + self.gathering
+
+
+def measured(world: World, dtype: mx.Dtype) -> Speed:
+    """Measures machines and links; all call it at once."""
+    size = 512 if mx.default_device() == mx.Device(mx.cpu) else 4096
+    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
+    mx.eval(a @ a)
+    product = min(_timed(lambda: mx.eval(a @ a)) for _ in range(3))
+    small, large = mx.zeros(1), mx.zeros(_PROBE // 4)
+    mx.eval(small, large, world.gather(small))
+    latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
+    carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
+    own = json.dumps([2 * size**3 / product, _PROBE * (world.size - 1) / max(1e-9, carrying - latency), latency])
+    every = [json.loads(one) for one in world.exchange(own.encode())]
+    flops, bandwidths, latencies = zip(*every, strict=True)
+    return Speed(min(flops), min(bandwidths), max(latencies))
+
+
+def _timed(work: object) -> float:
+    began = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def estimate(sizes: Sizes, every: Sequence[Pass], how: str, machines: int, speed: Speed) -> Estimate:
+    """One guided prediction.
+
+    Args:
+        sizes: Of a forward.
+        every: Its passes.
+        how: `whole`, `passes`, `tokens` or `tensor`.
+        machines: How many.
+        speed: Measured, or projected.
+    """
+    work, layers = pass_work(sizes), sizes.config.layers
+    passes = len(block_runs(every, layers)) / layers
+    if how == PASSES:
+        each = work.all * pass_shares(tuple(every), layers, machines).runs / layers
+    elif how == TOKENS:
+        each = (work.video * share_of(sizes.video, machines)[0] / sizes.video + work.rest) * passes
+    else:
+        each = work.all * passes / (machines if how == TENSOR else 1)
+    traffic = step_traffic(sizes, list(every), how, machines)
+    gathering = traffic.bytes / speed.bandwidth + traffic.collectives * speed.latency
+    return Estimate(how, each / speed.flops, gathering, traffic.bytes, traffic.collectives)
+
+
+def estimates(job: Plan, machines: int, speed: Speed) -> dict[str, Estimate]:
+    """A step of a plan's last stage in every way in which it can be made, one machine alone included."""
+    stage = job.stages[-1]
+    sizes, every = Sizes.of(job, stage), passes_of(job, stage)
+    ways = [WHOLE]
+    ways += [PASSES] if len(every) > 1 else []
+    ways += [TOKENS] if sizes.video >= machines else []
+    ways += [TENSOR] if sizes.video and sizes.config.video.heads >= machines else []
+    found = {how: estimate(sizes, every, how, machines, speed) for how in ways}
+    twice = predictions(stage)
+    return {
+        how: Estimate(how, one.computing * twice, one.gathering * twice, one.bytes * twice, one.collectives * twice)
+        for how, one in found.items()
+    }
+
+
+def told(found: dict[str, Estimate], how: str, machines: int, speed: Speed) -> list[str]:
+    """What the user hears of it."""
+    if how not in found or how == WHOLE:
+        return []
+    one, alone = found[how], found[WHOLE]
+    lines = [
+        f"{machines} machines, split by {how}: each step sends {readable(one.bytes)} to each at "
+        f"{readable(int(speed.bandwidth))}/s, about {one.gathering:.2g} s beside {one.computing:.2g} s of arithmetic"
+    ]
+    if one.seconds > alone.seconds:
+        lines.append(
+            f"Note: one machine alone would be faster: about {alone.seconds:.2g} s a step in place of {one.seconds:.2g}"
+        )
+    return lines
+
+
+def speed_of(crew: Crew, jobs: Sequence[Plan]) -> Speed:
+    """What the machines of a run measure."""
+    return measured(crew.world, jobs[0].dtype)

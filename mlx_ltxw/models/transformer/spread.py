@@ -1,0 +1,50 @@
+"""One clip's video tokens over several machines: each computes its own, and gathers the keys and values of all.
+
+Within a block nothing but attention reads another token. So norms, queries, feed-forward networks and heads run on a
+machine's own tokens, and what is gathered are keys, normed and rotated, and values: in the video's attention to itself,
+and where audio reads the video (after Ulysses and ring attention, arXiv:2309.14509 and arXiv:2310.01889, whose exchange
+of heads or of blocks of keys costs more collectives for the few machines that this is for).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import mlx.core as mx
+
+from mlx_ltxw.world import Turns, share_of
+
+
+class Spread:
+    """How the tokens of a stream lie over machines: in a row, as evenly as can be.
+
+    Args:
+        turns: The machines.
+        tokens: Of the stream, at least one for each machine.
+
+    Attributes:
+        counts: Tokens of each machine.
+    """
+
+    def __init__(self, turns: Turns, tokens: int) -> None:
+        self.turns, self.tokens = turns, tokens
+        world = turns.world
+        self.counts = share_of(tokens, world.size)
+        ends = [*itertools.accumulate(self.counts)]
+        self._own = slice(ends[world.rank] - self.counts[world.rank], ends[world.rank])
+
+    def own(self, x: mx.array) -> mx.array:
+        """This machine's tokens of (B, T, ...); what is the same for all tokens, (B, 1, ...), stays."""
+        return x if x.shape[1] == 1 and self.tokens > 1 else x[:, self._own]
+
+    def whole(self, x: mx.array) -> mx.array:
+        """All tokens (B, T, ...), of this machine's (B, t, ...)."""
+        x = x.swapaxes(0, 1)
+        most = self.counts[0]
+        if len(x) < most:
+            x = mx.concatenate([x, mx.zeros((most - len(x), *x.shape[1:]), x.dtype)])
+        gathered = self.turns.gather(x)  # (machines, most, B, ...)
+        if self.counts[-1] == most:
+            return gathered.reshape(-1, *x.shape[1:]).swapaxes(0, 1)
+        parts = [gathered[rank, :count] for rank, count in enumerate(self.counts)]
+        return mx.concatenate(parts).swapaxes(0, 1)

@@ -1,0 +1,107 @@
+"""One clip over several machines: the bits of one machine where passes are split, within 1e-5 of it where blocks are.
+
+The oracle is the run of one machine, which other tests hold to the official classes.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlx_ltxw.media.spectrogram import write_png
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from tests.adapter.helpers import factors, official_file
+from tests.convert.made import converted
+from tests.machines.launched import launch
+
+GUIDED = {
+    "video_guidance": {"cfg": 3.0, "stg": 1.0, "modality": 3.0, "rescale": 0.7, "stg_blocks": [1]},
+    "audio_guidance": {"cfg": 7.0, "stg": 1.0, "modality": 3.0, "rescale": 0.7, "stg_blocks": [1]},
+}
+SMALL = {"prompt": "a woman whispers", "width": 64, "height": 96, "frames": 25, "steps": 2, "seeds": [3]}
+LINEARS = (
+    "audio_attn1.to_q",
+    "audio_attn2.to_v",
+    "audio_attn2.to_out.0",
+    "video_to_audio_attn.to_k",
+    "video_to_audio_attn.to_v",
+    "audio_ff.net.2",
+)
+CLOSE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def adapter(made_model, tmp_path_factory):
+    sizes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in made_model.tensors("transformer")}
+    targets = [name for name in sizes if name.endswith(LINEARS)]
+    return str(official_file(tmp_path_factory.mktemp("adapter") / "a.safetensors", factors(sizes, targets, size=1.0)))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "p.png"
+    write_png(path, np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8))
+    return str(path)
+
+
+def cases(made_model, adapter, picture):
+    tiny, packed = str(made_model.path), str(converted("8", 32).path)
+    every = ["passes", "tokens", "tensor"]
+    takes = ["seed=+1", f"adapter={adapter}:0.5 seed=+2"]
+    return [
+        {"name": "guided", "model": tiny, "request": SMALL | GUIDED, "splits": every, "tiles": True},
+        {"name": "locked", "model": tiny, "request": SMALL | GUIDED | {"adapters": [adapter], "takes": takes},
+         "splits": every},
+        {"name": "fused", "model": tiny, "request": SMALL | {"adapters": [adapter], "lock_video": False},
+         "splits": ["tokens", "tensor"]},
+        {"name": "given", "model": tiny, "request": SMALL | {"images": [picture, f"{picture}@-1:0.7"]},
+         "splits": ["tokens", "tensor"]},
+        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens", "tensor"]},
+        {"name": "streamed", "model": packed, "request": SMALL | GUIDED, "splits": ["passes", "tokens"],
+         "stream": True},
+    ]  # fmt: skip
+
+
+def told(count, cases, folder):
+    file = folder / f"cases{count}.json"
+    file.write_text(json.dumps(cases))
+    out, err = launch(count, "tests.machines.splits", file)
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert [line["case"] for line in lines][-1:] == ["world"], out + err  # it came to the end
+    return lines
+
+
+def check(lines):
+    for line in lines:
+        if line["split"] == "passes":
+            assert line["same"], line
+        elif line["split"] == "tiles":
+            assert line["same"], line
+            assert line["counts"] == [line["whole"]] + [0] * (len(line["counts"]) - 1), line  # the leading one has all
+        else:
+            assert line["error"] <= CLOSE, line
+            assert line["planned"] == pytest.approx(line["bytes"], rel=0.05), line
+
+
+def test_two_machines_make_the_clip_of_one(made_model, adapter, picture, tmp_path):
+    *lines, world = told(2, cases(made_model, adapter, picture), tmp_path)
+    check(lines)
+    assert len(lines) == 16
+    assert world["said"] == ["rank 0", "rank 1" * 2]
+    assert world["shared"] == "first"
+
+
+def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
+    """27 of 4 heads, 5 passes' worth of blocks and odd tokens do not divide by three."""
+    wanted = cases(made_model, adapter, picture)
+    *lines, _ = told(3, [wanted[0], wanted[1]], tmp_path)
+    check(lines)
+
+
+@pytest.mark.slow
+def test_the_voice_model_on_up_to_four_machines(tmp_path):
+    request = SMALL | GUIDED | {"width": 128, "height": 128, "frames": 49, "adapters": ["whisper"], "steps": 4}
+    case = {"name": "voice", "model": str(BUILTIN_MODEL), "request": request, "splits": ["passes", "tokens", "tensor"]}
+    for count in (2, 3, 4):
+        *lines, _ = told(count, [case], tmp_path)
+        check(lines)
