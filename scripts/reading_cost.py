@@ -42,12 +42,10 @@ def main(model: Path, readers: tuple[int, ...], blocks: int, advice: bool) -> No
     count = min(blocks, len(streamed))
     for threads in readers:
         streamed._reader._pool = ThreadPoolExecutor(threads)
-        place = (
-            streamed._free.pop() if streamed._free else staging.Staging(staging.room(streamed._streamed[0].values()))
-        )
+        place = streamed._free.pop() if streamed._free else staging.Staging(staging.room(streamed.streamed[0].values()))
         seconds = {"read": 0.0, "copied": 0.0}
         for index in range(count):
-            tensors = streamed._streamed[index]
+            tensors = streamed.streamed[index]
             began = time.perf_counter()
             streamed._reader.fill(place.places(tensors))
             middle = time.perf_counter()
@@ -56,7 +54,7 @@ def main(model: Path, readers: tuple[int, ...], blocks: int, advice: bool) -> No
             seconds["copied"] += (time.perf_counter() - middle) if index else 0
             del made
         streamed._free.append(place)
-        size = sum(tensor.nbytes for tensor in streamed._streamed[0].values()) * (count - 1) / 1e9
+        size = sum(tensor.nbytes for tensor in streamed.streamed[0].values()) * (count - 1) / 1e9
         streamed[0]
         began = time.perf_counter()
         for index in range(1, count):

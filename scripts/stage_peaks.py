@@ -21,8 +21,8 @@ import click
 import mlx.core as mx
 
 from mlx_ltxw.machine import resident_memory
-from mlx_ltxw.pipeline.budget import DENOISING, PICTURE, SOUND
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.needs import DENOISING, PICTURE, SOUND
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request

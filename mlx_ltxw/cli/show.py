@@ -149,8 +149,9 @@ class Show:
         if found is not None and not self.quiet:
             register = f"{found.register} ({found.confidence:.0%})"
             take = "" if event.take is None else f"take {event.take} "
+            where = "" if event.span is None else f" from {event.span[0]:.2f} to {event.span[1]:.2f} s"
             click.echo(
-                f"{take}written, peak memory {readable(event.peak_memory)}; register: {register}, "
+                f"{take}written, peak memory {readable(event.peak_memory)}; register{where}: {register}, "
                 f"{found.lufs:.1f} LUFS, {found.voiced:.0%} voiced",
                 err=True,
             )
@@ -180,6 +181,7 @@ class Show:
             }  # fmt: skip
             files = [str(path) for path in event.files]
             take = {} if event.take is None else {"take": event.take}
+            sound |= {} if event.span is None else {"span": event.span}
             line(event="written", seed=event.seed, **take, files=files, **sound, peak_memory=peak_memory())
         elif isinstance(event, Previewed):
             files = [str(path) for path in event.files]

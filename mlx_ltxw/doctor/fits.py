@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_ltxw.pipeline.budget import BUFFERS, MARGIN
+from mlx_ltxw.pipeline.budget import MARGIN
+from mlx_ltxw.pipeline.needs import BUFFERS
 
 GB = 10**9
 
@@ -75,12 +76,12 @@ def fit(precision: Precision, clip: str, budget: int, program: int = 0) -> Fit:
     budget = int(budget * MARGIN) - program
     weights = precision.audio_side if clip == "sound alone" else precision.transformer
     outside = _OUTSIDE.get(clip, _OUTSIDE_BLOCKS)
-    others = max(_OTHERS, BUFFERS * precision.text_encoder // BLOCKS + _STATES) + _CACHE
+    others = max(_OTHERS, int(BUFFERS * precision.text_encoder / BLOCKS) + _STATES) + _CACHE
     whole = max(weights + FORWARD[clip] + _CACHE, others)
     if whole <= budget:
         return Fit(whole + program, BLOCKS)
     block = (weights - outside) // BLOCKS
-    fixed = outside + FORWARD[clip] + _CACHE + BUFFERS * block
+    fixed = outside + FORWARD[clip] + _CACHE + int(BUFFERS * block)
     stay = (budget - fixed) // block
     if stay < 0 or others > budget:
         return Fit(max(fixed, others) + program, None)

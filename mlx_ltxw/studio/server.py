@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import media, shown_media, texts, uploads
 from mlx_ltxw.studio.folder import StudioFolder
+from mlx_ltxw.studio.heard import forget
 from mlx_ltxw.studio.pages import PAGES
 from mlx_ltxw.studio.pages.frame import register
 from mlx_ltxw.studio.safety import Guard, Rules
@@ -114,3 +115,4 @@ def _forget(studio: Studio) -> None:
     for name in studio.store.forget_deleted(time.time() - KEPT_DELETED):
         with suppress(OSError):
             (studio.folder.takes / name).unlink(missing_ok=True)
+        forget(studio.folder, studio.folder.takes / name)

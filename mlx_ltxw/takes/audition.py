@@ -8,12 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 from mlx_ltxw.machine import peak_memory
-from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.media.measure import Measurement
 from mlx_ltxw.media.mp4 import open_mp4
 from mlx_ltxw.media.remux import remux
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.takes.compose import finished
+from mlx_ltxw.takes.compose import finished, measured, new_sound
 from mlx_ltxw.takes.events import Decoding, Ranked, TakeEvent, Written
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.ranking import RankedTake, ranked
@@ -43,7 +43,7 @@ def write_takes(job: Plan, output: Output, events: Generator[Event, None, None])
 
 
 def _written(job: Plan, output: Output, made: Sequence[Decoded]) -> Iterator[TakeEvent]:
-    found = [measure(take.waveform, take.rate) for take in made]
+    found = [measured(take, job) for take in made]
     order = ranked(job.takes, found)
     yield from (_write_tracks if output.tracks else _write_each)(job, output, made, found, order)
     yield Ranked(made[0].seed, tuple(order))
@@ -58,7 +58,7 @@ def _write_each(
         names = output.names(job.settings, take.seed, number)
         yield from write_files(names, take, job.settings, take_record(job, take.seed, number), first)
         first = first or names[0]
-        yield Written(take.seed, tuple(names), measurement, peak_memory(), number)
+        yield Written(take.seed, tuple(names), measurement, peak_memory(), number, new_sound(job))
 
 
 def _write_tracks(
@@ -76,7 +76,7 @@ def _write_tracks(
     for number, (take, measurement) in enumerate(zip(made, found, strict=True), 1):
         names = output.names(settings, seed, number)
         write_beside(names, take, take_record(job, seed, number))
-        yield Written(seed, tuple(names), measurement, peak_memory(), number)
+        yield Written(seed, tuple(names), measurement, peak_memory(), number, new_sound(job))
     yield Written(seed, (path,), None, peak_memory())
 
 

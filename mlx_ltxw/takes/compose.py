@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.copy_sound import copies_sound
+from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
@@ -16,6 +17,7 @@ from mlx_ltxw.pipeline.spans import Made, Stretch, audio_bounds, seconds_of, vid
 from mlx_ltxw.takes.given import shown_frames
 from mlx_ltxw.takes.headroom import turned_down
 
+_HEARD = 0.05  # seconds: nothing can be said of a voice in less
 CROSSFADE = 0.02
 """Seconds that the new sound takes to come in and to go; within its own stretch, so that the rest stays as it was."""
 
@@ -76,6 +78,26 @@ def keeps_sound(job: Plan) -> bool:
     """Whether a part of the sound is given, which is never turned down."""
     settings = job.settings
     return not settings.makes_sound or settings.retake is not None or settings.extend is not None
+
+
+def new_sound(job: Plan) -> tuple[float, float] | None:
+    """From when to when the sound of a result was made anew, in seconds; None where all of it was, or nothing."""
+    if job.settings.retake is None and job.settings.extend is None:
+        return None
+    made = made_of(job.settings, job.geometry).audio
+    if not made:
+        return None
+    start, stop = seconds_of(made, audio_bounds(job.geometry))
+    stop = min(stop, shown_frames(job) / job.settings.frame_rate)
+    return (start, stop) if stop - start >= _HEARD else None
+
+
+def measured(clip: Decoded, job: Plan) -> Measurement:
+    """What the voice does; where a stretch of it was made anew, in that stretch."""
+    wave, span = clip.waveform, new_sound(job)
+    if span is not None:
+        wave = wave[round(span[0] * clip.rate) : round(span[1] * clip.rate)]
+    return measure(wave, clip.rate)
 
 
 def finished(clip: Decoded, job: Plan) -> Decoded:

@@ -59,6 +59,7 @@ class Written:
             several tracks.
         peak_memory: Bytes.
         take: Its number, from 1; None in a run without takes.
+        span: The seconds that the measurement is of, where a stretch of the sound was made anew; None for all of it.
     """
 
     seed: int
@@ -66,6 +67,7 @@ class Written:
     measurement: Measurement | None
     peak_memory: int
     take: int | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

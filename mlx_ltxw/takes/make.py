@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 from mlx_ltxw.machine import peak_memory
-from mlx_ltxw.media.measure import measure
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
@@ -17,7 +16,7 @@ from mlx_ltxw.pipeline.request import RANDOM, Request
 from mlx_ltxw.pipeline.resolve import defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
-from mlx_ltxw.takes.compose import composed, finished, span_notes
+from mlx_ltxw.takes.compose import composed, finished, measured, new_sound, span_notes
 from mlx_ltxw.takes.events import Decoding, Note, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
 from mlx_ltxw.takes.output import Output
@@ -165,6 +164,6 @@ def written(
             if isinstance(event, Decoded):
                 clip = finish(event, job)
                 yield from write(clip, job)
-                yield Written(clip.seed, files(clip.seed), measure(clip.waveform, clip.rate), peak_memory())
+                yield Written(clip.seed, files(clip.seed), measured(clip, job), peak_memory(), span=new_sound(job))
             else:
                 yield event

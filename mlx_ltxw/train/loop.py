@@ -15,10 +15,11 @@ from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.gpu_errors import telling_gpu_errors
-from mlx_ltxw.machine import on_cpu, peak_memory, settle
+from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
+from mlx_ltxw.train.base import load_base
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
@@ -26,15 +27,14 @@ from mlx_ltxw.train.gradient import optimizer
 from mlx_ltxw.train.gradient.batches import Batches
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
-from mlx_ltxw.train.gradient.recompute import expand
 from mlx_ltxw.train.gradient.step import Objective
 from mlx_ltxw.train.held_out import HeldOut
 from mlx_ltxw.train.initial import initial_adapter
 from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
-from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from mlx_ltxw.world import World
 
 
@@ -51,6 +51,7 @@ class Job:
         held_out: Cached clips that are not trained on, but measured.
         seconds: Of the clips together, where it is known; of their windows otherwise.
         notes: What is to be known before it starts.
+        residency: Which of the base's blocks stay in memory.
     """
 
     config: TrainConfig
@@ -61,6 +62,7 @@ class Job:
     held_out: Sequence[Path] = ()
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    residency: Residency = RESIDENT
 
 
 def check_base(model: ModelDir, force: bool) -> None:
@@ -134,14 +136,11 @@ class Trainer:
         self.job = job
         config = job.config
         clips = [load_clip(file) for file in job.clips]
-        self.base = job.model.load_transformer(default_dtype(), audio_only=all(clip.video is None for clip in clips))
-        if on_cpu():
-            expand(self.base, default_dtype())
-        mx.eval(self.base.parameters())
-        adapter, notes, self.initial_sha256 = initial_adapter(self.base, config)
+        self.base, trained = load_base(job.model, all(clip.video is None for clip in clips), job.residency)
+        adapter, notes, self.initial_sha256 = initial_adapter(trained, config)
         self.notes = (*job.notes, *notes)
         self.layout, parameters = Layout.of(adapter)
-        self.objective = Objective(self.base, attach(self.base, [(adapter, Strength())]), self.layout, config)
+        self.objective = Objective(self.base, attach(trained, [(adapter, Strength())]), self.layout, config)
         share = (job.world.rank, job.world.size)
         grid = latent_grid(job.model)
         self.batches = Batches(job.clips, self.base, grid, config, share)

@@ -199,3 +199,12 @@ def audio_side(name: str) -> bool:
     Source: `ltx_core/model/transformer/model_configurator.py:LTXV_AUDIO_ONLY_MODEL_COMFY_RENAMING_MAP`.
     """
     return any(mark in name for mark in _AUDIO_MARKS)
+
+
+def of_adapted_audio(path: str) -> bool:
+    """Whether an adapted audio stream, which reads the video beside the base, needs a parameter of a block.
+
+    Args:
+        path: In the block (`Block.audio_updates`).
+    """
+    return audio_side(path) or path.startswith("video_to_audio_attn.") or path == "scale_shift_table_a2v_ca_audio"

@@ -37,8 +37,22 @@ def _in_memory(component: str, tensor: Tensor, itemsize: int) -> int:
     return tensor.nbytes
 
 
+def part_bytes(model: ModelDir, component: str, dtype: mx.Dtype) -> dict[str, int]:
+    """Bytes in memory of each part of a network, such as `encoder`; arguments as `weights_in_memory`'s."""
+    parts: dict[str, int] = {}
+    for tensor in model.tensors(component):
+        part = tensor.name.partition(".")[0]
+        parts[part] = parts.get(part, 0) + _in_memory(component, tensor, dtype.size)
+    return parts
+
+
 def layer_bytes(
-    model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False, on_disk: str | None = None
+    model: ModelDir,
+    component: str,
+    dtype: mx.Dtype | None = None,
+    audio_only: bool = False,
+    on_disk: str | None = None,
+    stored: bool = False,
 ) -> tuple[list[int], int]:
     """Bytes of each layer's weights in memory, and of those outside the layers.
 
@@ -47,6 +61,7 @@ def layer_bytes(
         component: The transformer or the text encoder.
         dtype, audio_only: As for `weights_in_memory`.
         on_disk: What a tensor that is left on disk has in its name.
+        stored: Count what is read from disk for them instead.
     """
     itemsize = (dtype or default_dtype()).size
     layers: dict[int, int] = {}
@@ -54,7 +69,7 @@ def layer_bytes(
     for tensor in model.tensors(component, audio_only):
         if on_disk is not None and on_disk in tensor.name:
             continue
-        nbytes = _in_memory(component, tensor, itemsize)
+        nbytes = tensor.nbytes if stored else _in_memory(component, tensor, itemsize)
         found = LAYER.search(tensor.name)
         if found is None:
             rest += nbytes

@@ -29,7 +29,7 @@ DTYPES = {
 _PIECE = 8 << 20
 """Bytes of one read: several at a time keep an SSD busy."""
 
-_READERS = 4
+_READERS = 8
 
 
 class TensorReader:

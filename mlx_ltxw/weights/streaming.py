@@ -16,9 +16,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ltxw.tree import share
+from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.header import Tensor
 from mlx_ltxw.weights.reading import TensorReader
 from mlx_ltxw.weights.staging import Staging, room
@@ -32,11 +33,14 @@ class Residency:
 
     Attributes:
         layers: How many, spread evenly, so that a streamed one has the time of several to be read in; None for all.
+        audio_stays: Whether of all layers what an adapted audio stream uses stays, its reading of the video included;
+            of the transformer, for training under the lock.
         ahead: Streamed layers that are read ahead of the one at work.
         keep_cached: Whether the system may keep what was read, for the next time; see `TensorReader`.
     """
 
     layers: int | None = None
+    audio_stays: bool = False
     ahead: int = 1
     keep_cached: bool = True
 
@@ -44,6 +48,10 @@ class Residency:
         """Whether a layer of `count` stays whole."""
         kept = count if self.layers is None else min(self.layers, count)
         return (index + 1) * kept // count > index * kept // count
+
+    def keeps(self, index: int, count: int, path: str) -> bool:
+        """Whether a parameter of a layer stays, by its path in the layer."""
+        return self.stays(index, count) or (self.audio_stays and of_adapted_audio(path))
 
 
 RESIDENT = Residency()
@@ -69,9 +77,13 @@ class Traffic:
 class StreamedLayers(Generic[Layer]):
     """The layers of a network, as a walk asks for them; see `Residency`.
 
-    Args:
-        layers: With every array that stays; the others are never looked at.
+    Attributes:
+        layers: With every array that stays.
         streamed: For each layer, by parameter path in it, the tensors that are read anew.
+
+    Args:
+        layers: As above; arrays of what is streamed are never looked at.
+        streamed: As above.
         dtype_of: The dtype in memory, by layer, parameter path and stored dtype.
         residency: How far to read ahead.
     """
@@ -83,7 +95,7 @@ class StreamedLayers(Generic[Layer]):
         dtype_of: Callable[[int, str, mx.Dtype], mx.Dtype],
         residency: Residency,
     ) -> None:
-        self.layers, self._streamed, self._dtype_of = list(layers), streamed, dtype_of
+        self.layers, self.streamed, self._dtype_of = list(layers), streamed, dtype_of
         self._ahead = residency.ahead
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
@@ -97,6 +109,16 @@ class StreamedLayers(Generic[Layer]):
     def traffic(self) -> Traffic:
         """So far."""
         return Traffic(self._reader.bytes_read, self._waited)
+
+    @property
+    def staying(self) -> list[mx.array]:
+        """The arrays of the layers that stay in memory."""
+        return [
+            value
+            for layer, streamed in zip(self.layers, self.streamed, strict=True)
+            for path, value in tree_flatten(layer.parameters())
+            if path not in streamed
+        ]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -113,7 +135,7 @@ class StreamedLayers(Generic[Layer]):
         if self._latest is not None and self._latest[0] == index:
             return self._latest[1]
         self._latest = None
-        layer = self._fetched(index) if self._streamed[index] else self.layers[index]
+        layer = self._fetched(index) if self.streamed[index] else self.layers[index]
         self._read_ahead(index)
         self._latest = index, layer
         return layer
@@ -130,7 +152,7 @@ class StreamedLayers(Generic[Layer]):
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
-        arrays = coming.staging.taken(self._streamed[index], lambda path, stored: self._dtype_of(index, path, stored))
+        arrays = coming.staging.taken(self.streamed[index], lambda path, stored: self._dtype_of(index, path, stored))
         copy: Any = share(self.layers[index])
         copy.update(tree_unflatten(list(arrays.items())))
         return copy
@@ -138,7 +160,7 @@ class StreamedLayers(Generic[Layer]):
     def _read_ahead(self, index: int) -> None:
         """Begins to read the next streamed layers, those of the next forward after the last; forgets all others."""
         order = [(index + step) % len(self) for step in range(1, len(self))]
-        wanted = [later for later in order if self._streamed[later]][: self._ahead]
+        wanted = [later for later in order if self.streamed[later]][: self._ahead]
         self._forget([other for other in self._coming if other not in wanted])
         for later in wanted:
             if later not in self._coming:
@@ -153,8 +175,8 @@ class StreamedLayers(Generic[Layer]):
             self._free.append(coming.staging)
 
     def _begin(self, index: int) -> _Coming:
-        tensors = self._streamed[index]
-        staging = self._free.pop() if self._free else Staging(max(room(one.values()) for one in self._streamed))
+        tensors = self.streamed[index]
+        staging = self._free.pop() if self._free else Staging(max(room(one.values()) for one in self.streamed))
         return _Coming(staging, self._thread.submit(self._reader.fill, staging.places(tensors)))
 
 
@@ -186,7 +208,7 @@ def stream_layers(
     for path, tensor in tensors.items():
         start, _, rest = path.partition(".")
         number, _, inside = rest.partition(".")
-        if start == name and not residency.stays(int(number), len(layers)):
+        if start == name and not residency.keeps(int(number), len(layers), inside):
             streamed[int(number)][inside] = tensor
     if any(streamed):
         by_layer = lambda index, path, stored: dtype_of(f"{name}.{index}.{path}", stored)  # noqa: E731

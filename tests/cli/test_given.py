@@ -11,6 +11,7 @@ from PIL import Image
 from mlx_ltxw.cli.generate import generate as generate_command
 from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.media.video import read_video
@@ -124,6 +125,8 @@ def test_the_sound_of_a_stretch(cli, files, tmp_path):
     assert "The rest of the sound is kept sample by sample, and encoded again (AAC)." in done.err
     assert packets(made, "video") == packets(clip, "video")
     ours, theirs = read_audio(made.with_suffix(".wav"), RATE), read_audio(clip, RATE)
+    found = measure(ours[round(0.49 * RATE) : round(0.81 * RATE)], RATE)
+    assert f"register from 0.49 to 0.81 s: {found.register} ({found.confidence:.0%}), {found.lufs:.1f} LUFS" in done.err
     before, after = slice(0, round(0.49 * RATE)), slice(round(0.81 * RATE), round(1.3 * RATE))
     for kept in (before, after):
         assert np.abs(ours[kept] - theirs[kept]).max() < 1e-4  # 16 bits

@@ -1,7 +1,6 @@
 """The memory plan: what is predicted is what a run takes, and what is chosen fits."""
 
 import dataclasses
-import gc
 
 import mlx.core as mx
 import pytest
@@ -10,10 +9,8 @@ from click.testing import CliRunner
 from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
-from mlx_ltxw.pipeline import budget
+from mlx_ltxw.pipeline import budget, needs
 from mlx_ltxw.pipeline.budget import Work, budget_for
-from mlx_ltxw.pipeline.contexts import encode_prompts
-from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
@@ -21,8 +18,10 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.printing import read_bytes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, STREAMED
+from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
+from scripts.stage_peaks import measured, predicted
 
 GB = 10**9
 REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
@@ -42,54 +41,63 @@ def work(model, request=REQUEST, **changes):
     return dataclasses.replace(made, **changes)
 
 
-def measured(call):
-    """Bytes that MLX holds at most during a call, beyond what it held before."""
-    gc.collect()
-    mx.clear_cache()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    call()
-    return mx.get_peak_memory() - before
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REQUEST,
+        dataclasses.replace(REQUEST, frames=25, adapters=("whisper",)),
+        dataclasses.replace(REQUEST, audio_only=True),
+    ],
+    ids=["plain", "locked", "sound alone"],
+)
+def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
+    """Of the built-in model on a CPU, where activations are nearly all of it. MLX runs ahead there by up to ten
+    operations, by chance, which is what the 6 MB of tolerance are for."""
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
+    job = plan(request_, built_in)
+    said, found = predicted(job), measured(job)
+    assert set(found) == {part for part, peak in said.items() if peak}
+    for part, peak in found.items():
+        assert said[part] == pytest.approx(peak, rel=0.1, abs=6_000_000), part
 
 
-def test_parts_take_what_was_predicted(built_in):
-    """Of the small model on a CPU, where activations are nearly all of it: within a quarter; a big model's weights are
-    exact, and its activations a fiftieth of it."""
-    job = plan(REQUEST, built_in)
-    needs = {need.name.split()[0]: need for need in job.budget.needs}
-    networks = Networks(built_in, job.dtype)
-    text = measured(lambda: encode_prompts(built_in, job.prompts, job.dtype))
-    assert max(need.peak for need in job.budget.needs[:3]) == pytest.approx(text, rel=0.25)
-    audio = mx.zeros((1, job.geometry.audio_tokens, built_in.network_config("transformer").audio.in_channels))
-    mx.eval(audio)
-    assert needs["sound"].peak == pytest.approx(measured(lambda: decode_audio(networks, audio)), rel=0.25)
-    video = mx.zeros((1, job.geometry.video_tokens, built_in.network_config("video_vae").latent_channels))
-    mx.eval(video)
-    frames = measured(lambda: [len(chunk) for chunk in decode_video(networks, video, job.geometry)])
-    assert needs["picture"].peak == pytest.approx(frames, rel=0.25)
+@pytest.mark.parametrize("layers", [0, 1])
+def test_streamed_blocks_take_what_was_predicted(dev, layers):
+    """Of the made model's two, as many stay."""
+    job = plan(Request("a woman whispers", width=128, height=128, frames=49, steps=1, seeds=(1,)), dev)
+    clip = needs.Subject(dev, job.dtype, job.machine, False, job.prompts)
+    blocks, fixed = layer_bytes(dev, "transformer", job.dtype)
+    stored, _ = layer_bytes(dev, "transformer", stored=True)
+    beside = fixed + needs.streaming(blocks, stored, job.machine)
+    said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
+    found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
+    assert said.peak == pytest.approx(found["denoising"], rel=0.1)
+    streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
+    assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
 
 
 class Big:
     """LTX-2.3's sizes without its files: 48 blocks of 0.79 GB."""
 
-    blocks, rest = [790_000_000] * 48, 900_000_000
+    blocks, rest, layers = [790_000_000] * 48, 900_000_000, [450_000_000] * 48
 
 
 @pytest.fixture
 def big(monkeypatch):
+    for module in (budget, needs):
+        monkeypatch.setattr(
+            module, "layer_bytes",
+            lambda _, name, *__, **___: (Big.blocks, Big.rest) if name == "transformer" else (Big.layers, 2 * GB),
+        )  # fmt: skip
     monkeypatch.setattr(
-        budget, "layer_bytes",
-        lambda model, name, *_, **__: (Big.blocks, Big.rest) if name == "transformer" else ([450_000_000] * 48, 2 * GB),
-    )  # fmt: skip
-    monkeypatch.setattr(
-        budget, "weights_in_memory",
+        needs, "weights_in_memory",
         lambda *_: {"text_projection": 2_300_000_000, "connectors": GB, "transformer": 38 * GB, "audio_vae": 10**8,
                     "vocoder": 5 * 10**8, "video_vae": 2_500_000_000},
     )  # fmt: skip
 
 
-# 0.95 of the memory, less what is outside the blocks (0.9 GB), three blocks on their way and a little, by blocks.
-@pytest.mark.parametrize(("gigabytes", "stay"), [(10.5, 8), (16, 15), (22, 22), (36, 39), (48, None)])
+# 0.95 of the memory, less what is outside the blocks (0.9 GB), 2.35 blocks on their way and a little, by blocks.
+@pytest.mark.parametrize(("gigabytes", "stay"), [(10.5, 9), (16, 15), (22, 22), (36, 39), (48, None)])
 def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
     made = budget_for(work(built_in), Machine("metal", 2 * GB * round(gigabytes), int(gigabytes * GB)), program=0)
     assert made.peak <= made.limit
@@ -119,12 +127,14 @@ def test_the_text_encoder_never_decides(big, built_in):
 
 
 @pytest.mark.parametrize(("backend", "itemsize"), [("cpu", 4), ("metal", 2)])
-def test_the_text_encoder_counts_three_layers_and_no_embedding(built_in, backend, itemsize):
-    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys."""
+def test_the_text_encoder_counts_layers_on_their_way_and_no_embedding(built_in, backend, itemsize):
+    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys. One is at work, the one before
+    is not finished, and one is read, in bf16."""
     matrices = 3 * 96 * 192 + 2 * 96 * 96 + 2 * 48 * 96
     layer, last = matrices + 4 * 96 + 2 * 24, 96
-    encoder = budget_for(work(built_in), Machine(backend, 64 * GB, 64 * GB)).needs[0]
-    assert encoder.weights == itemsize * (3 * layer + last)
+    made = work(built_in, dtype=mx.float32 if backend == "cpu" else mx.bfloat16)
+    encoder = budget_for(made, Machine(backend, 64 * GB, 64 * GB)).needs[0]
+    assert encoder.weights == 2 * itemsize * layer + 2 * layer + itemsize * last
 
 
 def test_what_cannot_fit_is_refused(big, built_in):

@@ -114,7 +114,7 @@ def test_the_next_block_is_read_while_one_is_at_work(dev, monkeypatch):
 
 def test_a_block_is_gone_when_the_walk_has_moved_on(dev):
     streamed = blocks(dev)
-    size = sum(tensor.nbytes for tensor in streamed._streamed[0].values()) * 2  # bf16 on disk, fp32 in memory
+    size = sum(tensor.nbytes for tensor in streamed.streamed[0].values()) * 2  # bf16 on disk, fp32 in memory
     mx.clear_cache()
     mx.synchronize()
     before = mx.get_active_memory()

@@ -26,7 +26,10 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
     groups = head_groups(queries, keys)
     in_powers_of_two = queries.astype(mx.float32) * (scale * math.log2(math.e))
     keys, values = keys.astype(mx.float32), values.astype(mx.float32)
-    parts = [_mixed_values(in_powers_of_two[:, part], keys[:, part], values[:, part]) for part in groups]
+    parts: list[mx.array] = []
+    for part in groups:  # one after another: MLX would go over all of them abreast, and hold the scores of all heads
+        own = mx.depends([in_powers_of_two[:, part]], parts[-1:])[0] if parts else in_powers_of_two[:, part]
+        parts.append(_mixed_values(own, keys[:, part], values[:, part]))
     return mx.concatenate(parts, axis=1).astype(queries.dtype)
 
 
@@ -37,6 +40,14 @@ def head_groups(queries: mx.array, keys: mx.array) -> list[slice]:
     if device.slow_exponentials():
         together = max(1, _SCORES // (4 * batch * tokens * keys.shape[2]))
     return [slice(start, start + together) for start in range(0, heads, together)]
+
+
+def scores_at_once(heads: int, tokens: int, keys: int) -> int:
+    """Bytes of the scores that `attention` makes at a time, fp32; 0 where a kernel makes none."""
+    if not device.slow_exponentials():
+        return 0
+    one = 4 * tokens * keys
+    return one * max(1, min(heads, _SCORES // max(1, one)))
 
 
 def attention_weights(queries: mx.array, keys: mx.array, scale: float) -> tuple[mx.array, mx.array | None]:

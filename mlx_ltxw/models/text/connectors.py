@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.config import DEEPEST, Section
 from mlx_ltxw.models.transformer.attention import Attention
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
@@ -133,9 +134,10 @@ class Connector(nn.Module):
         length = features.shape[1]
         registers = self.learnable_registers[mx.arange(length) % self.config.registers]  # by place, (S, dim)
         x = mx.where(valid[..., None], features, registers.astype(features.dtype))
-        rope = self._rope(length, x.dtype)
+        rope, submissions = self._rope(length, x.dtype), ops.paced()
         for block in self.transformer_1d_blocks:
             x = block(x, rope)
+            submissions.add(x)
         return mx.fast.rms_norm(x, None, _EPS)
 
     def _rope(self, length: int, dtype: mx.Dtype) -> Rope:
@@ -171,4 +173,6 @@ class Connectors(nn.Module):
         valid = mx.take_along_axis(valid, order, axis=1)
         video = mx.take_along_axis(video_features, order[..., None], axis=1)
         audio = mx.take_along_axis(audio_features, order[..., None], axis=1)
-        return self.video_embeddings_connector(video, valid), self.audio_embeddings_connector(audio, valid)
+        video = self.video_embeddings_connector(video, valid)
+        (audio,) = mx.depends([audio], [video])  # not abreast: each holds the scores of 1024 places
+        return video, self.audio_embeddings_connector(audio, valid)

@@ -90,5 +90,6 @@ class FeatureExtractor(nn.Module):
         flat = states.swapaxes(2, 3).flatten(2)  # (B, S, D * L), index d * L + l
         flat = mx.where(mask.astype(mx.bool_)[..., None], flat, mx.zeros((), flat.dtype))
         video = self.video_aggregate_embed(flat * math.sqrt(self.config.video_width / self.config.text_width))
+        (flat,) = mx.depends([flat], [video])  # one after the other: each holds all states once more
         audio = self.audio_aggregate_embed(flat * math.sqrt(self.config.audio_width / self.config.text_width))
         return video, audio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -110,7 +111,7 @@ def cast_at_each_use(model: nn.Module, dtype: mx.Dtype, compiled: bool) -> None:
             module.weight = module.weight.astype(dtype)
 
 
-def expand(model: nn.Module, dtype: mx.Dtype) -> None:
+def expand(model: nn.Module, dtype: mx.Dtype, which: Callable[[str], bool] = lambda _: True) -> None:
     """Replaces every quantised linear by a plain one of the very values it stands for.
 
     For MLX's CPU backend, where a quantised product takes several times as long as a plain one.
@@ -118,9 +119,10 @@ def expand(model: nn.Module, dtype: mx.Dtype) -> None:
     Args:
         model: Changed in place.
         dtype: bf16 or fp32, of the plain weights.
+        which: Whether a linear is replaced, by its path.
     """
     for path, packed in linears(model).items():
-        if isinstance(packed, nn.QuantizedLinear):
+        if isinstance(packed, nn.QuantizedLinear) and which(path):
             plain = nn.Linear(1, 1, bias=False)
             plain.weight = dense_weight(packed).astype(dtype)
             if "bias" in packed:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_ltxw.adapter.streamed import blocks_on_demand
 from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, Walk
 from mlx_ltxw.train.config import TrainConfig
@@ -87,22 +88,25 @@ def draw_noise(group: Group, config: TrainConfig) -> Draw:
     return Draw(mx.stack(audios), mx.stack(audio_sigmas), mx.stack(videos), mx.stack(video_sigmas))
 
 
-def compiles(config: TrainConfig) -> bool:
-    """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU.
+def compiles(config: TrainConfig, streams: bool = False) -> bool:
+    """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU. Blocks that are read from
+    disk as they are needed are no part of a compiled function.
 
     MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
     CPU backend compiles nothing here (`models/ops/device.py`).
     """
+    if streams:
+        return False
     return this_machine().backend == "metal" if config.compile is None else config.compile
 
 
-def walking(config: TrainConfig) -> Walk:
+def walking(compiled: bool) -> Walk:
     """How a decoupled step goes over the blocks (`audio_stream.gradient`).
 
     A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
     A compiled function may submit nothing.
     """
-    if compiles(config):
+    if compiled:
         return Walk()
     return Walk.bounded() if this_machine().in_pieces else Walk(submit_every=1, window=0)
 
@@ -123,12 +127,13 @@ class Objective:
         self.dtype = DTYPES[config.activations]
         adapted.freeze()
         adapted.unfreeze(keys=["lora_A", "lora_B"], strict=False)
-        cast_at_each_use(adapted, self.dtype, compiles(config))
+        compiled = compiles(config, blocks_on_demand(base) is not None)
+        cast_at_each_use(adapted, self.dtype, compiled)
         self._branches = layout.branches(adapted)
         clear_factors(self._branches)
-        self._walk = walking(config)
+        self._walk = walking(compiled)
         self._coupled_walk = Walk(run=checkpointed) if config.gradient_checkpointing else Walk()  # inside a gradient
-        self._step = mx.compile(self._drawn_gradient) if compiles(config) else self._drawn_gradient
+        self._step = mx.compile(self._drawn_gradient) if compiled else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
         """Draws noise for a group, and differentiates.

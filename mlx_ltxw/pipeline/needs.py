@@ -1,0 +1,284 @@
+"""What each part of a run holds in memory, from headers and sizes alone.
+
+Weights are counted exactly, and what is held beside them in arrays of known sizes: tokens, texts, scores, pixels. How
+many of each are alive at once was measured, on one H200 in bf16 where work is handed over in bounded pieces, and
+on two CPU cores in fp32, where MLX runs up to ten operations ahead (`docs/log.md`, `python -m scripts.stage_peaks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_ltxw.machine import Machine
+from mlx_ltxw.models import ops
+from mlx_ltxw.models.transformer import TransformerConfig
+from mlx_ltxw.models.video_vae import Tiling
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.printing import readable
+from mlx_ltxw.weights.components import TEXT_ENCODER, upsampler_name
+from mlx_ltxw.weights.memory import layer_bytes, part_bytes, weights_in_memory
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import Residency
+
+TEXT, PROJECTION, CONNECTORS = "text encoder", "text projection", "connectors"
+DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
+
+PROMPT = 1024
+"""Tokens a prompt is padded to."""
+_LETTERS = 3
+"""Of a token, at least as a rule."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one part of a run needs.
+
+    Attributes:
+        name: `text encoder`, `denoising 704x480, 97 frames`, ...
+        weights: Bytes of the networks' weights in memory.
+        activations: Bytes of everything else.
+        read: Bytes from disk in all, the first time included.
+        choice: How it is done, where there is a choice, and why; or nothing.
+    """
+
+    name: str
+    weights: int
+    activations: int
+    read: int
+    choice: str = ""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at once."""
+        return self.weights + self.activations
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a clip's parts are counted for.
+
+    Attributes:
+        model: Where the weights are.
+        dtype: Of the transformer.
+        machine: Where it is made.
+        audio_only: Whether there is no picture.
+        prompts: What is encoded.
+        sounds: Adapted sounds beside the picture.
+        adapters: Bytes of their factors.
+        machines: That the video's tokens are spread over.
+    """
+
+    model: ModelDir
+    dtype: mx.Dtype
+    machine: Machine
+    audio_only: bool
+    prompts: Sequence[str]
+    sounds: int = 0
+    adapters: int = 0
+    machines: int = 1
+
+    @property
+    def config(self) -> TransformerConfig:
+        """Of the transformer."""
+        return self.model.network_config("transformer")
+
+    @property
+    def text_itemsize(self) -> int:
+        """Bytes of a number of the text path."""
+        return 4 if self.dtype == mx.float32 else 2
+
+    @property
+    def contexts(self) -> int:
+        """Bytes of one prompt as the transformer reads it."""
+        video = 0 if self.audio_only else self.config.video.context_dim
+        return PROMPT * (video + self.config.audio.context_dim) * self.dtype.size
+
+    @property
+    def held(self) -> int:
+        """Bytes that a run holds to its end: contexts, side by side and each by itself, and adapters."""
+        return 2 * len(self.prompts) * self.contexts + self.adapters
+
+
+def streaming(
+    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (), whole: bool = False
+) -> int:
+    """Bytes of blocks on their way: the one at work, what is left of the one before, and one that is being read.
+
+    Args:
+        blocks: Bytes of each in memory.
+        stored: Bytes of what is read of each.
+        machine: On a CPU a whole block may be unfinished while the next one is described.
+        copies: Second weights of each, of fused adapters.
+        whole: Whether the one before is there to its end.
+    """
+    before = 1 if whole else _BEFORE if machine.in_pieces else _BEFORE_WHOLE
+    return int((1 + before) * (max(blocks) + max(copies, default=0)) + max(stored))
+
+
+_BEFORE, _BEFORE_WHOLE = 0.35, 0.3
+"""Of a block, what is not finished when the next one has come."""
+BUFFERS = 2 + _BEFORE
+"""Blocks on their way on a GPU, where their dtype on disk is that in memory."""
+
+
+def text_needs(clip: Subject) -> list[Need]:
+    """From prompts to contexts."""
+    model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
+    dtype = mx.float32 if itemsize == 4 else mx.bfloat16
+    weights = weights_in_memory(model, dtype, clip.audio_only)
+    layers, rest = layer_bytes(model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
+    read, _ = layer_bytes(model, TEXT_ENCODER, None, on_disk="embed_tokens", stored=True)
+    gemma = model.network_config(TEXT_ENCODER)
+    token = gemma.states * gemma.hidden_size * itemsize
+    longest = max((_tokens(prompt) for prompt in clip.prompts), default=1)
+    tokens = sum(map(_tokens, clip.prompts))
+    text = clip.contexts // clip.dtype.size * itemsize
+    states = _STATES if machine.in_pieces else _STATES_WHOLE
+    hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
+    return [
+        Need(
+            TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
+            sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
+        ),
+        Need(
+            PROJECTION, weights["text_projection"],
+            int(states * PROMPT * token + tokens * token + 2.6 * text), weights["text_projection"],
+        ),
+        Need(CONNECTORS, weights["connectors"], _connectors(clip, text), weights["connectors"]),
+    ]  # fmt: skip
+
+
+_STATES, _STATES_WHOLE = 5.25, 6.0
+"""All hidden states of a padded prompt: so many times over while they are projected."""
+
+
+def _tokens(prompt: str) -> int:
+    return min(PROMPT, len(prompt) // _LETTERS + 8)
+
+
+def _connectors(clip: Subject, text: int) -> int:
+    """Bytes beside the weights of one prompt's way through the connectors, `text` of them its features."""
+    if clip.machine.in_pieces:
+        return 400_000_000
+    config = clip.model.network_config("connectors")
+    return int(16.2 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 5.5 * text)
+
+
+def forward(clip: Subject, stage: Stage) -> int:
+    """Bytes beyond the weights that one step of a stage holds: a forward's, the streams of its other passes, and what
+    the run holds all along."""
+    config, itemsize, size = clip.config, clip.dtype.size, stage.geometry
+    waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
+    video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
+    audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
+    text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
+    if clip.machine.in_pieces:
+        of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
+        own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
+        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
+    longest = size.audio_tokens if clip.audio_only else size.video_tokens
+    scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
+    held = len(clip.prompts) * clip.contexts + clip.adapters
+    if clip.audio_only:
+        return int(26 * audio + (16.7 if waiting else 4.7) * text + 11.2 * scores + held)
+    scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
+    return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
+
+
+_GATHERED = 6.0
+"""Arrays of the whole video that a machine holds of which each computes some of the tokens: keys and values, gathered,
+then turned for the attention, in two blocks."""
+
+
+def _unpacked(clip: Subject) -> int:
+    """Bytes of quantised weights that a card unpacks before it multiplies by them, several at a time."""
+    if clip.machine.backend != "cuda" or not clip.model.quantized_layers("transformer"):
+        return 0
+    config = clip.config
+    return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
+
+
+_UNPACKED = 8
+"""Of a feed-forward network's matrices."""
+
+
+def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
+    """Between the stages and after them.
+
+    Args:
+        clip: What is decoded.
+        last: Its size.
+        upsamplers: Kinds that are used.
+    """
+    outside = mx.float32 if clip.text_itemsize == 4 else mx.bfloat16
+    needs = []
+    vae = part_bytes(clip.model, "video_vae", outside)
+    for kind in upsamplers:
+        size = sum(tensor.nbytes for tensor in clip.model.tensors(upsampler_name(kind)))
+        statistics = sum(nbytes for part, nbytes in vae.items() if part not in ("encoder", "decoder"))
+        needs.append(Need(f"upsampler {kind}", size + statistics, _TILE, size))
+    needs.append(_sound(clip, last, outside))
+    if not clip.audio_only:
+        weights = sum(nbytes for part, nbytes in vae.items() if part != "encoder")
+        needs.append(Need(PICTURE, weights, _picture(clip, last) + clip.held, weights))
+    return needs
+
+
+_TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
+"""Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
+
+
+def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
+    """The audio autoencoder, then the vocoder: one is gone when the other comes."""
+    parts = part_bytes(clip.model, "audio_vae", dtype)
+    decoder = sum(nbytes for part, nbytes in parts.items() if part != "encoder")
+    vocoder = weights_in_memory(clip.model, dtype)["vocoder"]
+    tokens, read = last.audio_tokens, decoder + vocoder
+    if clip.machine.in_pieces:
+        return Need(SOUND, vocoder, min(600_000_000, 3_050_000 * tokens) + clip.held, read)
+    config = clip.model.network_config("audio_vae")
+    wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
+    spectrum = tokens * config.channels * (36_000 + 22_500 * wider)  # the last level's, unfolded for its convolutions
+    larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
+    return Need(SOUND, larger[0], larger[1] + clip.held, read)
+
+
+def _picture(clip: Subject, size: Geometry) -> int:
+    """Bytes beside the weights that decoding the video holds: a tile's, which is made in pieces where it is large."""
+    channels, itemsize = clip.model.network_config("video_vae").decoder_base_channels, clip.text_itemsize
+    tiling = Tiling()
+    tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
+    whole = (3.31 * channels * itemsize + 34) * tile * min(size.frames, tiling.frames or size.frames)
+    bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
+    return int(min(whole, bound + _PER_TILE_PIXEL * tile))
+
+
+def denoising(
+    clip: Subject, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
+    walks: int,
+) -> Need:  # fmt: skip
+    """One stage of it.
+
+    Args:
+        clip: What is made.
+        stage: Of the run.
+        residency: Which blocks stay in memory.
+        blocks, stored: Bytes of each, in memory and on disk.
+        beside: Bytes of weights beside the blocks that stay.
+        walks: Of the stage over the blocks, of all seeds.
+    """
+    size = stage.geometry
+    name = f"{DENOISING} {size.frames} frames" + ("" if clip.audio_only else f" of {size.width}x{size.height}")
+    activations, count = forward(clip, stage), len(blocks)
+    stay = [index for index in range(count) if residency.stays(index, count)]
+    weights = sum(blocks[index] for index in stay) + beside
+    if len(stay) == count:
+        return Need(name, weights, activations, sum(stored) + beside, f"all {count} blocks stay in memory")
+    again = sum(stored) - sum(stored[index] for index in stay)
+    choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each step"
+    return Need(name, weights, activations, sum(stored) - again + walks * again, choice)
