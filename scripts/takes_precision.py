@@ -41,9 +41,9 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import steps, transformers
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.record import only_take
-from scripts.lock_cost import equal, schedules
+from scripts.bench.lock import equal, schedules
+from scripts.bench.takes import Voices, contexts_of, start_of
 from scripts.random_model import GRID, environment, model_options, read_sections, relative_error, report, wide
-from scripts.takes_cost import Voices, contexts_of, start_of
 
 DTYPES = ("float32", "bfloat16")
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'

@@ -201,6 +201,9 @@ class BlendedAttention(nn.Module):
         gate: (T, 1).
     """
 
+    compiles = False
+    """What it reads is more than a tuple of arrays."""
+
     def __init__(self, adapted: Attention, gate: mx.array) -> None:
         super().__init__()
         self.adapted = adapted

@@ -16,6 +16,7 @@ import numpy as np
 from mlx_ltxw.models.transformer import (
     DIRECT,
     Accompaniment,
+    Call,
     Forward,
     Modality,
     Rotary,
@@ -23,6 +24,7 @@ from mlx_ltxw.models.transformer import (
     Walk,
     accompanied_forward,
     audio_forward,
+    directly,
     joint_forward,
     rotary,
 )
@@ -49,6 +51,7 @@ class Denoiser:
         given: What is not to be made.
         walk: How a forward goes over the blocks.
         split: What of it this machine computes.
+        call: How blocks are called.
     """
 
     model: Transformer
@@ -62,6 +65,7 @@ class Denoiser:
     given: Conditions = NOTHING_GIVEN
     walk: Walk = DIRECT
     split: Split = WHOLE_RUN
+    call: Call = directly
 
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
@@ -107,7 +111,7 @@ class Denoiser:
         text = self.contexts
         audio = self._modality(latents.audio, sigma, self.given.audio, text.audio(negative), self.audio_rotary)
         if latents.video is None or self.video_rotary is None:
-            forward = audio_forward(self.model, audio, like)
+            forward = audio_forward(self.model, audio, like, self.call)
             return _Described(forward, lambda made: Latents(None, _clean(latents.audio, made, audio)))
         video = self._modality(latents.video, sigma, self.given.video, text.video(negative), self.video_rotary)
         own = self.split.modality(video)
@@ -118,7 +122,7 @@ class Denoiser:
             return Latents(_clean(latents.video, of_video, video), _clean(latents.audio, made[1], audio))
 
         if latents.adapted is None or not self.adapted:
-            return _Described(joint_forward(self.model, own, audio, like), both)
+            return _Described(joint_forward(self.model, own, audio, like, self.call), both)
         adapted, second = latents.adapted, audio
         if (waits := self.given.adapted) is not None:
             level, timesteps = waits.levels(sigma)
@@ -130,7 +134,7 @@ class Denoiser:
         def all_three(made: Any) -> Latents:
             return both(made)._replace(adapted=_clean(adapted, gathered(self.adapted, made[2]), second))
 
-        return _Described(accompanied_forward(self.model, others, own, audio, like), all_three)
+        return _Described(accompanied_forward(self.model, others, own, audio, like, self.call), all_three)
 
     def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:
         level = mx.array([sigma])

@@ -17,7 +17,7 @@ from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.machine import limits, peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import remove_offset, soften_onset
-from mlx_ltxw.models.transformer import Walk
+from mlx_ltxw.models.transformer import Walk, calling, directly
 from mlx_ltxw.pipeline.adapters import Models
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
@@ -38,6 +38,7 @@ from mlx_ltxw.pipeline.numbers import check_finite
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore, ResumePoint
 from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.split import TENSOR, TOKENS
 from mlx_ltxw.pipeline.transformers import Transformers
 from mlx_ltxw.pipeline.upsample import upsampled
 from mlx_ltxw.pipeline.voices import take_rows
@@ -153,6 +154,7 @@ def _stage_steps(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
         *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
         Walk.bounded(job.machine.in_pieces), job.split,
+        directly if job.split.how in (TENSOR, TOKENS) else calling(stage.geometry.video_tokens),
     )  # fmt: skip
     if point is None:
         done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)

@@ -134,6 +134,7 @@ ELSEWHERE = {
     "compare_pictures": "mlx_ltxw.studio.heard:compare",
     "check_clips": "mlx_ltxw.studio.clips:check_clips",
     "save_caption": "mlx_ltxw.studio.clips:save_caption",
+    "read_caption": "mlx_ltxw.studio.clips:read_caption",
     "folders": "mlx_ltxw.studio.clips:folders_below",
     "check_new_run": "mlx_ltxw.studio.run_state:check_new",
     "run": "mlx_ltxw.studio.run_state:about_run",

@@ -120,14 +120,31 @@ def _rows(
             "name": source.name,
             "path": str(source.path),
             "caption": source.text,
-            "editable": data.is_dir() and is_inside(source.path, data),
-            "seconds": _seconds(source.path),
-            "picture": _pictured(source.path),
             "findings": [_told(one) for one in told[source.name]],
             "clips": [{"start": c.start, "end": c.end, "caption": c.caption} for c in cut[source.path]],
+            **_about_file(source.path, data),
         }
         for source in sources
     ]
+
+
+def _about_file(path: Path, data: Path) -> dict[str, Any]:
+    """Its length, whether it has a picture, whether its caption may be edited, and whether the page may play it.
+
+    What is no sound or video, and what a link in the folder leads out of it to, is not served.
+    """
+    inside = is_inside(path, data)
+    try:
+        with collected_notes():
+            info = probe(path)
+    except UserError:
+        return {"seconds": None, "picture": False, "editable": data.is_dir() and inside, "playable": False}
+    return {
+        "seconds": info.duration,
+        "picture": info.width is not None,
+        "editable": data.is_dir() and inside,
+        "playable": info.channels is not None and (inside or not data.is_dir()),
+    }
 
 
 def _source_of(name: str, names: set[str]) -> str | None:
@@ -141,22 +158,6 @@ def _source_of(name: str, names: set[str]) -> str | None:
 
 def _told(finding: Finding) -> dict[str, str]:
     return {"severity": finding.severity, "file": finding.file, "text": spelled(finding.text, texts.spelling)}
-
-
-def _seconds(path: Path) -> float | None:
-    try:
-        with collected_notes():
-            return probe(path).duration
-    except UserError:
-        return None
-
-
-def _pictured(path: Path) -> bool:
-    try:
-        with collected_notes():
-            return probe(path).width is not None
-    except UserError:
-        return False
 
 
 def save_caption(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
@@ -175,15 +176,8 @@ def save_caption(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]
             cannot be written.
     """
     asked = build(_CaptionEdit, values, "The caption")
-    data = _folder(asked.data)
-    sources, _ = find_sources(data, Labels(asked.speaker, asked.manner, asked.scene))
-    found = [source for source in sources if source.name == asked.name]
-    if not data.is_dir() or len(found) != 1 or not is_inside(found[0].path, data):
-        raise UserError(f"There is no clip {asked.name} in {data} whose caption can be edited.", "Look again.")
-    source = found[0]
+    source = _editable(asked.data, asked.name, Labels(asked.speaker, asked.manner, asked.scene))
     file = source.path.with_suffix(".txt")
-    if file.is_symlink() or not is_inside(file, data):
-        raise UserError(f"{file.name} is a link; the studio writes into the chosen folder alone.", "Edit it by hand.")
     now = read_text(file, LARGEST_CAPTION) if file.exists() else None
     if now != asked.seen:
         raise UserError(f"{file.name} was changed by another program meanwhile.", "Look at the folder again.")
@@ -194,6 +188,30 @@ def save_caption(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]
     text = " ".join(asked.text.split()) + "\n"
     write_text(file, text)
     return {"text": text, "stands_for": stands_for, "slips": slips(parse(text))}
+
+
+def read_caption(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
+    """What stands in the caption's file of a clip now: `text`, None for no file. `data` and `name` as for the other.
+
+    Raises:
+        UserError: there is no such clip in that folder.
+    """
+    source = _editable(str(values["data"]), str(values["name"]), Labels())
+    file = source.path.with_suffix(".txt")
+    return {"text": read_text(file, LARGEST_CAPTION) if file.exists() else None}
+
+
+def _editable(data: str, name: str, labels: Labels) -> MediaSource:
+    """A clip whose caption may be edited."""
+    folder = _folder(data)
+    sources, _ = find_sources(folder, labels)
+    found = [source for source in sources if source.name == name]
+    if not folder.is_dir() or len(found) != 1 or not is_inside(found[0].path, folder):
+        raise UserError(f"There is no clip {name} in {folder} whose caption can be edited.", "Look again.")
+    file = found[0].path.with_suffix(".txt")
+    if file.is_symlink() or not is_inside(file, folder):
+        raise UserError(f"{file.name} is a link; the studio writes into the chosen folder alone.", "Edit it by hand.")
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Sounds and spectrograms for the players: of takes, of clips to train on, and of listening samples.
 
 Addresses hold numbers and names of runs, never paths. A folder of clips gets a number that cannot be guessed when its
-page is opened; only the files that the data check listed are served, and none that a link leads out of the folder to.
+page is opened; only sound and video files that the data check listed are served (`clips`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class ClipSets:
     """Folders of clips that pages have open; the oldest are forgotten.
 
     Attributes:
-        sets: Number -> the files, in the order of the table.
+        sets: Number -> the files in the order of the table, None for one that is not served.
     """
 
     def __init__(self) -> None:
-        self.sets: dict[str, tuple[Path, ...]] = {}
+        self.sets: dict[str, tuple[Path | None, ...]] = {}
 
-    def add(self, files: Sequence[Path]) -> str:
+    def add(self, files: Sequence[Path | None]) -> str:
         """Its number."""
         number = secrets.token_urlsafe(12)
         self.sets[number] = tuple(files)
@@ -122,6 +122,8 @@ async def _of_clip(studio: Studio, request: HttpRequest) -> Response:
     if index >= len(files):
         raise UserError("That folder is not open any more.", "Look at it again.")
     path = files[index]
+    if path is None:
+        raise UserError("This file is not played here.", "Play it in another program.")
     if asked["name"] == "file":
         return FileResponse(path, headers=_HEADERS)
     if asked["name"] == "wave.json":

@@ -53,6 +53,7 @@ SIZE, SECONDS, STEPS = "Picture", "Seconds", "Steps"
 SOUND_ALONE = "Sound alone"
 SEED, CLIPS = "Seed", "Clips"
 OWN = "the model's own"
+OWN_SIZE = "{width} × {height} (own)"
 
 # What is given
 GIVEN = "Given"
@@ -94,7 +95,7 @@ REGISTER_AT_HINT = "0-2=whispering,2-4=normal"
 DTYPE, DTYPES = "Numbers", {"": OWN, "bfloat16": "bfloat16", "float16": "float16", "float32": "float32"}
 FUSE, ALLOW_PARTIAL = "Fuse into quantised weights too", "Leave out what of an adapter has no place"
 SOFTEN_ONSET, REMOVE_OFFSET = "Soften a click at the start", "Take out what lies below 20 Hz"
-GUIDANCE = {"cfg": "prompt", "stg": "space and time", "modality": "picture and sound", "rescale": "rescale"}
+GUIDANCE = {"cfg": "CFG", "stg": "STG", "modality": "Modality", "rescale": "Rescale"}
 VIDEO_GUIDANCE, AUDIO_GUIDANCE = "Picture guidance", "Sound guidance"
 CLEAR = "Empty the form"
 
@@ -121,6 +122,7 @@ STAGES = {
     "denoising": "Step", "decoding": "Drawing frames", "part": "Part", "cancelling": "Ending",
 }  # fmt: skip
 WAITING, FAILED, CANCELLED = "waiting", "failed", "cancelled"
+PROGRESS = "Progress"
 PREVIEW = "Preview of the clip"
 MORE_WAIT = "and {count} more"
 LATEST = "Just made"

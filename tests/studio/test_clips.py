@@ -175,6 +175,15 @@ def test_nothing_is_written_outside_the_folder(data, studio, tmp_path):
     assert (outside / "y.txt").read_text() == "mine"
     rows = {row["name"]: row for row in looked(data, studio)["rows"]}
     assert not rows["linked/x.wav"]["editable"]
+    assert not rows["linked/x.wav"]["playable"]
+
+
+def test_only_sounds_are_played(data, studio):
+    (data / "secret.wav").write_text("root:x:0:0")
+    listing = data.parent / "list.jsonl"
+    files = [data / "secret.wav", data / "anna-woman-whispering" / "1.wav", data / "none.wav"]
+    listing.write_text("".join(json.dumps({"file": str(file), "caption": WHOLE}) + "\n" for file in files))
+    assert [row["playable"] for row in looked(listing, studio)["rows"]] == [False, True, False]
 
 
 def test_folders_complete_what_is_typed(tmp_path, studio):

@@ -70,6 +70,14 @@ def test_a_caption_is_mended_in_its_place_and_a_bad_name_is_refused(page, server
     caption.blur()
     row.get_by_text("changed by another program").wait_for()
     assert (folder / "a.txt").read_text() == "by another hand"
+    row.get_by_role("button", name="Take the file's").click()
+    page.wait_for_function("document.querySelector('[data-clip=\"1\"] textarea').value === 'by another hand'")
+    (folder / "a.txt").write_text("by a third")
+    caption.fill('(woman, whispering): "good night"')
+    caption.blur()
+    row.get_by_role("button", name="Write mine over it").click()
+    row.get_by_text("saved", exact=True).wait_for()
+    assert (folder / "a.txt").read_text() == '(woman, whispering): "good night"\n'
     assert page.evaluate("window.hit") is None
     assert page.locator("main img[src=x]").count() == 0
     shot(page, "train-clips")

@@ -1,6 +1,7 @@
 """LTX-2.3's audio-video transformer."""
 
 from mlx_ltxw.models.transformer.block import Block, Shared
+from mlx_ltxw.models.transformer.compiled import Call, Compiled, calling, directly
 from mlx_ltxw.models.transformer.config import StreamConfig, TransformerConfig
 from mlx_ltxw.models.transformer.forwards import Accompaniment, accompanied_forward, audio_forward, joint_forward
 from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_SKIPS, Modality, Rotary, Sharing, Skips, rotary
@@ -14,6 +15,8 @@ __all__ = [
     "Accompaniment",
     "Block",
     "Blocks",
+    "Call",
+    "Compiled",
     "Forward",
     "Modality",
     "Rotary",
@@ -26,6 +29,8 @@ __all__ = [
     "Walk",
     "accompanied_forward",
     "audio_forward",
+    "calling",
+    "directly",
     "joint_forward",
     "rotary",
 ]

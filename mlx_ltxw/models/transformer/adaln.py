@@ -6,11 +6,13 @@ Source: `ltx_core/model/transformer/adaln.py`, `timestep_embedding.py`, `transfo
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+
+from mlx_ltxw.models.ops import fused_cuda
 
 SINUSOID_WIDTH = 256
 _HALF = SINUSOID_WIDTH // 2
@@ -157,6 +159,32 @@ def modulation_rows(table: mx.array, modulation: mx.array, which: slice) -> list
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
     return (x.astype(mx.float32) * (1 + whole(scale)) + whole(shift)).astype(x.dtype)
+
+
+def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> mx.array:
+    """`norm(x) * (1 + scale) + shift` by the root mean square of x (B, T, dim), as every part of a block begins."""
+    if isinstance(scale, mx.array) and isinstance(shift, mx.array) and fused_cuda.takes(x, scale, shift):
+        fused: Any = _fused_norm(x, scale, shift, eps)
+        return fused
+    return _norm_then_modulate(x, scale, shift, eps)
+
+
+def _norm_then_modulate(x: mx.array, scale: Row, shift: Row, eps: float) -> mx.array:
+    return modulate(mx.fast.rms_norm(x, None, eps), scale, shift)
+
+
+@mx.custom_function
+def _fused_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
+    return fused_cuda.modulated_norm(x, scale, shift, eps)
+
+
+@_fused_norm.vjp
+def _fused_norm_vjp(
+    primals: tuple[mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, ...]:
+    *arrays, eps = primals
+    _, gradients = mx.vjp(lambda x, scale, shift: _norm_then_modulate(x, scale, shift, eps), arrays, [cotangent])
+    return tuple(gradients)
 
 
 @mx.compile

@@ -12,16 +12,19 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.models.transformer.rope import Rope, turned_norm
 from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
-@mx.compile
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
-    gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))
-    return (out.astype(mx.float32) * gates[..., None]).astype(out.dtype)
+    return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+@mx.compile
+def _scaled_heads(out: mx.array, logits: mx.array) -> mx.array:
+    return (out.astype(mx.float32) * (2.0 * mx.sigmoid(logits.astype(mx.float32)))).astype(out.dtype)
 
 
 class Read(NamedTuple):
@@ -121,8 +124,7 @@ class Attention(nn.Module):
     def _mix(
         self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done, spread: Spread | None
     ) -> mx.array:
-        queries, keys = self.normed(self.to_q(x), read.keys)
-        queries, keys = self._turned(queries, rope), self._turned(keys, key_rope or rope)
+        queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
         values = self._split(read.values)
         if spread is not None:
             keys, values = spread.whole(keys), spread.whole(values)
@@ -138,15 +140,11 @@ class Attention(nn.Module):
 
     def turned_heads(self, projected: mx.array, norm: nn.RMSNorm, rope: Rope | None) -> mx.array:
         """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
-        return self._turned(norm(projected), rope)
+        return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
 
-    def normed(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
-        """Projected queries and keys (B, T, H * D), normed as a whole."""
-        return self.q_norm(queries), self.k_norm(keys)
-
-    def _turned(self, normed: mx.array, rope: Rope | None) -> mx.array:
-        heads = self._split(normed)
-        return heads if rope is None else apply_split_rope(heads, *rope)
+    def turned(self, queries: mx.array, keys: mx.array, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
+        """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both."""
+        return [self.turned_heads(queries, self.q_norm, rope), self.turned_heads(keys, self.k_norm, key_rope)]
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)

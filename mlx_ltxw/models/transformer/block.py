@@ -21,6 +21,7 @@ from mlx_ltxw.models.transformer.adaln import (
     Row,
     audio_reads_video,
     modulate,
+    modulated_norm,
     modulation_rows,
     reading_gate,
     stream_modulation,
@@ -269,7 +270,7 @@ class Block(nn.Module):
         return self._normed(video, *audio_reads_video(self.scale_shift_table_a2v_ca_video, state.cross_modulation))
 
     def _normed(self, x: mx.array, scale: Row, shift: Row) -> mx.array:
-        return modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
+        return modulated_norm(x, scale, shift, self.eps)
 
 
 def modulated_text(table: mx.array, state: StreamState) -> mx.array:

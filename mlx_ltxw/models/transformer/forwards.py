@@ -9,8 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.transformer.attention import Read
-from mlx_ltxw.models.transformer.block import NOTHING_SHARED, Block, Shared, StreamState, Texts
+from mlx_ltxw.models.transformer.block import NOTHING_SHARED, Block, BlockOutput, Shared, StreamState, Texts
+from mlx_ltxw.models.transformer.compiled import Call, directly
 from mlx_ltxw.models.transformer.inputs import BlockSkips, Modality
+from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.walk import Abreast, Blocks, Done, Forward, Streams
 
 
@@ -42,7 +44,32 @@ class Accompaniment(NamedTuple):
     audio: Modality
 
 
-def joint_forward(model: Network, video: Modality, audio: Modality, like: Forward | None = None) -> Forward:
+def _joint_step(
+    block: Block, video: mx.array, audio: mx.array, states: Sequence[StreamState], skips: BlockSkips,
+    texts: Texts | None, done: Done,
+) -> BlockOutput:  # fmt: skip
+    v, a = states
+    return block(video=video, audio=audio, video_state=v, audio_state=a, skips=skips, done=done, texts=texts)
+
+
+def _read_texts(block: Block, states: Sequence[StreamState], like: mx.array, done: Done) -> Texts:
+    return block.read_texts(states[0], states[1], like.dtype)
+
+
+def _audio_step(
+    block: Block, audio: mx.array, state: StreamState, shared: Shared, rope: Rope | None, skip_self: bool,
+    text: Read | None, done: Done,
+) -> mx.array:  # fmt: skip
+    return block.audio_stream(audio, state, shared, rope, skip_self, text)
+
+
+def _read_audio_text(block: Block, state: StreamState, text: Read | None, like: mx.array, done: Done) -> Read:
+    return block.read_audio_text(state, Shared(text=text), like.dtype)
+
+
+def joint_forward(
+    model: Network, video: Modality, audio: Modality, like: Forward | None = None, call: Call = directly
+) -> Forward:
     """What a joint forward (`Transformer.__call__`) walks; passes of it share its keys and values of the text.
 
     Args:
@@ -50,6 +77,7 @@ def joint_forward(model: Network, video: Modality, audio: Modality, like: Forwar
         video, audio: Its streams.
         like: A forward of the same tokens at the same noise levels that reads other texts; all that does not depend
             on the text is taken from it.
+        call: How blocks are called.
     """
     states: tuple[StreamState, ...]
     streams: Streams
@@ -59,14 +87,13 @@ def joint_forward(model: Network, video: Modality, audio: Modality, like: Forwar
     else:
         states, streams = _reading(like.states, video, audio), like.streams
     v, a = states
-    dtype = streams[0].dtype
+    first = streams[0]
 
     def prepare(block: Block) -> Texts:
-        return block.read_texts(v, a, dtype)
+        return call(_read_texts, block, states, first)
 
     def step(texts: Texts | None, block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-        vx, ax = streams
-        out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done, texts=texts)
+        out = call(_joint_step, block, *streams, states, skips, texts, done=done)
         return out.video, out.audio
 
     def finish(streams: Streams) -> tuple[mx.array, mx.array]:
@@ -75,20 +102,20 @@ def joint_forward(model: Network, video: Modality, audio: Modality, like: Forwar
     return Forward(model.transformer_blocks, states, streams, prepare, step, finish)
 
 
-def audio_forward(model: Network, audio: Modality, like: Forward | None = None) -> Forward:
+def audio_forward(model: Network, audio: Modality, like: Forward | None = None, call: Call = directly) -> Forward:
     """What `Transformer.audio_alone` walks; arguments as for `joint_forward`."""
     streams: Streams
     if like is None:
         a, streams = model.audio_state(audio, None), (model.audio_patchify_proj(audio.latent),)
     else:
         (a,), streams = _reading(like.states, audio), like.streams
-    dtype = streams[0].dtype
+    first = streams[0]
 
     def prepare(block: Block) -> Read:
-        return block.read_audio_text(a, NOTHING_SHARED, dtype)
+        return call(_read_audio_text, block, a, None, first)
 
     def step(text: Read | None, block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-        return (block.audio_stream(streams[0], a, skip_self=skips.audio_self, text=text),)
+        return (call(_audio_step, block, streams[0], a, NOTHING_SHARED, None, skips.audio_self, text, done=done),)
 
     def finish(streams: Streams) -> mx.array:
         return model.audio_head(streams[0], a)
@@ -97,8 +124,9 @@ def audio_forward(model: Network, audio: Modality, like: Forward | None = None) 
 
 
 def accompanied_forward(
-    model: Network, others: Sequence[Accompaniment], video: Modality, audio: Modality, like: Forward | None = None
-) -> Forward:
+    model: Network, others: Sequence[Accompaniment], video: Modality, audio: Modality, like: Forward | None = None,
+    call: Call = directly,
+) -> Forward:  # fmt: skip
     """What `Transformer.accompanied` walks; arguments as for it and for `joint_forward`."""
     models = [other.model for other in others]
     streams: Streams
@@ -110,14 +138,13 @@ def accompanied_forward(
         states, streams = _reading(like.states, video, audio, *(other.audio for other in others)), like.streams
     v, a, *own = states
     same_text = [other.audio.context is audio.context and other.audio.sigma is audio.sigma for other in others]
-    dtype = streams[0].dtype
+    first = streams[0]
 
     def prepare(blocks: tuple[Block, ...]) -> tuple[Texts, list[Read]]:
-        texts = blocks[0].read_texts(v, a, dtype)
-        shared = [Shared(text=texts.audio) if same else NOTHING_SHARED for same in same_text]
+        texts = call(_read_texts, blocks[0], (v, a), first)
         reads = [
-            block.read_audio_text(state, each, dtype)
-            for block, state, each in zip(blocks[1:], own, shared, strict=True)
+            call(_read_audio_text, block, state, texts.audio if same else None, first)
+            for block, state, same in zip(blocks[1:], own, same_text, strict=True)
         ]
         return texts, reads
 
@@ -131,12 +158,13 @@ def accompanied_forward(
         block, *other_blocks = blocks
         texts, reads = prepared or (None, None)
         vx, ax, *xs = streams
-        out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done, texts=texts)
+        out = call(_joint_step, block, vx, ax, (v, a), skips, texts, done=done)
         done((out.video, out.audio))
         for i, (other, state) in enumerate(zip(other_blocks, own, strict=True)):
             shared = out.shared if same_text[i] else out.shared._replace(text=None)
             text = None if reads is None else reads[i]
-            xs[i] = other.audio_stream(xs[i], state, shared, video.rotary.cross, skips.audio_self, text)
+            rope = video.rotary.cross
+            xs[i] = call(_audio_step, other, xs[i], state, shared, rope, skips.audio_self, text, done=done)
         return out.video, out.audio, *xs
 
     def finish(streams: Streams) -> tuple[mx.array, mx.array, list[mx.array]]:

@@ -15,6 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.ops import fused_cuda
+
 Rope = tuple[mx.array, mx.array]
 """Cosines and sines, each (B, T, H, head_dim / 2)."""
 
@@ -81,6 +83,33 @@ def apply_split_rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """
     rotated: Any = _rotated(x, cos, sin)
     return rotated
+
+
+def turned_norm(x: mx.array, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
+    """RMS norm of (B, T, H * D) as a whole with a weight (H * D), then `apply_split_rope` of its heads (B, T, H, D)."""
+    if fused_cuda.takes(x) and len(cos) == 1:
+        turned: Any = _fused_turn(x, weight, cos, sin, eps)
+        return turned
+    return _norm_then_turn(x, weight, eps, cos, sin)
+
+
+def _norm_then_turn(x: mx.array, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
+    normed = mx.fast.rms_norm(x, weight, eps)
+    return apply_split_rope(normed.reshape(*x.shape[:2], cos.shape[2], -1), cos, sin)
+
+
+@mx.custom_function
+def _fused_turn(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
+    return fused_cuda.turned_norm(x, weight, cos, sin, eps)
+
+
+@_fused_turn.vjp
+def _fused_turn_vjp(
+    primals: tuple[mx.array, mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, ...]:
+    x, weight, cos, sin, eps = primals
+    _, gradients = mx.vjp(lambda x, weight: _norm_then_turn(x, weight, eps, cos, sin), [x, weight], [cotangent])
+    return (*gradients, mx.zeros_like(cos), mx.zeros_like(sin))
 
 
 @mx.custom_function

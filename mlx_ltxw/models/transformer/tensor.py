@@ -22,7 +22,7 @@ from mlx_ltxw.models.transformer.attention import Attention
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import Rotary
 from mlx_ltxw.models.transformer.model import Transformer
-from mlx_ltxw.models.transformer.rope import Rope
+from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
 from mlx_ltxw.world import Turns, World, share_of
 
 ROWS, COLUMNS = "rows", "columns"
@@ -136,14 +136,18 @@ class TensorAttention(Attention):
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         return self._turns.sum(super().__call__(*args, **kwargs))
 
-    def normed(self, queries: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
+    def turned(self, queries: mx.array, keys: mx.array, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
         """As the whole attention, whose norms span all heads; the squares of both take one collective."""
         wide = queries.astype(mx.float32), keys.astype(mx.float32)
         squares = [mx.sum(x * x, axis=-1) for x in wide]  # (B, T), (C, S)
         sizes = squares[0].size
         total = self._turns.sum(mx.concatenate([square.reshape(-1) for square in squares]))
         sums = total[:sizes].reshape(squares[0].shape), total[sizes:].reshape(squares[1].shape)
-        return _scaled(queries, sums[0], self.q_norm, self._inner), _scaled(keys, sums[1], self.k_norm, self._inner)
+        normed = (
+            _scaled(queries, sums[0], self.q_norm, self._inner), _scaled(keys, sums[1], self.k_norm, self._inner)
+        )  # fmt: skip
+        heads = (self._split(each) for each in normed)
+        return [x if by is None else apply_split_rope(x, *by) for x, by in zip(heads, (rope, key_rope), strict=True)]
 
 
 class TensorFeedForward(FeedForward):

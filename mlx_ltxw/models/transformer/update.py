@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulate
+from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulated_norm
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
@@ -70,7 +70,7 @@ class Update(NamedTuple):
             read: What `read` gave, if that has been asked for already.
         """
         shift, scale, gate = self.modulation
-        queries = modulate(mx.fast.rms_norm(x, None, self.eps), scale, shift)
+        queries = modulated_norm(x, scale, shift, self.eps)
         if isinstance(self.network, FeedForward):
             return add_gated(x, self.network(queries, done), gate)
         context, _, rope, key_rope, values_only, _, spread = self.attending

@@ -53,7 +53,8 @@ class _Running:
             self._picture.props["alt"] = texts.PREVIEW
             with ui.element("div").classes("grow"):
                 self._title = ui.label().classes("job-title")
-                self._bar = ui.linear_progress(0, show_value=False, size="6px").props('rounded aria-label="Progress"')
+                self._bar = ui.linear_progress(0, show_value=False, size="6px").props("rounded instant-feedback")
+                self._bar.props["aria-label"] = texts.PROGRESS
                 self._stage = ui.label().classes("muted").props('role="status"')
             self._cancel = icon_button("close", texts.CANCEL, self._end)
         self._empty = ui.label(texts.QUEUE_EMPTY).classes("muted")
@@ -70,8 +71,7 @@ class _Running:
         self._title.set_text(job.title)
         self._stage.set_text(stage_words(progress))
         share = progress.share
-        self._bar.props(f"indeterminate={str(share is None).lower()}")
-        self._bar.set_value(share or 0)
+        self._bar.set_value(share or 0)  # still where nothing is counted: what moves would take cores from the job
         self._picture.set_visibility(bool(progress.preview))
         if progress.preview:
             self._picture.props["src"] = preview_url(job.id, "png", progress.preview)

@@ -68,7 +68,7 @@ def show_more(form: Form) -> None:
             upsamplers = form.facts.upsamplers if form.facts else ()
             pick("upsampler", texts.UPSAMPLER, {"": texts.OWN} | {name: name for name in upsamplers})
             pick("dtype", texts.DTYPE, texts.DTYPES)
-            number_field(texts.MEMORY, draft.memory, lambda value: form.set(memory=value))
+            number_field(texts.MEMORY, draft.memory, lambda value: form.set(memory=value)).classes(add="wide")
         with ui.element("div").classes("line"):
             text("distilled_lora", texts.DISTILLED_LORA, texts.ADAPTER_HINT)
             text("register_at", texts.REGISTER_AT, texts.REGISTER_AT_HINT)

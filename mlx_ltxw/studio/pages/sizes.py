@@ -14,8 +14,8 @@ def show_sizes(form: Form) -> None:
     draft, facts = form.draft, form.facts
     with section(texts.SIZE_HEADING, key="size"):
         with ui.element("div").classes("line"):
-            own = f"{facts.width} × {facts.height}" if facts else texts.OWN
-            sizes = {"": f"{own}, {texts.OWN}" if facts else own}
+            own = texts.OWN_SIZE.format(width=facts.width, height=facts.height) if facts else texts.OWN
+            sizes = {"": own}
             for width, height in facts.sizes if facts else ():
                 if facts is None or (width, height) != (facts.width, facts.height):
                     sizes[f"{width}x{height}"] = f"{width} × {height}"

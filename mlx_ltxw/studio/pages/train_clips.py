@@ -116,6 +116,15 @@ class ClipTable:
             "save_caption", {"data": self.folder, "name": name, "text": text, "seen": seen, **values}
         )
 
+    async def read(self, name: str) -> str | None:
+        """What stands in a caption's file now."""
+        try:
+            found = await self.studio.helper.ask("read_caption", {"data": self.folder, "name": name})
+        except UserError:
+            return None
+        text: str | None = found["text"]
+        return text
+
     async def check_again(self) -> None:
         """Shows what the check finds now, in the rows that are there."""
         try:
@@ -143,7 +152,7 @@ class ClipTable:
         self.space.clear()
         self._rows = []
         rows = found["rows"]
-        number = CLIP_SETS.add([Path(row["path"]) for row in rows])
+        number = CLIP_SETS.add([Path(one["path"]) if one["playable"] else None for one in rows])
         with self.space:
             if not all(row["editable"] for row in rows):
                 ui.label(texts.READ_ONLY).classes("train-hint")
@@ -227,6 +236,10 @@ class ClipRow:
                 else:
                     self.input.props("readonly")
                 self.state = ui.label().classes("train-state").props('role="status"')
+                with ui.element("div").classes("train-buttons") as self.clash:
+                    button(texts.TAKE_THEIRS, self._take_theirs)
+                    button(texts.KEEP_MINE, self._keep_mine)
+                self.clash.set_visibility(False)
                 self.findings = ui.element("div")
         self.show_findings(row)
 
@@ -249,13 +262,27 @@ class ClipRow:
         except UserError as error:
             self.state.set_text(f"{texts.UNSAVED}: {error}")
             self.state.classes(add="train-error")
+            self.clash.set_visibility(await self._table.read(self.name) != self._seen)
             return
+        self.clash.set_visibility(False)
         self._seen = saved["text"]
         self.input.set_value(saved["text"].strip())
         self.state.classes(remove="train-error")
         note = "" if saved["stands_for"].strip() == saved["text"].strip() else f" · {saved['stands_for']}"
         self.state.set_text(" ".join([f"{texts.SAVED}{note}", *saved["slips"]]))
         await self._table.check_again()
+
+    async def _take_theirs(self) -> None:
+        """Shows what another program wrote."""
+        self._seen = await self._table.read(self.name)
+        self.input.set_value((self._seen or "").strip())
+        self.state.set_text("")
+        self.clash.set_visibility(False)
+
+    async def _keep_mine(self) -> None:
+        """Writes over what another program wrote, which was seen now."""
+        self._seen = await self._table.read(self.name)
+        await self._save()
 
 
 def show_findings(findings: Sequence[dict[str, str]]) -> None:

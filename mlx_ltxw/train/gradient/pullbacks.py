@@ -17,7 +17,8 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.transformer.adaln import Row, add_gated, modulate, whole
+from mlx_ltxw.models.transformer import adaln
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, whole
 from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, turned_back
@@ -76,7 +77,7 @@ def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> tuple[mx.
     def back(cotangent: mx.array) -> mx.array:
         return _unnormed(x, _stretched(cotangent, scale), eps)
 
-    return modulate(mx.fast.rms_norm(x, None, eps), scale, shift), back
+    return adaln.modulated_norm(x, scale, shift, eps), back
 
 
 def gated_sum(x: mx.array, update: mx.array, gate: Row) -> tuple[mx.array, Pullback]:

@@ -2,7 +2,7 @@
 
 Needs a CUDA GPU with about 90 GB, PyTorch, ltx-core, and MLX's CUDA backend (`pip install "mlx-ltxw[cuda,dev]"`):
 
-    python -m scripts.full_size --width 704 --height 480 --frames 97
+    python -m scripts.bench.official --width 704 --height 480 --frames 97
 
 Prints one JSON object a line: times a forward, peak memory, the relative error of the official bf16 run and of MLX's
 bf16 run against the official fp32 run, and what the exact video lock costs. The same random bf16 weights serve all.

@@ -1,7 +1,7 @@
 """What takes cost at full size: seconds a forward of many sounds on one picture, with random weights on one GPU.
 
-    python -m scripts.takes_cost
-    python -m scripts.takes_cost --takes 1 --takes 16 --voices 4
+    python -m scripts.bench.takes
+    python -m scripts.bench.takes --takes 1 --takes 16 --voices 4
 
 One locked run is the measure: a forward with one take that has the base's text. Beside it stand 1, 2, 4, 8 and 16
 takes, each with a text of its own, first of one voice (an adapter in the weights), then of several (the same adapter at
@@ -38,7 +38,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.latents import Latents, noise
 from mlx_ltxw.pipeline.streams import AdaptedStream, batch_layout
 from mlx_ltxw.weights.dtype import default_dtype
-from scripts.lock_cost import SEED, Measured, equal, measured, schedules
+from scripts.bench.lock import SEED, Measured, equal, measured, schedules
 from scripts.random_model import (
     GRID,
     environment,

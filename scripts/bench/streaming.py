@@ -1,6 +1,6 @@
 """What streaming the transformer's blocks costs: seconds of a forward and peak memory, by how many stay in memory.
 
-    python -m scripts.streaming_cost --resident 48 --resident 24 --resident 0
+    python -m scripts.bench.streaming --resident 48 --resident 24 --resident 0
 
 Writes a transformer of random weights in bf16 to --folder (38 GB at full size), reads it through the page cache, and
 prints one JSON object a line: seconds, `peak_gb` (MLX's, weights and all), bytes read

@@ -3,8 +3,8 @@
 Needs a GPU with 60 GB and no PyTorch. A forward, then a whole run of each schedule through the pipeline's own denoiser
 and decoder:
 
-    python -m scripts.lock_cost --whole-run
-    MLX_MAX_OPS_PER_BUFFER=200 python -m scripts.lock_cost --layers 8 --runs 5
+    python -m scripts.bench.lock --whole-run
+    MLX_MAX_OPS_PER_BUFFER=200 python -m scripts.bench.lock --layers 8 --runs 5
 
 Prints one JSON object a line. Three kinds of run are measured in turn, so that drift meets all alike: `plain` (no
 adapter), `fused` (a rank-32 adapter in the weights, without the lock) and `locked` (base and adapted audio side by

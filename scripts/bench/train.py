@@ -3,7 +3,7 @@
 Needs a GPU with 110 GB (with --batch 1: 80 GB) and no PyTorch. The 19B base in bf16, activations in fp32, as many clips
 of 192x192 pixels, 97 frames, as training takes:
 
-    python -m scripts.training_cost
+    python -m scripts.bench.train
 
 Prints one JSON object a line: for every setting (decoupled, coupled; with and without gradient checkpointing) the
 seconds of each timed step, their median and the least of them, and MLX's peak over the timed steps. `beyond_weights` is
@@ -51,6 +51,8 @@ from mlx_ltxw.train.gradient.optimizer import State
 from mlx_ltxw.train.gradient.step import DTYPES, Group, Objective
 from mlx_ltxw.tree import size_of
 from mlx_ltxw.weights.dtype import default_dtype
+from scripts.bench.figures import Figure
+from scripts.bench.setting import TEXT, Setting
 from scripts.random_model import (
     GRID,
     environment,
@@ -177,6 +179,19 @@ def compare(decoupled: dict[str, Any], coupled: dict[str, Any], draws: int) -> d
         "memory_beyond_weights": round(decoupled["beyond_weights"] / coupled["beyond_weights"], 4),
         "first_losses_differ_by": abs(decoupled["first_loss"] / coupled["first_loss"] - 1) if draws == 1 else None,
     }
+
+
+def figures(setting: Setting) -> Iterator[Figure]:
+    """Decoupled and coupled steps of two clips of the first size, as training takes them."""
+    size, geometry = next(iter(setting.geometries().items()))
+    base = build(setting.config, 0, setting.dtype)
+    for coupled in (False, True):
+        config = TrainConfig(coupled=coupled)
+        group = make_group(base, geometry, config, TEXT)
+        found = attempt(base, group, config, setting.runs, 2)
+        name = f"training step, {'coupled' if coupled else 'decoupled'}, {config.batch_size} clips"
+        more = {"beyond the weights, GB": round(found.get("beyond_weights", 0) / 1e9, 2)}
+        yield Figure(name, size, found.get("seconds", []), more=more)
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """Seconds and peak memory beyond the weights of each network at full size, with random weights.
 
-    python -m scripts.peak --network forward --width 704 --height 480 --frames 97
-    python -m scripts.peak --network video --network vocoder --seconds 60
+    python -m scripts.bench.peak --network forward --width 704 --height 480 --frames 97
+    python -m scripts.bench.peak --network video --network vocoder --seconds 60
 
 Prints one JSON object a line. `beyond` is MLX's peak less what was allocated before the call: the weights and the
 inputs. Needs 40 GB for the transformer, 3 GB for the others. To try it out on a CPU: --layers 2 --scale 8 --width 64
