@@ -39,7 +39,7 @@ _VECTORS = 5.5
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """What one forward of training goes over.
 
     Attributes:
@@ -57,7 +57,7 @@ class Step:
     quantised: bool = False
 
 
-def budget_for_training(step: Step, memory: int | None = None, program: int | None = None) -> Budget:
+def budget_for_training(step: TrainingStep, memory: int | None = None, program: int | None = None) -> Budget:
     """Plans a run of training: the base whole in memory if it fits, else as many of its blocks as do.
 
     Args:
@@ -76,7 +76,7 @@ def budget_for_training(step: Step, memory: int | None = None, program: int | No
     return budget
 
 
-def _planned(step: Step, machine: Machine, program: int) -> Budget:
+def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     limit, dtype = int(machine.budget * MARGIN), default_dtype()
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
@@ -107,7 +107,7 @@ def _planned(step: Step, machine: Machine, program: int) -> Budget:
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
-def _weights(step: Step, which: Callable[[str], bool]) -> tuple[list[int], int]:
+def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:
     """Bytes of each block's parameters of some kind, and of those outside the blocks. On a CPU quantised ones are
     unpacked."""
     dense = default_dtype().size * 8 if default_dtype() == mx.float32 else 0
@@ -115,7 +115,7 @@ def _weights(step: Step, which: Callable[[str], bool]) -> tuple[list[int], int]:
     return ([nbytes * 3 // 10 for nbytes in blocks] if step.quantised else blocks), rest
 
 
-def step_bytes(step: Step, size: Geometry, machine: Machine) -> int:
+def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
     """Bytes beyond the base's weights that one optimizer step holds."""
     config, transformer, itemsize = step.config, step.model.network_config("transformer"), default_dtype().size
     clips = -(-config.batch_size // step.machines)
@@ -137,14 +137,14 @@ def step_bytes(step: Step, size: Geometry, machine: Machine) -> int:
     return int(trained + clips * config.audio_draws * transformer.layers * (texts * text + 15 * sound + scores))
 
 
-def trained_numbers(step: Step) -> int:
+def trained_numbers(step: TrainingStep) -> int:
     """How many numbers a run trains."""
     skeleton = Transformer(step.model.network_config("transformer"), with_video=not step.audio_only)
     here = linears(skeleton)
     return sum(step.config.rank * sum(size_of(here[path])) for path in targets(skeleton, step.config))
 
 
-def _encoding(step: Step, decoding: Sequence[Need], machine: Machine) -> list[Need]:
+def _encoding(step: TrainingStep, decoding: Sequence[Need], machine: Machine) -> list[Need]:
     """Of clips, before the first step: no more than decoding them would hold, and bounded."""
     needs, bound = [], 820_000_000 if machine.in_pieces else 400_000_000
     for need in decoding:
@@ -155,11 +155,11 @@ def _encoding(step: Step, decoding: Sequence[Need], machine: Machine) -> list[Ne
     return needs
 
 
-def _bound_to_stay(step: Step) -> bool:
+def _bound_to_stay(step: TrainingStep) -> bool:
     return step.config.coupled or bool(step.config.compile)
 
 
-def _refusal(step: Step, machine: Machine, budget: Budget) -> tuple[str, str]:
+def _refusal(step: TrainingStep, machine: Machine, budget: Budget) -> tuple[str, str]:
     """What is wrong, and the least change that would fit."""
     worst = max(budget.needs, key=lambda need: need.peak)
     text = f"Training may use {readable(budget.limit)}, and a part of it needs {readable(budget.peak)}: {worst.name}."

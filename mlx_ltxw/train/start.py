@@ -16,7 +16,7 @@ from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.takes.models import open_model
-from mlx_ltxw.train.budget import Step, budget_for_training
+from mlx_ltxw.train.budget import TrainingStep, budget_for_training
 from mlx_ltxw.train.checkpoint import check_options, saved_config, saved_steps
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
@@ -116,7 +116,7 @@ def begin(
         check_options(run, before.config.with_sizes(model.generation), config)
     if config.trackio:
         check_trackio()
-    budget = budget_for_training(Step(model, config, given.audio_only, world.size), memory)
+    budget = budget_for_training(TrainingStep(model, config, given.audio_only, world.size), memory)
     return Begun(run, given, config, model, world, budget)
 
 

@@ -14,7 +14,7 @@ from mlx_ltxw.machine import Machine
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import budget, loop
-from mlx_ltxw.train.budget import TRAINING, Step, budget_for_training
+from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -30,7 +30,7 @@ def built_in():
 
 
 def step(model, **options):
-    return Step(model, TrainConfig(**options).with_sizes(model.generation), False)
+    return TrainingStep(model, TrainConfig(**options).with_sizes(model.generation), False)
 
 
 class Big:
@@ -90,7 +90,7 @@ def test_a_step_takes_what_was_predicted(tiny_model, tmp_path):
     mx.reset_peak_memory()
     trainer.step(False)
     size = Geometry(*task.config.sizes, latent_grid(task.model))
-    said = budget.step_bytes(Step(task.model, task.config, False), size, Machine("cpu", GB, GB))
+    said = budget.step_bytes(TrainingStep(task.model, task.config, False), size, Machine("cpu", GB, GB))
     assert said == pytest.approx(mx.get_peak_memory() - before, rel=0.25)
 
 
