@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,11 @@ def on_metal() -> bool:
 def on_cuda() -> bool:
     """Whether MLX computes on a card with memory of its own."""
     return not on_cpu() and not _mlx().metal.is_available()
+
+
+def device_name() -> str:
+    """What MLX's default device is called, such as `Apple M2 Max`."""
+    return str(_mlx().device_info().get("device_name") or platform.processor() or "unknown")
 
 
 def slow_blas() -> list[str]:

@@ -19,7 +19,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.blas import LOADED
 from mlx_ltxw.blas import VARIABLE as BLAS
 from mlx_ltxw.doctor.diagnosis import Diagnosis
-from mlx_ltxw.machine import Machine, avoid_tf32, on_cpu, on_metal, slow_blas
+from mlx_ltxw.machine import Machine, avoid_tf32, device_name, on_cpu, on_metal, slow_blas
 from mlx_ltxw.printing import readable
 from mlx_ltxw.tf32 import VARIABLE, tf32_is_used
 
@@ -45,7 +45,7 @@ def system() -> Diagnosis:
 
 def device(machine: Machine) -> Diagnosis:
     """What MLX computes on."""
-    name = str(mx.device_info().get("device_name") or platform.processor() or "unknown")
+    name = device_name()
     text = f"{name}, by MLX's {machine.backend.upper() if machine.backend != 'metal' else 'Metal'} backend"
     facts = {"backend": machine.backend, "device": name}
     if machine.backend == "cpu" and sys.platform == "darwin":
