@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,11 @@ def on_cuda() -> bool:
 def device_name() -> str:
     """What MLX's default device is called, such as `Apple M2 Max`."""
     return str(_mlx().device_info().get("device_name") or platform.processor() or "unknown")
+
+
+def emulates_bfloat16() -> bool:
+    """Whether MLX computes on a Mac's GPU that has no units for bfloat16: M1 and M2, which use float32's."""
+    return on_metal() and bool(re.search(r"Apple M[12]\b", device_name()))
 
 
 def slow_blas() -> list[str]:

@@ -126,6 +126,8 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     machine = this_machine().within(memory)
     dtype = dtype_of(settings.dtype)
     warnings = [*slow_blas(), *late_tf32()]
+    if settings.dtype is None and dtype == mx.float16:
+        warnings.append(_IN_FLOAT16)
     if model.lines:
         prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
@@ -134,6 +136,12 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     budget = budget_for(_work(draft), machine)
     job = dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
     return dataclasses.replace(job, budget=dataclasses.replace(budget, seconds=_seconds(job)))
+
+
+_IN_FLOAT16 = (
+    "The transformer runs in float16: this chip has no units for bfloat16, and float16 rounds finer. "
+    "{field:dtype=bfloat16} is the other way."
+)
 
 
 def pace_key(job: Plan, stage: Stage) -> str:

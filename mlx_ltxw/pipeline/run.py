@@ -170,7 +170,7 @@ def _stage_steps(
         now, latents, at = time.perf_counter(), kept.own(state), index + step
         if step == stage.steps and sounds is not None:
             latents = latents._replace(audio=sounds.audio, adapted=sounds.adapted)
-        check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted)
+        check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted, dtype=job.dtype)
         here = ResumePoint(at, latents) if step == stage.steps else ResumePoint(at, state, sounds)
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
         taken.append(now - clock)
