@@ -111,6 +111,7 @@ def runs(made: Made) -> list[Run]:
                 "height=64", f"frames={FRAMES}", "checkpoint_every=2"]  # fmt: skip
     sets = [word for text in training for word in ("--set", text)]
 
+    # of the checkpoints the last one alone: a signal saves one more, and the oldest makes room for it
     def train(work: Path) -> list[object]:
         there = (work / "run" / "run.json").exists()
         given = ["--resume"] if there else ["--data", made.clips, "-m", made.model, *sets]
@@ -123,7 +124,7 @@ def runs(made: Made) -> list[Run]:
         ),
         Run(
             "train", train,
-            ("run/adapter.safetensors", "run/checkpoints/*/*.safetensors", "run/cache/**/*.safetensors",
+            ("run/adapter.safetensors", "run/checkpoints/step-000006/*.safetensors", "run/cache/**/*.safetensors",
              "run/samples/*/*.wav", "run/samples/*/samples.json", "run/clips.jsonl", "run/config.yaml"),
             ("run/**/*",), lambda work: all((work / "run" / name).exists() for name in ("index.html", "README.md")),
         ),

@@ -143,7 +143,8 @@ def network():
 
 
 def test_a_large_feed_forward_takes_its_tokens_in_parts(network, monkeypatch):
-    """Which changes rounding at most, and needs a fraction of the memory."""
+    """Which changes rounding at most, and needs a fraction of the memory: each part is made before the next, as a walk
+    asks for it, so that the peak does not hang on when the CPU's own thread gets to free what it has used."""
     x = mx.random.normal((1, 8000, 256), key=mx.random.key(0))
     mx.eval(x)
 
@@ -152,7 +153,7 @@ def test_a_large_feed_forward_takes_its_tokens_in_parts(network, monkeypatch):
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        y = network(x)
+        y = network(x, mx.eval)
         mx.eval(y)
         return mx.get_peak_memory() - before, np.asarray(y)
 
@@ -161,7 +162,7 @@ def test_a_large_feed_forward_takes_its_tokens_in_parts(network, monkeypatch):
     assert relative_error(got, want) < 1e-6
     hidden = 4 * 8000 * 1024
     assert whole > 2 * hidden
-    assert parts < 0.6 * whole
+    assert parts < 0.3 * whole
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 11, 25])
