@@ -73,7 +73,8 @@ def names_upsampler(source: str) -> bool:
     if path.is_file():
         return path.suffix == ".safetensors" and is_upsampler_file(read_header(path))
     spec = Spec.parse(source)
-    return source in _NAMES or bool(spec and re.search("upscaler|upsampler", spec.file))
+    kind = re.fullmatch(r"(spatial|temporal)-x[\d.]+", source)  # one that there is not is told by `open_upsampler`
+    return source in _NAMES or bool(kind) or bool(spec and re.search("upscaler|upsampler", spec.file))
 
 
 def open_upsampler(source: str, beside: Path | None = None, data: bool = True) -> UpsamplerSource:

@@ -63,6 +63,18 @@ def test_other_names_are_refused(made_model):
         plan(Request("a room", **SIZE, dtype="int8"), made_model)
 
 
+@pytest.mark.slow
+def test_the_script_that_measures_takes():
+    size = ["--layers", "1", "--scale", "16", "--width", "32", "--height", "32", "--frames", "9", "--text-tokens", "8"]
+    command = [sys.executable, "-m", "scripts.takes_precision", "--model", "random", "--takes", "2", *size]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    _, *rows = map(json.loads, done.stdout.splitlines())
+    takes, sums = [row for row in rows if "take" in row], [row for row in rows if "largest" in row]
+    assert [row["take"] for row in takes] == ["0 of 1 voice", "1 of 1 voice", "0 of 4 voices", "1 of 4 voices"]
+    assert all(row["float32"] < 1e-5 < row["alone"] < 0.05 for row in takes)
+    assert all(row["picture_and_base_sound_identical"] == {"float32": True, "bfloat16": True} for row in sums)
+
+
 def test_the_measuring_script():
     size = ["--layers", "1", "--scale", "16", "--width", "32", "--height", "32", "--frames", "9", "--text-tokens", "8"]
     command = [sys.executable, "-m", "scripts.half_precision", *size]

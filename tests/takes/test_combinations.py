@@ -188,6 +188,28 @@ def test_every_combination(asked, whisper, given, recipe):  # noqa: F811
     check_takes(model, request, str(whisper[0]))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "recipe"), WORKING, ids=str)
+def test_without_the_lock_and_in_time(asked, whisper, given, recipe):  # noqa: F811
+    """An adapter on the picture leaves what is given; one that is off at all times leaves the base's sound."""
+    model, request = asked(given, recipe)
+    if given in NO_SOUND:
+        return
+    adapted = dataclasses.replace(request, adapters=(str(whisper[0]),))
+    job = fit(dataclasses.replace(adapted, lock_video=False), model)
+    assert not job.settings.locked
+    free = stepped(job)[-1].latents
+    assert free.adapted is None
+    check_kept(job, free)
+    if job.settings.makes_picture:
+        locked = stepped(fit(adapted, model))[-1].latents
+        assert relative_error(free.video, locked.video) > 1e-4
+    if request.revoice is None:
+        plain = stepped(fit(request, model))[-1].latents
+        off = stepped(fit(dataclasses.replace(adapted, register_at="0-99=normal"), model))[-1].latents
+        assert relative_error(off.sound, plain.sound) < CLOSE
+
+
 def check_lock(model, request, adapter):
     plain = None
     if request.video is None or request.audio is None:  # with both nothing is made unless it is made again
