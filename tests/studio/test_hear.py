@@ -159,6 +159,14 @@ def test_delete_and_undo(page, server):
     page.keyboard.press("Control+z")
     page.get_by_text("is back").wait_for()
     assert kept(server, 1).deleted_at is None
+    page.wait_for_selector(".deck[data-ready]")
+    page.locator("body").press("Delete")
+    page.get_by_text("is deleted").wait_for()
+    page.goto(f"{server.url}/keep")  # later, elsewhere
+    page.get_by_text("Deleted in the last week").click()
+    page.get_by_role("button", name="Bring back: ").click()
+    until(lambda: all(kept(server, take).deleted_at is None for take in (1, 2, 3)), 5)
+    page.get_by_text("Deleted in the last week").wait_for(state="hidden")
 
 
 def test_the_difference_of_pictures(page, server):
