@@ -45,20 +45,33 @@ class Crew:
         links: For everything else.
         kept: What is kept of the clip that is being made, in a sentence, for when a machine is lost.
         on_lost: Takes the loss of a machine; by default it ends this process.
+        tidy: Called before this process ends in the middle.
     """
 
     world: World
     links: Links
     kept: Callable[[], str] = lambda: ""
     on_lost: Callable[[Message], None] | None = None
-    heard: Callable[[Message], None] = lambda message: None
     tidy: list[Callable[[], None]] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
+    _heard: Callable[[Message], None] | None = None
+    _waiting: list[Message] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def leads(self) -> bool:
         """Whether this machine writes and speaks."""
         return self.world.leads
+
+    def listen(
+        self, heard: Callable[[Message], None], on_lost: Callable[[Message], None] | None = None
+    ) -> None:  # fmt: skip
+        """From now on messages go to `heard`, those first that came before; losses to `on_lost`, if there is one."""
+        with self._lock:
+            self.on_lost = on_lost
+            for message in self._waiting:
+                heard(message)
+            self._waiting.clear()
+            self._heard = heard
 
     def share(self, value: Any = None) -> Any:
         """What the leading machine gives, as JSON has it."""
@@ -116,7 +129,11 @@ class Crew:
         elif "failed" in values and self.on_lost is None:
             self.end(f"{self.links.hosts[message.rank]}: {values['failed']}")
         else:
-            self.heard(message)
+            with self._lock:
+                if self._heard is None:
+                    self._waiting.append(message)
+                    return
+            self._heard(message)
 
 
 @contextmanager

@@ -170,10 +170,14 @@ def _connectors(clip: Subject, text: int) -> int:
 
 
 def forward(clip: Subject, stage: Stage) -> int:
-    """Bytes beyond the weights that one step of a stage holds: a forward's, the streams of its other passes, and what
-    the run holds all along."""
-    config, itemsize, size = clip.config, clip.dtype.size, stage.geometry
-    waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
+    """Bytes beyond the weights that one step of a stage holds."""
+    return walking(clip, stage.geometry, len(passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)))
+
+
+def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
+    """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
+    it, and what a run holds all along."""
+    config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
     video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
     audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize

@@ -130,7 +130,7 @@ LATEST_EMPTY = "What you make appears here."
 LEFT = "{time} left"
 
 # Takes
-AGAIN, LISTEN, REQUEST = "Again with a change", "Compare", "Request"
+AGAIN, CHANGE, LISTEN, REQUEST = "Again with a change", "Change", "Compare", "Request"
 STAR = "Star"
 PLAY = "Play"
 ASKED_HEARD = "{heard}, asked for {asked}"

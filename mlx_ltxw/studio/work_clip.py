@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,9 @@ from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.events import Adapted, Conditioned, Resumed, Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.prompts.manner import with_manner
 from mlx_ltxw.prompts.registers import parse
+from mlx_ltxw.prompts.takes import read_take
 from mlx_ltxw.studio.asked import Asked
 from mlx_ltxw.studio.heard import find
 from mlx_ltxw.studio.place import Place, TellServer
@@ -160,23 +162,34 @@ def _written(path: Path, seed: int, number: int | None, found: Measurement) -> d
     """A made file, in the fields of a `KeptTake`."""
     record = read_metadata(path)
     parts = record["parts"] if record.get("kind") == "script" else [record]
-    prompts = [str(part["prompt"]) for part in parts]
+    said = [_said(part) for part in parts]
     return {
         "file": path.name, "kind": str(record.get("kind", "clip")), "seed": seed, "number": number,
-        "prompt": "\n".join(prompts), "asked_register": _asked_register(parts), "record": record,
+        "prompt": "\n".join(prompt for prompt, _ in said), "asked_register": _asked_register(said), "record": record,
         "seconds": probe(path).duration or found.duration, "has_picture": path.suffix == ".mp4",
         "register": found.register, "confidence": found.confidence, "lufs": found.lufs, "voiced": found.voiced,
     }  # fmt: skip
 
 
-def _asked_register(parts: list[dict[str, Any]]) -> str | None:
-    """What the prompt and the adapters ask for, where all parts ask for the same."""
-    asked = {_register_of(part) for part in parts}
+def _said(part: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    """The text that a sound was read from and its adapters; those of its take, where it is one of several."""
+    prompt, adapters = str(part["prompt"]), part["adapters"]
+    if len(part.get("takes", ())) != 1:
+        return prompt, adapters
+    take = read_take(part["takes"][0])
+    prompt = take.prompt or prompt
+    prompt = prompt if take.manner is None else with_manner(prompt, take.manner)
+    return prompt, adapters if take.adapters is None else take.adapters
+
+
+def _asked_register(said: Sequence[tuple[str, Sequence[str]]]) -> str | None:
+    """What the prompts and adapters ask for, where all ask for the same."""
+    asked = {_register_of(*one) for one in said}
     return asked.pop() if len(asked) == 1 else None
 
 
-def _register_of(part: dict[str, Any]) -> str | None:
-    if not part["adapters"]:
+def _register_of(prompt: str, adapters: Sequence[str]) -> str | None:
+    if not adapters:
         return "normal"
-    found = {turn.register for turn in parse(str(part["prompt"])).turns if turn.manner}
+    found = {turn.register for turn in parse(prompt).turns if turn.manner}
     return found.pop() if len(found) == 1 else None

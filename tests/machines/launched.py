@@ -19,7 +19,7 @@ def ranks(count, folder, *arguments, **environment):
     """
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
-    own = {"MLX_HOSTFILE": str(hosts), "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    own = {"MLX_HOSTFILE": str(hosts), "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     return [
         subprocess.Popen(
             [sys.executable, "-m", *map(str, arguments)], cwd=folder,

@@ -66,6 +66,22 @@ def test_a_worker_that_dies_is_replaced_and_its_job_goes_on_where_it_was(studio)
     assert studio.queue.seconds_for(None, 100.0) is None  # a job that was cut tells no pace
 
 
+def test_takes_on_one_picture_are_kept_as_what_each_was_asked_for(studio):
+    async def play(news):
+        takes = ("manner=soft", "adapter=none manner=normal", "manner=whispering seed=+1")
+        number = add(studio, asked(steps=1, takes=takes))
+        await heard(news, event="done", job=number)
+
+    run(studio, play)
+    takes = studio.store.takes()[::-1]
+    assert [take.asked_register for take in takes] == ["soft", "normal", "whispering"]
+    assert [take.prompt.partition(":")[0] for take in takes] == [
+        "a woman in dim light, (woman, speaking softly)", "a woman in dim light, (woman)",
+        "a woman in dim light, (woman, whispering)",
+    ]  # fmt: skip
+    assert [(take.number, take.file) for take in takes][2] == (3, "000001.take3.mp4")
+
+
 def test_a_job_that_kills_two_workers_fails_and_the_next_one_runs(studio):
     async def play(news):
         bad, good = add(studio, asked(steps=200)), add(studio, asked(steps=1))

@@ -94,7 +94,8 @@ def take_card(studio: Studio, take: KeptTake) -> ui.element:
             with ui.element("div").classes("line tight"):
                 star(studio, take)
                 ui.link(texts.LISTEN, f"/hear?takes={take.id}").classes("action")
-                button(texts.AGAIN, lambda: again(studio, take))
+                change = button(texts.CHANGE, lambda: again(studio, take))
+                change.props["aria-label"] = change.props["title"] = texts.AGAIN
     return card
 
 
