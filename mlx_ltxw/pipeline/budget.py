@@ -30,7 +30,7 @@ from mlx_ltxw.pipeline.needs import (
     text_needs,
 )
 from mlx_ltxw.pipeline.recipes import Stage
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
@@ -50,12 +50,14 @@ class Budget:
         residency: Which of the transformer's blocks stay in memory.
         limit: Bytes that the run may fill.
         program: Bytes that the program has itself, where they come from the same memory.
+        seconds: That denoising takes, all seeds together; None where nothing like it has run on this machine.
     """
 
     needs: tuple[Need, ...]
     residency: Residency
     limit: int
     program: int = 0
+    seconds: float | None = None
 
     @property
     def peak(self) -> int:
@@ -73,6 +75,7 @@ class Budget:
         """As JSON has it; bytes."""
         return {
             "limit": self.limit, "peak": self.peak, "program": self.program, "blocks_in_memory": self.residency.layers,
+            "seconds": self.seconds,
             "parts": [dataclasses.asdict(need) | {"peak": need.peak} for need in self.needs],
         }  # fmt: skip
 
@@ -100,7 +103,8 @@ class Budget:
         """The plan in a line: `needs 21.80 GB of the 22.00 GB it may use; 22 of 48 blocks stay in memory, ...`."""
         text = f"needs about {readable(self.peak)} of the {readable(self.limit)} it may use"
         choice = next((need.choice for need in self.needs if need.choice and need.name != TEXT), "")
-        return f"{text}; {choice}" if choice else text
+        parts = [text, choice, f"denoising takes about {duration(self.seconds)}" if self.seconds is not None else ""]
+        return "; ".join(filter(None, parts))
 
 
 UNPLANNED = Budget((), RESIDENT, 0)
