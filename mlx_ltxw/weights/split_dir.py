@@ -196,7 +196,8 @@ class SplitDir(ModelDir):
 
     def digests(self, *components: str) -> dict[str, str]:
         """What tells whether files are still the same: sha256 of header, size, and the first 4 KiB of each tensor."""
-        files = {path.name: path for name in components or COMPONENTS for path in self.shards(name)}
+        named = components or (*COMPONENTS, *map(upsampler_name, self.upsamplers))
+        files = {path.name: path for name in named for path in self.shards(name)}
         return {name: _sampled(path) for name, path in sorted(files.items())}
 
     def verify(self, progress: Callable[[int], object] = lambda _: None) -> None:

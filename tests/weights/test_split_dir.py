@@ -248,10 +248,15 @@ def test_two_stages_with_an_upsampler_beside_the_weights(tree):
 
 
 def test_of_several_versions_the_last(tree):
-    put_upsampler(tree, stem="spatial_upscaler_x2_v1_0")
-    put_upsampler(tree, stem="spatial_upscaler_x2_v1_1")
-    (path,) = open_dir(tree).shards("upsampler.spatial-x2")
-    assert path.name == "spatial_upscaler_x2_v1_1.safetensors"
+    """And a run that was cut does not go on with another one."""
+    gemma, digests = converted().text_encoder, []
+    for stem in (None, "spatial_upscaler_x2_v1_0", "spatial_upscaler_x2_v1_1"):
+        if stem is not None:
+            put_upsampler(tree, stem=stem)
+            (path,) = open_dir(tree).shards("upsampler.spatial-x2")
+            assert path.name == f"{stem}.safetensors"
+        digests.append(SplitDir.open(tree, gemma=gemma).digest)
+    assert len(set(digests)) == 3
 
 
 def test_an_upsampler_without_its_config_or_of_other_axes(tree):
