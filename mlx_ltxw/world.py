@@ -42,16 +42,22 @@ class World:
         Raises:
             UserError: they cannot be reached.
         """
-        if not any(name in os.environ for name in _STARTERS):
+        if not cls.launched():
             return cls()
         try:
-            group = mx.distributed.init(strict=True)
+            backend = "nccl" if "NCCL_HOST_IP" in os.environ and mx.cuda.is_available() else "any"
+            group = mx.distributed.init(strict=True, backend=backend)
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"The machines of this run do not find each other ({error}).",
                 "Start them with `mlx.launch`, with addresses that each can reach (docs/machines.md).",
             ) from error
         return cls(group.rank(), group.size(), group)
+
+    @staticmethod
+    def launched() -> bool:
+        """Whether `mlx.launch` or `mpirun` started this process."""
+        return any(name in os.environ for name in _STARTERS)
 
     @property
     def leads(self) -> bool:
@@ -61,6 +67,16 @@ class World:
     def sum(self, vector: mx.array) -> mx.array:
         """The sum over all machines."""
         return vector if self.size == 1 else mx.distributed.all_sum(vector, group=self.group)
+
+    def sum_in_order(self, vector: mx.array) -> mx.array:
+        """The sum over all machines, of the first two first and so on: the same bits whatever way a backend sums."""
+        if self.size == 1:
+            return vector
+        every = self.gather(vector)
+        total = every[0]
+        for rank in range(1, self.size):
+            total = total + every[rank]
+        return total
 
     def gather(self, x: mx.array) -> mx.array:
         """What each machine has, of one shape (...): (size, ...), in the order of the ranks."""

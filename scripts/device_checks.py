@@ -3,14 +3,18 @@
     python -m scripts.device_checks --model MODEL
 
 The audio autoencoder and vocoder in float32 without TF32, for 4 and 20 s of sound: seconds, peak, and for 4 s the
-relative error against MLX's CPU backend. Then the built-in model with takes, its blocks in memory and streamed: equal
-or not. Prints one JSON object a line.
+relative error against MLX's CPU backend. Then the built-in model with takes, and in training, its blocks in memory and
+streamed: equal or not. Prints one JSON object a line.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
@@ -26,6 +30,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.train.loop import Trainer
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
@@ -59,6 +64,35 @@ def sound(path: Path, on_cpu: bool) -> None:
         )  # fmt: skip
 
 
+def spectrum(path: Path) -> None:
+    """The audio autoencoder alone, in float32: what the vocoder of a random model does with small differences is its
+    own affair."""
+    networks = Networks(ModelDir.open(path), mx.float32)
+    channels = networks.model.network_config("transformer").audio.in_channels
+    tokens = mx.random.normal((1, TOKENS[0], channels), key=mx.random.key(0))
+    mx.eval(tokens)
+    default, made = mx.default_device(), []
+    for device in (default, mx.cpu):
+        mx.set_default_device(device)
+        made.append(np.array(networks.audio_vae().decode(tokens)))
+    mx.set_default_device(default)
+    report(what="float32 spectrum", model=path.name, error_to_cpu=relative_error(*made))
+
+
+def training() -> None:
+    """Three steps of the built-in model, its base in memory and streamed."""
+    model, made = ModelDir.open(BUILTIN_MODEL), []
+    job: Any = importlib.import_module("tests.train.driver").job
+    with tempfile.TemporaryDirectory() as folder:
+        for name, residency in (("whole", RESIDENT), ("streamed", Residency(0, audio_stays=True))):
+            task = job(model.path, Path(folder) / name, ["steps=9", "learning_rate=1e-2", "batch_size=2"])
+            trainer = Trainer(dataclasses.replace(task, residency=residency))
+            for _ in range(3):
+                trainer.step(False)
+            made.append(np.array(trainer.state.parameters))
+    report(what="training", numbers=made[0].size, equal=bool(np.array_equal(made[0], made[1])))
+
+
 def takes() -> None:
     """Takes of the built-in model, its blocks in memory and streamed."""
     model = ModelDir.open(BUILTIN_MODEL)
@@ -85,8 +119,10 @@ def main(model: Path | None, cpu: bool) -> None:
     settle()
     sound(BUILTIN_MODEL, cpu)
     takes()
+    training()
     if model:
-        sound(model, cpu)
+        spectrum(model)
+        sound(model, on_cpu=False)
 
 
 if __name__ == "__main__":

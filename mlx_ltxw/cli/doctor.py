@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,12 +24,24 @@ _LABEL = 11
 @click.option("-m", "--model", metavar="DIR|REPO", help="A model to look at beside those that are found.")
 @click.option("--verify", is_flag=True, help="Hash every file of every model; minutes for large ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(model: str | None, verify: bool, as_json: bool) -> None:
+@click.option(
+    "--hosts", "hostfile", type=click.Path(path_type=Path), metavar="HOSTFILE",
+    help="Look at the machines of a hostfile of `mlx.launch` instead: versions, model, links.",
+)  # fmt: skip
+@click.option("--as-host", is_flag=True, hidden=True)
+def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None, as_host: bool) -> None:
     """Say what this machine can run, and what is wrong with it.
 
     Looks at the system, memory, disk, settings, the Hub's account, the models here and in the Hub's cache, and runs the
     built-in model against known results. Ends with 1 if something has to be mended.
     """
+    from mlx_ltxw.cli import hosts
+
+    if as_host:
+        hosts.as_host(model)
+        return
+    if hostfile is not None:
+        hosts.hosts(hostfile, model, as_json)
     from mlx_ltxw.doctor.examine import examine
     from mlx_ltxw.doctor.fits import table
     from mlx_ltxw.machine import this_machine

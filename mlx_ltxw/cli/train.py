@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import spelling
+from mlx_ltxw.cli.fields import size, spelling
 from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.errors import UserError, spelled
 
@@ -63,12 +63,17 @@ class _Command(click.Command):
 @click.option("--scene", help="Of clips that do not tell.")
 @click.option("--audio-only", is_flag=True, help="Leave pictures out, and train on sound alone.")
 @click.option("--cache", type=click.Path(), help="Where encoded clips are kept.  [default: in the run]")
+@click.option(
+    "--memory", metavar="12GB", callback=size, help="Plan for so much memory, not for all that the machine has to give."
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; train nothing.")
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
 @click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 def train(
     run: Path, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
-    resume: bool, prepare_only: bool, upload: str | None, as_json: bool, **given: Any,
+    resume: bool, prepare_only: bool, upload: str | None, as_json: bool, memory: int | None, plan_only: bool,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
     if given["data"] is None and not resume:
@@ -84,8 +89,11 @@ def train(
         raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
     settings += ("coupled=true",) if coupled else ()
     settings += (f"init_adapter={json.dumps(init_adapter)}",) if init_adapter else ()
-    begun = begin(run, RunArguments(**given), World.join(), file=file, settings=settings, resume=resume)
-    world = begun.world
+    world = World.join()
+    begun = begin(run, RunArguments(**given), world, file=file, settings=settings, resume=resume, memory=memory)
+    if plan_only:
+        _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
+        return
     if upload and world.leads:
         check_upload(upload)
     with holding(begun):

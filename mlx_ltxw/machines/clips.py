@@ -113,7 +113,7 @@ class Foreman:
             UserError: a piece cannot be made, here or elsewhere; names the machine.
         """
         crew = self._crew
-        crew.on_lost, crew.heard = self._lost, self._heard
+        crew.listen(self._heard, self._lost)
         encoded = adapted = False
         with _keeping_on(lambda: time.monotonic() - self._lost_at < _NEWS):
             while not self._board.finished:
@@ -197,11 +197,12 @@ def work(crew: Crew, make: Make) -> None:
         elif "piece" in message.values:
             given.put(message)
 
-    crew.heard = heard
+    crew.listen(heard)
     with _keeping_on(lambda: time.monotonic() - news[0] < _NEWS):
         while True:
             crew.links.say({"want": True})
             piece = int(_next(given).values["piece"])
+            _log(f"makes {piece}")
             with tempfile.TemporaryDirectory(prefix="mlx-ltxw-") as name:
                 folder = Path(name)
                 crew.tidy[:] = [lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)]  # type: ignore[misc]
@@ -211,8 +212,12 @@ def work(crew: Crew, make: Make) -> None:
                 sizes = [[path.name, path.stat().st_size] for path in files]
                 payload = b"".join(path.read_bytes() for path in files)
                 crew.links.say({"made": piece, "events": said, "files": sizes}, payload)
-            sys.stderr.write(f"made {piece}: {json.dumps(sizes)}\n")
-            sys.stderr.flush()
+            _log(f"made {piece}: {json.dumps(sizes)}")
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _next(given: queue.SimpleQueue[Message]) -> Message:

@@ -33,7 +33,7 @@ class Speed:
     """What was measured.
 
     Attributes:
-        flops: Floating-point operations a second of the slowest machine, in large products.
+        flops: Floating-point operations a second in large products.
         bandwidth: Bytes a second that each machine receives in a gather.
         latency: Seconds of a collective of next to nothing.
     """
@@ -66,7 +66,15 @@ class Estimate:
 
 
 def measured(world: World, dtype: mx.Dtype) -> Speed:
-    """Measures machines and links; all call it at once."""
+    """The slowest of the machines and links; all call it at once."""
+    every = speeds(world, dtype)
+    return Speed(
+        min(one.flops for one in every), min(one.bandwidth for one in every), max(one.latency for one in every)
+    )
+
+
+def speeds(world: World, dtype: mx.Dtype) -> list[Speed]:
+    """Measures each machine and its link; all call it at once."""
     size = 512 if mx.default_device() == mx.Device(mx.cpu) else 4096
     a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
     mx.eval(a @ a)
@@ -76,9 +84,7 @@ def measured(world: World, dtype: mx.Dtype) -> Speed:
     latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
     carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
     own = json.dumps([2 * size**3 / product, _PROBE * (world.size - 1) / max(1e-9, carrying - latency), latency])
-    every = [json.loads(one) for one in world.exchange(own.encode())]
-    flops, bandwidths, latencies = zip(*every, strict=True)
-    return Speed(min(flops), min(bandwidths), max(latencies))
+    return [Speed(*json.loads(one)) for one in world.exchange(own.encode())]
 
 
 def _timed(work: object) -> float:

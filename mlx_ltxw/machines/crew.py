@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.links import TIMEOUT, Links, Message
+from mlx_ltxw.links import TIMEOUT, Links, Message, within
 from mlx_ltxw.world import World
 
 LOST = 2
 """The exit code of a run that lost a machine."""
+_ALONE = "Not all machines of this run were there within {:g} s. See that each can be reached, and start them again."
 _PATIENCE = 5.0
 """Seconds that an error of a collective waits for the news of which machine is gone."""
 
@@ -45,20 +46,33 @@ class Crew:
         links: For everything else.
         kept: What is kept of the clip that is being made, in a sentence, for when a machine is lost.
         on_lost: Takes the loss of a machine; by default it ends this process.
+        tidy: Called before this process ends in the middle.
     """
 
     world: World
     links: Links
     kept: Callable[[], str] = lambda: ""
     on_lost: Callable[[Message], None] | None = None
-    heard: Callable[[Message], None] = lambda message: None
     tidy: list[Callable[[], None]] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
+    _heard: Callable[[Message], None] | None = None
+    _waiting: list[Message] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def leads(self) -> bool:
         """Whether this machine writes and speaks."""
         return self.world.leads
+
+    def listen(
+        self, heard: Callable[[Message], None], on_lost: Callable[[Message], None] | None = None
+    ) -> None:  # fmt: skip
+        """From now on messages go to `heard`, those first that came before; losses to `on_lost`, if there is one."""
+        with self._lock:
+            self.on_lost = on_lost
+            for message in self._waiting:
+                heard(message)
+            self._waiting.clear()
+            self._heard = heard
 
     def share(self, value: Any = None) -> Any:
         """What the leading machine gives, as JSON has it."""
@@ -116,7 +130,21 @@ class Crew:
         elif "failed" in values and self.on_lost is None:
             self.end(f"{self.links.hosts[message.rank]}: {values['failed']}")
         else:
-            self.heard(message)
+            with self._lock:
+                if self._heard is None:
+                    self._waiting.append(message)
+                    return
+            self._heard(message)
+
+
+def joined(timeout: float) -> World:
+    """The machines of this run, when all are there.
+
+    Raises:
+        UserError: they cannot be reached. Where one never comes, the process ends with a sentence.
+    """
+    with within(timeout, _ALONE.format(timeout)):
+        return World.join()
 
 
 @contextmanager
@@ -145,7 +173,8 @@ def meeting(world: World, timeout: float = TIMEOUT) -> Iterator[Crew]:
 
     if not world.leads:
         _speak_into(log_file(world.rank))
-    links = Links.open(world.rank, world.size, world.exchange, timeout, heard)
+    with within(timeout, _ALONE.format(timeout)):
+        links = Links.open(world.rank, world.size, world.exchange, timeout, heard)
     with lock:
         crew = Crew(world, links)
     for message in waiting:

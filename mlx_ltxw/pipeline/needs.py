@@ -7,6 +7,7 @@ on two CPU cores in fp32, where MLX runs up to ten operations ahead (`docs/log.m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,10 +171,14 @@ def _connectors(clip: Subject, text: int) -> int:
 
 
 def forward(clip: Subject, stage: Stage) -> int:
-    """Bytes beyond the weights that one step of a stage holds: a forward's, the streams of its other passes, and what
-    the run holds all along."""
-    config, itemsize, size = clip.config, clip.dtype.size, stage.geometry
-    waiting = len(passes(stage.video_guidance, stage.audio_guidance, config.layers)) - 1
+    """Bytes beyond the weights that one step of a stage holds."""
+    return walking(clip, stage.geometry, len(passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)))
+
+
+def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
+    """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
+    it, and what a run holds all along."""
+    config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
     video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
     audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
@@ -227,6 +232,12 @@ def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()
         weights = sum(nbytes for part, nbytes in vae.items() if part != "encoder")
         needs.append(Need(PICTURE, weights, _picture(clip, last) + clip.held, weights))
     return needs
+
+
+def previews(clip: Subject, last: Geometry) -> list[Need]:
+    """Of a step's look and listen: one picture, and the whole sound."""
+    pictures = [need for need in decoding_needs(clip, dataclasses.replace(last, frames=1)) if need.name == PICTURE]
+    return pictures + [need for need in decoding_needs(clip, last) if need.name == SOUND]
 
 
 _TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830

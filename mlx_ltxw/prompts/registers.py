@@ -42,6 +42,7 @@ _TURN = re.compile(
     rf"(?:(?P<colon>[:：])\s*|(?=[{_QUOTES}]))"
 )
 _SPEAKER_WORDS = {"woman", "man", "women", "men", "female", "male", "girl", "boy", "lady", "guy", "speaker", "narrator"}
+_MANNER_WORDS = re.compile(r"\b(?:whisper\w*|speaking softly|softly|quietly|soft-spoken|hushed)\b")
 _NO_ARTICLE = re.compile(r"(a|an|the|two|three|some|several|one|his|her|their|in|inside|on|at|under|by|near)\b", re.I)
 
 
@@ -144,7 +145,18 @@ def slips(prompt: Prompt) -> list[str]:
                 f'Words follow the quoted line: "{_start(turn.after)}"; they are not said. Put them before the speaker.'
             )
             found.append(text)
+        if not turn.manner and (manner := _MANNER_WORDS.search(turn.speaker)):
+            found.append(_without_comma(turn, manner[0]))
     return list(dict.fromkeys(found))
+
+
+def _without_comma(turn: Turn, manner: str) -> str:
+    """What to say of `(woman whispering)` and of `(whispering)`: all of it passes for the speaker's name."""
+    speaker = " ".join(turn.speaker.replace(manner, " ").split())
+    mark = turn.mark.rstrip(":： ")
+    if not speaker:
+        return f"{mark} names a manner and no speaker; write (woman, {manner}): …"
+    return f"{mark} has no comma before its manner; write ({speaker}, {manner}): …"
 
 
 def mend(text: str) -> str:

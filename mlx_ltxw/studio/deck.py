@@ -33,6 +33,7 @@ class DeckTake:
         shown: What was found of it.
         asked: Register that was asked for; None where nobody said.
         stars, note: The listener's.
+        other_way: Says what the button does that turns the lock; empty for no such button.
     """
 
     id: int
@@ -46,6 +47,7 @@ class DeckTake:
     asked: str | None
     stars: int = 0
     note: str = ""
+    other_way: str = ""
 
 
 def fits(seconds: Sequence[float]) -> bool:

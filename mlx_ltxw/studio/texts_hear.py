@@ -12,6 +12,8 @@ GONE = "Take {number} is not there any more."
 LISTENING = "Measuring …"
 DELETED = "{title} is deleted."
 UNDO = "Undo"
+DELETED_TAKES = "Deleted in the last week"
+RESTORE = "Bring back"
 RESTORED = "{title} is back."
 EXPORT_TITLE = "Export {title}"
 AS_MP4 = "Video with sound (mp4)"
@@ -22,6 +24,10 @@ OTHER_PICTURES = (
     "{share} of {frames} frames differ; by {mean} of 255 levels in the mean, and most, {most} levels, at {second} s."
 )
 OTHER_SIZES = "The pictures have different sizes, so they cannot be compared."
+LIPS_FOLLOW = "With lips that follow"
+UNDER_LOCK = "Under the lock"
+NO_OTHER_WAY = "The lock makes no difference to this take."
+MAKING_OTHER = "{way}: in the queue. It comes beside the others when it is made."
 ADD = "Add or change takes"
 
 DECK: dict[str, Any] = {

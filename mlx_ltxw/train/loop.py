@@ -259,8 +259,8 @@ class Trainer:
             mx.eval(gradient, losses)  # one group's activations in memory at a time
             more, further = self.objective(self.state.parameters, group, self.weight)
             gradient, losses = gradient + more, losses + further
-        gradient = self.job.world.sum(gradient)
-        sums = self.job.world.sum(mx.concatenate([losses, mx.array([float(stop)])]))
+        gradient = self.job.world.sum_in_order(gradient)
+        sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
         tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
         mx.eval(gradient, tail)
         return gradient, tail

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import locked_folder, sweep, write_bytes, write_errors
+from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.takes.models import open_model
+from mlx_ltxw.train.budget import TrainingStep, budget_for_training
 from mlx_ltxw.train.checkpoint import check_options, saved_config, saved_steps
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
@@ -42,6 +44,7 @@ class Begun:
         config: The training options, sizes included.
         model: The base.
         world: The machines.
+        budget: What it needs in memory, and which of the base's blocks stay there.
     """
 
     run: Path
@@ -49,6 +52,7 @@ class Begun:
     config: TrainConfig
     model: ModelDir
     world: World
+    budget: Budget
 
     @property
     def cache(self) -> Path:
@@ -82,6 +86,7 @@ def begin(
     settings: Sequence[str] = (),
     resume: bool = False,
     model: ModelDir | None = None,
+    memory: int | None = None,
 ) -> Begun:
     """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
 
@@ -93,9 +98,10 @@ def begin(
         settings: `key=value` over them.
         resume: Whether a run is gone on with.
         model: In place of `given.model`.
+        memory: Bytes to plan for; None for what the machine has to give.
 
     Raises:
-        UserError: the options, the model or the folder will not do; or there is no run to resume.
+        UserError: the options, the model or the folder will not do; there is no run to resume, or too little memory.
     """
     before = read_run(run) if resume and (world.leads or (run / NAME).exists()) else None
     given = (given.over(before.given) if before else given).absolute()
@@ -110,7 +116,8 @@ def begin(
         check_options(run, before.config.with_sizes(model.generation), config)
     if config.trackio:
         check_trackio()
-    return Begun(run, given, config, model, world)
+    budget = budget_for_training(TrainingStep(model, config, given.audio_only, world.size), memory)
+    return Begun(run, given, config, model, world, budget)
 
 
 @contextmanager
@@ -178,9 +185,11 @@ def prepare_clips(
 
 def job_of(begun: Begun, clips: Clips) -> Job:
     """What `loop.train` takes."""
-    notes = tuple(filter(None, (clips.note, schedule_note(begun.run, begun.config) if begun.world.leads else "")))
+    schedule = schedule_note(begun.run, begun.config) if begun.world.leads else ""
+    notes = tuple(filter(None, (begun.budget.line, clips.note, schedule)))
     return Job(
-        begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes
+        begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes,
+        begun.budget.residency,
     )  # fmt: skip
 
 

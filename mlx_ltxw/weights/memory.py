@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from mlx_ltxw.weights.components import TEXT_ENCODER
@@ -53,6 +55,8 @@ def layer_bytes(
     audio_only: bool = False,
     on_disk: str | None = None,
     stored: bool = False,
+    which: Callable[[str], bool] = lambda _: True,
+    dense: int = 0,
 ) -> tuple[list[int], int]:
     """Bytes of each layer's weights in memory, and of those outside the layers.
 
@@ -62,7 +66,10 @@ def layer_bytes(
         dtype, audio_only: As for `weights_in_memory`.
         on_disk: What a tensor that is left on disk has in its name.
         stored: Count what is read from disk for them instead.
+        which: Of a layer's tensors, whether to count it, by its path in the layer.
+        dense: Bits of a number where quantised weights are unpacked; 0 where they are not.
     """
+    packed = model.quantized_layers(component) if dense else {}
     itemsize = (dtype or default_dtype()).size
     layers: dict[int, int] = {}
     rest = 0
@@ -70,9 +77,12 @@ def layer_bytes(
         if on_disk is not None and on_disk in tensor.name:
             continue
         nbytes = tensor.nbytes if stored else _in_memory(component, tensor, itemsize)
+        path, _, leaf = tensor.name.rpartition(".")
+        if path in packed:
+            nbytes = tensor.nbytes * dense // packed[path]["bits"] if leaf == "weight" else nbytes * (leaf == "bias")
         found = LAYER.search(tensor.name)
         if found is None:
             rest += nbytes
-        else:
+        elif which(tensor.name[found.end() :]):
             layers[int(found[1])] = layers.get(int(found[1]), 0) + nbytes
     return [layers[index] for index in sorted(layers)], rest

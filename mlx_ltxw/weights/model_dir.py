@@ -218,6 +218,8 @@ class ModelDir:
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
+        On a GPU those of the transformer are read now, all together, which is faster.
+
         Args:
             component: A name of `mlx_ltxw.weights.components.COMPONENTS`, or an upsampler's.
             dtype: Of weights and activations; by default bfloat16 on a GPU and float32 on the CPU. The vocoder and
@@ -230,7 +232,9 @@ class ModelDir:
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
+        from mlx_ltxw.machine import on_cpu
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
+        from mlx_ltxw.weights.eager import read_now
         from mlx_ltxw.weights.loading import fill, quantize_layers
         from mlx_ltxw.weights.streaming import RESIDENT, stream_layers
 
@@ -263,6 +267,8 @@ class ModelDir:
         fill(network, arrays, f"{component} of {self.path}")
         if residency is not RESIDENT and share is None:
             stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
+        elif component == "transformer" and share is None and not on_cpu():
+            read_now(network, component_named(component).layers_at, tensors, in_memory)
         return network.eval()
 
     def load_transformer(

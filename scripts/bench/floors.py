@@ -79,16 +79,16 @@ def operations(config: TransformerConfig, video: int, audio: int, text: int, lay
     v, a = config.video, config.audio
     cross = a.heads * a.head_dim
     products, weights, scores = 0, 0, 0
-    for queries, keys, dim, context, inner in (
-        (video, video, v.dim, v.dim, v.heads * v.head_dim),
-        (video, text, v.dim, v.context_dim, v.heads * v.head_dim),
-        (audio, audio, a.dim, a.dim, cross),
-        (audio, text, a.dim, a.context_dim, cross),
-        (video, audio, v.dim, a.dim, cross),
-        (audio, video, a.dim, v.dim, cross),
+    for queries, keys, dim, context, inner, heads in (
+        (video, video, v.dim, v.dim, v.heads * v.head_dim, v.heads),
+        (video, text, v.dim, v.context_dim, v.heads * v.head_dim, v.heads),
+        (audio, audio, a.dim, a.dim, cross, a.heads),
+        (audio, text, a.dim, a.context_dim, cross, a.heads),
+        (video, audio, v.dim, a.dim, cross, a.heads),
+        (audio, video, a.dim, v.dim, cross, a.heads),
     ):
-        weights += 2 * dim * inner + 2 * context * inner
-        products += 2 * (2 * queries * dim * inner + 2 * keys * context * inner)
+        weights += 2 * dim * inner + 2 * context * inner + dim * heads
+        products += 2 * (2 * queries * dim * inner + 2 * keys * context * inner + queries * dim * heads)
         scores += 4 * queries * keys * inner
     for tokens, dim in ((video, v.dim), (audio, a.dim)):
         weights += 8 * dim * dim

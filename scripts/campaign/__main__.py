@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from scripts.campaign.kinds import GROUPS
+from scripts.campaign.groups import GROUPS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 
 from scripts.campaign.forked import LOADED, Outcome, call
-from scripts.campaign.kinds import GROUPS, Kind
+from scripts.campaign.groups import GROUPS
+from scripts.campaign.kinds import Kind
 from scripts.campaign.made import Made
 
 

@@ -75,7 +75,7 @@ def _nothing(work: Path, arguments: Command, output: str) -> str | None:
     return None
 
 
-def _written(work: Path, arguments: Command, output: str) -> str | None:
+def written(work: Path, arguments: Command, output: str) -> str | None:
     """Whether a command that ended well wrote its file."""
     if "-o" not in arguments:
         return None if output.strip() else "says nothing"
@@ -87,7 +87,7 @@ def _generate(made: Made, out: Path, *more: object) -> Command:
     return ["generate", PROMPT, "-m", made.model, "-o", out, *SMALL, "--audio-only", *more]
 
 
-def _adapters(made: Made, folder: Path) -> Iterator[Kind]:
+def adapters(made: Made, folder: Path) -> Iterator[Kind]:
     plain, peft = folder / "adapters", folder / "peft"
     plain.mkdir()
     peft.mkdir()
@@ -126,7 +126,7 @@ def _adapters(made: Made, folder: Path) -> Iterator[Kind]:
         if arguments[0] == "generate" and np.array_equal(read_audio(work / "out.wav", 48000), base):
             noted = "strength" in output or "changes nothing" in output
             return None if noted else "the adapter does nothing"
-        return _written(work, arguments, output)
+        return written(work, arguments, output)
 
     def commands(work: Path) -> list[Command]:
         file = next(path for path in (work / "peft", *work.glob("adapters/*.safetensors")) if path.exists())
@@ -144,7 +144,7 @@ def _adapters(made: Made, folder: Path) -> Iterator[Kind]:
     yield Kind("adapter_config.json", _spoiling(peft, ["adapter_config.json"], damaged_json), commands, silence)
 
 
-def _models(made: Made, folder: Path) -> Iterator[Kind]:
+def models(made: Made, folder: Path) -> Iterator[Kind]:
     def use(work: Path) -> list[Command]:
         model = ["-m", work / "model"]
         return [["inspect", work / "model"], ["generate", PROMPT, *model, "-o", work / "out.mp4", *SMALL]]
@@ -153,11 +153,11 @@ def _models(made: Made, folder: Path) -> Iterator[Kind]:
     indexes = [name for name in names if name.endswith("index.json")]
     rest = [name for name in names if name.startswith("text_encoder") and name not in indexes]
     shards = [str(path.relative_to(made.model)) for path in sorted(made.model.rglob("*.safetensors"))]
-    yield Kind("model config", _spoiling(made.model, ["config.json"], damaged_json, True), use, _written)
-    yield Kind("model text encoder", _spoiling(made.model, rest, damaged_json, True), use, _written)
-    yield Kind("model index", _spoiling(made.model, indexes, damaged_json, True), use, _written)
-    yield Kind("model manifest", _spoiling(made.model, ["manifest.json"], damaged_json), use, _written)
-    yield Kind("model shard", _spoiling(made.model, shards, damaged_safetensors, True), use, _written)
+    yield Kind("model config", _spoiling(made.model, ["config.json"], damaged_json, True), use, written)
+    yield Kind("model text encoder", _spoiling(made.model, rest, damaged_json, True), use, written)
+    yield Kind("model index", _spoiling(made.model, indexes, damaged_json, True), use, written)
+    yield Kind("model manifest", _spoiling(made.model, ["manifest.json"], damaged_json), use, written)
+    yield Kind("model shard", _spoiling(made.model, shards, damaged_safetensors, True), use, written)
 
     sources = folder / "sources"
     shutil.copytree(made.gemma, sources / "gemma")
@@ -172,7 +172,7 @@ def _models(made: Made, folder: Path) -> Iterator[Kind]:
 
     def converted(work: Path, arguments: Command, output: str) -> str | None:
         if arguments[0] != "convert":
-            return _written(work, arguments, output)
+            return written(work, arguments, output)
         return None if (work / "sources" / "out" / "manifest.json").exists() else "ends well and makes no model"
 
     yield Kind("checkpoint", _spoiling(sources, [checkpoint], damaged_safetensors), convert, converted)
@@ -200,7 +200,7 @@ def _begin_conversion(sources: Path, checkpoint: str) -> None:
         raise RuntimeError("the conversion was done before it was cut")
 
 
-def _made_files(made: Made, folder: Path) -> Iterator[Kind]:
+def made_files(made: Made, folder: Path) -> Iterator[Kind]:
     files = folder / "files"
     files.mkdir()
     making: Command = ["generate", PROMPT, "-m", made.model, "-o", files / "clip.mp4", *SMALL, "--wav"]
@@ -221,10 +221,10 @@ def _made_files(made: Made, folder: Path) -> Iterator[Kind]:
         again: Command = ["generate", "--from-metadata", file, "-m", made.model, "-o", work / "out.mp4", *SMALL]
         return [["inspect", file], again]
 
-    yield Kind("metadata", spoil, commands, _written)
+    yield Kind("metadata", spoil, commands, written)
 
 
-def _texts(made: Made, folder: Path) -> Iterator[Kind]:
+def texts(made: Made, folder: Path) -> Iterator[Kind]:
     texts = folder / "texts"
     texts.mkdir()
     (texts / "script.yaml").write_text(
@@ -254,8 +254,8 @@ def _texts(made: Made, folder: Path) -> Iterator[Kind]:
 
         return spoil
 
-    yield Kind("script", one("script.*"), script, _written)
-    yield Kind("prompt file", one("prompt.txt"), prompt, _written)
+    yield Kind("script", one("script.*"), script, written)
+    yield Kind("prompt file", one("prompt.txt"), prompt, written)
     yield Kind("training options", one("options.yaml"), options, _prepared)
     yield Kind("captions", _spoiling(made.clips, ["0.txt", "1.txt"], damaged_text), _prepare(made, "clips"), _prepared)
     listing = folder / "listing"
@@ -286,7 +286,7 @@ def _prepared(work: Path, arguments: Command, output: str) -> str | None:
     return None if count == wanted or "warning" in output else f"{count} of {wanted} clips, and no word"
 
 
-def _runs(made: Made, folder: Path) -> Iterator[Kind]:
+def runs(made: Made, folder: Path) -> Iterator[Kind]:
     """A training run between its first and its last step."""
     source = folder / "run"
     first: Command = ["train", "--data", made.clips, "-m", made.model, "-o", source, *SETS, "--set", "preview_every=1"]
@@ -306,7 +306,7 @@ def _runs(made: Made, folder: Path) -> Iterator[Kind]:
     yield Kind("run checkpoints", _spoiling(source, tensors, damaged_safetensors), resume, ended)
 
 
-def _media(made: Made, folder: Path) -> Iterator[Kind]:
+def media(made: Made, folder: Path) -> Iterator[Kind]:
     clips = folder / "media"
     clips.mkdir()
     sound: list[str | Path] = ["-i", made.clips / "0.wav"]
@@ -350,13 +350,7 @@ def _media(made: Made, folder: Path) -> Iterator[Kind]:
     def silence(work: Path, arguments: Command, output: str) -> str | None:
         if arguments[0] == "train":
             return _prepared(work, [*arguments, "--audio-only"], output)
-        return _written(work, arguments, output)
+        return written(work, arguments, output)
 
     for name in MEDIA:
         yield Kind(name[2:], spoil_one(name), use(name), silence)
-
-
-GROUPS: dict[str, Callable[[Made, Path], Iterator[Kind]]] = {
-    "adapters": _adapters, "models": _models, "metadata": _made_files, "texts": _texts, "runs": _runs, "media": _media,
-}  # fmt: skip
-"""Name -> what makes the sound files of its kinds in a folder."""

@@ -12,6 +12,7 @@ from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.latents import noise
 from mlx_ltxw.pipeline.streams import AdaptedStream
+from mlx_ltxw.weights.streaming import STREAMED
 
 SIGMA = 0.6
 STEERED = Guidance(cfg=3.0, stg=1.5, modality=2.0, stg_blocks=(1,))
@@ -88,3 +89,16 @@ def test_one_pass_alone_is_the_plain_prediction(model, adapted):
     video, audio, _ = by_hand(model, adapted, False, NO_SKIPS)
     assert np.abs(np.asarray(got.video) - video).max() < 1e-6 * np.abs(video).max()
     assert np.abs(np.asarray(got.audio) - audio).max() < 1e-6 * np.abs(audio).max()
+
+
+def test_streamed_blocks_are_read_once_a_step(dev):
+    """Whatever the passes; the first block of the next step is on its way when one ends."""
+    model = dev.load_transformer(mx.float32, residency=STREAMED)
+    blocks = model.transformer_blocks
+    sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in blocks.streamed]
+    start = setting(model)[2]
+    guided = denoiser(model, [], STEERED, Walk.bounded())
+    guided(start, SIGMA)
+    guided(start, SIGMA)
+    ahead = sizes[0]
+    assert 2 * sum(sizes) <= blocks.traffic.bytes_read <= 2 * sum(sizes) + ahead

@@ -15,8 +15,9 @@ import pytest
 from safetensors.numpy import save
 
 from scripts.campaign import forked, kills, mutate
+from scripts.campaign.groups import GROUPS
 from scripts.campaign.inputs import run
-from scripts.campaign.kinds import GROUPS, Kind, _spoiling
+from scripts.campaign.kinds import Kind, _spoiling
 from scripts.campaign.made import Made
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc are Linux's")

@@ -21,8 +21,9 @@ FRAMES = 49
 _made: dict[tuple, bytes] = {}
 
 
-def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: int = 3, shown: int = 0, **take) -> int:
-    """Writes an mp4 of two seconds into a studio that is not running, and remembers it; its number.
+def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: int = 3, shown: int = 0,
+              request: dict | None = None, **take) -> int:  # fmt: skip
+    """Writes an mp4 of two seconds into a studio, and remembers it; its number.
 
     Args:
         folder: The studio's.
@@ -30,14 +31,18 @@ def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: i
         line: What is said.
         seed: Written into its record.
         shown: Which picture; the same number, the same picture.
+        request: Fields of its request that are to be others.
         take: Fields of `KeptTake` that are to be others.
     """
     place = StudioFolder.open(folder)
-    path = place.takes / f"{len([*place.takes.glob('*.mp4')]) + 1:06d}.mp4"
+    path = place.takes / f"made-{len([*place.takes.glob('made-*.mp4')]) + 1}.mp4"
     prompt = f'a dim room, (woman, {manner}): "{line}"'
-    record = {"kind": "clip", **dataclasses.asdict(Request(prompt=prompt, seeds=(seed,), width=64, height=64))}
+    record = {
+        "kind": "clip",
+        **dataclasses.asdict(Request(prompt, seeds=(seed,), width=64, height=64, **(request or {}))),
+    }
     record = json.loads(json.dumps(record))
-    key = (manner, line, seed, shown)
+    key = (manner, line, seed, shown, str(request))
     if key not in _made:  # encoding takes longest
         wave = resample(spoken(line, "f2", manner, FRAMES / 24)[:, None], RATE, 48000)
         write_mp4(path, [pictures(FRAMES, seed=shown)], 24, np.repeat(wave, 2, 1), metadata=record)

@@ -32,6 +32,7 @@ def done(asked, folder, stop_at=None):
     return told, steps()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_saves_its_step_and_goes_on_there(asked, tmp_path):
     folder = StudioFolder.open(tmp_path / "studio")
     assert check_new(asked, folder) == {"run": "quiet"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.prompts.registers import parse
@@ -13,13 +13,17 @@ from mlx_ltxw.studio import texts_hear as texts
 from mlx_ltxw.studio.analysis import Shown
 from mlx_ltxw.studio.deck import MOST_SECONDS, MOST_TAKES, Deck, DeckTake, fits
 from mlx_ltxw.studio.heard import kept_of
+from mlx_ltxw.studio.hub import News
 from mlx_ltxw.studio.media import take_path, take_url
+from mlx_ltxw.studio.pages.counterpart import make_other_way, other_way
 from mlx_ltxw.studio.pages.export import open_export
+from mlx_ltxw.studio.pages.frame import follow
 from mlx_ltxw.studio.pages.parts import button, say
 from mlx_ltxw.studio.pages.takes import again
 from mlx_ltxw.studio.shown_media import shown_of, take_shown_url
 from mlx_ltxw.studio.state import Studio
 from mlx_ltxw.studio.store import KeptTake
+from mlx_ltxw.studio.wording import worded_error
 
 LISTED = 30
 
@@ -43,6 +47,7 @@ class HearPage:
         self.studio = studio
         self.chosen = chosen[:MOST_TAKES]
         self.deck: Deck | None = None
+        self._awaited: set[int] = set()
         self._bring_back: Callable[[], Awaitable[None]] | None = None
 
     async def build(self) -> None:
@@ -50,6 +55,7 @@ class HearPage:
         self.undo = ui.element("div").classes("line tight deck-undo").props('role="status"')
         self.space = ui.element("div")
         Picker(self.studio, self.chosen)
+        follow(self.studio, self._hear)
         takes = self._takes()
         with self.space:
             if not takes:
@@ -97,18 +103,42 @@ class HearPage:
         value = what.get("value")
         if do == "stars" and isinstance(value, int):
             self.studio.store.update_take(take.id, stars=value)
+            self.studio.hub.tell("changed", take=take.id)
         elif do == "note" and isinstance(value, str):
             self.studio.store.update_take(take.id, note=value)
+            self.studio.hub.tell("changed", take=take.id)
         elif do == "export":
             await open_export(self.studio, take)
         elif do == "again":
             again(self.studio, take)
+        elif do == "other":
+            await self._make_other_way(take)
         elif do == "aside":
             await self._leave_out(take.id)
         elif do == "delete":
             self.studio.store.delete_take(take.id)
+            self.studio.hub.tell("deleted", take=take.id)
             self._offer_undo(take, self.chosen.index(take.id))
             await self._leave_out(take.id)
+
+    async def _make_other_way(self, take: KeptTake) -> None:
+        try:
+            self._awaited.add(await make_other_way(self.studio, take))
+        except UserError as error:
+            say(str(worded_error(error)), bad=True)
+            return
+        say(texts.MAKING_OTHER.format(way=other_way(take)))
+
+    def _hear(self, news: News) -> None:
+        """Puts what was asked for here beside the others, or says why there is none."""
+        if news.get("job") not in self._awaited:
+            return
+        if news["event"] == "failed":
+            say(str(news.get("message", "")), bad=True)
+        elif news["event"] == "written" and len(self.chosen) < MOST_TAKES:
+            self.chosen.append(int(news["take"]))
+            _keep_address(self.chosen)
+            background_tasks.create(self.fill())
 
     async def _leave_out(self, number: int) -> None:
         self.chosen.remove(number)
@@ -121,6 +151,7 @@ class HearPage:
         async def bring_back() -> None:
             self._bring_back = None
             self.studio.store.restore_take(take.id)
+            self.studio.hub.tell("restored", take=take.id)
             self.chosen.insert(min(place, len(self.chosen)), take.id)
             _keep_address(self.chosen)
             self.undo.clear()
@@ -200,7 +231,7 @@ def deck_take(take: KeptTake, shown: Shown) -> DeckTake:
     video, poster = (take_url(take.id), take_url(take.id, "png")) if take.has_picture else (None, None)
     return DeckTake(
         take.id, title_of(take), about_take(take), video, poster, take_shown_url(take.id, "sound.flac"),
-        take_shown_url(take.id, "levels.png"), shown, take.asked_register, take.stars, take.note,
+        take_shown_url(take.id, "levels.png"), shown, take.asked_register, take.stars, take.note, other_way(take),
     )  # fmt: skip
 
 

@@ -140,7 +140,8 @@ class Deck {
       make("div", { class: "deck-right" }, row.views,
         make("div", { class: "deck-foot" }, this.buildMeter(take), row.now),
         this.data.judged ? make("div", { class: "deck-foot" }, row.stars, row.note, small(texts.export, "export", "export"),
-          small(texts.again, "again", "again"), small(texts.put_aside, "aside", "aside"),
+          small(texts.again, "again", "again"),
+          take.other_way ? small(take.other_way, "other", "other") : null, small(texts.put_aside, "aside", "aside"),
           small(texts.delete, "delete", "delete")) : null));
     return row;
   }

@@ -98,7 +98,8 @@ def compose(line: str, labels: Labels) -> str:
     Raises:
         CaptionFault: no speaker is known, or the line is empty or has quotes or brackets inside.
     """
-    line = clean(line).strip(_OUTER_QUOTES).strip()
+    written = clean(line)
+    line = written.strip(_OUTER_QUOTES).strip()
     if not line:
         raise CaptionFault("The caption says nothing; write what is said in the clip.")
     if labels.speaker is None:
@@ -107,7 +108,9 @@ def compose(line: str, labels: Labels) -> str:
             "woman-whispering, or give {field:speaker} and {field:manner}."
         )
     if _REMAINS.search(line) or any(_names_speaker(group) for group in re.findall(r"[(（]([^()（）]*)", line)):
-        raise CaptionFault(f'The caption does not parse; write it as (woman, whispering): "…", not as {_start(line)}.')
+        raise CaptionFault(
+            f'The caption does not parse; write it as (woman, whispering): "…", not as {_start(written)}'
+        )
     manner = manner_words(labels.speaker, labels.manner)
     scene = f"{labels.scene.strip().rstrip(',.')}, " if labels.scene and labels.scene.strip() else ""
     return f'{scene}({labels.speaker}{", " + manner if manner else ""}): "{line}"'

@@ -59,6 +59,9 @@ def test_what_is_no_file_is_said(tmp_path):
         ('a room, (man): "it is (almost): midnight"', 'a room, (man): "it is (almost): midnight"', None),
         ('(man): "a (b) c", (woman, soft): “d (e): f”', '(man): "a (b) c", (woman, soft): “d (e): f”', None),
         (f"{GOOD}.", f"{GOOD}.", None),
+        ('a room, (woman whispering): "hush"', 'a room, (woman whispering): "hush"', "write (woman, whispering): …"),
+        ('a room, (hushed man): "hush"', 'a room, (hushed man): "hush"', "write (man, hushed): …"),
+        ('woman (whispering): "hush"', 'woman (whispering): "hush"', "names a manner and no speaker"),
     ],
 )
 def test_slips_are_understood_and_named(text, whole, slip):

@@ -1,0 +1,194 @@
+"""What training needs in memory, told before anything is loaded, and whether the base is read anew for each step.
+
+Counted like a clip's parts (`pipeline/needs.py`). A step's activations are those measured on one H200 and on two CPU
+cores (`docs/log.md`): under the lock a block keeps of the adapted sound its texts' keys and values, scores and states;
+coupled, everything of both streams.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import Machine, this_machine
+from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.needs import PICTURE, PROMPT, Need, Subject, decoding_needs, streaming, text_needs, walking
+from mlx_ltxw.pipeline.plan import latent_grid
+from mlx_ltxw.printing import readable
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.gradient.fresh import targets
+from mlx_ltxw.tree import linears, size_of
+from mlx_ltxw.weights.components import of_adapted_audio
+from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.memory import layer_bytes, part_bytes
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import RESIDENT, Residency
+
+TRAINING = "training"
+_WIDE = 4
+"""Bytes of an activation, and of a trained number."""
+_VECTORS = 5.5
+"""Vectors of all trained numbers: themselves, two moments, the gradient, and what the optimizer makes on its way."""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What one forward of training goes over.
+
+    Attributes:
+        model: The base.
+        config: The run's options, sizes included.
+        audio_only: Whether the clips have no picture.
+        machines: Over which a batch is spread.
+        quantised: Whether to count as if the base's blocks had 4 bits.
+    """
+
+    model: ModelDir
+    config: TrainConfig
+    audio_only: bool
+    machines: int = 1
+    quantised: bool = False
+
+
+def budget_for_training(step: TrainingStep, memory: int | None = None, program: int | None = None) -> Budget:
+    """Plans a run of training: the base whole in memory if it fits, else as many of its blocks as do.
+
+    Args:
+        step: What a forward goes over.
+        memory: Bytes to plan for; None for what the machine has to give.
+        program: As for `pipeline.budget.budget_for`.
+
+    Raises:
+        UserError: it does not fit with every block read as it is needed; the hint is what would.
+    """
+    machine = this_machine().within(memory)
+    program = program_memory(machine) if program is None else program
+    budget = _planned(step, machine, program)
+    if budget.peak > budget.limit or (budget.residency is not RESIDENT and _bound_to_stay(step)):
+        raise UserError(*_refusal(step, machine, budget))
+    return budget
+
+
+def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
+    limit, dtype = int(machine.budget * MARGIN), default_dtype()
+    size = Geometry(*step.config.sizes, latent_grid(step.model))
+    subject = Subject(step.model, dtype, machine, step.audio_only, [""])
+    blocks, outside = _weights(step, lambda _: True)
+    audio, _ = _weights(step, of_adapted_audio)
+    stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
+    activations, room = step_bytes(step, size, machine), limit - program - outside
+    residency, beside = RESIDENT, 0
+    if sum(blocks) > room - activations and not step.audio_only:
+        picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
+        read = [nbytes * part // max(1, whole) for nbytes, part, whole in zip(stored, picture, blocks, strict=True)]
+        beside = streaming(picture, read, machine, whole=True)
+        left = room - activations - sum(audio) - beside
+        residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
+        stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
+        again = sum(nbytes for nbytes, kept in zip(read, stay, strict=True) if not kept)
+        blocks = [whole if kept else own for whole, own, kept in zip(blocks, audio, stay, strict=True)]
+        choice = f"{sum(stay)} of {len(stay)} blocks stay in memory, the picture's side of the others "
+        choice += f"({readable(again)}) is read for each step"
+    else:
+        again, choice = 0, f"all {len(blocks)} blocks stay in memory"
+    weights = sum(blocks) + outside + beside
+    read_in_all = sum(stored) + again * step.config.accumulation * step.config.steps
+    decoding = decoding_needs(subject, size)
+    needs = [*text_needs(subject), *_encoding(step, decoding, machine)]
+    needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
+    needs += [Need(f"samples' {need.name}", weights + need.weights, need.activations, need.read) for need in decoding]
+    return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+
+
+def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:
+    """Bytes of each block's parameters of some kind, and of those outside the blocks. On a CPU quantised ones are
+    unpacked."""
+    dense = default_dtype().size * 8 if default_dtype() == mx.float32 else 0
+    blocks, rest = layer_bytes(step.model, "transformer", default_dtype(), step.audio_only, which=which, dense=dense)
+    return ([nbytes * 3 // 10 for nbytes in blocks] if step.quantised else blocks), rest
+
+
+def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
+    """Bytes beyond the base's weights that one optimizer step holds."""
+    config, transformer, itemsize = step.config, step.model.network_config("transformer"), default_dtype().size
+    clips = -(-config.batch_size // step.machines)
+    sound = size.audio_tokens * transformer.audio.dim * _WIDE
+    text = PROMPT * transformer.audio.dim * _WIDE
+    video = 0 if step.audio_only else size.video_tokens * transformer.video.dim * _WIDE
+    read = 0 if step.audio_only else size.video_tokens * transformer.audio.dim * _WIDE
+    watching = walking(Subject(step.model, default_dtype(), machine, step.audio_only, [""]), size)
+    trained = _VECTORS * _WIDE * trained_numbers(step) + (0 if step.audio_only else watching)
+    if config.coupled and not step.audio_only:
+        return int(
+            trained + 660 * video + clips * transformer.layers * (8.7 if config.gradient_checkpointing else 74) * video
+        )
+    kept = sound + (video + 2 * text + 2 * read) * itemsize / _WIDE
+    scores = transformer.audio.heads * size.audio_tokens * (size.audio_tokens + PROMPT + size.video_tokens) * _WIDE
+    texts = 8 if machine.in_pieces else 13
+    if config.gradient_checkpointing:
+        return int(trained + clips * (transformer.layers * 1.5 * kept + config.audio_draws * texts * text))
+    return int(trained + clips * config.audio_draws * transformer.layers * (texts * text + 15 * sound + scores))
+
+
+def trained_numbers(step: TrainingStep) -> int:
+    """How many numbers a run trains."""
+    skeleton = Transformer(step.model.network_config("transformer"), with_video=not step.audio_only)
+    here = linears(skeleton)
+    return sum(step.config.rank * sum(size_of(here[path])) for path in targets(skeleton, step.config))
+
+
+def _encoding(step: TrainingStep, decoding: Sequence[Need], machine: Machine) -> list[Need]:
+    """Of clips, before the first step: no more than decoding them would hold, and bounded."""
+    needs, bound = [], 820_000_000 if machine.in_pieces else 400_000_000
+    for need in decoding:
+        what, component = ("pictures", "video_vae") if need.name == PICTURE else ("sounds", "audio_vae")
+        parts = part_bytes(step.model, component, default_dtype())
+        weights = sum(nbytes for part, nbytes in parts.items() if part != "decoder")
+        needs.append(Need(f"{what}' encoding", weights, min(bound, need.activations), weights))
+    return needs
+
+
+def _bound_to_stay(step: TrainingStep) -> bool:
+    return step.config.coupled or bool(step.config.compile)
+
+
+def _refusal(step: TrainingStep, machine: Machine, budget: Budget) -> tuple[str, str]:
+    """What is wrong, and the least change that would fit."""
+    worst = max(budget.needs, key=lambda need: need.peak)
+    text = f"Training may use {readable(budget.limit)}, and a part of it needs {readable(budget.peak)}: {worst.name}."
+    if budget.peak <= budget.limit:
+        what = "coupled" if step.config.coupled else "compile"
+        text = f"The base does not fit into {readable(budget.limit)} whole, which {{field:{what}=true}} needs."
+    alternatives: tuple[tuple[str, dict[str, Any], bool], ...] = (
+        ("Leave compile out.", {"compile": None}, False),
+        ("Compute blocks again: {field:gradient_checkpointing=true}.", {"gradient_checkpointing": True}, False),
+        ("Give {field:batch_size=1}.", {"batch_size": 1}, False),
+        ("Give {field:gradient_checkpointing=true} and {field:batch_size=1}.",
+         {"gradient_checkpointing": True, "batch_size": 1}, False),
+        ("Train under the video lock: leave coupled out.", {"coupled": False, "video_loss": 0.0}, False),
+        ("Train under the video lock (leave coupled out), with {field:gradient_checkpointing=true} and "
+         "{field:batch_size=1}.",
+         {"coupled": False, "video_loss": 0.0, "gradient_checkpointing": True, "batch_size": 1}, False),
+        ("Convert the base with {field:quantize=4}.", {}, True),
+        ("Convert the base with {field:quantize=4}, and give {field:gradient_checkpointing=true} and "
+         "{field:batch_size=1}.", {"gradient_checkpointing": True, "batch_size": 1}, True),
+    )  # fmt: skip
+    for hint, change, quantised in alternatives:
+        other = dataclasses.replace(
+            step,
+            config=dataclasses.replace(step.config, **change),
+            quantised=quantised or step.quantised,
+        )
+        if other == step:
+            continue
+        planned = _planned(other, machine, budget.program)
+        if planned.peak <= planned.limit and (planned.residency is RESIDENT or not _bound_to_stay(other)):
+            return text, hint
+    return text, "Train on shorter or smaller clips ({field:width}, {field:height}, {field:frames}), or on sound alone."
