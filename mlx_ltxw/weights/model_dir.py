@@ -285,7 +285,7 @@ class ModelDir:
         if residency is not RESIDENT and share is None:
             stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
         elif component == "transformer" and share is None and not on_cpu():
-            read_now(network, component_named(component).layers_at, tensors, in_memory)
+            read_now(network, tensors, in_memory)
         return network.eval()
 
     def load_transformer(

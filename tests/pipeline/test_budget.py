@@ -111,6 +111,21 @@ def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
         assert needed > made.limit  # one more would not fit
 
 
+def test_previews_are_decoded_beside_the_transformer(big, built_in):
+    """Of one picture and the whole sound; a forward is over then, and one of the two is what counts."""
+    machine = Machine("metal", 48 * GB, 48 * GB)
+    plain, looked_at = (budget_for(work(built_in, previews=one), machine, program=0) for one in (False, True))
+    needs_ = {need.name.split()[0]: need for need in looked_at.needs}
+    assert "previews" not in {need.name for need in plain.needs}
+    assert needs_["previews"].weights == needs_["denoising"].weights
+    assert needs_["previews"].activations >= needs_["sound"].peak > 0
+    tight = Machine("metal", 48 * GB, int((plain.peak + 10**8) / 0.95))
+    assert budget_for(work(built_in), tight, program=0).residency is RESIDENT
+    made = budget_for(work(built_in, previews=True), tight, program=0)
+    assert made.residency.layers is not None
+    assert made.peak <= made.limit
+
+
 def test_the_program_itself_takes_of_unified_memory_alone(built_in):
     unified, card = (budget_for(work(built_in), Machine(name, 24 * GB, 24 * GB)) for name in ("metal", "cuda"))
     assert card.program == 0
