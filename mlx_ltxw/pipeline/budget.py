@@ -26,6 +26,7 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    previews,
     streaming,
     text_needs,
 )
@@ -129,6 +130,7 @@ class Work:
         walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
         tokens: Machines that the video's tokens are spread over.
         tensor: Machines that the blocks' weights are spread over; each keeps its share in memory.
+        previews: Whether a step's picture and sound are decoded beside the transformer.
     """
 
     model: ModelDir
@@ -144,6 +146,7 @@ class Work:
     walks: int
     tokens: int = 1
     tensor: int = 1
+    previews: bool = False
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -172,7 +175,8 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
     copies = [nbytes // work.tensor for nbytes in _copies(work)]
-    activations = max(forward(clip, stage) for stage in work.stages)
+    previewing = max((need.peak for need in previews(clip, work.stages[-1].geometry)), default=0) * work.previews
+    activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
     if sum(blocks) + beside > room and work.tensor == 1:
         beside = fixed + streaming(blocks, stored, machine, copies)
@@ -181,6 +185,9 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     for stage in work.stages:
         walks = work.walks * stage.steps // max(1, sum(one.steps for one in work.stages))
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
+    if previewing:
+        weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
+        needs.append(Need("previews", weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)

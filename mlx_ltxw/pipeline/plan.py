@@ -98,13 +98,14 @@ class Plan:
         return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
-def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
+def plan(request: Request, model: ModelDir, memory: int | None = None, previews: bool = False) -> Plan:
     """Fits a request to a model.
 
     Args:
         request: What is wanted.
         model: What it is made with.
         memory: Bytes to plan for; None for what the machine has to give.
+        previews: Whether steps are decoded on the way.
 
     Raises:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
@@ -133,7 +134,7 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     notes = tuple(dict.fromkeys(warnings))
     draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
-    budget = budget_for(_work(draft), machine)
+    budget = budget_for(dataclasses.replace(_work(draft), previews=previews), machine)
     job = dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
     return dataclasses.replace(job, budget=dataclasses.replace(budget, seconds=_seconds(job)))
 
