@@ -1,5 +1,6 @@
 """How much work a block is for the host, counted, not timed: kernels, dtypes, traces, submissions."""
 
+import gc
 from collections import Counter
 
 import mlx.core as mx
@@ -221,3 +222,15 @@ def test_share_keeps_what_a_kind_is_made_of():
     compiled = Compiled()
     assert compiled._kind(block) == compiled._kind(share(block))
     assert compiled._kind(block) != compiled._kind(two_linears(0, 0.25))
+
+
+def test_blocks_that_are_gone_are_forgotten(traced):
+    """Streamed ones come and go all the time."""
+    blocks = Blocks()
+    for seed in range(5):
+        block = two_linears(seed)
+        traced(blocks.method, block, mx.ones((3, 8)), None)
+    del block
+    gc.collect()
+    assert not traced._kinds
+    assert blocks.calls == 1
