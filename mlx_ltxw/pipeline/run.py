@@ -82,7 +82,7 @@ def _run(
         began = time.perf_counter()
         contexts = networks.contexts(job.prompts, job.cache)
         check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
-        yield Conditioned(time.perf_counter() - began, peak_memory())
+        yield Conditioned(time.perf_counter() - began, peak_memory(), networks.encoded)
         given = conditions(job, networks, material)
     models: Transformers | None = None
     for seed, point in points.items():
