@@ -251,7 +251,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     vocoder = weights_in_memory(clip.model, dtype)["vocoder"]
     tokens, read = last.audio_tokens, decoder + vocoder
     if clip.machine.in_pieces:
-        return Need(SOUND, vocoder, min(600_000_000, 3_050_000 * tokens) + clip.held, read)
+        return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
     spectrum = tokens * config.channels * (36_000 + 22_500 * wider)  # the last level's, unfolded for its convolutions
