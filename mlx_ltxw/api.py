@@ -33,7 +33,7 @@ from mlx_ltxw.takes.make import fit, fit_again, follow, make
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.train.face import Trained, train
-from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.model_dir import ModelDir
 
 __all__ = [
@@ -132,7 +132,7 @@ class Model:
     ) -> None:
         self.directory = directory
         self._memory, self._cache = memory, cache
-        self._networks = Networks(directory, default_dtype(), keep=True) if resident else None
+        self._networks = Networks(directory, dtype_of(None), keep=True) if resident else None
 
     def __repr__(self) -> str:
         return f"<Model {self.directory.name}, {self.directory.variant}>"

@@ -15,10 +15,11 @@ import queue
 import secrets
 import socket
 import struct
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,24 @@ class Links:
             wire.close()
         if not self._closing:
             self._heard(Message(other, {"lost": f"{self.hosts[other]} {why}"}))
+
+
+@contextmanager
+def within(seconds: float, sentence: str) -> Iterator[None]:
+    """Ends the process with a sentence if what is inside takes longer: a wait of MLX's own cannot be interrupted."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(seconds):
+            sys.stderr.write(f"Error: {sentence}\n")
+            sys.stderr.flush()
+            os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def own_address() -> str:

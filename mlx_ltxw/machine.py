@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -95,6 +97,16 @@ def on_metal() -> bool:
 def on_cuda() -> bool:
     """Whether MLX computes on a card with memory of its own."""
     return not on_cpu() and not _mlx().metal.is_available()
+
+
+def device_name() -> str:
+    """What MLX's default device is called, such as `Apple M2 Max`."""
+    return str(_mlx().device_info().get("device_name") or platform.processor() or "unknown")
+
+
+def emulates_bfloat16() -> bool:
+    """Whether MLX computes on a Mac's GPU that has no units for bfloat16: M1 and M2, which use float32's."""
+    return on_metal() and bool(re.search(r"Apple M[12]\b", device_name()))
 
 
 def slow_blas() -> list[str]:

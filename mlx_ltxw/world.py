@@ -42,7 +42,7 @@ class World:
         Raises:
             UserError: they cannot be reached.
         """
-        if not any(name in os.environ for name in _STARTERS):
+        if not cls.launched():
             return cls()
         try:
             backend = "nccl" if "NCCL_HOST_IP" in os.environ and mx.cuda.is_available() else "any"
@@ -53,6 +53,11 @@ class World:
                 "Start them with `mlx.launch`, with addresses that each can reach (docs/machines.md).",
             ) from error
         return cls(group.rank(), group.size(), group)
+
+    @staticmethod
+    def launched() -> bool:
+        """Whether `mlx.launch` or `mpirun` started this process."""
+        return any(name in os.environ for name in _STARTERS)
 
     @property
     def leads(self) -> bool:

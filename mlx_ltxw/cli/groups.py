@@ -28,7 +28,7 @@ class Grouped(click.Command):
         headings = {name: heading for heading, names in GROUPS.items() for name in names}
         records: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*GROUPS, "Options")}
         for param in self.get_params(ctx):
-            if (record := param.get_help_record(ctx)) is not None:
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
                 records[headings.get(param.name or "", "Options")].append(record)
         for heading, rows in records.items():
             if rows:

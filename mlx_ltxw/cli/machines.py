@@ -52,11 +52,13 @@ def machines(split: str | None, timeout: float | None) -> AbstractContextManager
     from mlx_ltxw.links import TIMEOUT
     from mlx_ltxw.world import World
 
-    world = World.join()
-    if world.size > 1:
-        from mlx_ltxw.machines.crew import meeting
+    if World.launched():
+        from mlx_ltxw.machines.crew import joined, meeting
 
-        return meeting(world, TIMEOUT if timeout is None else timeout)
+        seconds = TIMEOUT if timeout is None else timeout
+        world = joined(seconds)
+        if world.size > 1:
+            return meeting(world, seconds)
     if split is not None or timeout is not None:
         raise UserError(
             "{field:split} and {field:link_timeout} are for several machines, and there is one.",

@@ -142,7 +142,8 @@ class Show:
             kept = " (kept)" if event.kept else ""
             click.echo(f"part {event.number} of {event.total}{kept}: {event.prompt} (seed {event.seed})", err=True)
         else:
-            click.echo(f"prompt encoded in {event.seconds:.1f} s, peak memory {readable(event.peak_memory)}", err=True)
+            how = f"encoded in {event.seconds:.1f} s" if event.encoded else "taken from the cache"
+            click.echo(f"prompt {how}, peak memory {readable(event.peak_memory)}", err=True)
 
     def _written(self, event: Written) -> None:
         found = event.measurement

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +18,11 @@ from mlx_ltxw import __version__
 from mlx_ltxw.blas import LOADED
 from mlx_ltxw.blas import VARIABLE as BLAS
 from mlx_ltxw.doctor.diagnosis import Diagnosis
-from mlx_ltxw.machine import Machine, avoid_tf32, on_cpu, on_metal, slow_blas
+from mlx_ltxw.machine import Machine, avoid_tf32, device_name, emulates_bfloat16, on_cpu, on_metal, slow_blas
 from mlx_ltxw.printing import readable
 from mlx_ltxw.tf32 import VARIABLE, tf32_is_used
 
 _LITTLE_DISK = 60_000_000_000  # bytes; a model of 8 bits takes 42 GB, one of 4 bits 28
-_EMULATED = re.compile(r"Apple M[12]\b")
 WIRED = "iogpu.wired_limit_mb"
 """The system's own limit of what the GPU may hold, on a Mac; 0 is its default."""
 
@@ -45,7 +43,7 @@ def system() -> Diagnosis:
 
 def device(machine: Machine) -> Diagnosis:
     """What MLX computes on."""
-    name = str(mx.device_info().get("device_name") or platform.processor() or "unknown")
+    name = device_name()
     text = f"{name}, by MLX's {machine.backend.upper() if machine.backend != 'metal' else 'Metal'} backend"
     facts = {"backend": machine.backend, "device": name}
     if machine.backend == "cpu" and sys.platform == "darwin":
@@ -56,10 +54,10 @@ def device(machine: Machine) -> Diagnosis:
     if machine.backend == "cpu":
         return Diagnosis("device", "note", f"{text}: the built-in model runs, the 22B one would take hours.",
                          "On Linux with an NVIDIA card: `pip install 'mlx-ltxw[cuda]'`.", facts)  # fmt: skip
-    if _EMULATED.search(name):
+    if emulates_bfloat16():
         return Diagnosis(
             "device", "note", f"{text}; it computes bfloat16 in float32's units.",
-            "`--dtype float16` may be faster there; that it is as faithful has not been shown.", facts,
+            "So the transformer runs in float16 there, unless `--dtype bfloat16` says otherwise.", facts,
         )  # fmt: skip
     return Diagnosis("device", "good", text, facts=facts)
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.links import TIMEOUT, Links, Message
+from mlx_ltxw.links import TIMEOUT, Links, Message, within
 from mlx_ltxw.world import World
 
 LOST = 2
 """The exit code of a run that lost a machine."""
+_ALONE = "Not all machines of this run were there within {:g} s. See that each can be reached, and start them again."
 _PATIENCE = 5.0
 """Seconds that an error of a collective waits for the news of which machine is gone."""
 
@@ -136,6 +137,16 @@ class Crew:
             self._heard(message)
 
 
+def joined(timeout: float) -> World:
+    """The machines of this run, when all are there.
+
+    Raises:
+        UserError: they cannot be reached. Where one never comes, the process ends with a sentence.
+    """
+    with within(timeout, _ALONE.format(timeout)):
+        return World.join()
+
+
 @contextmanager
 def meeting(world: World, timeout: float = TIMEOUT) -> Iterator[Crew]:
     """The machines of a run, from their meeting to their end.
@@ -162,7 +173,8 @@ def meeting(world: World, timeout: float = TIMEOUT) -> Iterator[Crew]:
 
     if not world.leads:
         _speak_into(log_file(world.rank))
-    links = Links.open(world.rank, world.size, world.exchange, timeout, heard)
+    with within(timeout, _ALONE.format(timeout)):
+        links = Links.open(world.rank, world.size, world.exchange, timeout, heard)
     with lock:
         crew = Crew(world, links)
     for message in waiting:

@@ -26,11 +26,12 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    previews,
     streaming,
     text_needs,
 )
 from mlx_ltxw.pipeline.recipes import Stage
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
@@ -50,12 +51,14 @@ class Budget:
         residency: Which of the transformer's blocks stay in memory.
         limit: Bytes that the run may fill.
         program: Bytes that the program has itself, where they come from the same memory.
+        seconds: That denoising takes, all seeds together; None where nothing like it has run on this machine.
     """
 
     needs: tuple[Need, ...]
     residency: Residency
     limit: int
     program: int = 0
+    seconds: float | None = None
 
     @property
     def peak(self) -> int:
@@ -73,6 +76,7 @@ class Budget:
         """As JSON has it; bytes."""
         return {
             "limit": self.limit, "peak": self.peak, "program": self.program, "blocks_in_memory": self.residency.layers,
+            "seconds": self.seconds,
             "parts": [dataclasses.asdict(need) | {"peak": need.peak} for need in self.needs],
         }  # fmt: skip
 
@@ -100,7 +104,8 @@ class Budget:
         """The plan in a line: `needs 21.80 GB of the 22.00 GB it may use; 22 of 48 blocks stay in memory, ...`."""
         text = f"needs about {readable(self.peak)} of the {readable(self.limit)} it may use"
         choice = next((need.choice for need in self.needs if need.choice and need.name != TEXT), "")
-        return f"{text}; {choice}" if choice else text
+        parts = [text, choice, f"denoising takes about {duration(self.seconds)}" if self.seconds is not None else ""]
+        return "; ".join(filter(None, parts))
 
 
 UNPLANNED = Budget((), RESIDENT, 0)
@@ -125,6 +130,7 @@ class Work:
         walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
         tokens: Machines that the video's tokens are spread over.
         tensor: Machines that the blocks' weights are spread over; each keeps its share in memory.
+        previews: Whether a step's picture and sound are decoded beside the transformer.
     """
 
     model: ModelDir
@@ -140,6 +146,7 @@ class Work:
     walks: int
     tokens: int = 1
     tensor: int = 1
+    previews: bool = False
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -168,7 +175,8 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
     copies = [nbytes // work.tensor for nbytes in _copies(work)]
-    activations = max(forward(clip, stage) for stage in work.stages)
+    previewing = max((need.peak for need in previews(clip, work.stages[-1].geometry)), default=0) * work.previews
+    activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
     if sum(blocks) + beside > room and work.tensor == 1:
         beside = fixed + streaming(blocks, stored, machine, copies)
@@ -177,6 +185,9 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     for stage in work.stages:
         walks = work.walks * stage.steps // max(1, sum(one.steps for one in work.stages))
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
+    if previewing:
+        weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
+        needs.append(Need("previews", weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)

@@ -21,10 +21,12 @@ class Conditioned:
     Attributes:
         seconds: Since the run began.
         peak_memory: Bytes.
+        encoded: How many prompts were; 0 where all were known, from memory or from disk.
     """
 
     seconds: float
     peak_memory: int
+    encoded: int
 
 
 @dataclass(frozen=True)

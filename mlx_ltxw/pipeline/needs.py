@@ -7,6 +7,7 @@ on two CPU cores in fp32, where MLX runs up to ten operations ahead (`docs/log.m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -231,6 +232,12 @@ def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()
         weights = sum(nbytes for part, nbytes in vae.items() if part != "encoder")
         needs.append(Need(PICTURE, weights, _picture(clip, last) + clip.held, weights))
     return needs
+
+
+def previews(clip: Subject, last: Geometry) -> list[Need]:
+    """Of a step's look and listen: one picture, and the whole sound."""
+    pictures = [need for need in decoding_needs(clip, dataclasses.replace(last, frames=1)) if need.name == PICTURE]
+    return pictures + [need for need in decoding_needs(clip, last) if need.name == SOUND]
 
 
 _TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830

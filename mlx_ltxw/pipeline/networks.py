@@ -33,6 +33,7 @@ class Networks:
     Attributes:
         transformer_dtype: As asked for.
         dtype: Of all others but the vocoder.
+        encoded: Prompts that the last call of `contexts` had to encode; the others were known.
 
     Args:
         model: Where the weights are.
@@ -58,6 +59,7 @@ class Networks:
         self._transformer = transformer
         self._kept: dict[str, Any] = {}
         self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
+        self.encoded = 0
 
     def transformer(self, audio_only: bool, residency: Residency = RESIDENT, split: Split = WHOLE_RUN) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
@@ -112,6 +114,7 @@ class Networks:
         disk = PromptCache(self.model, self.dtype, default_folder() if cache else None)
         made = {prompt: self._contexts.get(prompt) or disk.read(prompt) for prompt in prompts}
         missing = [prompt for prompt, context in made.items() if context is None]
+        self.encoded = len(missing)
         if missing:
             encoded = encode_prompts(self.model, missing, self.dtype)
             for number, prompt in enumerate(missing):

@@ -17,12 +17,16 @@ class LostNumbers(UserError):
     """A result is NaN or infinite, and would be again."""
 
 
-def check_finite(what: str, *arrays: mx.array | np.ndarray | None) -> None:
+_FLOAT16 = "Run it again with {field:dtype=bfloat16}: float16, in which it ran, ends at 65504."
+
+
+def check_finite(what: str, *arrays: mx.array | np.ndarray | None, dtype: mx.Dtype | None = None) -> None:
     """Ends a run whose numbers are lost.
 
     Args:
         what: They are, for the message.
         arrays: Evaluated; None is passed over.
+        dtype: In which they were computed, where that may be why.
 
     Raises:
         LostNumbers: some are NaN or infinite.
@@ -32,4 +36,6 @@ def check_finite(what: str, *arrays: mx.array | np.ndarray | None) -> None:
             continue
         finite = mx.isfinite(array) if isinstance(array, mx.array) else np.isfinite(array)
         if not finite.all().item():
-            raise LostNumbers(f"{what} are no numbers any more (NaN or infinite).", _HINT)
+            raise LostNumbers(
+                f"{what} are no numbers any more (NaN or infinite).", _FLOAT16 if dtype == mx.float16 else _HINT
+            )

@@ -13,6 +13,8 @@ from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_di
 from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work, budget_for
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.pace import Pace, key
+from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
@@ -96,13 +98,14 @@ class Plan:
         return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
-def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
+def plan(request: Request, model: ModelDir, memory: int | None = None, previews: bool = False) -> Plan:
     """Fits a request to a model.
 
     Args:
         request: What is wanted.
         model: What it is made with.
         memory: Bytes to plan for; None for what the machine has to give.
+        previews: Whether steps are decoded on the way.
 
     Raises:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
@@ -124,13 +127,36 @@ def plan(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
     machine = this_machine().within(memory)
     dtype = dtype_of(settings.dtype)
     warnings = [*slow_blas(), *late_tf32()]
+    if settings.dtype is None and dtype == mx.float16:
+        warnings.append(_IN_FLOAT16)
     if model.lines:
         prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     notes = tuple(dict.fromkeys(warnings))
     draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
-    budget = budget_for(_work(draft), machine)
-    return dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
+    budget = budget_for(dataclasses.replace(_work(draft), previews=previews), machine)
+    job = dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
+    return dataclasses.replace(job, budget=dataclasses.replace(budget, seconds=_seconds(job)))
+
+
+_IN_FLOAT16 = (
+    "The transformer runs in float16: this chip has no units for bfloat16, and float16 rounds finer. "
+    "{field:dtype=bfloat16} is the other way."
+)
+
+
+def pace_key(job: Plan, stage: Stage) -> str:
+    """What a stage's seconds are kept under (`Pace`)."""
+    return key(_work(job), stage, job.budget, job.machine)
+
+
+def _seconds(job: Plan) -> float | None:
+    """Of denoising, as long as its like took here."""
+    pace = Pace(default_folder())
+    steps = [(stage.steps, pace.seconds(pace_key(job, stage), stage)) for stage in job.stages]
+    if any(one is None for _, one in steps):
+        return None
+    return len(job.settings.seeds) * sum(count * (one or 0) for count, one in steps)
 
 
 def split_over(job: Plan, how: str, machines: int) -> Plan:

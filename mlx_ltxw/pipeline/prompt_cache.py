@@ -24,7 +24,6 @@ import numpy as np
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing
-from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.model_dir import ModelDir
 
 VARIABLE = "MLX_LTXW_CACHE"
@@ -35,7 +34,6 @@ LARGEST = 2 << 30
 _FORMAT = 2
 _CONTENT = "sha256"
 _SUFFIX = ".safetensors"
-_PARTS = ("text_projection", "connectors")
 
 Context = tuple[mx.array, mx.array]
 """A prompt as video and audio read it: (1, S, Dv) and (1, S, Da)."""
@@ -64,8 +62,7 @@ class PromptCache:
     """
 
     def __init__(self, model: ModelDir, dtype: mx.Dtype, folder: Path | None, largest: int = LARGEST) -> None:
-        # A directory of another layout has no hash of each file, so nothing would tell its text side from another's.
-        self.folder = folder if type(model) is ModelDir else None
+        self.folder = folder
         self.largest = largest
         maker = [
             _FORMAT,
@@ -73,7 +70,7 @@ class PromptCache:
             version("mlx"),
             str(mx.default_device()),
             str(dtype),
-            _text_side(model),
+            [] if folder is None else sorted(model.text_digests().items()),
         ]
         self._maker = json.dumps(maker)
 
@@ -159,12 +156,3 @@ def _alone(folder: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(handle)
-
-
-def _text_side(model: ModelDir) -> list[tuple[str, str]]:
-    """Name and content of every file that makes a context: text encoder, tokenizer, projection, connectors, config."""
-    return sorted(
-        (name, record.sha256)
-        for name, record in model.files.items()
-        if name == "config.json" or name.startswith((f"{TEXT_ENCODER}/", *_PARTS))
-    )

@@ -35,8 +35,10 @@ from mlx_ltxw.pipeline.latents import (
 )
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.numbers import check_finite
-from mlx_ltxw.pipeline.plan import Plan
+from mlx_ltxw.pipeline.pace import Pace
+from mlx_ltxw.pipeline.plan import Plan, pace_key
 from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore, ResumePoint
+from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.split import TENSOR, TOKENS
 from mlx_ltxw.pipeline.transformers import Transformers
@@ -80,7 +82,7 @@ def _run(
         began = time.perf_counter()
         contexts = networks.contexts(job.prompts, job.cache)
         check_finite("The prompt's contexts", contexts.video_contexts, contexts.audio_contexts)
-        yield Conditioned(time.perf_counter() - began, peak_memory())
+        yield Conditioned(time.perf_counter() - began, peak_memory(), networks.encoded)
         given = conditions(job, networks, material)
     models: Transformers | None = None
     for seed, point in points.items():
@@ -162,17 +164,20 @@ def _stage_steps(
     else:
         done, start, sounds = point.index - index, point.latents, point.sounds
     fresh = fresh_noise(seed, number, 2 * stage.steps)
-    clock = time.perf_counter()
+    clock, taken = time.perf_counter(), []
     predict = _Latest(denoiser)
     for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh, done), done + 1):
         now, latents, at = time.perf_counter(), kept.own(state), index + step
         if step == stage.steps and sounds is not None:
             latents = latents._replace(audio=sounds.audio, adapted=sounds.adapted)
-        check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted)
+        check_finite(f"The latents of step {at}", latents.video, latents.audio, latents.adapted, dtype=job.dtype)
         here = ResumePoint(at, latents) if step == stage.steps else ResumePoint(at, state, sounds)
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
+        taken.append(now - clock)
         yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
         clock = time.perf_counter()
+    if job.cache:
+        Pace(default_folder()).note(pace_key(job, stage), stage, taken)
 
 
 class _Latest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
 _LONGEST_LINE = 16 << 20
 _LARGEST_LOG = 1 << 20
 
@@ -37,6 +39,9 @@ class Child:
         self._log, self._heard, self._ended = log, heard, ended
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._stopped = False
+        self._starting: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -49,16 +54,23 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Starts it, unless it runs."""
-        if self._process is not None:
-            return
-        large = self._log.exists() and self._log.stat().st_size > _LARGEST_LOG
-        with self._log.open("wb" if large else "ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self._environment,
-                limit=_LONGEST_LINE, start_new_session=True,  # Ctrl-C is the server's to answer
-            )  # fmt: skip
-        self._reading = asyncio.create_task(self._read(self._process))
+        """Starts it, unless it runs or was stopped for good. Who waits for it may give up; the start goes on."""
+        self._starting = asyncio.create_task(
+            self._start()
+        )  # cut in the middle, asyncio would wait for its pipes forever
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        async with self._changing:  # a start and a stop may meet
+            if self._process is not None or self._stopped:
+                return
+            large = self._log.exists() and self._log.stat().st_size > _LARGEST_LOG
+            with self._log.open("wb" if large else "ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self._environment,
+                    limit=_LONGEST_LINE, start_new_session=True,  # Ctrl-C is the server's to answer
+                )  # fmt: skip
+            self._reading = asyncio.create_task(self._read(self._process))
 
     def send(self, **values: Any) -> None:
         """Writes a line to it; one that is gone hears nothing."""
@@ -67,8 +79,10 @@ class Child:
                 self._process.stdin.write(json.dumps(values).encode() + b"\n")
 
     async def stop(self, patience: float = 5.0) -> None:
-        """Closes its input and waits; after a while it is killed."""
-        process, reading = self._process, self._reading
+        """Ends it for good: closes its input and waits; after a while it is killed."""
+        self._stopped = True
+        async with self._changing:
+            process, reading = self._process, self._reading
         if process is None:
             return
         if process.stdin is not None:
@@ -91,8 +105,10 @@ class Child:
         assert process.stdout is not None
         with suppress(ValueError):  # a line without end
             async for line in process.stdout:
-                with suppress(json.JSONDecodeError):  # cut off by its end
+                try:
                     self._heard(json.loads(line))
+                except Exception:  # one line that is lost must not silence those that follow
+                    logger.exception("A line of %s could not be used", self._command[2])
         code = await process.wait()
         self._process = None
         self._ended(code)

@@ -292,6 +292,11 @@ class Store:
         query = f"SELECT * FROM takes WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
         return [*map(_take, self._rows(query, *values, limit))]
 
+    def deleted_takes(self, limit: int) -> list[KeptTake]:
+        """Those that can still be had back, the last deleted first."""
+        query = "SELECT * FROM takes WHERE deleted_at IS NOT NULL ORDER BY deleted_at DESC LIMIT ?"
+        return [*map(_take, self._rows(query, limit))]
+
     def count_takes(self) -> int:
         """How many there are, less those deleted."""
         return int(self._rows("SELECT count(*) FROM takes WHERE deleted_at IS NULL")[0][0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-TITLE = "Train"
 CLIPS = "Clips"
 FOLDER = "Folder of clips, or a JSONL"
 FOLDER_HINT = "/home/… or ~/…"
@@ -21,11 +20,8 @@ STAGES = {
     "waiting": "Waiting",
 }
 SUMMARY = "{clips} clips · {seconds} s · voices: {voices} · errors: {errors} · warnings: {warnings}"
-NO_FINDINGS = "nothing found"
-ERROR, WARNING = "error", "warning"
 CAPTION_OF = "Caption of {name}"
 NO_CAPTION = "no caption yet"
-SAVE = "Save"
 SAVED = "saved"
 UNSAVED = "not saved"
 NOT_SAVED = "Nothing was written."
@@ -52,7 +48,6 @@ MANNER = "Manner of clips that do not tell"
 SCENE = "Scene of clips that do not tell"
 AUDIO_ONLY = "Sound alone, without pictures"
 MORE_OPTIONS = "All options"
-DEFAULT = "default: {value}"
 START = "Start training"
 STARTED = "{name} is in the queue."
 NAME_TAKEN = ("There is a run {name} already.", "Choose another name, or go on with that one below.")
@@ -72,7 +67,6 @@ STOPPING = "stopping after this step …"
 LEFT = "{time} left"
 AT_ONCE = "Stop at once"
 LOSS = "Loss"
-LOSS_AXIS = "mean squared error"
 STEP_AXIS = "steps"
 EACH_STEP, MEAN, HELD_OUT = "each step", "running mean", "clips kept back"
 LOSS_NOW = "Loss {loss} at step {step}"
@@ -80,10 +74,8 @@ SAMPLES = "Listening samples"
 BASE = "base model"
 AFTER = "after {step} steps"
 SAMPLES_HELP = "All from the same noise: what differs is the adapter. Space plays, 1 to 6 switch at the same moment."
-SAMPLES_OF = "Samples of: {prompt}"
 NO_SAMPLES = "The first listening samples come with the run."
 OPEN_RUN = "Open {name}"
-NO_RUN = ("There is no run {name}.", "Choose one of the list.")
 READ_FAULT = "This run cannot be read: {reason}"
 
 FIELDS = {"speaker": SPEAKER, "manner": MANNER, "scene": SCENE, "audio_only": AUDIO_ONLY, "data": FOLDER,

@@ -33,20 +33,20 @@ Writer = Callable[[Decoded, Plan], Iterator[Decoding | Suspect]]
 """Writes one clip, telling how far its frames are."""
 
 
-def fit(request: Request, model: ModelDir, memory: int | None = None) -> Plan:
+def fit(request: Request, model: ModelDir, memory: int | None = None, previews: bool = False) -> Plan:
     """Plans a request; sizes left open come from what the clip is given, if anything.
 
     Args:
-        request, model, memory: As for `pipeline.plan.plan`.
+        request, model, memory, previews: As for `pipeline.plan.plan`.
 
     Raises:
         UserError: a file cannot be read, or the model cannot make what is asked for.
     """
     given = request.images or request.video is not None or request.audio is not None
     if not given:
-        return plan(request, model, memory)
+        return plan(request, model, memory, previews)
     request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
-    job = plan(request, model, memory)
+    job = plan(request, model, memory, previews)
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 
@@ -60,10 +60,10 @@ def fit_again(request: Request, model: ModelDir, output: Output, memory: int | N
     if RANDOM in request.seeds and output.resume:
         kept = seeds_kept(output.path)
         if len(kept) == len(request.seeds) and all(a in (RANDOM, b) for a, b in zip(request.seeds, kept, strict=True)):
-            job = fit(dataclasses.replace(request, seeds=kept), model, memory)
+            job = fit(dataclasses.replace(request, seeds=kept), model, memory, bool(output.preview))
             if Unfinished(output.path, job).progress != NOTHING_DONE:
                 return job
-    return fit(request, model, memory)
+    return fit(request, model, memory, bool(output.preview))
 
 
 def follow(

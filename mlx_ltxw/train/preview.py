@@ -25,7 +25,7 @@ from mlx_ltxw.takes.make import written
 from mlx_ltxw.takes.record import sample_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.weights.dtype import default_dtype
+from mlx_ltxw.weights.dtype import default_dtype, name_of
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"
@@ -130,6 +130,7 @@ def make_samples(
             prompt=prompt, seeds=(config.preview_seed,), width=config.width, height=config.height,
             frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
             audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
+            dtype=name_of(default_dtype()),
         )  # fmt: skip
         job = plan(request, model)
         yield Sampling(step, number, len(prompts), 0, job.steps)

@@ -146,6 +146,9 @@ def _connector_layers(config: Any) -> int:
 TEXT_ENCODER = "text_encoder"
 """The text encoder's name, and its folder in a model directory."""
 
+TEXT_PARTS = ("text_projection", "connectors")
+"""What follows the text encoder before the transformer."""
+
 COMPONENTS = {
     component.name: component
     for component in (

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_ltxw.machine import on_cpu
+from mlx_ltxw.machine import emulates_bfloat16, on_cpu
 
 NAMED = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 """What a user may ask for."""
 
 
 def dtype_of(name: str | None) -> mx.Dtype:
-    """The dtype of a name of `NAMED`; of None this machine's own."""
-    return default_dtype() if name is None else NAMED[name]
+    """The transformer's dtype of a name of `NAMED`; of None this machine's own.
+
+    That is float16 on M1 and M2, which compute bfloat16 in float32's units: it rounds finer, and a value that it cannot
+    hold ends the run with a sentence (`docs/decisions/0010-float16.md`).
+    """
+    if name is None:
+        return mx.float16 if emulates_bfloat16() else default_dtype()
+    return NAMED[name]
 
 
 def name_of(dtype: mx.Dtype) -> str:
@@ -26,11 +32,7 @@ def outside_transformer(dtype: mx.Dtype) -> mx.Dtype:
 
 
 def default_dtype() -> mx.Dtype:
-    """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact.
-
-    M1 and M2 compute bfloat16 in float32's units; that float16 is as faithful there has not been shown
-    (`docs/decisions/0010-float16.md`), so it is asked for with {field:dtype} alone.
-    """
+    """bfloat16 on a GPU; float32 on the CPU, whose bfloat16 matrix products are slow and less exact."""
     return mx.float32 if on_cpu() else mx.bfloat16
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import inside, read_text
 from mlx_ltxw.parsing import parse_json
-from mlx_ltxw.weights.components import TEXT_ENCODER, audio_side, component_named, is_upsampler, upsampler_name
+from mlx_ltxw.weights.components import (
+    TEXT_ENCODER,
+    TEXT_PARTS,
+    audio_side,
+    component_named,
+    is_upsampler,
+    upsampler_name,
+)
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
@@ -208,6 +215,16 @@ class ModelDir:
         names = (name for name in self.files if name.startswith(components or "") and "README" not in name)
         return {name: self.files[name].sha256 for name in names}
 
+    def text_digests(self) -> dict[str, str]:
+        """What tells whether all that makes a text context is still the same: config, text encoder and its tokenizer,
+        projection, connectors."""
+        parts = (f"{TEXT_ENCODER}/", *TEXT_PARTS)
+        return {
+            name: record.sha256
+            for name, record in self.files.items()
+            if name == "config.json" or name.startswith(parts)
+        }
+
     def load(
         self,
         component: str,
@@ -268,7 +285,7 @@ class ModelDir:
         if residency is not RESIDENT and share is None:
             stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
         elif component == "transformer" and share is None and not on_cpu():
-            read_now(network, component_named(component).layers_at, tensors, in_memory)
+            read_now(network, tensors, in_memory)
         return network.eval()
 
     def load_transformer(

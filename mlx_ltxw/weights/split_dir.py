@@ -13,9 +13,16 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.printing import some
-from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT, TEXT_ENCODER, audio_side, upsampler_name
+from mlx_ltxw.weights.components import (
+    COMPONENTS,
+    IN_CHECKPOINT,
+    TEXT_ENCODER,
+    TEXT_PARTS,
+    audio_side,
+    upsampler_name,
+)
 from mlx_ltxw.weights.header import Header, Tensor, read_header
-from mlx_ltxw.weights.manifest import FileRecord
+from mlx_ltxw.weights.manifest import FileRecord, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.names import grouped
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, our_shape, place
@@ -196,8 +203,14 @@ class SplitDir(ModelDir):
 
     def digests(self, *components: str) -> dict[str, str]:
         """What tells whether files are still the same: sha256 of header, size, and the first 4 KiB of each tensor."""
-        files = {path.name: path for name in components or COMPONENTS for path in self.shards(name)}
+        named = components or (*COMPONENTS, *map(upsampler_name, self.upsamplers))
+        files = {path.name: path for name in named for path in self.shards(name)}
         return {name: _sampled(path) for name, path in sorted(files.items())}
+
+    def text_digests(self) -> dict[str, str]:
+        """As `digests` of the text side, and sha256 of its small files."""
+        small = [self.path / CONFIG, *sorted(self.text_encoder.glob("*.json")), *self.text_encoder.glob("*.model")]
+        return {**self.digests(TEXT_ENCODER, *TEXT_PARTS), **{path.name: sha256(path).sha256 for path in small}}
 
     def verify(self, progress: Callable[[int], object] = lambda _: None) -> None:
         """The layout carries no hashes: checks that every tensor has a place and every file its length.

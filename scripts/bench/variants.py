@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops import device, fused_cuda, packed
+from mlx_ltxw.models.ops import fused_cuda
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Call,
@@ -32,24 +32,13 @@ from scripts.random_model import relative_error, wide
 @contextmanager
 def with_norms(fused: bool) -> Iterator[None]:
     """Norms with what is around them, or by kernels of their own."""
-    real = fused_cuda.takes
-    fused_cuda.takes = real if fused else lambda *_: False
+    real = fused_cuda.takes_modulated, fused_cuda.takes_turned
+    if not fused:
+        fused_cuda.takes_modulated = fused_cuda.takes_turned = lambda *_: False
     try:
         yield
     finally:
-        fused_cuda.takes = real
-
-
-@contextmanager
-def unpacking_from(rows: int | None) -> Iterator[None]:
-    """Quantised weights unpacked from so many rows on; None for never."""
-    backend = device.backend()
-    real = packed.UNPACKED_FROM[backend]
-    packed.UNPACKED_FROM[backend] = rows
-    try:
-        yield
-    finally:
-        packed.UNPACKED_FROM[backend] = real
+        fused_cuda.takes_modulated, fused_cuda.takes_turned = real
 
 
 def forward(model: Transformer, streams: tuple[Modality, Modality], call: Call, way: Walk) -> Any:

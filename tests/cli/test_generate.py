@@ -432,4 +432,5 @@ def test_no_cache_leaves_the_users_folder_alone(cli, tmp_path, monkeypatch):
     assert not folder.exists()
     assert cli(*words, "-o", tmp_path / "b.wav").code == 0
     assert list(folder.glob("*.safetensors"))
+    assert "prompt taken from the cache" in cli(*words, "-o", tmp_path / "b.wav").err
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()

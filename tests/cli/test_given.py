@@ -245,3 +245,4 @@ def test_help_groups_every_option_once(cli):
             flag = max(option.opts, key=len)
             assert len(re.findall(rf"^  (-\w, )?{flag}\b(?!-)", done.out, re.M)) == 1, flag
     assert places[1] < done.out.index("  --image FILE") < places[2]
+    assert "\n  [PROMPT]" not in done.out  # it stands in the usage line and needs no row

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_ltxw import machine as devices
 from mlx_ltxw.doctor import machine as machines
 from mlx_ltxw.doctor import models, self_test
 from mlx_ltxw.doctor.diagnosis import Diagnosis
@@ -132,6 +133,7 @@ def test_a_mac(monkeypatch):
     assert machines.memory(MAC, ask=lambda name: "").facts["wired_limit_mb"] is None
     for name, state in (("Apple M1 Max", "note"), ("Apple M2", "note"), ("Apple M3", "good"), ("Apple M10", "good")):
         monkeypatch.setattr(mx, "device_info", lambda *_, name=name: {"device_name": name})
+        monkeypatch.setattr(devices, "on_metal", lambda: True)
         assert machines.device(MAC).state == state, name
     monkeypatch.setattr(machines, "on_metal", lambda: True)
     assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in " ".join(one.advice for one in machines.settings(MAC))

@@ -38,12 +38,13 @@ def ended(processes, timeout=120):
     return processes[0].returncode, out, err
 
 
-def launch(count, *arguments, timeout=200):
-    """What a command under `mlx.launch` printed, on stdout and on stderr."""
+def launch(count, folder, *arguments, timeout=200):
+    """What a command under `mlx.launch` printed, on stdout and on stderr; prompts are encoded once, into a folder."""
     launcher = [str(Path(sys.executable).parent / "mlx.launch"), "-n", str(count), "--backend", "ring"]
-    launcher += ["--starting-port", str(free_ports(1)[0]), "--env", f"PYTHONPATH={ROOT}"]
+    launcher += ["--starting-port", str(free_ports(1)[0])]
+    own = ["--env", f"PYTHONPATH={ROOT}", "--env", "OPENBLAS_NUM_THREADS=1", "--env", f"MLX_LTXW_CACHE={folder}"]
     done = subprocess.run(
-        [*launcher, "--env", "OPENBLAS_NUM_THREADS=1", "--", sys.executable, "-m", *map(str, arguments)],
+        [*launcher, *own, "--", sys.executable, "-m", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     return done.stdout, done.stderr

@@ -1,5 +1,6 @@
 """How much work a block is for the host, counted, not timed: kernels, dtypes, traces, submissions."""
 
+import gc
 from collections import Counter
 
 import mlx.core as mx
@@ -61,7 +62,8 @@ def test_kernels_of_a_block(as_on_a_gpu, tmp_path):
 
 def test_kernels_of_a_block_with_fused_norms(as_on_a_gpu, tmp_path, monkeypatch):
     """Each fused norm takes a norm and the modulation or rotation behind it: 10 and 8 kernels fewer."""
-    monkeypatch.setattr(fused_cuda, "takes", lambda *_: True)
+    monkeypatch.setattr(fused_cuda, "takes_modulated", lambda *_: True)
+    monkeypatch.setattr(fused_cuda, "takes_turned", lambda *_: True)
     monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.arctan(x))
     monkeypatch.setattr(fused_cuda, "turned_norm", lambda x, w, cos, *_: mx.arcsinh(x).reshape(*cos.shape[:3], -1))
     found = kernels(of_a_block(tmp_path))
@@ -207,7 +209,8 @@ def test_gradient_through_a_fused_norm(monkeypatch, name):
         return mx.sum(slope * turned_norm(x, weight, 1e-6, mx.cos(angles), mx.sin(angles)).reshape(x.shape))
 
     want = mx.grad(call)(x)
-    monkeypatch.setattr(fused_cuda, "takes", lambda *_: True)
+    monkeypatch.setattr(fused_cuda, "takes_modulated", lambda *_: True)
+    monkeypatch.setattr(fused_cuda, "takes_turned", lambda *_: True)
     monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.zeros_like(x))
     monkeypatch.setattr(fused_cuda, "turned_norm", lambda x, *_: mx.zeros((1, 3, 2, 8)))
     assert float(call(x)) == 0
@@ -219,3 +222,15 @@ def test_share_keeps_what_a_kind_is_made_of():
     compiled = Compiled()
     assert compiled._kind(block) == compiled._kind(share(block))
     assert compiled._kind(block) != compiled._kind(two_linears(0, 0.25))
+
+
+def test_blocks_that_are_gone_are_forgotten(traced):
+    """Streamed ones come and go all the time."""
+    blocks = Blocks()
+    for seed in range(5):
+        block = two_linears(seed)
+        traced(blocks.method, block, mx.ones((3, 8)), None)
+    del block
+    gc.collect()
+    assert not traced._kinds
+    assert blocks.calls == 1

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_ltxw import machine
 from mlx_ltxw.api import Model
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.networks import Networks
+from mlx_ltxw.pipeline.numbers import LostNumbers
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import DTYPES, Request
+from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.record import read_record
-from mlx_ltxw.weights.dtype import NAMED
+from mlx_ltxw.weights.dtype import NAMED, default_dtype
 from tests.convert.made import ROOT
 from tests.numbers import relative_error
 
@@ -83,3 +86,35 @@ def test_the_measuring_script():
     assert exact["video_error"] == 0
     assert 0 < float16["audio_error"] < bfloat16["audio_error"] < 0.05
     assert exact["largest"] > 0
+
+
+@pytest.mark.parametrize(
+    ("chip", "metal", "wanted"),
+    [("Apple M1", True, mx.float16), ("Apple M2 Ultra", True, mx.float16), ("Apple M3 Max", True, None),
+     ("Apple M10", True, None), ("NVIDIA M1", True, None), ("Apple M1", False, None)],
+)  # fmt: skip
+def test_float16_where_bfloat16_is_emulated(made_model, monkeypatch, chip, metal, wanted):
+    monkeypatch.setattr(machine, "on_metal", lambda: metal)
+    monkeypatch.setattr(machine, "device_name", lambda: chip)
+    job = plan(Request("a room", **SIZE), made_model)
+    assert job.dtype == (wanted or default_dtype())
+    assert bool(wanted) == any("runs in float16" in warning for warning in job.warnings)
+    asked = plan(Request("a room", **SIZE, dtype="bfloat16"), made_model)
+    assert asked.dtype == mx.bfloat16
+    assert not [warning for warning in asked.warnings if "float16" in warning]
+
+
+def test_an_overflow_of_float16_says_what_to_do(made_model, monkeypatch):
+    """A velocity of 1e5 does not fit into float16."""
+    monkeypatch.setattr(machine, "on_metal", lambda: True)
+    monkeypatch.setattr(machine, "device_name", lambda: "Apple M1")
+    job = plan(Request("a room", **SIZE), made_model)
+    monkeypatch.setattr(machine, "on_metal", lambda: False)  # what follows computes on this one
+    networks = Networks(made_model, job.dtype)
+    transformer = networks.transformer(audio_only=False)
+    transformer.proj_out.bias = transformer.proj_out.bias + 60000
+    transformer.proj_out.weight = transformer.proj_out.weight * 60000
+    networks = Networks(made_model, job.dtype, transformer=transformer)
+    with pytest.raises(LostNumbers) as told:
+        list(run(job, networks))
+    assert "dtype=bfloat16" in told.value.hint

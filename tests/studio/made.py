@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.measure import measure
 from mlx_ltxw.media.metadata import read_metadata
@@ -22,8 +23,8 @@ _made: dict[tuple, bytes] = {}
 
 
 def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: int = 3, shown: int = 0,
-              request: dict | None = None, **take) -> int:  # fmt: skip
-    """Writes an mp4 of two seconds into a studio, and remembers it; its number.
+              request: dict | None = None, sound_alone: bool = False, **take) -> int:  # fmt: skip
+    """Writes an mp4 of two seconds into a studio, or a wav, and remembers it; its number.
 
     Args:
         folder: The studio's.
@@ -31,28 +32,30 @@ def made_take(folder: Path, manner: str = "normal", line: str = LINE, *, seed: i
         line: What is said.
         seed: Written into its record.
         shown: Which picture; the same number, the same picture.
+        sound_alone: Whether it is a wav.
         request: Fields of its request that are to be others.
         take: Fields of `KeptTake` that are to be others.
     """
     place = StudioFolder.open(folder)
-    path = place.takes / f"made-{len([*place.takes.glob('made-*.mp4')]) + 1}.mp4"
+    ending = ".wav" if sound_alone else ".mp4"
+    path = place.takes / f"made-{len([*place.takes.glob('made-*')]) + 1}{ending}"
     prompt = f'a dim room, (woman, {manner}): "{line}"'
-    record = {
-        "kind": "clip",
-        **dataclasses.asdict(Request(prompt, seeds=(seed,), width=64, height=64, **(request or {}))),
-    }
-    record = json.loads(json.dumps(record))
-    key = (manner, line, seed, shown, str(request))
+    asked = Request(prompt, seeds=(seed,), width=64, height=64, audio_only=sound_alone, **(request or {}))
+    record = json.loads(json.dumps({"kind": "clip", **dataclasses.asdict(asked)}))
+    key = (manner, line, seed, shown, sound_alone, str(request))
     if key not in _made:  # encoding takes longest
-        wave = resample(spoken(line, "f2", manner, FRAMES / 24)[:, None], RATE, 48000)
-        write_mp4(path, [pictures(FRAMES, seed=shown)], 24, np.repeat(wave, 2, 1), metadata=record)
+        wave = np.repeat(resample(spoken(line, "f2", manner, FRAMES / 24)[:, None], RATE, 48000), 2, 1)
+        if sound_alone:
+            write_wav(path, wave, 48000, metadata=record)
+        else:
+            write_mp4(path, [pictures(FRAMES, seed=shown)], 24, wave, metadata=record)
         _made[key] = path.read_bytes()
     path.write_bytes(_made[key])
     found = measure(path)
     values = {
         "job": None, "file": path.name, "kind": "clip", "seed": seed, "number": None, "prompt": prompt,
         "asked_register": manner, "record": read_metadata(path), "model": None, "seconds": probe(path).duration,
-        "has_picture": True, "register": found.register, "confidence": found.confidence, "lufs": found.lufs,
+        "has_picture": not sound_alone, "register": found.register, "confidence": found.confidence, "lufs": found.lufs,
         "voiced": found.voiced, **take,
     }  # fmt: skip
     store = Store(place.database)

@@ -145,9 +145,9 @@ def test_delete_and_undo(page, server):
     page.keyboard.press("2")
     page.keyboard.press("Delete")
     page.get_by_text("is deleted").wait_for()
-    assert kept(server, 2).deleted_at is not None
+    until(lambda: kept(server, 2).deleted_at is not None, 5)
     page.wait_for_function("document.querySelectorAll('.deck-take').length === 2")
-    assert page.url.endswith("takes=1,3")
+    page.wait_for_function("location.search === '?takes=1,3'")
     page.get_by_role("button", name="Undo").click()
     page.wait_for_function("document.querySelectorAll('.deck-take').length === 3")
     assert kept(server, 2).deleted_at is None
@@ -159,6 +159,14 @@ def test_delete_and_undo(page, server):
     page.keyboard.press("Control+z")
     page.get_by_text("is back").wait_for()
     assert kept(server, 1).deleted_at is None
+    page.wait_for_selector(".deck[data-ready]")
+    page.locator("body").press("Delete")
+    page.get_by_text("is deleted").wait_for()
+    page.goto(f"{server.url}/keep")  # later, elsewhere
+    page.get_by_text("Deleted in the last week").click()
+    page.get_by_role("button", name="Bring back: ").click()
+    until(lambda: all(kept(server, take).deleted_at is None for take in (1, 2, 3)), 5)
+    page.get_by_text("Deleted in the last week").wait_for(state="hidden")
 
 
 def test_the_difference_of_pictures(page, server):
@@ -223,6 +231,22 @@ def test_it_fits_a_phone_in_both_schemes(browser, server, shot):
         assert page.evaluate("document.body.classList.contains('body--dark')") == (scheme == "dark")
         shot(page, f"hear-phone-{scheme}")
         context.close()
+
+
+def test_sound_alone_is_heard_beside_a_picture(page, server):
+    wav = made_take(server.folder, "whispering", sound_alone=True)
+    opened(page, server, f"{wav},1")
+    assert page.get_by_text("sound alone", exact=True).count() == 1
+    assert page.locator(".deck video").count() == 1
+    assert page.get_by_role("button", name="Difference of pictures").count() == 0
+    page.keyboard.press("Space")
+    page.wait_for_function(f"{DECK}.sounds.time() > 0.2 && {DECK}.rows[1].screen.currentTime > 0.1")
+    page.locator("body").press("e")
+    page.get_by_role("link", name="Sound (wav)").wait_for()
+    assert page.get_by_role("link", name="Video with sound (mp4)").count() == 0
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Sound (wav)").click()
+    assert download.value.path().read_bytes() == (server.folder / "takes" / kept(server, wav).file).read_bytes()
 
 
 @pytest.mark.slow

@@ -81,6 +81,11 @@ def test_a_caption_is_mended_in_its_place_and_a_bad_name_is_refused(page, server
     assert page.evaluate("window.hit") is None
     assert page.locator("main img[src=x]").count() == 0
     shot(page, "train-clips")
+    assert page.locator(".train-clip").count() == 2
+    page.get_by_text("Only with findings").click()
+    page.wait_for_function("document.querySelectorAll('.train-clip').length < 2")
+    page.get_by_text("Only with findings").click()
+    page.wait_for_function("document.querySelectorAll('.train-clip').length === 2")
     (StudioFolder(server.folder).runs / "there").mkdir()
     for name, why in (("../away", "cannot be the name"), ("", "cannot be the name"), ("there", "is a run there")):
         page.get_by_label("Name", exact=True).fill(name)

@@ -43,7 +43,7 @@ def made(request, output, model, until=None):
     ("given", "until"),
     [
         ("a stretch", "Step"),
-        ("a stretch of sound", "Written"),
+        pytest.param("a stretch of sound", "Written", marks=pytest.mark.slow),
         pytest.param("what follows", "Decoding", marks=pytest.mark.slow),
         pytest.param("keyframes", "Step", marks=pytest.mark.slow),
         pytest.param("a clip's sound again", "Step", marks=pytest.mark.slow),

@@ -53,7 +53,7 @@ def test_what_is_told():
 def broken(monkeypatch):
     """Every run ends with a grey, silent clip, as a GPU that gave up may return."""
 
-    def grey(networks, tokens, geometry):
+    def grey(networks, tokens, geometry, *_):
         yield np.full((geometry.frames, geometry.height, geometry.width, 3), 128, np.uint8)
 
     monkeypatch.setattr(run, "decode_video", grey)

@@ -32,8 +32,9 @@ def trained(task, residency, count=3):
     return np.array(trainer.state.parameters), losses, trainer
 
 
-@pytest.mark.parametrize("settings", [[], ["gradient_checkpointing=true", "audio_draws=2"]], ids=["plain", "again"])
-@pytest.mark.parametrize("kind", ["tiny_model", "packed"])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("tiny_model", []), ("packed", ["gradient_checkpointing=true", "audio_draws=2"])]
+)
 def test_the_adapter_is_the_same_to_the_last_bit(kind, settings, tmp_path, request):
     task = job(request.getfixturevalue(kind), tmp_path / "run", ["steps=5", "learning_rate=1e-2", *settings])
     whole, losses, _ = trained(task, RESIDENT)

@@ -10,7 +10,9 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw.convert.face import convert
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
+from mlx_ltxw.pipeline.prompt_cache import PromptCache
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.weights.components import IN_CHECKPOINT
 from mlx_ltxw.weights.fit import placed
@@ -207,6 +209,31 @@ def test_digests_tell_models_apart(trees, tree):
     assert open_dir(tree).digests("transformer") != same
 
 
+def test_prompts_are_cached(tree, tmp_path, monkeypatch):
+    """A second process reads no text encoder; another text side, or tokenizer, is another name."""
+    gemma = shutil.copytree(converted().text_encoder, tmp_path / "gemma")
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MLX_LTXW_CACHE", str(folder))
+
+    def name():
+        return PromptCache(SplitDir.open(tree, gemma=gemma), mx.float32, folder).file("a room").name
+
+    first = Networks(SplitDir.open(tree, gemma=gemma), mx.float32).contexts(["a room"])
+    assert [file.name for file in folder.glob("*.safetensors")] == [name()]
+    with monkeypatch.context() as patched:
+        patched.setattr("mlx_ltxw.pipeline.networks.encode_prompts", None)
+        again = Networks(SplitDir.open(tree, gemma=gemma), mx.float32).contexts(["a room"])
+    assert mx.array_equal(again.audio_contexts, first.audio_contexts)
+    names = [name()]
+    config = gemma / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    names.append(name())
+    tensor = next(iter(mx.load(str(tree / "connector.safetensors"))))
+    change(tree / "connector.safetensors", lambda arrays: arrays.update({tensor: arrays[tensor] + 1}))
+    names.append(name())
+    assert len(set(names)) == 3
+
+
 def test_convert_says_it_is_usable_already(trees):
     done = command("convert", trees[None], "--dry-run")
     assert done.returncode == 2
@@ -248,10 +275,15 @@ def test_two_stages_with_an_upsampler_beside_the_weights(tree):
 
 
 def test_of_several_versions_the_last(tree):
-    put_upsampler(tree, stem="spatial_upscaler_x2_v1_0")
-    put_upsampler(tree, stem="spatial_upscaler_x2_v1_1")
-    (path,) = open_dir(tree).shards("upsampler.spatial-x2")
-    assert path.name == "spatial_upscaler_x2_v1_1.safetensors"
+    """And a run that was cut does not go on with another one."""
+    gemma, digests = converted().text_encoder, []
+    for stem in (None, "spatial_upscaler_x2_v1_0", "spatial_upscaler_x2_v1_1"):
+        if stem is not None:
+            put_upsampler(tree, stem=stem)
+            (path,) = open_dir(tree).shards("upsampler.spatial-x2")
+            assert path.name == f"{stem}.safetensors"
+        digests.append(SplitDir.open(tree, gemma=gemma).digest)
+    assert len(set(digests)) == 3
 
 
 def test_an_upsampler_without_its_config_or_of_other_axes(tree):

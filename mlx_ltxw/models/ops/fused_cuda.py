@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.ops.trial import close, working
 
 _LANES = 8
 """Numbers that a thread reads at once: 16 bytes of bf16."""
@@ -40,14 +41,6 @@ _MODULATED = """
   for (int part = 0; part < PARTS; ++part) {
     int at = (part * THREADS + threadIdx.x) * 8;
     Eight<T> tokens = *reinterpret_cast<const Eight<T>*>(x + row + at);
-    if constexpr (GATED) {
-      Eight<T> added = *reinterpret_cast<const Eight<T>*>(update + row + at);
-      Eight<float> by = *reinterpret_cast<const Eight<float>*>(gate + at);
-      #pragma unroll
-      for (int i = 0; i < 8; ++i)
-        tokens.of[i] = static_cast<T>(static_cast<float>(tokens.of[i]) + static_cast<float>(added.of[i]) * by.of[i]);
-      *reinterpret_cast<Eight<T>*>(after + row + at) = tokens;
-    }
     #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float value = static_cast<float>(tokens.of[i]);
@@ -102,31 +95,43 @@ _TURNED = """
 
 
 @functools.cache
-def _kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, eps: float) -> Any:
-    return mx.fast.cuda_kernel(name, inputs, outputs, source.replace("EPS", f"{eps!r}f"), _HEADER)
+def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Any:
+    return mx.fast.cuda_kernel(name, inputs, ("out",), source.replace("EPS", f"{eps!r}f"), _HEADER)
 
 
-def takes(x: mx.array, *rows: Any) -> bool:
-    """Whether the kernels here take such tokens and rows: on CUDA, one batch whose tokens share their rows."""
-    one = device.backend() == "cuda" and len(x) == 1 and x.shape[-1] % 1024 == 0 and x.shape[-1] <= 8192
-    return one and all(isinstance(row, mx.array) and row.size == x.shape[-1] for row in rows)
+def takes_modulated(x: mx.array, *rows: Any) -> bool:
+    """Whether `modulated_norm` takes such tokens and rows: on CUDA, one batch whose tokens share their rows."""
+    if not _is_fitting(x) or not all(isinstance(row, mx.array) and row.size == x.shape[-1] for row in rows):
+        return False
+    return working(_modulated_works, x.dtype, x.shape[-1])
+
+
+def takes_turned(x: mx.array, cos: mx.array) -> bool:
+    """Whether `turned_norm` takes such queries or keys: on CUDA, one batch."""
+    if not _is_fitting(x) or len(cos) != 1:
+        return False
+    return working(_turned_works, x.dtype, x.shape[-1], cos.dtype, 2 * cos.shape[-1])
+
+
+def _is_fitting(x: mx.array) -> bool:
+    width = x.shape[-1]
+    return device.backend() == "cuda" and len(x) == 1 and width % 1024 == 0 and width <= 8192
 
 
 def modulated_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
     """`norm(x) * (1 + scale) + shift` of (1, T, W), with rows (1, 1, W) in float32."""
-    kernel = _kernel("modulated_norm", ("x", "scale", "shift"), ("out",), _MODULATED.replace("GATED", "false"), eps)
-    (out,) = _launched(kernel, [x, scale, shift], x, 1)
-    return out
-
-
-def gated_modulated_norm(
-    x: mx.array, update: mx.array, gate: mx.array, scale: mx.array, shift: mx.array, eps: float
-) -> tuple[mx.array, mx.array]:
-    """`y = x + update * gate`, and `norm(y) * (1 + scale) + shift`, of (1, T, W), with rows (1, 1, W) in float32."""
-    names = "x", "update", "gate", "scale", "shift"
-    kernel = _kernel("gated_norm", names, ("after", "out"), _MODULATED.replace("GATED", "true"), eps)
-    after, out = _launched(kernel, [x, update, gate, scale, shift], x, 2)
-    return after, out
+    _, tokens, width = x.shape
+    threads = min(256, width // _LANES)
+    (out,) = _kernel("modulated_norm", ("x", "scale", "shift"), _MODULATED, eps)(
+        inputs=[x, scale, shift],
+        template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads)],
+        grid=(tokens * threads, 1, 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[x.shape],
+        output_dtypes=[x.dtype],
+    )
+    made: mx.array = out
+    return made
 
 
 def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
@@ -140,8 +145,7 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
     """
     _, tokens, heads, half = cos.shape
     width, threads = x.shape[-1], x.shape[-1] // (2 * _LANES)
-    kernel = _kernel("turned_norm", ("x", "weight", "cos", "sin"), ("out",), _TURNED, eps)
-    (out,) = kernel(
+    (out,) = _kernel("turned_norm", ("x", "weight", "cos", "sin"), _TURNED, eps)(
         inputs=[x, weight, cos, sin],
         template=[
             ("T", x.dtype), ("W", weight.dtype), ("R", cos.dtype), ("WIDTH", width), ("HEAD", 2 * half),
@@ -156,16 +160,20 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
     return made
 
 
-def _launched(kernel: Any, inputs: list[mx.array], x: mx.array, outputs: int) -> list[mx.array]:
-    """A group of threads for each token."""
-    _, tokens, width = x.shape
-    threads = min(256, width // _LANES)
-    made: list[mx.array] = kernel(
-        inputs=inputs,
-        template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads)],
-        grid=(tokens * threads, 1, 1),
-        threadgroup=(threads, 1, 1),
-        output_shapes=[x.shape] * outputs,
-        output_dtypes=[x.dtype] * outputs,
-    )
-    return made
+def _modulated_works(dtype: mx.Dtype, width: int) -> bool:
+    """By a formula in float32, of two tokens."""
+    x, scale, shift = (mx.random.normal((1, rows, width), key=mx.random.key(rows)) for rows in (2, 1, 1))
+    x = x.astype(dtype)
+    return close(modulated_norm(x, scale, shift, 1e-6), mx.fast.rms_norm(x.astype(mx.float32), None, 1e-6)
+                 * (1 + scale) + shift)  # fmt: skip
+
+
+def _turned_works(dtype: mx.Dtype, width: int, angles: mx.Dtype, head: int) -> bool:
+    x = mx.random.normal((1, 2, width), key=mx.random.key(0)).astype(dtype)
+    weight = mx.random.normal((width,), key=mx.random.key(1)).astype(dtype)
+    angle = mx.random.normal((1, 2, width // head, head // 2), key=mx.random.key(2))
+    cos, sin = mx.cos(angle).astype(angles), mx.sin(angle).astype(angles)
+    normed = mx.fast.rms_norm(x.astype(mx.float32), weight.astype(mx.float32), 1e-6)
+    first, second = mx.split(normed.reshape(1, 2, -1, head), 2, axis=-1)
+    want = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return close(turned_norm(x, weight, cos, sin, 1e-6), want)

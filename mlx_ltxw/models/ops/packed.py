@@ -84,7 +84,8 @@ def _quantised(layer: nn.QuantizedLinear, x: mx.array, transpose: bool) -> mx.ar
 def _dense(
     packing: Packing, dtype: mx.Dtype, weight: mx.array, scales: mx.array, biases: mx.array | None = None
 ) -> mx.array:
-    if device.backend() == "cuda" and unpack_cuda.fits(weight, *packing):
+    ours = device.backend() == "cuda" and unpack_cuda.fits(weight, *packing)
+    if ours and unpack_cuda.works(*packing, scales.dtype, dtype):
         return unpack_cuda.unpack(weight, scales, biases, *packing, dtype)
     return mx.dequantize(weight, scales, biases, *packing[:2], mode=packing.mode, dtype=dtype)
 

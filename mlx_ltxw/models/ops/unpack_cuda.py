@@ -12,6 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.models.ops.trial import close, working
+
 CODES = 16
 """A thread's share; it divides every size of a group."""
 _THREADS = 256
@@ -77,6 +79,24 @@ def fits(weight: mx.array, group_size: int, bits: int, mode: str) -> bool:
     """Whether `unpack` takes a packed weight: codes of 2, 4 or 8 bits, and whole groups of threads."""
     codes = weight.size * 32 // bits
     return mode in _CODES_OF and bits in (2, 4, 8) and group_size % CODES == 0 and codes % (CODES * _THREADS) == 0
+
+
+def works(group_size: int, bits: int, mode: str, scales: mx.Dtype, dtype: mx.Dtype) -> bool:
+    """Whether the kernel does here what `mx.dequantize` does; tried once for each way of packing."""
+    return working(_works, group_size, bits, mode, scales, dtype)
+
+
+def _works(group_size: int, bits: int, mode: str, scales: mx.Dtype, dtype: mx.Dtype) -> bool:
+    shape, keys = (64, 512 // group_size), mx.random.split(mx.random.key(0), 3)
+    weight = mx.random.randint(0, 2**31 - 1, (64, 16 * bits), key=keys[0]).astype(mx.uint32)
+    factors, biases = mx.random.normal(shape, key=keys[1]).astype(scales), None
+    if mode == "affine":
+        biases = mx.random.normal(shape, key=keys[2]).astype(scales)
+    else:
+        factors = mx.random.randint(50, 56, shape, key=keys[1]).astype(mx.uint8)
+    want = mx.dequantize(weight, factors, biases, group_size, bits, mode=mode)
+    got = unpack(weight, factors, biases, group_size, bits, mode, dtype)
+    return close(got, want.astype(mx.float32))
 
 
 def unpack(

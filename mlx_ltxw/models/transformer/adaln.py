@@ -163,7 +163,7 @@ def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
 
 def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> mx.array:
     """`norm(x) * (1 + scale) + shift` by the root mean square of x (B, T, dim), as every part of a block begins."""
-    if isinstance(scale, mx.array) and isinstance(shift, mx.array) and fused_cuda.takes(x, scale, shift):
+    if fused_cuda.takes_modulated(x, scale, shift):
         fused: Any = _fused_norm(x, scale, shift, eps)
         return fused
     return _norm_then_modulate(x, scale, shift, eps)

@@ -97,8 +97,9 @@ class Compiled:
             modules = block.named_modules()
             fit = all(getattr(type(module), "compiles", True) for _, module in modules)
             kind = tuple((path, _settings(module)) for path, module in modules) if fit else None
-            known = weakref.ref(block), kind
-            self._kinds[id(block)] = known
+            number = id(block)  # another block's when this one is gone
+            known = weakref.ref(block, lambda _: self._kinds.pop(number, None)), kind
+            self._kinds[number] = known
         return known[1]
 
 

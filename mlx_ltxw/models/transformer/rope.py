@@ -87,7 +87,7 @@ def apply_split_rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 
 def turned_norm(x: mx.array, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
     """RMS norm of (B, T, H * D) as a whole with a weight (H * D), then `apply_split_rope` of its heads (B, T, H, D)."""
-    if fused_cuda.takes(x) and len(cos) == 1:
+    if fused_cuda.takes_turned(x, cos):
         turned: Any = _fused_turn(x, weight, cos, sin, eps)
         return turned
     return _norm_then_turn(x, weight, eps, cos, sin)

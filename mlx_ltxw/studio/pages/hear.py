@@ -103,8 +103,10 @@ class HearPage:
         value = what.get("value")
         if do == "stars" and isinstance(value, int):
             self.studio.store.update_take(take.id, stars=value)
+            self.studio.hub.tell("changed", take=take.id)
         elif do == "note" and isinstance(value, str):
             self.studio.store.update_take(take.id, note=value)
+            self.studio.hub.tell("changed", take=take.id)
         elif do == "export":
             await open_export(self.studio, take)
         elif do == "again":
@@ -115,6 +117,7 @@ class HearPage:
             await self._leave_out(take.id)
         elif do == "delete":
             self.studio.store.delete_take(take.id)
+            self.studio.hub.tell("deleted", take=take.id)
             self._offer_undo(take, self.chosen.index(take.id))
             await self._leave_out(take.id)
 
@@ -148,6 +151,7 @@ class HearPage:
         async def bring_back() -> None:
             self._bring_back = None
             self.studio.store.restore_take(take.id)
+            self.studio.hub.tell("restored", take=take.id)
             self.chosen.insert(min(place, len(self.chosen)), take.id)
             _keep_address(self.chosen)
             self.undo.clear()

@@ -10,6 +10,7 @@ from nicegui import ui
 from mlx_ltxw.studio import texts
 from mlx_ltxw.studio.deck import MOST_TAKES
 from mlx_ltxw.studio.media import take_url
+from mlx_ltxw.studio.pages.deleted import Deleted
 from mlx_ltxw.studio.pages.frame import follow
 from mlx_ltxw.studio.pages.parts import button, say, section, switch, text_field
 from mlx_ltxw.studio.pages.takes import again, facts_line, made_at, show_request, star
@@ -23,6 +24,7 @@ _PAGE = 24
 async def show(studio: Studio, query: Mapping[str, str]) -> None:
     """Builds the page."""
     _History(studio, query.get("search", "")[:500])
+    Deleted(studio)
 
 
 class _History:

@@ -12,7 +12,7 @@ from nicegui.element import Element
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts_train as texts
-from mlx_ltxw.studio.pages.parts import button, row, section, text_field
+from mlx_ltxw.studio.pages.parts import button, row, section, switch, text_field
 from mlx_ltxw.studio.shown_media import CLIP_SETS, clip_url
 from mlx_ltxw.studio.state import Studio
 
@@ -66,6 +66,8 @@ class ClipTable:
         self.labels = SaidOfAll()
         self.settings: Callable[[], list[str]] = list
         self._rows: list[ClipRow] = []
+        self._found: list[tuple[int, dict[str, Any]]] = []
+        self._number = ""
         self._looking = False
 
     def build(self) -> None:
@@ -134,6 +136,7 @@ class ClipTable:
             return
         self._summarise(found)
         by_name = {one["name"]: one for one in found["rows"]}
+        self._found = [*enumerate(found["rows"])]
         for shown in self._rows:
             if shown.name in by_name:
                 shown.show_findings(by_name[shown.name])
@@ -149,29 +152,35 @@ class ClipTable:
 
     def _lay_out(self, found: dict[str, Any]) -> None:
         self._summarise(found)
-        self.space.clear()
-        self._rows = []
         rows = found["rows"]
-        number = CLIP_SETS.add([Path(one["path"]) if one["playable"] else None for one in rows])
+        self._found = [*enumerate(rows)]
+        self._number = CLIP_SETS.add([Path(one["path"]) if one["playable"] else None for one in rows])
+        self.space.clear()
         with self.space:
-            if not all(row["editable"] for row in rows):
+            if not all(one["editable"] for one in rows):
                 ui.label(texts.READ_ONLY).classes("train-hint")
+            switch(texts.FILTER, False, self._filter)
             self.list = ui.element("div")
-            self._more(rows, number, 0)
+        self._filter(False)
 
-    def _more(self, rows: Sequence[dict[str, Any]], number: str, first: int) -> None:
-        last = min(len(rows), first + AT_ONCE)
+    def _filter(self, only: bool) -> None:
+        """Lays out all rows, or those with findings."""
+        self._rows = []
+        self.list.clear()
+        self._more([(index, one) for index, one in self._found if one["findings"] or not only])
+
+    def _more(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """The first rows, and a button for the others."""
         with self.list:
-            for index in range(first, last):
-                self._rows.append(ClipRow(self, rows[index], number, index))
-        if last < len(rows):
-            with self.space:
+            for index, one in rows[:AT_ONCE]:
+                self._rows.append(ClipRow(self, one, self._number, index))
+            if others := rows[AT_ONCE:]:
 
                 def show_more() -> None:
                     more.delete()
-                    self._more(rows, number, last)
+                    self._more(others)
 
-                more = button(texts.MORE.format(count=min(AT_ONCE, len(rows) - last)), show_more)
+                more = button(texts.MORE.format(count=min(AT_ONCE, len(others))), show_more)
 
     def _summarise(self, found: dict[str, Any]) -> None:
         findings = [one for row in found["rows"] for one in row["findings"]] + found["about"]

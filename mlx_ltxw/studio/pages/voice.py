@@ -10,6 +10,7 @@ from mlx_ltxw.studio import texts
 from mlx_ltxw.studio.draft import DraftAdapter
 from mlx_ltxw.studio.pages.form import Form
 from mlx_ltxw.studio.pages.parts import button, choice, icon_button, section, text_field
+from mlx_ltxw.studio.runs import finished_adapters
 
 
 def show_voice(form: Form) -> None:
@@ -42,8 +43,7 @@ def show_voice(form: Form) -> None:
 
 def known_adapters(form: Form) -> list[str]:
     """Adapters to offer: the built-in ones of a model, and those trained here."""
-    trained = sorted(str(path) for path in form.studio.folder.runs.glob("*/adapter.safetensors"))
-    return [*(form.facts.adapters if form.facts else ()), *reversed(trained)]
+    return [*(form.facts.adapters if form.facts else ()), *finished_adapters(form.studio.folder).values()]
 
 
 def _adapter(form: Form, adapter: DraftAdapter, number: int, refresh: Any) -> None:
