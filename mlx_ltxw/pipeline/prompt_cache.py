@@ -139,7 +139,7 @@ def _content(context: Context) -> str:
     digest = hashlib.sha256()
     for array in context:
         digest.update(f"{array.dtype} {array.shape}\n".encode())
-        digest.update(memoryview(np.asarray(mx.contiguous(array).view(mx.uint8))))
+        digest.update(np.asarray(mx.contiguous(array).view(mx.uint8)).data)
     return digest.hexdigest()
 
 
