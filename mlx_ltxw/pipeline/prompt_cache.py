@@ -21,9 +21,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw import __version__
+from mlx_ltxw import __version__, blas
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing
+from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.weights.model_dir import ModelDir
 
 VARIABLE = "MLX_LTXW_CACHE"
@@ -69,6 +70,7 @@ class PromptCache:
             __version__,
             version("mlx"),
             str(mx.default_device()),
+            blas.identity() if on_cpu() else "",
             str(dtype),
             [] if folder is None else sorted(model.text_digests().items()),
         ]

@@ -86,6 +86,13 @@ def test_what_is_damaged_is_made_again(dev, folder):
         assert len(file.read_bytes()) > 1000
 
 
+def test_contexts_are_those_of_one_blas(dev, tmp_path, monkeypatch):
+    """In two threads OpenBLAS adds in another order than in one: with such contexts a clip is not the same again."""
+    cache = PromptCache(dev, mx.float32, tmp_path)
+    monkeypatch.setattr("mlx_ltxw.blas.identity", lambda: "another")
+    assert PromptCache(dev, mx.float32, tmp_path).file("a") != cache.file("a")
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_other_tensors_than_were_written_are_made_again(dev, folder, dtype):
     """A header that was changed, and a file of somebody else's: neither ends a run, nor makes another clip."""
