@@ -28,6 +28,8 @@ from mlx_ltxw.errors import UserError
 
 TIMEOUT = 120.0
 """Seconds of silence after which a machine counts as lost."""
+_GRACE = 10.0
+"""Seconds that work has to end by itself, and save what it has, when a machine is lost: a ring tells neighbours."""
 _BEAT = 1.0
 _LARGEST = 1 << 34  # bytes of one message's payload
 _LARGEST_HEAD = 1 << 24
@@ -240,3 +242,32 @@ def _read(wire: socket.socket, count: int) -> bytes:
             raise EOFError
         data += part
     return bytes(data)
+
+
+@contextmanager
+def watched(
+    rank: int, size: int, exchange: Callable[[bytes], list[bytes]], sentence: str, timeout: float = TIMEOUT
+) -> Iterator[None]:
+    """Ends this process when another machine is lost while the work inside goes on and does not end by itself.
+
+    Args:
+        rank, size, exchange, timeout: As for `Links.open`.
+        sentence: What to do then; the lost machine's name goes before it.
+    """
+    if size == 1:
+        yield
+        return
+
+    def heard(message: Message) -> None:
+        if "lost" in message.values:
+            links.say(message.values)  # the others may not be connected to the one that is gone
+            time.sleep(_GRACE)
+            sys.stderr.write(f"Error: {message.values['lost']}. {sentence}\n")
+            sys.stderr.flush()
+            os._exit(2)
+
+    links = Links.open(rank, size, exchange, timeout, heard)
+    try:
+        yield
+    finally:
+        links.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +29,18 @@ from mlx_ltxw.world import World
 LOST = 2
 """The exit code of a run that lost a machine."""
 _ALONE = "Not all machines of this run were there within {:g} s. See that each can be reached, and start them again."
+_GUARD = """
+import os, sys, time
+parent, seconds, sentence = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+end = time.monotonic() + seconds
+while os.getppid() == parent and time.monotonic() < end:
+    time.sleep(0.1)
+if os.getppid() == parent:
+    sys.stderr.write(sentence + chr(10))
+    sys.stderr.flush()
+    os.kill(parent, 9)
+"""
+"""Ends the process that started it. MLX waits for its neighbours with Python's lock held, so that no thread could."""
 _PATIENCE = 5.0
 """Seconds that an error of a collective waits for the news of which machine is gone."""
 
@@ -57,6 +70,7 @@ class Crew:
     _heard: Callable[[Message], None] | None = None
     _waiting: list[Message] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def leads(self) -> bool:
@@ -101,7 +115,10 @@ class Crew:
                     )
 
     def end(self, sentence: str, code: int = LOST) -> None:
-        """Ends this process and, on the leading machine, all others; callable from any thread."""
+        """Ends this process and, on the leading machine, all others; callable from any thread, and once: the others'
+        ends are no further losses."""
+        if not self._ending.acquire(blocking=False):
+            return
         for one in self.tidy:
             one()
         if self.leads:
@@ -143,8 +160,14 @@ def joined(timeout: float) -> World:
     Raises:
         UserError: they cannot be reached. Where one never comes, the process ends with a sentence.
     """
-    with within(timeout, _ALONE.format(timeout)):
+    sentence = f"Error: {_ALONE.format(timeout)}"
+    command = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), str(timeout), sentence]
+    guard = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
         return World.join()
+    finally:
+        guard.kill()
+        guard.wait()
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
         return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
     longest = size.audio_tokens if clip.audio_only else size.video_tokens
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
-    held = len(clip.prompts) * clip.contexts + clip.adapters
+    held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
     if clip.audio_only:
         return int(26 * audio + (16.7 if waiting else 4.7) * text + 11.2 * scores + held)
     scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
@@ -201,8 +201,8 @@ then turned for the attention, in two blocks."""
 
 
 def _unpacked(clip: Subject) -> int:
-    """Bytes of quantised weights that a card unpacks before it multiplies by them, several at a time."""
-    if clip.machine.backend != "cuda" or not clip.model.quantized_layers("transformer"):
+    """Bytes of quantised weights that a card or a CPU unpacks before it multiplies by them, several at a time."""
+    if clip.machine.backend == "metal" or not clip.model.quantized_layers("transformer"):
         return 0
     config = clip.config
     return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
@@ -251,7 +251,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     vocoder = weights_in_memory(clip.model, dtype)["vocoder"]
     tokens, read = last.audio_tokens, decoder + vocoder
     if clip.machine.in_pieces:
-        return Need(SOUND, vocoder, min(600_000_000, 3_050_000 * tokens) + clip.held, read)
+        return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
     spectrum = tokens * config.channels * (36_000 + 22_500 * wider)  # the last level's, unfolded for its convolutions

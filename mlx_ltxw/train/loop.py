@@ -15,6 +15,7 @@ from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.gpu_errors import telling_gpu_errors
+from mlx_ltxw.links import watched
 from mlx_ltxw.machine import peak_memory, settle
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.plan import latent_grid
@@ -107,6 +108,12 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
     """
     ops.settle_compile()
     settle()
+    world = job.world
+    with watched(world.rank, world.size, world.exchange, "Start the machines again; the last checkpoint goes on."):
+        yield from _trained(job, stop)
+
+
+def _trained(job: Job, stop: Callable[[], bool]) -> Iterator[TrainingEvent]:
     trainer = Trainer(job)
     yield trainer.started()
     if job.world.leads:

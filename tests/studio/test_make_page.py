@@ -175,11 +175,12 @@ def test_a_phone_shows_all_of_it_in_its_width(browser, server, shot):
     context.close()
 
 
+@pytest.mark.slow  # `test_restart.py` kills servers, and a reload finds the queue above
 def test_the_page_comes_back_by_itself_when_its_server_was_killed(make, server):
     """The last test of the file: it ends the server, and another takes its place."""
-    fill(make, "Steps", "60")
+    fill(make, "Steps", "16")
     fill(make, "Line", "i have a secret for you")
-    planned(make, "60 steps")
+    planned(make, "16 steps")
     press_make(make)
     make.locator(".running .preview").wait_for(timeout=60_000)
     port, folder = server.port, server.folder

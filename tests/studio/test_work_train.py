@@ -58,6 +58,6 @@ def test_a_stopped_run_saves_its_step_and_goes_on_there(asked, tmp_path):
     ]  # fmt: skip
 
 
-def test_an_option_that_does_not_exist_is_refused_before_the_queue(asked, tmp_path):
+def test_an_option_that_does_not_exist_is_refused_before_the_queue(tmp_path):
     with pytest.raises(UserError, match="no training option 'speed'"):
-        check_new({**asked, "settings": ["speed=9"]}, StudioFolder.open(tmp_path / "studio"))
+        check_new({"run": "quiet", "data": "/data", "settings": ["speed=9"]}, StudioFolder.open(tmp_path / "studio"))

@@ -71,3 +71,39 @@ def test_a_batch_for_each_machine(tiny_model, tmp_path):
     three = World(0, 3)
     with pytest.raises(UserError, match="batch_size=3"):
         loop.Batches(task.clips, None, None, task.config, (three.rank, three.size))
+
+
+@pytest.mark.slow
+def test_a_run_resumed_on_three_machines_has_the_same_bits(tiny_model, tmp_path):
+    """Gradients are summed in the order of the ranks."""
+
+    def run_on_three(name, kill_at=None):
+        run = tmp_path / name
+        run.mkdir(exist_ok=True)
+        hosts = tmp_path / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(3)]))
+        settings = ("steps=8", "batch_size=3", "checkpoint_every=50000")
+        ranks = [start(tiny_model, run, *settings, MLX_HOSTFILE=str(hosts), MLX_RANK=str(rank)) for rank in range(3)]
+        if kill_at is not None:
+            wait_for_step(ranks[0], run, kill_at)
+            ranks[2].send_signal(signal.SIGKILL)
+        for each in ranks:
+            each.communicate(timeout=200)
+        return run
+
+    whole = run_on_three("whole")
+    run_on_three("cut", kill_at=3)
+    assert not (tmp_path / "cut" / "adapter.safetensors").exists()
+    cut = run_on_three("cut")
+    got, want = (mx.load(str(each / "adapter.safetensors")) for each in (cut, whole))
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert mx.array_equal(got[name], value), name
+
+
+def test_a_sum_in_order_is_the_sum_one_by_one(monkeypatch):
+    """fp32 additions in another order give other bits: (1 + 2^-24) + 2^-24 is 1, and 1 + (2^-24 + 2^-24) is not."""
+    parts = mx.array([[1.0, 0.25], [2.0**-24, 1.0], [2.0**-24, 2.0]])
+    three = World(1, 3)
+    monkeypatch.setattr(World, "gather", lambda self, x: parts)
+    assert three.sum_in_order(parts[1]).tolist() == [1.0, 3.25]
