@@ -70,6 +70,7 @@ class Crew:
     _heard: Callable[[Message], None] | None = None
     _waiting: list[Message] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def leads(self) -> bool:
@@ -114,7 +115,10 @@ class Crew:
                     )
 
     def end(self, sentence: str, code: int = LOST) -> None:
-        """Ends this process and, on the leading machine, all others; callable from any thread."""
+        """Ends this process and, on the leading machine, all others; callable from any thread, and once: the others'
+        ends are no further losses."""
+        if not self._ending.acquire(blocking=False):
+            return
         for one in self.tidy:
             one()
         if self.leads:

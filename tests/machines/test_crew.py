@@ -49,6 +49,7 @@ def test_a_lost_machine_ends_a_split_clip_which_goes_on(cli, made_model, tmp_pat
     two[1].send_signal(signal.SIGKILL)
     code, _, err = ended(two, 60)
     assert code == 2, err
+    assert err.count("was lost") == 1
     assert "(rank 1) was lost" in err
     assert "goes on from there" in err
     assert sorted(path.name for path in tmp_path.glob("*out.wav*")) == ["out.wav.unfinished"]
