@@ -44,5 +44,17 @@ def is_missing() -> bool:
     return False  # it is there, but MLX came first
 
 
+def identity() -> str:
+    """What a product's last bits hang on: which BLAS multiplies, and in how many threads it shares the work."""
+    if not LOADED:
+        return "MLX's own"
+    library = ctypes.CDLL(os.environ.get(VARIABLE, "libopenblas.so.0"))
+    config, threads = getattr(library, "openblas_get_config", None), getattr(library, "openblas_get_num_threads", None)
+    if config is None or threads is None:  # another library that the variable names
+        return f"{os.environ.get(VARIABLE)} {os.environ.get('OPENBLAS_NUM_THREADS')}"
+    config.restype = ctypes.c_char_p
+    return f"{config().decode()} in {threads()} threads"
+
+
 LOADED = prefer_openblas()
 """Whether a system OpenBLAS was loaded ahead of MLX's own BLAS."""

@@ -97,3 +97,16 @@ def test_never_on_macos(monkeypatch):
     monkeypatch.setattr(blas.ctypes, "CDLL", lambda *_, **__: pytest.fail("loaded a library"))
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
     assert blas.prefer_openblas() is False
+
+
+def test_the_number_of_threads_is_part_of_its_identity():
+    """As OpenBLAS itself tells it, in processes that are told to use one thread and two."""
+    if not has_library():
+        pytest.skip("there is no OpenBLAS")
+    told = []
+    for threads in ("1", "2"):
+        call = [sys.executable, "-c", "from mlx_ltxw import blas; print(blas.identity())"]
+        done = subprocess.run(call, env=os.environ | {"OPENBLAS_NUM_THREADS": threads}, capture_output=True, text=True)
+        told.append(done.stdout.strip())
+    assert told[0].startswith("OpenBLAS")
+    assert told[0].replace("in 1 threads", "in 2 threads") == told[1]

@@ -89,8 +89,10 @@ def _scale_rule(name: str, alpha: float | None, scaling: PeftScale | None) -> Ca
             value = scaling.scale(name, rank)
         elif alpha is None or rank is None:
             return 1.0
-        elif not math.isfinite(alpha) or alpha == 0:
-            raise ValueError(f"alpha is {alpha:g}, so the module would do nothing")
+        elif not math.isfinite(alpha):
+            raise ValueError(f"alpha is {alpha:g}, which is no number to scale by")
+        elif alpha == 0:
+            raise ValueError("alpha is 0, so the module would do nothing")
         else:
             value = alpha / rank
         if not 1 / _LARGEST < abs(value) < _LARGEST:

@@ -14,12 +14,15 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import HDR_NAMES, RgbConverter, tone_mapped_still
 from mlx_ltxw.media.containers import check_regular, note, opened, video_stream
 from mlx_ltxw.media.heif import decoded_heif, is_heif, open_heif
+from mlx_ltxw.printing import readable
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MOST_PIXELS = 1 << 27
 """Pixels, more than any camera's; a small file can claim many more."""
+MOST_BYTES = 1 << 30
+"""Of a file: so many pixels in 16 bits a channel; what is behind a damaged picture is searched to its end."""
 LEAST = 16
 """Pixels along the shorter side."""
 
@@ -39,6 +42,8 @@ def read_image(path: Path | str) -> np.ndarray:
         UserError: no picture, damaged, below 16 pixels or beyond 134 million.
     """
     check_regular(path)
+    if (size := Path(path).stat().st_size) > MOST_BYTES:
+        raise UserError(f"{path} has {readable(size)}, more than any picture.", _NO_PICTURE)
     if is_heif(path):
         return _heif(path)
     from PIL import Image, UnidentifiedImageError

@@ -36,6 +36,5 @@ def check_finite(what: str, *arrays: mx.array | np.ndarray | None, dtype: mx.Dty
             continue
         finite = mx.isfinite(array) if isinstance(array, mx.array) else np.isfinite(array)
         if not finite.all().item():
-            raise LostNumbers(
-                f"{what} are no numbers any more (NaN or infinite).", _FLOAT16 if dtype == mx.float16 else _HINT
-            )
+            overflows = dtype is not None and dtype == mx.float16  # MLX compares a dtype with no None
+            raise LostNumbers(f"{what} are no numbers any more (NaN or infinite).", _FLOAT16 if overflows else _HINT)

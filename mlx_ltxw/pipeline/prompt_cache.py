@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
-from mlx_ltxw import __version__
+from mlx_ltxw import __version__, blas
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing
+from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.weights.model_dir import ModelDir
 
 VARIABLE = "MLX_LTXW_CACHE"
@@ -30,7 +32,8 @@ VARIABLE = "MLX_LTXW_CACHE"
 LARGEST = 2 << 30
 """Bytes of all files; those that were not read for longest go first."""
 
-_FORMAT = 1
+_FORMAT = 2
+_CONTENT = "sha256"
 _SUFFIX = ".safetensors"
 
 Context = tuple[mx.array, mx.array]
@@ -67,6 +70,7 @@ class PromptCache:
             __version__,
             version("mlx"),
             str(mx.default_device()),
+            blas.identity() if on_cpu() else "",
             str(dtype),
             [] if folder is None else sorted(model.text_digests().items()),
         ]
@@ -85,11 +89,13 @@ class PromptCache:
         if path is None or not path.is_file():
             return None
         try:
-            arrays: Any = mx.load(str(path))
+            loaded: Any = mx.load(str(path), return_metadata=True)
+            arrays, metadata = loaded
             video, audio = arrays["video"], arrays["audio"]
-            mx.eval(video, audio)
+            if metadata.get(_CONTENT) != _content((video, audio)):
+                raise ValueError("these are not the tensors that were written")
             os.utime(path)
-        except (OSError, RuntimeError, KeyError):
+        except (OSError, RuntimeError, KeyError, ValueError):
             with suppress(OSError):
                 path.unlink()
             return None
@@ -106,7 +112,8 @@ class PromptCache:
                 # MLX adds the ending that it misses, so the file is made under a name that has it.
                 named = partial.with_suffix(_SUFFIX)
                 try:
-                    mx.save_safetensors(str(named), {"video": context[0], "audio": context[1]})
+                    arrays = {"video": context[0], "audio": context[1]}
+                    mx.save_safetensors(str(named), arrays, {_CONTENT: _content(context)})
                     os.replace(named, partial)
                 finally:
                     named.unlink(missing_ok=True)
@@ -127,6 +134,15 @@ class PromptCache:
                     break
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+
+
+def _content(context: Context) -> str:
+    """sha256 of the tensors, their dtypes and shapes included."""
+    digest = hashlib.sha256()
+    for array in context:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(np.asarray(mx.contiguous(array).view(mx.uint8)).data)
+    return digest.hexdigest()
 
 
 @contextmanager

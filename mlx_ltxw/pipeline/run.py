@@ -152,11 +152,12 @@ def _stage_steps(
     """The steps of one stage, from what the stage before made on, or from a point inside of it."""
     stage = job.stages[number]
     own, index = models.of(stage), sum(before.steps for before in job.stages[:number])
+    tokens = stage.geometry.video_tokens if own.base.with_video else stage.geometry.audio_tokens
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
         *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
         Walk.bounded(job.machine.in_pieces), job.split,
-        directly if job.split.how in (TENSOR, TOKENS) else calling(stage.geometry.video_tokens),
+        directly if job.split.how in (TENSOR, TOKENS) else calling(tokens),
     )  # fmt: skip
     if point is None:
         done, start = 0, _start(job, stage, previous, kept, noise_source, own, seed, number)

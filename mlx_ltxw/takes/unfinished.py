@@ -22,6 +22,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw import blas
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.gpu_errors import gpu_errors
@@ -207,7 +208,7 @@ def run_digest(job: Plan) -> str:
     given, and what computes them."""
     record = [
         FORMAT, clip_record(job, None), given_hashes(job), job.model.digest, job.machine.backend, platform.machine(),
-        version("mlx"),
+        version("mlx"), blas.identity() if job.machine.backend == "cpu" else "",
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 

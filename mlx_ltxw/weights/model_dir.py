@@ -235,7 +235,7 @@ class ModelDir:
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
-        On a GPU those of the transformer are read now, all together, which is faster.
+        On a GPU those of the transformer that stay in memory are read now, all together, which is faster.
 
         Args:
             component: A name of `mlx_ltxw.weights.components.COMPONENTS`, or an upsampler's.
@@ -253,7 +253,7 @@ class ModelDir:
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.eager import read_now
         from mlx_ltxw.weights.loading import fill, quantize_layers
-        from mlx_ltxw.weights.streaming import RESIDENT, stream_layers
+        from mlx_ltxw.weights.streaming import RESIDENT, staying, stream_layers
 
         residency = residency or RESIDENT
         target = dtype or default_dtype()
@@ -282,10 +282,11 @@ class ModelDir:
             arrays = self.arrays(component, audio_only)
         arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
+        layers_at = component_named(component).layers_at
+        if component == "transformer" and share is None and not on_cpu():
+            read_now(network, staying(layers_at, len(network[layers_at]), tensors, residency), in_memory)
         if residency is not RESIDENT and share is None:
-            stream_layers(network, component_named(component).layers_at, tensors, in_memory, residency)
-        elif component == "transformer" and share is None and not on_cpu():
-            read_now(network, tensors, in_memory)
+            stream_layers(network, layers_at, tensors, in_memory, residency)
         return network.eval()
 
     def load_transformer(

@@ -187,6 +187,24 @@ class _Coming(NamedTuple):
     reading: Future[None]
 
 
+def staying(name: str, count: int, tensors: Mapping[str, Tensor], residency: Residency) -> dict[str, Tensor]:
+    """Those of a network's tensors that stay in memory.
+
+    Args:
+        name: Of the attribute that holds the layers.
+        count: Of them.
+        tensors: Of the whole network, by path.
+        residency: What stays.
+    """
+    stay = {}
+    for path, tensor in tensors.items():
+        start, _, rest = path.partition(".")
+        number, _, inside = rest.partition(".")
+        if start != name or residency.keeps(int(number), count, inside):
+            stay[path] = tensor
+    return stay
+
+
 def stream_layers(
     network: nn.Module,
     name: str,
@@ -205,10 +223,10 @@ def stream_layers(
     """
     layers = network[name]
     streamed: list[dict[str, Tensor]] = [{} for _ in layers]
+    stay = staying(name, len(layers), tensors, residency)
     for path, tensor in tensors.items():
-        start, _, rest = path.partition(".")
-        number, _, inside = rest.partition(".")
-        if start == name and not residency.keeps(int(number), len(layers), inside):
+        if path not in stay:
+            _, number, inside = path.split(".", 2)
             streamed[int(number)][inside] = tensor
     if any(streamed):
         by_layer = lambda index, path, stored: dtype_of(f"{name}.{index}.{path}", stored)  # noqa: E731

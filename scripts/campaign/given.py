@@ -13,15 +13,12 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.video import read_video
 from scripts.campaign.kinds import Command, Kind, written
 from scripts.campaign.made import PROMPT, SMALL, Made, command
 from scripts.campaign.mutate import damaged_bytes, damaged_safetensors
 
 _PICTURES = ("a.png", "a.jpg", "a.webp", "a.tif", "a.gif", "a.bmp", "a.jp2")
 _STEPS = [*SMALL[:-1], "4"]
-_FRAMES = 9
 
 
 def given(made: Made, folder: Path) -> Iterator[Kind]:
@@ -38,7 +35,7 @@ def given(made: Made, folder: Path) -> Iterator[Kind]:
         out = work / "out.mp4"
         if not out.exists():
             return "ends well and writes no out.mp4"
-        return None if all(map(np.array_equal, _content(out), wanted)) else "makes another clip, and says nothing"
+        return None if _content(out) == wanted else "makes another clip, and says nothing"
 
     # elsewhere than the clips above, so that its record is that of `work`
     kept = _cut(made, files / "cut")
@@ -75,8 +72,10 @@ def _run(arguments: Command) -> None:
     subprocess.run(command(*arguments), check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def _content(clip: Path) -> tuple[np.ndarray, np.ndarray]:
-    return read_video(clip, _FRAMES, 24, 64, 64), read_audio(clip, 48000)
+def _content(clip: Path) -> str:
+    """A hash of each track, decoded by another program: decoders' threads in this process would not outlive a fork."""
+    call: list[str | Path] = ["ffmpeg", "-v", "error", "-i", clip, "-f", "streamhash", "-"]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout
 
 
 def _pictures(folder: Path) -> list[Path]:

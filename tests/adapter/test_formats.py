@@ -286,6 +286,7 @@ FIRST = f"diffusion_model.{TARGETS[0]}"
         (spoil(f"{FIRST}.lora_A.weight", np.ones((4, 32), np.uint8)), "dtype U8"),
         (spoil(f"{FIRST}.lora_A.weight", np.full((4, 32), 1e-40, np.float32)), "values up to .*e-41"),
         (spoil(f"{FIRST}.alpha", np.array(0.0, np.float32)), "alpha is 0"),
+        (spoil(f"{FIRST}.alpha", np.array(np.inf, np.float32)), "no number to scale by"),
         (spoil(f"{FIRST}.alpha", np.array(4e-45, np.float32)), r"alpha makes its scale 1\.05097e-45"),
         (spoil(f"{FIRST}.alpha", np.ones(3, np.float32)), "alpha .* is not one number"),
         (spoil("diffusion_model.patchify_proj.alpha", np.array(1.0, np.float32)), "alpha without the weights"),

@@ -172,3 +172,15 @@ def test_truncated_and_missing(tmp_path):
         read_image(tmp_path / "b.jpg")
     with pytest.raises(UserError, match="it is a folder"):
         read_image(tmp_path)
+
+
+def test_a_file_that_is_larger_than_any_picture(tmp_path):
+    """Pillow would search all that follows a damaged JPEG for its end."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 64)).save(path)
+    data = path.read_bytes()
+    with path.open("wb") as file:
+        file.write(data[: len(data) // 2])
+        file.truncate(5 << 30)  # takes no room on the disk
+    with pytest.raises(UserError, match=r"has 5\.37 GB, more than any picture"):
+        read_image(path)

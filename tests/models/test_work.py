@@ -11,7 +11,16 @@ import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.models.ops import activations, device, dot_product, fused_cuda
-from mlx_ltxw.models.transformer import NO_SKIPS, Compiled, Skips, Transformer, TransformerConfig, Walk, joint_forward
+from mlx_ltxw.models.transformer import (
+    NO_SKIPS,
+    Compiled,
+    Skips,
+    Transformer,
+    TransformerConfig,
+    Walk,
+    audio_forward,
+    joint_forward,
+)
 from mlx_ltxw.models.transformer.adaln import modulated_norm
 from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.tree import share
@@ -193,6 +202,24 @@ def test_compiled_forwards_are_traced_once(as_on_a_gpu):
             forward = joint_forward(model, video, audio, call=call_and_read)
             Walk().together([(forward, NO_SKIPS), (forward, Skips(video_self=frozenset({1})))])
     assert calls == {"step": 2, "texts": 1}
+
+
+def test_audio_alone_is_traced_once(as_on_a_gpu):
+    model = Transformer(TransformerConfig.read(official.small_config(layers=3)), with_video=False)
+    _, audio = both(model, *streams(model.config))
+    calls, block, call = Counter(), type(model.transformer_blocks[0]), Compiled()
+    stream = block.audio_stream
+
+    def counting(self, *given):
+        calls["step"] += 1
+        return stream(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block, "audio_stream", counting)
+        for _ in range(2):
+            forward = audio_forward(model, audio, call=call)
+            Walk().together([(forward, NO_SKIPS), (forward, Skips(audio_self=frozenset({1})))])
+    assert calls == {"step": 2}
 
 
 @pytest.mark.parametrize("name", ["modulated", "turned"])

@@ -86,6 +86,29 @@ def test_what_is_damaged_is_made_again(dev, folder):
         assert len(file.read_bytes()) > 1000
 
 
+def test_contexts_are_those_of_one_blas(dev, tmp_path, monkeypatch):
+    """In two threads OpenBLAS adds in another order than in one: with such contexts a clip is not the same again."""
+    cache = PromptCache(dev, mx.float32, tmp_path)
+    monkeypatch.setattr("mlx_ltxw.blas.identity", lambda: "another")
+    assert PromptCache(dev, mx.float32, tmp_path).file("a") != cache.file("a")
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_other_tensors_than_were_written_are_made_again(dev, folder, dtype):
+    """A header that was changed, and a file of somebody else's: neither ends a run, nor makes another clip."""
+    first = Networks(dev, dtype).contexts(PROMPTS[:1])
+    (file,) = folder.glob("*.safetensors")
+    arrays, metadata = mx.load(str(file), return_metadata=True)
+    changes = {
+        "narrow": lambda x: x[..., :-1], "short": lambda x: x[:, :-3], "flat": lambda x: x[0], "none": lambda x: x * 0,
+        "whole": lambda x: x.astype(mx.int32), "lost": lambda x: x * mx.nan,
+    }  # fmt: skip
+    changed = [{name: mx.contiguous(change(x)) for name, x in arrays.items()} for change in changes.values()]
+    for tensors in [*changed, {"video": arrays["audio"], "audio": arrays["video"]}]:
+        mx.save_safetensors(str(file), tensors, metadata)
+        assert same(Networks(dev, dtype).contexts(PROMPTS[:1]), first)
+
+
 def test_the_oldest_go_first(dev, tmp_path):
     context = mx.zeros((1, 8, 16)), mx.zeros((1, 8, 16))
     cache = PromptCache(dev, mx.float32, tmp_path, largest=3000)

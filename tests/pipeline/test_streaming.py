@@ -8,14 +8,16 @@ import time
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
+from mlx_ltxw import machine
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
-from mlx_ltxw.weights import reading
+from mlx_ltxw.weights import eager, reading
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.reading import TensorReader
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
@@ -182,3 +184,26 @@ def test_tensors_are_read_in_pieces(dev, monkeypatch):
     monkeypatch.setattr(reading, "_PIECE", 1000)
     whole = dev.load_transformer(mx.float32).transformer_blocks[1]
     np.testing.assert_array_equal(np.array(blocks(dev)[1].attn1.to_q.weight), np.array(whole.attn1.to_q.weight))
+
+
+@pytest.mark.parametrize("residency", [RESIDENT, STREAMED, Residency(1), Residency(0, audio_stays=True)])
+def test_what_stays_is_read_at_once_on_a_gpu(dev, monkeypatch, residency):
+    """And is what is read when it is first needed; nothing of what is streamed is read with it."""
+    whole = dict(tree_flatten(dev.load_transformer(mx.float32).parameters()))
+    read = []
+    now = eager.read_now
+    monkeypatch.setattr(eager, "read_now", lambda *a: read.append(now(*a)))
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "on_cpu", lambda: False)
+        network = dev.load_transformer(mx.float32, residency=residency)
+    blocks = network.transformer_blocks
+    streamed = {
+        f"transformer_blocks.{index}.{path}"
+        for index, layer in enumerate(getattr(blocks, "streamed", []))
+        for path in layer
+    }
+    stay = {tensor.name: tensor for tensor in dev.tensors("transformer") if tensor.name not in streamed}
+    assert read == [sum(tensor.nbytes for tensor in stay.values())]
+    network.transformer_blocks = getattr(blocks, "layers", blocks)
+    found = dict(tree_flatten(network.parameters()))
+    assert all(mx.array_equal(found[name], whole[name]) for name in stay)

@@ -54,6 +54,7 @@ def test_a_thousand_takes_open_within_a_second(keep, server, shot):
         keep.goto(f"{server.url}/keep")
         keep.get_by_text(f"number {COUNT}").wait_for()
         best = min(best, time.perf_counter() - began)
+    print(f"{COUNT} takes in {best:.2f} s")
     assert best < max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others may be at work here
     assert keep.get_by_text("1000 takes").is_visible()
     shot(keep, "keep")
