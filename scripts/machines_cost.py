@@ -166,7 +166,7 @@ def _same(a: mx.array | None, b: mx.array | None) -> bool:
 def _model_rate(sizes: Sizes, every: Any, seconds: float, speed: Speed) -> Speed:
     """Operations a second that the step of one machine came to, in place of those of a bare product."""
     nominal = estimate(sizes, every, WHOLE, 1, speed)
-    return Speed(speed.flops * nominal.seconds / seconds, speed.bandwidth, speed.latency)
+    return Speed(speed.flops * nominal.seconds / seconds, speed.bandwidth, speed.latency, speed.operation)
 
 
 @main.command()

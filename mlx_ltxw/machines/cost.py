@@ -24,6 +24,8 @@ from mlx_ltxw.pipeline.wire import Sizes, pass_work, passes_of, predictions, ste
 from mlx_ltxw.printing import readable
 from mlx_ltxw.world import World, share_of
 
+_OPERATIONS = 300
+"""Of a run of a block: what Python describes and the device starts."""
 _PROBE = 8 << 20
 """Bytes of a gather that the link is measured by."""
 
@@ -36,11 +38,13 @@ class Speed:
         flops: Floating-point operations a second in large products.
         bandwidth: Bytes a second that each machine receives in a gather.
         latency: Seconds of a collective of next to nothing.
+        operation: Seconds of any other operation, however small its arrays; a small model's step is made of these.
     """
 
     flops: float
     bandwidth: float
     latency: float
+    operation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ def measured(world: World, dtype: mx.Dtype) -> Speed:
     """The slowest of the machines and links; all call it at once."""
     every = speeds(world, dtype)
     return Speed(
-        min(one.flops for one in every), min(one.bandwidth for one in every), max(one.latency for one in every)
-    )
+        min(one.flops for one in every), min(one.bandwidth for one in every), max(one.latency for one in every),
+        max(one.operation for one in every),
+    )  # fmt: skip
 
 
 def speeds(world: World, dtype: mx.Dtype) -> list[Speed]:
@@ -82,9 +87,21 @@ def speeds(world: World, dtype: mx.Dtype) -> list[Speed]:
     small, large = mx.zeros(1), mx.zeros(_PROBE // 4)
     mx.eval(small, large, world.gather(small))
     latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
+    operation = min(_timed(lambda: mx.eval(_chain(small))) for _ in range(3)) / _CHAIN
     carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
-    own = json.dumps([2 * size**3 / product, _PROBE * (world.size - 1) / max(1e-9, carrying - latency), latency])
+    bandwidth = _PROBE * (world.size - 1) / max(1e-9, carrying - latency)
+    own = json.dumps([2 * size**3 / product, bandwidth, latency, operation])
     return [Speed(*json.loads(one)) for one in world.exchange(own.encode())]
+
+
+_CHAIN = 400
+
+
+def _chain(x: mx.array) -> mx.array:
+    """Operations of which each waits for the one before it."""
+    for _ in range(_CHAIN):
+        x = x + 1
+    return x
 
 
 def _timed(work: object) -> float:
@@ -104,16 +121,19 @@ def estimate(sizes: Sizes, every: Sequence[Pass], how: str, machines: int, speed
         speed: Measured, or projected.
     """
     work, layers = pass_work(sizes), sizes.config.layers
-    passes = len(block_runs(every, layers)) / layers
+    runs = len(block_runs(every, layers))
+    passes = runs / layers
     if how == PASSES:
-        each = work.all * pass_shares(tuple(every), layers, machines).runs / layers
+        runs = pass_shares(tuple(every), layers, machines).runs
+        each = work.all * runs / layers
     elif how == TOKENS:
         each = (work.video * share_of(sizes.video, machines)[0] / sizes.video + work.rest) * passes
     else:
         each = work.all * passes / (machines if how == TENSOR else 1)
     traffic = step_traffic(sizes, list(every), how, machines)
     gathering = traffic.bytes / speed.bandwidth + traffic.collectives * speed.latency
-    return Estimate(how, each / speed.flops, gathering, traffic.bytes, traffic.collectives)
+    computing = max(each / speed.flops, runs * _OPERATIONS * speed.operation)
+    return Estimate(how, computing, gathering, traffic.bytes, traffic.collectives)
 
 
 def estimates(job: Plan, machines: int, speed: Speed) -> dict[str, Estimate]:

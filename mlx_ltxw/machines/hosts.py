@@ -69,14 +69,17 @@ def answer(model: str | None) -> list[HostFacts] | None:
     except UserError as error:
         digest = error.message
     found = speeds(world, default_dtype())
-    own = [
-        socket.gethostname(), __version__, version("mlx"), f"{machine.backend} {platform.machine()}", digest,
-        machine.budget,
-    ]  # fmt: skip
+    own = {
+        "host": socket.gethostname(), "mlx_ltxw": __version__, "mlx": version("mlx"),
+        "system": f"{machine.backend} {platform.machine()}", "model": digest, "memory": machine.budget,
+    }  # fmt: skip
     every = [json.loads(one) for one in world.exchange(json.dumps(own).encode())]
     if not world.leads:
         return None
-    return [HostFacts(*facts, *vars(speed).values()) for facts, speed in zip(every, found, strict=True)]
+    speeds_told: list[dict[str, Any]] = [
+        {"flops": one.flops, "bandwidth": one.bandwidth, "latency": one.latency} for one in found
+    ]
+    return [HostFacts(**facts, **speed) for facts, speed in zip(every, speeds_told, strict=True)]
 
 
 def examine_hosts(hostfile: Path, model: str | None) -> list[HostFacts]:
