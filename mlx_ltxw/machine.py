@@ -7,6 +7,7 @@ before it is loaded.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import platform
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.cuda_graphs import avoid_cuda_graphs
@@ -107,6 +109,15 @@ def device_name() -> str:
 def emulates_bfloat16() -> bool:
     """Whether MLX computes on a Mac's GPU that has no units for bfloat16: M1 and M2, which use float32's."""
     return on_metal() and bool(re.search(r"Apple M[12]\b", device_name()))
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether this is a Linux machine whose x86 processor has AVX-512."""
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def slow_blas() -> list[str]:

@@ -80,7 +80,7 @@ def test_mlx_lm_loads_the_quantised_one():
     assert config["quantization"]["bits"] == 8
     layers = dict(model.named_modules())
     assert type(layers["model.embed_tokens"]).__name__ == "Embedding"
-    linears = [path for path, layer in layers.items() if type(layer).__name__ == "PackedLinear"]
+    linears = [path for path, layer in layers.items() if type(layer).__name__ == "QuantizedLinear"]
     assert len(linears) == 7 * settings()["text_config"]["num_hidden_layers"]  # q, k, v, o, gate, up, down
     weight = bfloat16(made().gemma)["language_model.model.layers.0.mlp.up_proj.weight"]
     quantised = layers["model.layers.0.mlp.up_proj"](mx.eye(weight.shape[1])).T

@@ -93,6 +93,7 @@ def test_two_machines_make_the_clip_of_one(made_model, adapter, picture, tmp_pat
     assert world["shared"] == "first"
 
 
+@pytest.mark.slow
 def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
     """Neither tokens nor heads divide by three."""
     *lines, _ = told(3, [cases(made_model, adapter, picture)["locked"]], tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.mp4 import frame_rate, open_mp4, write_mp4
+from mlx_ltxw.media.mp4 import _repeatable, frame_rate, open_mp4, write_mp4
 from mlx_ltxw.media.remux import remux
 from tests.media.signals import moving_picture, tone
 
@@ -90,6 +90,19 @@ def test_colours_are_bt709(tmp_path, colour, luma):
         context = container.streams.video[0].codec_context
         tags = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
         assert [int(tag) for tag in tags] == [1, 1, 1, 1]
+
+
+def test_the_same_frames_are_the_same_file(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    for number in range(20):
+        write_mp4(tmp_path / f"{number}.mp4", [noise], 24, None)
+    assert len({(tmp_path / f"{number}.mp4").read_bytes() for number in range(20)}) == 1
+
+
+@pytest.mark.parametrize(("has_it", "options"), [(True, {"x264-params": "asm=avx2"}), (False, {})])
+def test_avx512_is_left_alone(monkeypatch, has_it, options):
+    monkeypatch.setattr("mlx_ltxw.media.mp4.has_avx512", lambda: has_it)
+    assert _repeatable() == options
 
 
 def test_the_sound_is_kept_and_not_shifted(tmp_path):

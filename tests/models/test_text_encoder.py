@@ -84,7 +84,7 @@ def test_layers_read_as_they_are_needed_give_the_same(folder, encoder, residency
     np.testing.assert_array_equal(np.array(streamed.hidden_states(mx.array(ids), mx.array(mask))), theirs)
     layers = streamed.model.layers
     once = layers.traffic.bytes_read
-    layer = sum(tensor.nbytes for tensor in layers._streamed[0].values())
+    layer = sum(tensor.nbytes for tensor in layers.streamed[0].values())
     assert once % layer == 0
     assert 0 <= once // layer - (5 - (residency.layers or 0)) <= residency.ahead  # both prompts with one reading
 
