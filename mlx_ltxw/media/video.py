@@ -263,8 +263,8 @@ def _conform(frame: Any, stream: Any, width: int, height: int, convert: RgbConve
     shape = float(stream.sample_aspect_ratio or 1)
     scale = max(across / (frame.width * shape), down / frame.height)
     wide, high = max(across, round(frame.width * shape * scale)), max(down, round(frame.height * scale))
-    picture = convert(frame, wide, high)
-    left, top = (wide - across) // 2, (high - down) // 2
-    picture = picture[top : top + down, left : left + across]
-    picture = picture.swapaxes(0, 1) if transposed else picture
-    return picture[:: -1 if upended else 1, :: -1 if mirrored else 1]
+    stored = convert(frame, wide, high)
+    turned = stored.swapaxes(0, 1) if transposed else stored
+    shown = turned[:: -1 if upended else 1, :: -1 if mirrored else 1]
+    top, left = (shown.shape[0] - height) // 2, (shown.shape[1] - width) // 2
+    return shown[top : top + height, left : left + width]

@@ -104,6 +104,17 @@ def test_a_turned_phone_is_turned_back(tmp_path):
     assert (found[-5, 16] == (255, 0, 0)).all()
 
 
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_picture_is_cropped_as_its_upright_twin(tmp_path, rotation):
+    """Three rows and three columns more than are kept: which side loses two is a matter of what is shown."""
+    upright = np.random.default_rng(0).integers(0, 256, (35, 67, 3), np.uint8)
+    stored = np.rot90(upright, -rotation // 90)
+    turned = write_lossless(tmp_path / "turned.mp4", np.ascontiguousarray(stored), rotation=rotation)
+    found = read_video(turned, 1, 24, 64, 35)[0], read_video(turned, 1, 24, 67, 32)[0]
+    assert (found[0] == upright[:, 1:65]).all()
+    assert (found[1] == upright[1:33]).all()
+
+
 def test_what_is_no_video_is_named(tmp_path):
     write_wav(tmp_path / "a.wav", np.zeros((4800, 2)))
     (tmp_path / "b.mp4").write_bytes(b"\0" * 1000)
