@@ -66,7 +66,7 @@ def test_a_clip_is_made_watched_and_played(make, shot):
     assert make.locator(".built").inner_text() == 'a woman in dim light, (woman, whispering): "close your eyes"'
     fill(make, "Line", "listen to the rain outside")
     make.locator(".hints li", has_text="The words need about 1.9 s").wait_for()
-    planned(make, "0.4 s, 2 steps", "memory")
+    planned(make, "0.4 s, 2 steps", "memory", "after the first clip")
     press_make(make)
     make.locator(".running").wait_for()
     make.locator(".running .preview").wait_for(timeout=60_000)
@@ -77,6 +77,7 @@ def test_a_clip_is_made_watched_and_played(make, shot):
     video.evaluate("v => v.play()")
     until(lambda: video.evaluate("v => v.currentTime") > 0.05, 10)
     assert "Nothing is being made." in make.locator("[data-section=queue]").inner_text()
+    planned(make, "about")
     shot(make, "make-done")
 
 

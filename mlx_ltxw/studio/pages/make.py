@@ -40,6 +40,12 @@ async def show(studio: Studio, query: Mapping[str, str]) -> None:
             _latest(studio)
     await bar.plan()
 
+    def hear(news: dict[str, Any]) -> None:
+        if news["event"] == "done":  # how long the like takes is known now
+            ui.timer(0.0, bar.plan, once=True)
+
+    follow(studio, hear)
+
 
 def _latest(studio: Studio) -> None:
     with section(texts.LATEST, key="latest"):
