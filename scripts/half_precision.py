@@ -28,7 +28,6 @@ import click
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.machine import settle, this_machine
 from mlx_ltxw.models.transformer import NO_SKIPS, Transformer, TransformerConfig, Walk
 from mlx_ltxw.models.transformer.update import Update
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -40,7 +39,7 @@ from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.weights.dtype import NAMED
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     fill_randomly,
     inputs,
     mlx_inputs,
@@ -138,10 +137,8 @@ def main(
     config: Path, model: str | None, prompt: str, steps: int | None, audio_only: bool,
 ) -> None:  # fmt: skip
     """Measures how faithful float16 and bfloat16 are."""
-    settle()
-    mx.set_cache_limit(this_machine().cache_limit)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
-    report(**environment(geometry, text_tokens=text_tokens, model=model))
+    begin(geometry, text_tokens=text_tokens, model=model)
     if model is None:
         random_forwards(read_sections(config, layers, scale), geometry, text_tokens)
     else:

@@ -26,6 +26,7 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter
+from mlx_ltxw.machine import settle, this_machine
 from mlx_ltxw.models.transformer import Modality, TransformerConfig, rotary
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.train.config import TrainConfig
@@ -84,6 +85,14 @@ def environment(geometry: Geometry, **more: Any) -> dict[str, Any]:
         "audio_tokens": geometry.audio_tokens,
         **more,
     }
+
+
+def begin(geometry: Geometry, **more: Any) -> None:
+    """Sets this process as a run does, and reports what is measured on what."""
+    settle()
+    cache_limit = this_machine().cache_limit
+    mx.set_cache_limit(cache_limit)
+    report(**environment(geometry, cache_limit=cache_limit, **more))
 
 
 def fill_randomly(network: nn.Module, dtype: mx.Dtype) -> None:

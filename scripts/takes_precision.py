@@ -29,7 +29,7 @@ import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there befo
 import click
 import mlx.core as mx
 
-from mlx_ltxw.machine import settle, this_machine
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import TransformerConfig, Walk
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.denoise import Denoiser, rotaries
@@ -43,7 +43,7 @@ from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.record import only_take
 from scripts.bench.lock import equal, schedules
 from scripts.bench.takes import Voices, contexts_of, start_of
-from scripts.random_model import GRID, environment, model_options, read_sections, relative_error, report, wide
+from scripts.random_model import GRID, begin, model_options, read_sections, relative_error, report, wide
 
 DTYPES = ("float32", "bfloat16")
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'
@@ -143,10 +143,8 @@ def main(
     config: Path, model: str, adapter: str, step_count: int | None, count: int,
 ) -> None:  # fmt: skip
     """Measures whether takes lose anything in bfloat16."""
-    settle()
-    mx.set_cache_limit(this_machine().cache_limit)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
-    report(**environment(geometry, model=model, layers=layers, scale=scale))
+    begin(geometry, model=model, layers=layers, scale=scale)
     if model == "random":
         of_random(read_sections(config, layers, scale), geometry, text_tokens, count)
     else:

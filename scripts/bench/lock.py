@@ -50,7 +50,7 @@ from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     evaluated,
     fill_randomly,
     inputs,
@@ -289,9 +289,7 @@ def main(
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     geometry.check()
-    cache_limit = this_machine().cache_limit
-    mx.set_cache_limit(cache_limit)  # as the pipeline does
-    report(**environment(geometry, text_tokens=text_tokens, scale=scale, cache_limit=cache_limit))
+    begin(geometry, text_tokens=text_tokens, scale=scale)
     transformer, dtype = TransformerConfig.read(sections["transformer"]), default_dtype()
     models = build(transformer, dtype)
     streams = mlx_inputs(transformer, inputs(transformer, geometry, text_tokens), dtype)

@@ -26,6 +26,7 @@ import torch
 from mlx.utils import tree_flatten
 
 import mlx_ltxw
+from mlx_ltxw.machine import settle
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.geometry import Geometry
 from scripts.random_model import GRID, evaluated, inputs, mlx_inputs, relative_error, report, timed
@@ -139,6 +140,7 @@ def main(
     fp32: bool, config: Path,
 ) -> None:  # fmt: skip
     """Measures speed, memory and fidelity of the transformer at full size."""
+    settle()
     section = json.loads(config.read_text())["transformer"] | ({"num_layers": layers} if layers else {})
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     size = f"{width}x{height}x{frames}"

@@ -23,7 +23,6 @@ import click
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.machine import settle, this_machine
 from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig, VocoderConfig, VocoderWithBWE, log_mel
 from mlx_ltxw.models.transformer import NO_SKIPS, Transformer, TransformerConfig, Walk
 from mlx_ltxw.models.video_vae import VideoVAE, VideoVAEConfig
@@ -32,7 +31,7 @@ from mlx_ltxw.pipeline.encode import encode_frames
 from mlx_ltxw.pipeline.geometry import Geometry
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     fill_randomly,
     inputs,
     median,
@@ -141,11 +140,9 @@ def main(
     config: Any, networks: tuple[str, ...], seconds: tuple[float, ...], runs: int,
 ) -> None:  # fmt: skip
     """Measures how much memory each network needs beyond its weights."""
-    settle()
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
-    mx.set_cache_limit(this_machine().cache_limit)  # as the pipeline does
-    report(**environment(geometry, text_tokens=text_tokens, cache_limit=this_machine().cache_limit))
+    begin(geometry, text_tokens=text_tokens)
     if "forward" in networks:
         forward(sections, geometry, text_tokens, runs)
     if "video" in networks:

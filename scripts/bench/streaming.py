@@ -22,7 +22,7 @@ import click
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_ltxw.machine import settle, this_machine
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import NO_SKIPS, Transformer, TransformerConfig, Walk
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.weights.dtype import memory_dtype
@@ -31,7 +31,7 @@ from mlx_ltxw.weights.loading import fill, read_arrays
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, stream_layers
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     fill_randomly,
     inputs,
     median,
@@ -110,12 +110,9 @@ def main(
     config: Any, resident: tuple[int, ...], ahead: int, runs: int, folder: Path | None,
 ) -> None:  # fmt: skip
     """Measures what streaming costs."""
-    settle()
-    machine = this_machine()
-    mx.set_cache_limit(machine.cache_limit)
     transformer = TransformerConfig.read(read_sections(config, layers, scale)["transformer"])
     geometry = Geometry(width, height, frames, frame_rate, GRID)
-    report(**environment(geometry, text_tokens=text_tokens, cache_limit=machine.cache_limit))
+    begin(geometry, text_tokens=text_tokens)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         clock = time.perf_counter()
         files = write(Path(place), transformer)

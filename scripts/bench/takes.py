@@ -29,7 +29,7 @@ from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.placing import match
 from mlx_ltxw.adapter.rows import attach_rows
 from mlx_ltxw.adapter.strength import Strength
-from mlx_ltxw.machine import settle, this_machine
+from mlx_ltxw.machine import this_machine
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig, Walk
 from mlx_ltxw.pipeline.adapters import reads_video
 from mlx_ltxw.pipeline.contexts import Contexts
@@ -41,7 +41,7 @@ from mlx_ltxw.weights.dtype import default_dtype
 from scripts.bench.lock import SEED, Measured, equal, measured, schedules
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     fill_randomly,
     median,
     model_options,
@@ -177,13 +177,10 @@ def main(
     config: Path, counts: tuple[int, ...], voices: int, runs: int,
 ) -> None:  # fmt: skip
     """Measures what takes add to one locked run, with texts of their own, guided and not."""
-    settle()
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     geometry.check()
-    cache_limit = this_machine().cache_limit
-    mx.set_cache_limit(cache_limit)  # as the pipeline does
-    report(**environment(geometry, text_tokens=text_tokens, scale=scale, cache_limit=cache_limit))
+    begin(geometry, text_tokens=text_tokens, scale=scale)
     transformer, dtype = TransformerConfig.read(sections["transformer"]), default_dtype()
     made = Voices(transformer, voices, dtype)
     contexts = contexts_of(transformer, text_tokens, max(counts), dtype)

@@ -55,7 +55,7 @@ from scripts.bench.figures import Figure
 from scripts.bench.setting import TEXT, Setting
 from scripts.random_model import (
     GRID,
-    environment,
+    begin,
     fill_randomly,
     median,
     model_options,
@@ -217,7 +217,7 @@ def main(
     sections = read_sections(config, layers, scale)
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     geometry.check()
-    report(**environment(geometry, text_tokens=text_tokens, scale=scale, batch=batch, draws=draws))
+    begin(geometry, text_tokens=text_tokens, scale=scale, batch=batch, draws=draws)
     dtype = DTYPES[weights] if weights else default_dtype()
     base = build(TransformerConfig.read(sections["transformer"]), int(quantize), dtype)
     bits = int(quantize) or 8 * dtype.size

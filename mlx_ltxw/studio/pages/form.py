@@ -55,6 +55,25 @@ class Form:
             setattr(self.draft, name, value)
         self.changed()
 
+    def putting(self, record: Any, field: str) -> Callable[[Any], None]:
+        """What changes a field of one of the draft's adapters, pictures or parts."""
+
+        def put(value: Any) -> None:
+            setattr(record, field, value)
+            self.changed()
+
+        return put
+
+    def removing(self, records: list[Any], record: Any, refresh: Callable[[], Any]) -> Callable[[], None]:
+        """What takes one of them out, and shows the others."""
+
+        def remove() -> None:
+            records.remove(record)
+            self.changed()
+            refresh()
+
+        return remove
+
     def changed(self) -> None:
         """Says that the draft is another."""
         for follower in self._now:

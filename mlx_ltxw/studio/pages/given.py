@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +122,7 @@ def _offer(form: Form, upload: KeptUpload, found: dict[str, Any], refresh: Any) 
 
 
 def _image(form: Form, image: DraftImage, number: int, refresh: Any) -> None:
-    def put(field: str) -> Any:
-        def change(value: str) -> None:
-            setattr(image, field, value)
-            form.changed()
-
-        return change
-
-    def remove() -> None:
-        form.draft.images.remove(image)
-        form.changed()
-        refresh()
-
+    put, remove = partial(form.putting, image), form.removing(form.draft.images, image, refresh)
     with ui.element("div").classes("line given"):
         ui.label(f"{texts.GIVEN_IMAGE}: {image.name or Path(image.file).name}").classes("grow")
         text_field(texts.AT_FRAME, image.frame, put("frame")).classes(add="number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from nicegui import ui
@@ -60,13 +61,6 @@ def show_script(form: Form) -> None:
 def _row(form: Form, number: int, part: DraftPart, refresh: Any, trying: dict[int, DraftPart]) -> None:
     name = f"{texts.PART} {number + 1}"
 
-    def put(field: str) -> Any:
-        def change(value: Any) -> None:
-            setattr(part, field, value)
-            form.changed()
-
-        return change
-
     def move(by: int) -> None:
         parts = form.draft.parts
         other = number + by
@@ -75,11 +69,7 @@ def _row(form: Form, number: int, part: DraftPart, refresh: Any, trying: dict[in
             form.changed()
             refresh()
 
-    def remove() -> None:
-        form.draft.parts.remove(part)
-        form.changed()
-        refresh()
-
+    put, remove = partial(form.putting, part), form.removing(form.draft.parts, part, refresh)
     with ui.element("div").classes("part-head"):
         ui.label(str(number + 1)).classes("part-number")
         text_field(f"{texts.SCENE}", part.scene, put("scene")).props["aria-label"] = f"{name}, {texts.SCENE}"

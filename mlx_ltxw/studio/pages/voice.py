@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from nicegui import ui
@@ -47,18 +48,7 @@ def known_adapters(form: Form) -> list[str]:
 
 
 def _adapter(form: Form, adapter: DraftAdapter, number: int, refresh: Any) -> None:
-    def put(field: str) -> Any:
-        def change(value: str) -> None:
-            setattr(adapter, field, value)
-            form.changed()
-
-        return change
-
-    def remove() -> None:
-        form.draft.adapters.remove(adapter)
-        form.changed()
-        refresh()
-
+    put, remove = partial(form.putting, adapter), form.removing(form.draft.adapters, adapter, refresh)
     with ui.element("div").classes("line"):
         known = known_adapters(form)
         text_field(texts.ADAPTER, adapter.source, put("source"), hint=texts.ADAPTER_HINT, offers=known)
