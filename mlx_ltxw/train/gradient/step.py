@@ -93,8 +93,8 @@ def compiles(config: TrainConfig, streams: bool = False) -> bool:
     """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU. Blocks that are read from
     disk as they are needed are no part of a compiled function.
 
-    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
-    CPU backend compiles nothing here (`models/ops/device.py`).
+    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step: there
+    single blocks are compiled (`audio_stream.traced`). Its CPU backend compiles nothing here (`models/ops/device.py`).
     """
     if streams:
         return False
