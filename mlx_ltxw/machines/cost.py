@@ -85,10 +85,11 @@ def speeds(world: World, dtype: mx.Dtype) -> list[Speed]:
     mx.eval(a @ a)
     product = min(_timed(lambda: mx.eval(a @ a)) for _ in range(3))
     small, large = mx.zeros(1), mx.zeros(_PROBE // 4)
-    mx.eval(small, large, world.gather(small))
-    latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
     operation = min(_timed(lambda: mx.eval(_chain(small))) for _ in range(3)) / _CHAIN
-    carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
+    with world.pulse:
+        mx.eval(large, world.gather(small))
+        latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
+        carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
     bandwidth = _PROBE * (world.size - 1) / max(1e-9, carrying - latency)
     own = json.dumps([2 * size**3 / product, bandwidth, latency, operation])
     return [Speed(*json.loads(one)) for one in world.exchange(own.encode())]
