@@ -105,8 +105,8 @@ def test_a_machine_that_hangs_counts_as_lost(made_model, tmp_path):
 
 @pytest.mark.slow
 def test_thirty_kills_at_random_moments(cli, made_model, tmp_path):
-    """Whichever machine it is, and whatever it is at: all end, nothing is half-written but by a leading machine that was
-    killed itself, and the same command ends in the same bits (with `tensor` but for roundings)."""
+    """Whichever machine it is, and whatever it is at: all end, nothing is half-written but by a leading machine that
+    was killed itself, and the same command ends in the same bits (with `tensor` but for roundings)."""
     more = ("--steps", "40", *GUIDED, "--seed", "7")
     whole, draw = tmp_path / "whole.wav", random.Random(19)
     alone(cli, made_model, whole, *more)
@@ -155,8 +155,7 @@ def test_thirty_kills_while_clips_are_shared_out(cli, made_model, tmp_path):
         print(number, count, victim, round(moment, 1), f"{time.monotonic() - began:.1f} s", len(made), flush=True)
         assert victim == 0 or not list(folder.glob(".*.part")), number
         if group[0].returncode:
-            left = ("--steps", "12") + tuple(f"--seed={seed}" for seed in seeds)
-            alone(cli, made_model, out, *left, *(("--overwrite",) if made else ()))
+            alone(cli, made_model, out, *more)
         for seed in seeds:
             name = f"out-{seed}.wav"
             assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), (number, seed)

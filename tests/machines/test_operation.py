@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mlx_ltxw.media.spectrogram import write_png
-from mlx_ltxw.takes.unfinished import file_beside
 from tests.machines.launched import Relay, ended, ranks
 from tests.machines.test_crew import GUIDED, alone, command, steps_kept, wait_for
 
@@ -143,7 +142,7 @@ def test_a_picture_that_differs_between_machines(made_model, tmp_path):
 
 def test_a_host_that_cannot_be_reached_is_named(tmp_path):
     hosts = tmp_path / "hosts.json"
-    hosts.write_text('[{"ssh": "localhost", "ips": ["127.0.0.1"]}, {"ssh": "nowhere.invalid", "ips": ["10.255.0.9"]}]')
+    hosts.write_text('[{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": "nowhere.invalid", "ips": ["10.255.0.9"]}]')
     asked = [sys.executable, "-m", "mlx_ltxw", "doctor", "--hosts", hosts]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stdout
