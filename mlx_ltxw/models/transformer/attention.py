@@ -6,12 +6,14 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.cuda import elementwise
+from mlx_ltxw.models.ops.twins import twin
 from mlx_ltxw.models.transformer.rope import Rope, turned_norm
 from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
@@ -19,7 +21,15 @@ from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
+    made: Any = (_fused_gates if elementwise.takes_heads(out, logits) else _gate_heads)(out, logits)
+    return made
+
+
+def _gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+_fused_gates = twin(elementwise.gate_heads, _gate_heads)
 
 
 @mx.compile
