@@ -58,7 +58,7 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
     """More tokens than blocks of threads; rows of one and of two summands."""
     dtype = mx.bfloat16
     monkeypatch.setattr(norms, "BLOCKS", 2)
-    x, update = (drawn(1, 5, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
+    x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
     table, network = drawn(1, WIDTH, seed=6), drawn(1, 1, WIDTH, seed=7, dtype=dtype)
     after, (first, second) = added_norms(x, update, (table, network), [(scale, shift), ((table, network), other)], 1e-6)
@@ -77,11 +77,11 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_a_norm_and_a_rotation(emulated):
     dtype = mx.bfloat16
-    x, weight = drawn(1, 3, WIDTH, seed=0, dtype=dtype), drawn(WIDTH, seed=1, dtype=dtype)
+    x, weight = drawn(2, 3, WIDTH, seed=0, dtype=dtype), drawn(WIDTH, seed=1, dtype=dtype)
     angles = drawn(1, 3, 8, 64, seed=2)
     cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
     got = turned_norm(x, weight, 1e-6, cos, sin)
-    heads = (normed(wide(x)) * wide(weight)).reshape(1, 3, 8, 2, 64)
+    heads = (normed(wide(x)) * wide(weight)).reshape(2, 3, 8, 2, 64)
     turned = (wide(cos) + 1j * wide(sin)) * (heads[..., 0, :] + 1j * heads[..., 1, :])
     assert is_rounded_once(got, np.concatenate([turned.real, turned.imag], axis=-1))
     assert emulated.started == ["turned_norm"]
@@ -91,13 +91,13 @@ def test_a_norm_and_a_rotation(emulated):
 def test_elementwise(emulated):
     """Of a text's modulation, and of gates of heads; the last group of threads has nothing to do in part."""
     dtype = mx.bfloat16
-    x = drawn(1, 3, WIDTH, seed=0, dtype=dtype)
+    x = drawn(2, 3, WIDTH, seed=0, dtype=dtype)
     table, network = drawn(1, WIDTH, seed=1), drawn(1, 1, WIDTH, seed=2, dtype=dtype)
     shift = drawn(1, 1, WIDTH, seed=3)
     want = wide(x) * (1 + wide(table) + wide(network)) + wide(shift)
     assert is_rounded_once(modulate(x, (table, network), shift), want)
-    logits = drawn(1, 3, 16, seed=4, dtype=dtype)
-    heads = x.reshape(1, 3, 16, 64)
+    logits = drawn(2, 3, 16, seed=4, dtype=dtype)
+    heads = x.reshape(2, 3, 16, 64)
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
     assert emulated.started == ["modulate_2_1", "gate_heads"]

@@ -22,6 +22,9 @@ from mlx_ltxw.models.transformer import (
     audio_forward,
     joint_forward,
 )
+from mlx_ltxw.models.transformer.adaln import added_norms
+from mlx_ltxw.models.transformer.attention import gate_heads
+from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.tree import share
 from tests.graph import kernels, operations
 from tests.models.test_transformer import both, streams
@@ -82,6 +85,7 @@ def own_kernels(monkeypatch):
         return start
 
     monkeypatch.setattr(mx.fast, "cuda_kernel", described, raising=False)
+    monkeypatch.setattr(source, "on_cuda", lambda: True)
     monkeypatch.setattr(source, "takes_width", lambda _: True)
     for module in (norms, turns, elementwise):
         monkeypatch.setattr(module, "working", lambda *_: True)
@@ -113,6 +117,30 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     assert (found["ErfInv"], found["Erf"]) == (6, 4)
     assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
     assert sum(found.values()) + sum(ours.values()) == 72
+
+
+def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
+    """They round once where kernels apart round twice: a take among others would be farther from float32."""
+    row, angles, weight = mx.zeros((1, 1, 1024)), mx.zeros((1, 3, 8, 64)), mx.zeros(1024)
+    for takes in (1, 5):
+        x = mx.zeros((takes, 3, 1024))
+        added_norms(x, x, row, [(row, row)], 1e-6)
+        turned_norm(x, weight, 1e-6, angles, angles)
+        gate_heads(x.reshape(takes, 3, 8, 128), mx.zeros((takes, 3, 8)))
+        assert own_kernels == {"added_norm_1_1_1": 1, "turned_norm": 1, "gate_heads": 1}
+        own_kernels.clear()
+
+
+def test_rows_of_their_own_are_not_for_our_kernels(own_kernels):
+    """They have one row for all tokens, and one table of angles for all of a batch."""
+    x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
+    assert norms.takes(x, row, (row[0], row))
+    assert elementwise.takes(x, row)
+    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
+        assert not norms.takes(x, row, own)
+        assert not elementwise.takes(x, own)
+    assert turns.takes(x, mx.zeros((1, 3, 8, 64)))
+    assert not turns.takes(x, mx.zeros((2, 3, 8, 64)))
 
 
 def test_every_product_and_attention_is_in_the_activations_dtype(monkeypatch):

@@ -14,7 +14,7 @@ from mlx_ltxw.models.ops.trial import close, working
 _THREADS = 256
 _BEGIN = """
   size_t at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
-  if (at >= size_t(x_shape[1]) * WIDTH) return;
+  if (at >= size_t(x_shape[0]) * x_shape[1] * WIDTH) return;
   Eight<T> own = eight(x + at);
 """
 _ROW = """
@@ -42,30 +42,30 @@ _SCALED = """
 
 
 def takes(x: mx.array, *rows: Row) -> bool:
-    """Whether `add_gated` and `modulate` take these: on CUDA, one batch whose tokens share their rows."""
+    """Whether `add_gated` and `modulate` take these: on CUDA, where all tokens share their rows."""
     return takes_rows(x, *rows) and working(_works, x.dtype, x.shape[-1])
 
 
 def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
-    """`x + update * gate` of (1, T, W)."""
+    """`x + update * gate` of (B, T, W)."""
     return _with_rows("add_gated", _ADDED, [x, update], {"GATE": gate})
 
 
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
-    """`x * (1 + scale) + shift` of (1, T, W)."""
+    """`x * (1 + scale) + shift` of (B, T, W)."""
     return _with_rows("modulate", _MODULATED, [x], {"SCALE": scale, "SHIFT": shift})
 
 
 def takes_heads(x: mx.array, logits: mx.array) -> bool:
-    """Whether `gate_heads` takes such heads (1, T, H, D), and logits of their dtype: on CUDA, one batch."""
+    """Whether `gate_heads` takes such heads (B, T, H, D), and logits of their dtype: on CUDA."""
     _, _, heads, width = x.shape
-    if not source.on_cuda() or len(x) != 1 or width % LANES or logits.dtype != x.dtype:
+    if not source.on_cuda() or width % LANES or logits.dtype != x.dtype:
         return False
     return working(_heads_work, x.dtype, heads, width)
 
 
 def gate_heads(x: mx.array, logits: mx.array) -> mx.array:
-    """Each head of (1, T, H, D) by `2 sigmoid(logit)` of (1, T, H)."""
+    """Each head of (B, T, H, D) by `2 sigmoid(logit)` of (B, T, H)."""
     _, _, heads, width = x.shape
     constants = [("T", x.dtype), ("HEAD", width), ("WIDTH", heads * width), ("THREADS", _THREADS)]
     made = kernel("gate_heads", ("x", "logits"), ("out",), _BEGIN + _SCALED)
@@ -100,8 +100,8 @@ def _kernel(name: str, code: str, rows: tuple[tuple[str, int], ...]) -> Any:
 
 
 def _works(dtype: mx.Dtype, width: int) -> bool:
-    """By formulas in float32, of three tokens."""
-    x, update, table = (mx.random.normal((1, 3, width), key=mx.random.key(i)).astype(dtype) for i in range(3))
+    """By formulas in float32, of two batches of three tokens."""
+    x, update, table = (mx.random.normal((2, 3, width), key=mx.random.key(i)).astype(dtype) for i in range(3))
     row, shift = (mx.random.normal((1, 1, width), key=mx.random.key(i)) for i in (3, 4))
     wide, change, table = x.astype(mx.float32), update.astype(mx.float32), table[0, :1]
     both = table.astype(mx.float32) + row
@@ -114,7 +114,7 @@ def _works(dtype: mx.Dtype, width: int) -> bool:
 
 
 def _heads_work(dtype: mx.Dtype, heads: int, width: int) -> bool:
-    x = mx.random.normal((1, 3, heads, width), key=mx.random.key(0)).astype(dtype)
-    logits = mx.random.normal((1, 3, heads), key=mx.random.key(1)).astype(dtype)
+    x = mx.random.normal((2, 3, heads, width), key=mx.random.key(0)).astype(dtype)
+    logits = mx.random.normal((2, 3, heads), key=mx.random.key(1)).astype(dtype)
     factors = 2 * mx.sigmoid(logits.astype(mx.float32))
     return close(gate_heads(x, logits), x.astype(mx.float32) * factors[..., None])

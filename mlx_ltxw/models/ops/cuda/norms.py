@@ -30,7 +30,7 @@ _ROWS = """
   for (int one = 0; one < COUNT; ++one)
     #pragma unroll
     for (int i = 0; i < 8 * PARTS; ++i) scales[one][i] = 1.0f + scales[one][i];
-  int rows = x_shape[1];
+  int rows = x_shape[0] * x_shape[1];
   for (int row = blockIdx.x, turn = 0; row < rows; row += gridDim.x, turn ^= 1) {
     size_t at = size_t(row) * WIDTH + threadIdx.x * 8;
     Eight<T> own[PARTS];
@@ -74,19 +74,19 @@ _OUT = """
 
 
 def takes(x: mx.array, *rows: Row) -> bool:
-    """Whether the kernels take such tokens and rows: on CUDA, one batch whose tokens share their rows."""
+    """Whether the kernels take such tokens and rows: on CUDA, where all tokens share their rows."""
     return takes_rows(x, *rows) and working(_works, x.dtype, x.shape[-1])
 
 
 def modulated(x: mx.array, rows: Sequence[tuple[Row, Row]], eps: float) -> list[mx.array]:
-    """`norm(x) * (1 + scale) + shift` of (1, T, W), for each pair of scale and shift."""
+    """`norm(x) * (1 + scale) + shift` of (B, T, W), for each pair of scale and shift."""
     return _started(x, None, rows, eps)
 
 
 def added(
     x: mx.array, update: mx.array, gate: Row, rows: Sequence[tuple[Row, Row]], eps: float
 ) -> tuple[mx.array, list[mx.array]]:
-    """The sum `x + update * gate` of (1, T, W), and `modulated` of it."""
+    """The sum `x + update * gate` of (B, T, W), and `modulated` of it."""
     after, *normed = _started(x, (update, gate), rows, eps)
     return after, normed
 
@@ -101,7 +101,7 @@ def _started(
     arrays = [x, *((change[0],) if change else ()), *(part for row in given for part in summands(row))]
     constants = [("T", x.dtype), ("WIDTH", width), ("THREADS", threads), ("COUNT", len(rows))]
     results = len(rows) + (change is not None)
-    return start(made, arrays, constants, min(x.shape[1], BLOCKS), threads, [(x.shape, x.dtype)] * results)
+    return start(made, arrays, constants, min(x.size // width, BLOCKS), threads, [(x.shape, x.dtype)] * results)
 
 
 @functools.cache
@@ -121,9 +121,9 @@ def _kernel(adds: bool, counts: tuple[int, ...], eps: float) -> Any:
 
 
 def _works(dtype: mx.Dtype, width: int) -> bool:
-    """By a formula in float32, of two tokens."""
+    """By a formula in float32, of two batches of two tokens."""
     keys = iter(mx.random.split(mx.random.key(0), 8))
-    x, update = (mx.random.normal((1, 2, width), key=next(keys)).astype(dtype) for _ in range(2))
+    x, update = (mx.random.normal((2, 2, width), key=next(keys)).astype(dtype) for _ in range(2))
     scale, shift, gate, table = (mx.random.normal((1, 1, width), key=next(keys)) for _ in range(4))
     after, (got, other) = added(x, update, (table[0], gate), [(scale, shift), ((table[0], shift), scale)], 1e-6)
     (alone,) = modulated(x, [(scale, shift)], 1e-6)

@@ -98,6 +98,6 @@ def takes_width(width: int) -> bool:
 
 
 def takes_rows(x: mx.array, *rows: Row) -> bool:
-    """Whether tokens (1, T, W) are such as these kernels read, and share each of these rows."""
+    """Whether tokens (B, T, W) are such as these kernels read, and all of them share each of these rows."""
     width = x.shape[-1]
-    return takes_width(width) and len(x) == 1 and all(part.size == width for row in rows for part in summands(row))
+    return takes_width(width) and all(part.size == width for row in rows for part in summands(row))
