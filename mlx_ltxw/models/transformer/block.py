@@ -31,7 +31,7 @@ from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_BLOCK_SKIPS, BlockSkips, Rotary, Sharing
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.spread import Spread
-from mlx_ltxw.models.transformer.stream import Stream
+from mlx_ltxw.models.transformer.unsummed import Unsummed
 from mlx_ltxw.models.transformer.update import Attending, Update
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
@@ -156,7 +156,7 @@ class Block(nn.Module):
 
         dtype = audio.dtype
         text = audio_text.read(dtype) if texts is None else texts.audio
-        video_stream, audio_stream = video_own(Stream(video), done=done), audio_own(Stream(audio))
+        video_stream, audio_stream = video_own(Unsummed(video), done=done), audio_own(Unsummed(audio))
         done((video_stream.latest, audio_stream.latest))
         video_stream = video_text(video_stream, None if texts is None else texts.video, done)
         audio_stream = audio_text(audio_stream, text)
@@ -171,8 +171,8 @@ class Block(nn.Module):
         return BlockOutput(video_stream.whole(), audio_stream.whole(), shared)
 
     def _read_each_other(
-        self, video: Stream, audio: Stream, v: StreamState, a: StreamState, text: Read, done: Done
-    ) -> tuple[Stream, Stream, Shared]:
+        self, video: Unsummed, audio: Unsummed, v: StreamState, a: StreamState, text: Read, done: Done
+    ) -> tuple[Unsummed, Unsummed, Shared]:
         """Both streams after each has read the other, as it was before, and what they share."""
         assert v.cross_modulation is not None
         assert a.cross_modulation is not None
@@ -202,7 +202,7 @@ class Block(nn.Module):
         """The audio stream alone, reading a video that does not read it back: (B, Ta, Da); arguments as for
         `audio_updates`, and `text` from `read_audio_text`, if that has been asked for already."""
         own, to_text, *others = self.audio_updates(state, shared, video_rope, skip_self)
-        stream = to_text(own(Stream(audio)), text)
+        stream = to_text(own(Unsummed(audio)), text)
         for update in others:
             stream = update(stream)
         return stream.whole()

@@ -16,7 +16,7 @@ from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.spread import Spread
-from mlx_ltxw.models.transformer.stream import Stream
+from mlx_ltxw.models.transformer.unsummed import Unsummed
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
@@ -64,8 +64,8 @@ class Update(NamedTuple):
         return self.network.read(context.astype(dtype), shared, counts)
 
     def __call__(
-        self, x: Stream, read: Read | None = None, done: Done = nothing_done, queries: mx.array | None = None
-    ) -> Stream:
+        self, x: Unsummed, read: Read | None = None, done: Done = nothing_done, queries: mx.array | None = None
+    ) -> Unsummed:
         """The stream (B, T, dim) after the update.
 
         Args:

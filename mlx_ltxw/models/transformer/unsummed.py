@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, added_norms, modulated_norms
 
 
-class Stream(NamedTuple):
+class Unsummed(NamedTuple):
     """Tokens, and what is still to be added to them.
 
     Attributes:
@@ -21,9 +21,9 @@ class Stream(NamedTuple):
     update: mx.array | None = None
     gate: Row | None = None
 
-    def plus(self, update: mx.array, gate: Row) -> Stream:
+    def plus(self, update: mx.array, gate: Row) -> Unsummed:
         """With `update * gate` to be added."""
-        return Stream(self.whole(), update, gate)
+        return Unsummed(self.whole(), update, gate)
 
     def whole(self) -> mx.array:
         """The tokens, added up."""
@@ -31,12 +31,12 @@ class Stream(NamedTuple):
             return self.tokens
         return add_gated(self.tokens, self.update, self.gate)
 
-    def normed(self, *rows: tuple[Row, Row], eps: float) -> tuple[Stream, list[mx.array]]:
+    def normed(self, *rows: tuple[Row, Row], eps: float) -> tuple[Unsummed, list[mx.array]]:
         """Itself, added up, and its norm modulated by each pair of scale and shift."""
         if self.update is None or self.gate is None:
             return self, modulated_norms(self.tokens, rows, eps)
         after, normed = added_norms(self.tokens, self.update, self.gate, rows, eps)
-        return Stream(after), normed
+        return Unsummed(after), normed
 
     @property
     def latest(self) -> mx.array:
