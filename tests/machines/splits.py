@@ -2,7 +2,8 @@
 
     mlx.launch -n 3 python -m tests.machines.splits CASES.json
 
-A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory.
+A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory, `resident`
+compares with such a run too.
 """
 
 import dataclasses
@@ -75,6 +76,10 @@ def main():
             planned = planned_bytes(split, how, world.size)
             error = errors(found, whole)
             tell(case=case["name"], split=how, error=error, same=same, bytes=gathered, planned=planned)
+            if case.get("resident"):
+                again = dataclasses.replace(job, split=Split.of(how, world))
+                same = all(map(np.array_equal, latents_of(again, True)[0], found))
+                tell(case=case["name"], split=f"{how}, streamed and resident", same=same)
         if case.get("tiles"):
             vae = model.load_video_vae(mx.float32)
             latent = mx.random.normal((1, 9, 4, 3, vae.config.latent_channels), key=mx.random.key(1))
