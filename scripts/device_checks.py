@@ -1,18 +1,23 @@
-"""What only a GPU shows: float32 sound against the CPU, and takes beside streamed blocks.
+"""What only a GPU shows: float32 sound against the CPU, and takes and training beside streamed blocks.
 
-    python -m scripts.device_checks --model MODEL
+    python -m scripts.device_checks [--only sound]
 
-The audio autoencoder and vocoder in float32 without TF32, for 4 and 20 s of sound: seconds, peak, and for 4 s the
-relative error against MLX's CPU backend. Then the built-in model with takes, and in training, its blocks in memory and
-streamed: equal or not. Prints one JSON object a line.
+The audio autoencoder and the vocoder, of the built-in model and at full size with random weights, in float32 (without
+TF32) and bfloat16: seconds and bytes beyond the weights for 1, 4 and 20 s of sound, and for 1 s in float32 the relative
+error against MLX's CPU backend. Then the built-in model with takes, and in training, its blocks in memory and streamed:
+equal or not. Prints one JSON object a line.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw.machine import settle
-from mlx_ltxw.pipeline.decode import decode_audio
+from mlx_ltxw.models.audio_vae import AudioVAE, AudioVAEConfig, VocoderConfig, VocoderWithBWE
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
@@ -34,49 +39,76 @@ from mlx_ltxw.train.loop import Trainer
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
-from scripts.random_model import relative_error, report
+from scripts.made_sizes import SIZES, configuration
+from scripts.random_model import fill_randomly, relative_error, report
 
-TOKENS = (101, 501)
-"""About 4 and 20 s."""
+TOKENS = (26, 101, 501)
+"""About 1, 4 and 20 s."""
 PROMPT = 'a woman, (woman, whispering): "close your eyes"'
+CHECKS = ("sound", "takes", "training")
 
 
-def sound(path: Path, on_cpu: bool) -> None:
-    """Decoding in float32, on the default device and, of the shorter, on the CPU."""
-    networks = Networks(ModelDir.open(path), mx.float32)
-    channels = networks.model.network_config("transformer").audio.in_channels
+def sound(name: str, vae: AudioVAE, vocoder: VocoderWithBWE, dtype: mx.Dtype) -> None:
+    """Decoding on the default device, its two networks one after the other, and the shortest on the CPU."""
     for count in TOKENS:
-        tokens = mx.random.normal((1, count, channels), key=mx.random.key(0))
-        mx.eval(tokens)
-        mx.reset_peak_memory()
-        clock = time.perf_counter()
-        made, rate = decode_audio(networks, tokens)
-        took, peak, error = time.perf_counter() - clock, mx.get_peak_memory(), None
-        if on_cpu and count == TOKENS[0]:
-            with mx.stream(mx.cpu):
-                default = mx.default_device()
-                mx.set_default_device(mx.cpu)
-                error = relative_error(made, decode_audio(networks, tokens)[0])
-                mx.set_default_device(default)
+        tokens = mx.random.normal((1, count, vae.config.features), key=mx.random.key(0))
+        mel, seconds, peak = measured(partial(vae.decode, tokens))
+        report(what="spectrum", model=name, dtype=str(dtype), tokens=count, seconds=seconds, beyond_gb=peak)
+        waveform, seconds, peak = measured(partial(vocoder, mel))
+        report(what="vocoder", model=name, dtype=str(dtype), tokens=count, seconds=seconds, beyond_gb=peak)
+        if dtype != mx.float32 or count != TOKENS[0]:
+            continue
+        with on(mx.cpu):
+            spectrum = vae.decode(tokens)
+            mx.eval(spectrum)
+            there = vocoder(mel)
+            moved = vocoder(mel * (1 + 1e-7 * mx.random.normal(mel.shape, key=mx.random.key(1))))
+            mx.eval(there, moved)
         report(
-            what="float32 sound", model=path.name, clip_seconds=round(len(made) / rate, 2), seconds=round(took, 2),
-            peak_gb=round(peak / 1e9, 3), error_to_cpu=error,
+            what="error to the CPU", model=name, spectrum=relative_error(np.array(mel), np.array(spectrum)),
+            vocoder=relative_error(np.array(waveform), np.array(there)),
+            of_a_spectrum_moved_by_1e_7=relative_error(np.array(moved), np.array(there)),
         )  # fmt: skip
 
 
-def spectrum(path: Path) -> None:
-    """The audio autoencoder alone, in float32: what the vocoder of a random model does with small differences is its
-    own affair."""
-    networks = Networks(ModelDir.open(path), mx.float32)
-    channels = networks.model.network_config("transformer").audio.in_channels
-    tokens = mx.random.normal((1, TOKENS[0], channels), key=mx.random.key(0))
-    mx.eval(tokens)
-    default, made = mx.default_device(), []
-    for device in (default, mx.cpu):
-        mx.set_default_device(device)
-        made.append(np.array(networks.audio_vae().decode(tokens)))
-    mx.set_default_device(default)
-    report(what="float32 spectrum", model=path.name, error_to_cpu=relative_error(*made))
+def measured(call: Callable[[], mx.array]) -> tuple[mx.array, float, float]:
+    """What a second call gives, its seconds, and GB beyond what was held before it."""
+    mx.eval(call())
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    clock = time.perf_counter()
+    made = call()
+    mx.eval(made)
+    return made, round(time.perf_counter() - clock, 3), round((mx.get_peak_memory() - before) / 1e9, 3)
+
+
+@contextmanager
+def on(device: mx.DeviceType) -> Iterator[None]:
+    """Another default device for a while."""
+    default = mx.default_device()
+    mx.set_default_device(mx.Device(device))
+    try:
+        yield
+    finally:
+        mx.set_default_device(default)
+
+
+def sounds(size: str) -> None:
+    """Of the built-in model, and of random weights."""
+    for dtype in (mx.float32, mx.bfloat16):
+        networks = Networks(ModelDir.open(BUILTIN_MODEL), dtype)
+        sound("built-in", networks.audio_vae(), networks.vocoder(), dtype)
+    config, _ = configuration(size, {})
+    vae, vocoder = (
+        AudioVAE(AudioVAEConfig.read(config["audio_vae"])),
+        VocoderWithBWE(VocoderConfig.read(config["vocoder"])),
+    )
+    for dtype in (mx.float32, mx.bfloat16):
+        fill_randomly(vae, dtype)
+        fill_randomly(vocoder, dtype)
+        sound(size, vae, vocoder, dtype)
 
 
 def training() -> None:
@@ -112,17 +144,17 @@ def takes() -> None:
 
 
 @click.command()
-@click.option("--model", type=click.Path(exists=True, path_type=Path), help="For the sound, beside the built-in one.")
-@click.option("--cpu/--no-cpu", default=True, help="Whether to compare with the CPU.")
-def main(model: Path | None, cpu: bool) -> None:
+@click.option("--only", "checks", type=click.Choice(CHECKS), multiple=True, default=CHECKS)
+@click.option("--size", type=click.Choice(SIZES), default="22b", help="Of the random networks.")
+def main(checks: tuple[str, ...], size: str) -> None:
     """Checks what only a GPU shows."""
     settle()
-    sound(BUILTIN_MODEL, cpu)
-    takes()
-    training()
-    if model:
-        spectrum(model)
-        sound(model, on_cpu=False)
+    if "sound" in checks:
+        sounds(size)
+    if "takes" in checks:
+        takes()
+    if "training" in checks:
+        training()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from mlx_ltxw.weights.dtype import stays_float32
 from mlx_ltxw.weights.loading import quantize_layers
 from mlx_ltxw.weights.manifest import FileRecord, write_manifest
 from scripts.made_sizes import SIZES, configuration
+from scripts.random_values import mean_and_spread
 
 POOL = 1 << 22
 """Elements of a pool."""
@@ -55,10 +56,7 @@ class Pools:
 
     def of(self, name: str, shape: tuple[int, ...], code: str) -> memoryview:
         """What a tensor's values come from."""
-        fan_in = math.prod(shape[1:])
-        mean, spread = 0.0, 0.1 if len(shape) == 1 or "table" in name else fan_in**-0.5
-        if name.endswith("norm.weight"):
-            mean = 1.0
+        mean, spread = mean_and_spread(name, shape)
         if name.endswith((".scales", ".biases")):  # a row of `group` weights each; see `packed_spread`
             step = packed_step(shape[1] * Quantization.parse(str(self.bits)).group_size, self.bits)
             mean, spread = (step if name.endswith(".scales") else -step * (2**self.bits - 1) / 2), 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ from mlx_ltxw.models.transformer import Modality, TransformerConfig, rotary
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
+from scripts.random_values import mean_and_spread
 
 GRID = LatentGrid(frames=8, height=32, width=32, mel_seconds=0.01, mel_frames=4)
 SIGMA = 0.725
@@ -99,11 +99,8 @@ def fill_randomly(network: nn.Module, dtype: mx.Dtype) -> None:
     """Seeded weights for every parameter, so scaled that activations stay finite: tables fp32, all else `dtype`."""
     arrays = []
     for index, (name, parameter) in enumerate(tree_flatten(network.parameters())):
-        shape = parameter.shape
-        scale = 0.1 if len(shape) == 1 or "table" in name else math.prod(shape[1:]) ** -0.5
-        value = mx.random.normal(shape, key=mx.random.key(index)) * scale
-        if name.endswith("norm.weight"):
-            value = value + 1.0
+        mean, spread = mean_and_spread(name, parameter.shape)
+        value = mx.random.normal(parameter.shape, key=mx.random.key(index)) * spread + mean
         value = value.astype(mx.float32 if "table" in name else dtype)
         mx.eval(value)
         arrays.append((name, value))

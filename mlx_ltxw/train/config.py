@@ -70,7 +70,10 @@ class TrainConfig:
     gradient_checkpointing: bool = _option(
         False, "method", "Compute each block again in the backward pass: less memory, more time."
     )
-    compile: bool | None = _option(None, "method", "Make the step one compiled function; null: on a Mac's GPU.")
+    compile: bool | None = _option(
+        None, "method", "Make the step one compiled function; null: on a Mac's GPU, and on CUDA single blocks of small "
+        "clips; false: nothing.",
+    )  # fmt: skip
     held_out: float = _option(
         0.0, "held out", "Share of the clips that is not trained on but measured, whole voices where there are several."
     )

@@ -15,7 +15,6 @@ To try it out on a CPU: --layers 2 --scale 8 --width 128 --height 128 --frames 2
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
@@ -78,11 +77,10 @@ class Voices:
         found = batch_layout([[(row, OWN.format(row)) for row in range(takes)]])
         return AdaptedStream(self.fused, found.rows, found.texts, found.sharing)
 
-    def alone(self, takes: int) -> Iterator[AdaptedStream]:
+    def alone(self, takes: int) -> list[AdaptedStream]:
         """Each take of `several` as a run of its own has it: its adapter in the weights."""
-        for row in range(takes):
-            model = self._with_adapter(_strength(row % min(self.voices, takes)))
-            yield AdaptedStream(model, texts=(OWN.format(row),))
+        models = [self._with_adapter(_strength(voice)) for voice in range(min(self.voices, takes))]
+        return [AdaptedStream(models[row % len(models)], texts=(OWN.format(row),)) for row in range(takes)]
 
     def several(self, takes: int) -> AdaptedStream:
         """Takes of several voices, each with its own text."""

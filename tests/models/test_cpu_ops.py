@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_ltxw.models.ops import attention, conv2d, device, dot_product, exponentials, gelu_tanh
+from mlx_ltxw.models.ops import attention, conv2d, convolution, device, dot_product, exponentials, gelu_tanh
 from tests.numbers import relative_error
 
 
@@ -69,12 +69,14 @@ def test_gelu_equals_pytorch(on_cpu, monkeypatch):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_convolution_tap_by_tap(monkeypatch, stride, size):
+@pytest.mark.parametrize("piece", [1, 250, 2**20])
+def test_a_convolution_tap_by_tap(monkeypatch, stride, size, piece):
     """Against PyTorch's; what CUDA takes in float32, where cuDNN asks for more memory than there is."""
     draw = np.random.default_rng(3)
     layer = nn.Conv2d(6, 5, size, stride=stride)
     x = draw.standard_normal((2, 11, 9, 6), np.float32)
     monkeypatch.setattr(device, "greedy_convolutions", lambda dtype: True)
+    monkeypatch.setattr(convolution, "PIECE_BY_TAPS", piece)  # elements: a row, a few, all of them
     ours = np.array(conv2d(mx.array(x), layer))
     weight = torch.from_numpy(np.array(layer.weight)).permute(0, 3, 1, 2)
     theirs = torch.nn.functional.conv2d(

@@ -80,6 +80,34 @@ def test_kernels_of_a_block_with_fused_norms(as_on_a_gpu, tmp_path, monkeypatch)
     assert sum(found.values()) == 34 + 6 + 22 + 46 - 18
 
 
+def test_a_batch_of_takes_is_made_by_the_kernels_of_one(as_on_a_gpu, tmp_path, monkeypatch):
+    """Fused norms round once where kernels apart round twice: a take among others would be farther from float32."""
+    monkeypatch.setattr(fused_cuda, "working", lambda *_: True)
+    monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.arctan(x))
+    monkeypatch.setattr(
+        fused_cuda, "turned_norm", lambda x, w, cos, *_: mx.arcsinh(x).reshape(len(x), *cos.shape[1:3], -1)
+    )
+    rows, angles, found = mx.zeros((1, 1, 1024)), mx.zeros((1, 3, 8, 64)), {}
+    weight = mx.zeros(1024)
+    for takes in (1, 5):
+        x = mx.zeros((takes, 3, 1024))
+        mx.eval(x, weight, rows, angles)
+        norms = modulated_norm(x, rows, rows, 1e-6), turned_norm(x, weight, 1e-6, angles, angles)
+        found[takes] = kernels(operations(tmp_path / "graph.dot", *norms))
+    assert found[5] == found[1] == {"ArcTan": 1, "ArcSinh": 1}
+
+
+def test_rows_of_their_own_are_not_for_the_fused_norm(as_on_a_gpu, monkeypatch):
+    """It has one scale and shift for all tokens, and one table of angles for all of a batch."""
+    monkeypatch.setattr(fused_cuda, "working", lambda *_: True)
+    x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
+    assert fused_cuda.takes_modulated(x, row, row)
+    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row, row)):
+        assert not fused_cuda.takes_modulated(x, own, row)
+    assert fused_cuda.takes_turned(x, mx.zeros((1, 3, 8, 64)))
+    assert not fused_cuda.takes_turned(x, mx.zeros((2, 3, 8, 64)))
+
+
 def test_every_product_and_attention_is_in_the_activations_dtype(monkeypatch):
     """A float32 table or sigma on the way would make a product of bfloat16 a slow one of float32."""
     model = Transformer(TransformerConfig.read(official.small_config(layers=1)))

@@ -19,6 +19,7 @@ from mlx_ltxw.pipeline.request import DTYPES, Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.record import read_record
 from mlx_ltxw.weights.dtype import NAMED, default_dtype
+from scripts.takes_precision import ratio_of
 from tests.convert.made import ROOT
 from tests.numbers import relative_error
 
@@ -70,12 +71,35 @@ def test_other_names_are_refused(made_model):
 def test_the_script_that_measures_takes():
     size = ["--layers", "1", "--scale", "16", "--width", "32", "--height", "32", "--frames", "9", "--text-tokens", "8"]
     command = [sys.executable, "-m", "scripts.takes_precision", "--model", "random", "--takes", "2", *size]
+    done = subprocess.run([*command, "--steps", "2"], capture_output=True, text=True, cwd=ROOT, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    steps, same = [row for row in rows if "ratio" in row], [row for row in rows if "float32_from_alone" in row]
+    assert [(row["step"], row["takes"]) for row in steps] == [(1, 2), (2, 2)] * 2
+    assert all(0 < row["alone"] < 0.05 and 0 < row["among"] < 0.05 for row in steps)
+    assert [row["ratio"] for row in steps[:2]] == [1, 1]  # of one voice, and the CPU computes all of them alike
+    assert all(row["picture_and_base_sound_identical"] and row["float32_from_alone"][0] < 1e-5 for row in same)
+    assert same[0]["takes_and_steps_identical"] == "4 of 4"
+
+
+def test_ratio_of_takes():
+    """Twice as far is 2, with no error where all are; of one in four that is, by hand."""
+    alone = np.ones((2, 2))
+    assert ratio_of(alone, 2 * alone) == (2, 0)
+    ratio, error = ratio_of(alone, np.array([[1, 1], [1, 2]]))
+    assert ratio == pytest.approx(7**0.5 / 2)
+    left_out = np.array([2**0.5, 2**0.5, 2**0.5, 1])
+    assert error == pytest.approx((3 * np.var(left_out)) ** 0.5)
+
+
+@pytest.mark.slow
+def test_the_script_that_compares_kernels_of_takes():
+    size = ["--scale", "16", "--width", "32", "--height", "32", "--frames", "9", "--text-tokens", "8", "--takes", "2"]
+    command = [sys.executable, "-m", "scripts.takes_kernels", *size]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    _, *rows = map(json.loads, done.stdout.splitlines())
-    takes, sums = [row for row in rows if "take" in row], [row for row in rows if "largest" in row]
-    assert [row["take"] for row in takes] == ["0 of 1 voice", "1 of 1 voice", "0 of 4 voices", "1 of 4 voices"]
-    assert all(row["float32"] < 1e-5 < row["alone"] < 0.05 for row in takes)
-    assert all(row["picture_and_base_sound_identical"] == {"float32": True, "bfloat16": True} for row in sums)
+    rows = [json.loads(line) for line in done.stdout.splitlines()][1:]
+    assert len({row["what"] for row in rows}) == 12
+    assert all(0 < row["rounded"] <= 1.01 * row["one"] < 0.01 for row in rows)
+    assert {row["rows_equal"] for row in rows} == {"2 of 2"}
 
 
 def test_the_measuring_script():

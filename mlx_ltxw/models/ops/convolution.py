@@ -26,6 +26,8 @@ On an H200 60 s of the vocoder take 0.6 GB and 1.8 s. Pieces of 2**22 take 1.1 G
 takes longer to describe than to compute.
 """
 SHORTEST_PIECE = 2048
+PIECE_BY_TAPS = 2**20
+"""Elements of a picture that are convolved tap by tap at a time."""
 
 
 def conv1d(x: mx.array, weight: mx.array, bias: mx.array | None, padding: int, dilation: int = 1) -> mx.array:
@@ -125,17 +127,28 @@ def windows(length: int, piece: int, reach: int, step: int = 1) -> list[Window]:
 def conv2d(x: mx.array, layer: nn.Conv2d) -> mx.array:
     """An `nn.Conv2d` without padding or groups: (B, H, W, I) -> (B, H', W', O).
 
-    Where cuDNN would ask for more memory than any card has, one matrix product for each tap takes its place.
+    Where cuDNN would ask for more memory than any card has, one matrix product for each tap takes its place, some rows
+    at a time: each product copies what it reads, and a card is handed many before the first is done.
     """
     if not device.greedy_convolutions(x.dtype):
         y: mx.array = layer(x)
         return y
+    down, (size, across) = layer.stride[0], layer.weight.shape[1:3]
+    height, width = (x.shape[1] - size) // down + 1, (x.shape[2] - across) // layer.stride[1] + 1
+    rows = max(1, PIECE_BY_TAPS // (x.shape[0] * width * max(layer.weight.shape[0], x.shape[3])))
+    pieces, submissions = [], paced()
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        pieces.append(_conv2d_by_taps(x[:, down * start : down * (stop - 1) + size], layer, stop - start, width))
+        submissions.add(pieces[-1])
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=1)
+
+
+def _conv2d_by_taps(x: mx.array, layer: nn.Conv2d, height: int, width: int) -> mx.array:
     down, across = layer.stride
-    rows, columns = layer.weight.shape[1:3]
-    height, width = (x.shape[1] - rows) // down + 1, (x.shape[2] - columns) // across + 1
     out: Any = layer.bias if "bias" in layer else 0
-    for i in range(rows):
-        for j in range(columns):
+    for i in range(layer.weight.shape[1]):
+        for j in range(layer.weight.shape[2]):
             seen = x[:, i : i + down * height : down, j : j + across * width : across]
             out = out + seen @ layer.weight[:, i, j].T
     return out

@@ -64,7 +64,7 @@ _MODULATED = """
 
 _TURNED = """
   constexpr int HALF = HEAD / 2;
-  size_t row = size_t(blockIdx.x) * WIDTH;
+  size_t row = (size_t(blockIdx.y) * gridDim.x + blockIdx.x) * WIDTH;
   int half = threadIdx.x * 8;
   int at = half / HALF * HEAD + half % HALF;
   Eight<T> first = *reinterpret_cast<const Eight<T>*>(x + row + at);
@@ -100,14 +100,14 @@ def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Any:
 
 
 def takes_modulated(x: mx.array, *rows: Any) -> bool:
-    """Whether `modulated_norm` takes such tokens and rows: on CUDA, one batch whose tokens share their rows."""
+    """Whether `modulated_norm` takes such tokens and rows: on CUDA, where all tokens share their rows."""
     if not _is_fitting(x) or not all(isinstance(row, mx.array) and row.size == x.shape[-1] for row in rows):
         return False
     return working(_modulated_works, x.dtype, x.shape[-1])
 
 
 def takes_turned(x: mx.array, cos: mx.array) -> bool:
-    """Whether `turned_norm` takes such queries or keys: on CUDA, one batch."""
+    """Whether `turned_norm` takes such queries or keys: on CUDA, where all of a batch are turned alike."""
     if not _is_fitting(x) or len(cos) != 1:
         return False
     return working(_turned_works, x.dtype, x.shape[-1], cos.dtype, 2 * cos.shape[-1])
@@ -115,17 +115,17 @@ def takes_turned(x: mx.array, cos: mx.array) -> bool:
 
 def _is_fitting(x: mx.array) -> bool:
     width = x.shape[-1]
-    return device.backend() == "cuda" and len(x) == 1 and width % 1024 == 0 and width <= 8192
+    return device.backend() == "cuda" and width % 1024 == 0 and width <= 8192
 
 
 def modulated_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
-    """`norm(x) * (1 + scale) + shift` of (1, T, W), with rows (1, 1, W) in float32."""
-    _, tokens, width = x.shape
+    """`norm(x) * (1 + scale) + shift` of (B, T, W), with rows (1, 1, W) in float32."""
+    batch, tokens, width = x.shape
     threads = min(256, width // _LANES)
     (out,) = _kernel("modulated_norm", ("x", "scale", "shift"), _MODULATED, eps)(
         inputs=[x, scale, shift],
         template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads)],
-        grid=(tokens * threads, 1, 1),
+        grid=(batch * tokens * threads, 1, 1),
         threadgroup=(threads, 1, 1),
         output_shapes=[x.shape],
         output_dtypes=[x.dtype],
@@ -135,7 +135,7 @@ def modulated_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) ->
 
 
 def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
-    """RMS norm of (1, T, H * D) with a weight (H * D), as heads (1, T, H, D) whose halves are turned.
+    """RMS norm of (B, T, H * D) with a weight (H * D), as heads (B, T, H, D) whose halves are turned.
 
     Args:
         x: Queries or keys.
@@ -143,7 +143,7 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
         cos, sin: (1, T, H, D / 2).
         eps: Added to the mean square.
     """
-    _, tokens, heads, half = cos.shape
+    batch, (_, tokens, heads, half) = len(x), cos.shape
     width, threads = x.shape[-1], x.shape[-1] // (2 * _LANES)
     (out,) = _kernel("turned_norm", ("x", "weight", "cos", "sin"), _TURNED, eps)(
         inputs=[x, weight, cos, sin],
@@ -151,9 +151,9 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
             ("T", x.dtype), ("W", weight.dtype), ("R", cos.dtype), ("WIDTH", width), ("HEAD", 2 * half),
             ("THREADS", threads),
         ],
-        grid=(tokens * threads, 1, 1),
+        grid=(tokens * threads, batch, 1),
         threadgroup=(threads, 1, 1),
-        output_shapes=[(1, tokens, heads, 2 * half)],
+        output_shapes=[(batch, tokens, heads, 2 * half)],
         output_dtypes=[x.dtype],
     )  # fmt: skip
     made: mx.array = out
@@ -161,19 +161,19 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
 
 
 def _modulated_works(dtype: mx.Dtype, width: int) -> bool:
-    """By a formula in float32, of two tokens."""
-    x, scale, shift = (mx.random.normal((1, rows, width), key=mx.random.key(rows)) for rows in (2, 1, 1))
+    """By a formula in float32, of two batches of two tokens."""
+    x, scale, shift = (mx.random.normal((rows, rows, width), key=mx.random.key(rows)) for rows in (2, 1, 1))
     x = x.astype(dtype)
     return close(modulated_norm(x, scale, shift, 1e-6), mx.fast.rms_norm(x.astype(mx.float32), None, 1e-6)
                  * (1 + scale) + shift)  # fmt: skip
 
 
 def _turned_works(dtype: mx.Dtype, width: int, angles: mx.Dtype, head: int) -> bool:
-    x = mx.random.normal((1, 2, width), key=mx.random.key(0)).astype(dtype)
+    x = mx.random.normal((2, 2, width), key=mx.random.key(0)).astype(dtype)
     weight = mx.random.normal((width,), key=mx.random.key(1)).astype(dtype)
     angle = mx.random.normal((1, 2, width // head, head // 2), key=mx.random.key(2))
     cos, sin = mx.cos(angle).astype(angles), mx.sin(angle).astype(angles)
     normed = mx.fast.rms_norm(x.astype(mx.float32), weight.astype(mx.float32), 1e-6)
-    first, second = mx.split(normed.reshape(1, 2, -1, head), 2, axis=-1)
+    first, second = mx.split(normed.reshape(2, 2, -1, head), 2, axis=-1)
     want = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return close(turned_norm(x, weight, cos, sin, 1e-6), want)

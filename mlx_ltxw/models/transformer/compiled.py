@@ -42,9 +42,14 @@ COMPILED_UP_TO = {"cpu": 0, "cuda": 2048, "metal": 0}
 """
 
 
+def compiles(tokens: int) -> bool:
+    """Whether blocks are best compiled for so many tokens of video, of all clips that go together."""
+    return tokens <= COMPILED_UP_TO[ops.device.backend()]
+
+
 def calling(tokens: int) -> Call:
     """How blocks are best called for a clip of so many video tokens."""
-    return Compiled() if tokens <= COMPILED_UP_TO[ops.device.backend()] else directly
+    return Compiled() if compiles(tokens) else directly
 
 
 class Compiled:

@@ -44,10 +44,11 @@ class Accompaniment(NamedTuple):
     audio: Modality
 
 
-def _joint_step(
+def joint_step(
     block: Block, video: mx.array, audio: mx.array, states: Sequence[StreamState], skips: BlockSkips,
     texts: Texts | None, done: Done,
 ) -> BlockOutput:  # fmt: skip
+    """A block as a function of arrays alone, which may be compiled (`Call`)."""
     v, a = states
     return block(video=video, audio=audio, video_state=v, audio_state=a, skips=skips, done=done, texts=texts)
 
@@ -93,7 +94,7 @@ def joint_forward(
         return call(_read_texts, block, states, first)
 
     def step(texts: Texts | None, block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-        out = call(_joint_step, block, *streams, states, skips, texts, done=done)
+        out = call(joint_step, block, *streams, states, skips, texts, done=done)
         return out.video, out.audio
 
     def finish(streams: Streams) -> tuple[mx.array, mx.array]:
@@ -158,7 +159,7 @@ def accompanied_forward(
         block, *other_blocks = blocks
         texts, reads = prepared or (None, None)
         vx, ax, *xs = streams
-        out = call(_joint_step, block, vx, ax, (v, a), skips, texts, done=done)
+        out = call(joint_step, block, vx, ax, (v, a), skips, texts, done=done)
         done((out.video, out.audio))
         for i, (other, state) in enumerate(zip(other_blocks, own, strict=True)):
             shared = out.shared if same_text[i] else out.shared._replace(text=None)

@@ -13,8 +13,15 @@ import mlx.nn as nn
 
 from mlx_ltxw.models.transformer.adaln import MAIN_ROWS, PROMPT_ROWS, AdaLayerNormSingle, modulate
 from mlx_ltxw.models.transformer.block import Block, Shared, StreamState
+from mlx_ltxw.models.transformer.compiled import Call, directly
 from mlx_ltxw.models.transformer.config import TransformerConfig
-from mlx_ltxw.models.transformer.forwards import Accompaniment, accompanied_forward, audio_forward, joint_forward
+from mlx_ltxw.models.transformer.forwards import (
+    Accompaniment,
+    accompanied_forward,
+    audio_forward,
+    joint_forward,
+    joint_step,
+)
 from mlx_ltxw.models.transformer.inputs import NO_SKIPS, BlockSkips, Modality, Skips
 from mlx_ltxw.models.transformer.walk import DIRECT, Blocks, Done, Streams, Walk
 
@@ -116,7 +123,9 @@ class Transformer(nn.Module):
         velocities = accompanied_forward(self, others, video, audio).alone(walk, skips)
         return velocities
 
-    def watch(self, video: Modality, audio: Modality, walk: Walk = DIRECT) -> Iterator[Shared]:
+    def watch(
+        self, video: Modality, audio: Modality, walk: Walk = DIRECT, call: Call = directly
+    ) -> Iterator[Shared]:  # fmt: skip
         """Runs the base streams for what a second audio stream shares with every block of them, block by block.
 
         With `Block.audio_stream` it is `locked` in two halves: the first has nothing to train, so it needs no gradient.
@@ -124,13 +133,13 @@ class Transformer(nn.Module):
         Args:
             video, audio: The base streams.
             walk: How to go over the blocks.
+            call: How blocks are called.
         """
         v, a = self.video_state(video, audio), self.audio_state(audio, video)
         latest: list[Shared] = []
 
         def step(block: Block, streams: Streams, skips: BlockSkips, done: Done) -> Streams:
-            vx, ax = streams
-            out = block(video=vx, audio=ax, video_state=v, audio_state=a, skips=skips, done=done)
+            out = call(joint_step, block, *streams, (v, a), skips, None, done=done)
             latest.append(out.shared)
             return out.video, out.audio
 

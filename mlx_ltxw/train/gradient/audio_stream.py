@@ -3,22 +3,34 @@
 The video, and the base audio that it reads, run ahead block by block (`Transformer.watch`). The stream that is trained
 follows, and its blocks are then walked back by hand (`pullbacks`). It could be left to `mx.grad`; but MLX fuses nothing
 inside a gradient and evaluates nothing before all of it has been described, and this stream is so narrow that a GPU
-then waits for the host.
+then waits for the host. For the same reason a block's two ways may each be a compiled function (`traced`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer import Modality, Shared, Transformer, Walk
+from mlx_ltxw.adapter.branches import LowRankBranch
+from mlx_ltxw.models.transformer import Call, Modality, Shared, Transformer, Walk
 from mlx_ltxw.models.transformer.block import Block, StreamState
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.walk import Done, Streams
 from mlx_ltxw.train.gradient.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
+
+
+class BlockPass(Protocol):
+    """A block's way there, with its pullback, as `audio_block`."""
+
+    def __call__(
+        self, block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState,
+        gradients: Gradients, /,
+    ) -> tuple[mx.array, Pullback]: ...  # fmt: skip
 
 
 def gradient(
@@ -29,6 +41,7 @@ def gradient(
     loss: Callable[[mx.array], mx.array],
     again: bool,
     walk: Walk,
+    call: Call | None = None,
 ) -> tuple[mx.array, Gradients]:
     """Loss and gradient of all LoRA factors of a model's audio stream.
 
@@ -43,6 +56,7 @@ def gradient(
         walk: How to go over the blocks, forwards and back. Submitting block by block lets the device begin while the
             next block is described, or keeps no more than a block in memory at a time; inside a compiled function
             nothing may be submitted.
+        call: Calls a block's two ways as compiled functions (`traced`); None to describe each block anew.
 
     Returns:
         The loss, and the gradients of the factors.
@@ -50,11 +64,12 @@ def gradient(
     state = model.audio_state(audio, video)
     rope = None if video is None else video.rotary.cross
     videos, blocks = iter(watched), []
+    run: BlockPass = partial(traced, call, again) if call else computed_again if again else audio_block
 
     def step(block: Block, streams: Streams, _: BlockSkips, done: Done) -> Streams:
         (x,), shared, own = streams, next(videos), Gradients()
-        after, back = audio_block(block, x, shared, rope, state, own)
-        blocks.append((_from_input(block, x, shared, rope, state, own) if again else back, own))
+        after, back = run(block, x, shared, rope, state, own)
+        blocks.append((back, own))
         return (after,)
 
     (x,) = walk.through(model.transformer_blocks, step, (model.audio_patchify_proj(audio.latent),))
@@ -84,12 +99,12 @@ def audio_block(
     """
     backs = []
     for network, (shift, scale, gate), eps, attending in block.audio_updates(state, shared, video_rope):
-        h, norm_back = modulated_norm(x, scale, shift, eps)
+        h, norm_back = modulated_norm(x, scale, shift, eps, gradients)
         if isinstance(network, FeedForward):
             change, change_back = feed_forward(network, h, gradients)
         else:
             change, change_back = attend(network, h, gradients, attending)
-        x, gate_back = gated_sum(x, change, gate)
+        x, gate_back = gated_sum(x, change, gate, gradients)
         backs.append((norm_back, change_back, gate_back))
         del h, change
 
@@ -102,15 +117,122 @@ def audio_block(
     return x, back
 
 
-def _from_input(
+def computed_again(
     block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, gradients: Gradients
-) -> Pullback:
-    """The pullback of a block that is computed again when its turn comes, and not before."""
-    kept = [x, state.context] if shared.video is None else [x, state.context, shared.video]
+) -> tuple[mx.array, Pullback]:
+    """As `audio_block`, but that the pullback computes the block again when its turn comes, and not before."""
+    after, _ = audio_block(block, x, shared, video_rope, state, gradients)
+    inputs = _Inputs.of(x, shared, state)
 
     def back(cotangent: mx.array) -> mx.array:
-        x, context, *video = mx.depends(kept, [cotangent])
-        _, pullback = audio_block(block, x, Shared(*video), video_rope, state._replace(context=context), gradients)
+        x, shared, own = inputs.after(cotangent, state)
+        _, pullback = audio_block(block, x, shared, video_rope, own, gradients)
         return pullback(cotangent)
 
-    return back
+    return after, back
+
+
+def traced(
+    call: Call, again: bool, block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState,
+    gradients: Gradients,
+) -> tuple[mx.array, Pullback]:  # fmt: skip
+    """As `audio_block` or `computed_again`, but that both ways are functions of arrays, each called as it may be.
+
+    Args:
+        call: How they are called.
+        again: Whether nothing goes from one to the other.
+        block, x, shared, video_rope, state, gradients: As for `audio_block`.
+    """
+    kept: list[Any] | None = None
+    inputs = _Inputs.of(x, shared, state) if again else None
+    if again:
+        after = call(_made, block, x, shared, video_rope, state)
+    else:
+        after, kept = call(_there, block, x, shared, video_rope, state)
+
+    def back(cotangent: mx.array) -> mx.array:
+        given = (x, shared, state) if inputs is None else inputs.after(cotangent, state)
+        onwards, pairs = call(_back, block, given[0], given[1], video_rope, given[2], kept, cotangent)
+        branches = (id(branch) for branch in _branches(block))
+        gradients.update((branch, pair) for branch, pair in zip(branches, pairs, strict=True) if pair)
+        return onwards
+
+    return after, back
+
+
+class _Inputs(NamedTuple):
+    """All that a block which is computed again holds on to."""
+
+    x: mx.array
+    context: mx.array
+    video: mx.array | None
+
+    @classmethod
+    def of(cls, x: mx.array, shared: Shared, state: StreamState) -> _Inputs:
+        return cls(x, state.context, shared.video)
+
+    def after(self, cotangent: mx.array, state: StreamState) -> tuple[mx.array, Shared, StreamState]:
+        """The block's arguments, none of which is there before the cotangent is."""
+        x, context, *video = mx.depends([each for each in self if each is not None], [cotangent])
+        return x, Shared(*video), state._replace(context=context)
+
+
+class _Keeping(Gradients):
+    """Of the way there: lists what is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+
+    def keep(self, value: Any) -> Any:
+        self.kept.append(value)
+        return value
+
+
+class _Kept(Gradients):
+    """Of the way back: in place of what the way there kept it gives that, so that whatever led to it is not computed.
+
+    Args:
+        kept: In the order in which it was kept.
+    """
+
+    def __init__(self, kept: Iterable[Any]) -> None:
+        super().__init__()
+        self._kept = iter(kept)
+
+    def keep(self, value: Any) -> Any:
+        return next(self._kept)
+
+
+def _made(
+    block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, done: Done
+) -> mx.array:  # fmt: skip
+    return audio_block(block, x, shared, video_rope, state, Gradients())[0]
+
+
+def _there(
+    block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, done: Done
+) -> tuple[mx.array, list[Any]]:
+    """What the block makes of `x`, and what the way back has use for."""
+    keeping = _Keeping()
+    after, _ = audio_block(block, x, shared, video_rope, state, keeping)
+    return after, keeping.kept
+
+
+def _back(
+    block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, kept: list[Any] | None,
+    cotangent: mx.array, done: Done,
+) -> tuple[mx.array, list[tuple[mx.array, mx.array] | None]]:  # fmt: skip
+    """The cotangent of the block's input, and the gradients of its branches, in their order; None where none is."""
+    gradients = Gradients() if kept is None else _Kept(kept)
+    _, pullback = audio_block(block, x, shared, video_rope, state, gradients)
+    onwards = pullback(cotangent)
+    return onwards, [gradients.get(id(branch)) for branch in _branches(block)]
+
+
+def _branches(part: Any) -> list[LowRankBranch]:
+    """Those in a module tree; `named_modules` takes 20 times as long."""
+    if isinstance(part, LowRankBranch):
+        return [part]
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return [branch for each in parts if not isinstance(each, mx.array) for branch in _branches(each)]

@@ -9,7 +9,7 @@ Letting go of a pullback frees all that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,8 +28,19 @@ from mlx_ltxw.train.gradient.recompute import CastLinear
 Pullback = Callable[[mx.array], mx.array]
 """Cotangent of a result to the cotangent of the input."""
 
-Gradients = dict[int, tuple[mx.array, mx.array]]
-"""By the identity of a `LowRankBranch`: the gradients of its A and B, fp32. Pullbacks write into it."""
+Kept = TypeVar("Kept", bound=Row)
+
+
+class Gradients(dict[int, tuple[mx.array, mx.array]]):
+    """By the identity of a `LowRankBranch`: the gradients of its A and B, fp32. Pullbacks write into it."""
+
+    def keep(self, value: Kept) -> Kept:
+        """Passes on what a pullback will use, and would not make again; told of each such thing, in order.
+
+        By itself a pullback holds what it uses. Two compiled functions for the ways there and back can share nothing
+        but arrays: the first gives all of these, and the second takes them (`audio_stream.py`).
+        """
+        return value
 
 
 class Projected(NamedTuple):
@@ -59,7 +70,7 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
     branch = layer.branches[0]
     assert isinstance(branch, LowRankBranch)
     a, b = branch.lora_A.astype(x.dtype), branch.lora_B.astype(x.dtype)
-    hidden = x @ a.T
+    hidden = gradients.keep(x @ a.T)
     value = mx.addmm(_frozen(frozen, x) if base is None else base, hidden, b.T, alpha=branch.scale)
 
     def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
@@ -71,27 +82,32 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
     return Projected(value, back)
 
 
-def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> tuple[mx.array, Pullback]:
+def modulated_norm(
+    x: mx.array, scale: Row, shift: Row, eps: float, gradients: Gradients
+) -> tuple[mx.array, Pullback]:  # fmt: skip
     """RMS norm and modulation of (B, T, dim), as every part of a block begins."""
+    value, scale = gradients.keep(adaln.modulated_norm(x, scale, shift, eps)), gradients.keep(scale)
 
     def back(cotangent: mx.array) -> mx.array:
         return _unnormed(x, _stretched(cotangent, scale), eps)
 
-    return adaln.modulated_norm(x, scale, shift, eps), back
+    return value, back
 
 
-def gated_sum(x: mx.array, update: mx.array, gate: Row) -> tuple[mx.array, Pullback]:
+def gated_sum(x: mx.array, update: mx.array, gate: Row, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
-    return add_gated(x, update, gate), lambda cotangent: _gated(cotangent, gate)
+    value, gate = gradients.keep(add_gated(x, update, gate)), gradients.keep(gate)
+    return value, lambda cotangent: _gated(cotangent, gate)
 
 
 def feed_forward(network: FeedForward, x: mx.array, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """The gelu network: (B, T, dim) -> (B, T, dim)."""
     inner = project(network.net[0].proj, as_matrix(x), gradients)
-    outer = project(network.net[2], ops.gelu_tanh(inner.value), gradients)
+    wide = gradients.keep(inner.value)
+    outer = project(network.net[2], ops.gelu_tanh(wide), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
-        return inner.back(_gelu_back(inner.value, outer.back(as_matrix(cotangent)))).reshape(x.shape)
+        return inner.back(_gelu_back(wide, outer.back(as_matrix(cotangent)))).reshape(x.shape)
 
     return outer.value.reshape(x.shape), back
 
@@ -106,22 +122,22 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
         attending: What it attends to; several in a row of the batch may share a context.
     """
     shape, own, context = x.shape, as_matrix(x), attending.context
-    read = own if context is None else as_matrix(context.astype(x.dtype))
+    read = own if context is None else gradients.keep(as_matrix(context.astype(x.dtype)))
     base = (None, None) if attending.base_read is None else (attending.base_read.keys, attending.base_read.values)
     base_keys, base_values = (None if part is None else as_matrix(part).astype(x.dtype) for part in base)
     tokens = (x if context is None else context).shape[1]
     q, gates = project(attention.to_q, own, gradients), project(attention.to_gate_logits, own, gradients)
     k, v = project(attention.to_k, read, gradients, base_keys), project(attention.to_v, read, gradients, base_values)
-    queries, queries_back = _turned_heads(attention, attention.q_norm, q.value, shape[1], attending.rope)
+    queries, queries_back = _turned_heads(attention, attention.q_norm, q.value, shape[1], attending.rope, gradients)
     key_rope = attending.key_rope or attending.rope
-    keys, keys_back = _turned_heads(attention, attention.k_norm, k.value, tokens, key_rope)
-    logits = gates.value.reshape(*shape[:2], -1)
-    mixed = _Mix(queries, keys, v.value.reshape(keys.shape), logits, attention.scale)
-    out = project(attention.to_out[0], mixed.value, gradients)
+    keys, keys_back = _turned_heads(attention, attention.k_norm, k.value, tokens, key_rope, gradients)
+    values, logits = gradients.keep(v.value), gradients.keep(gates.value.reshape(*shape[:2], -1))
+    mixed = _Mix(queries, keys, values.reshape(keys.shape), logits, attention.scale, gradients)
+    out = project(attention.to_out[0], gradients.keep(mixed.value), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
         d_queries, d_keys, d_values, d_gates = mixed.back(out.back(as_matrix(cotangent)))
-        d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
+        d_keys, d_values = keys_back(d_keys), d_values.reshape(values.shape)
         d_x = q.back(queries_back(d_queries), gates.back(as_matrix(d_gates)))
         if context is None:
             return v.back(d_values, k.back(d_keys, d_x)).reshape(shape)
@@ -142,22 +158,27 @@ class _Mix:
         keys, values: (B / n, S, H, D) each.
         logits: (B, T, H) of the gates.
         scale: Multiplies the scores, 1 / sqrt(head_dim).
+        gradients: Is told what is kept.
 
     Attributes:
         value: (B * T, H * D).
     """
 
-    def __init__(self, queries: mx.array, keys: mx.array, values: mx.array, logits: mx.array, scale: float) -> None:
+    def __init__(
+        self, queries: mx.array, keys: mx.array, values: mx.array, logits: mx.array, scale: float, gradients: Gradients
+    ) -> None:  # fmt: skip
         self.sharing, self.logits, self.scale = len(queries) // len(keys), logits, scale
         keys, values = for_each_query(keys, len(queries)), for_each_query(values, len(queries))
         self.queries, self.keys, self.values = (ops.heads_first(x) for x in (queries, keys, values))
         self.parts = ops.head_groups(self.queries, self.keys)
-        self.weights = [ops.attention_weights(self.queries[:, part], self.keys[:, part], scale) for part in self.parts]
+        made = (ops.attention_weights(self.queries[:, part], self.keys[:, part], scale) for part in self.parts)
+        keep = gradients.keep
+        self.weights = [(keep(weights), None if norm is None else keep(norm)) for weights, norm in made]
         mixed = [
             _times(weights @ self.values[:, part], norm)
             for part, (weights, norm) in zip(self.parts, self.weights, strict=True)
         ]
-        self.out = _joined(mixed)  # (B, T, H, D)
+        self.out = keep(_joined(mixed))  # (B, T, H, D)
         value = gate_heads(self.out, logits).astype(logits.dtype)
         self.value = value.reshape(-1, queries.shape[2] * queries.shape[3])
 
@@ -200,15 +221,17 @@ def _times(x: mx.array, factor: mx.array | None) -> mx.array:
 
 
 def _turned_heads(
-    attention: Attention, norm: nn.RMSNorm, x: mx.array, tokens: int, rope: Rope | None
+    attention: Attention, norm: nn.RMSNorm, x: mx.array, tokens: int, rope: Rope | None, gradients: Gradients
 ) -> tuple[mx.array, Pullback]:
     """`Attention.turned_heads` of rows (B * tokens, H * D)."""
+    x = gradients.keep(x)
+    turned = gradients.keep(attention.turned_heads(x.reshape(-1, tokens, x.shape[1]), norm, rope))
 
     def back(cotangent: mx.array) -> mx.array:
         unturned = cotangent if rope is None else turned_back(cotangent, *rope)
         return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
 
-    return attention.turned_heads(x.reshape(-1, tokens, x.shape[1]), norm, rope), back
+    return turned, back
 
 
 def _frozen(layer: Any, x: mx.array) -> mx.array:

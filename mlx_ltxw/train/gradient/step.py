@@ -16,7 +16,8 @@ import mlx.core as mx
 
 from mlx_ltxw.adapter.streamed import blocks_on_demand
 from mlx_ltxw.machine import this_machine
-from mlx_ltxw.models.transformer import Modality, Rotary, Shared, Transformer, Walk
+from mlx_ltxw.models.transformer import Call, Compiled, Modality, Rotary, Shared, Transformer, Walk, directly
+from mlx_ltxw.models.transformer import compiles as blocks_compile
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
 from mlx_ltxw.train.gradient.layout import Factors, Layout, clear_factors, set_factors
@@ -92,8 +93,8 @@ def compiles(config: TrainConfig, streams: bool = False) -> bool:
     """Whether the step is one compiled function: as the run says, otherwise on a Mac's GPU. Blocks that are read from
     disk as they are needed are no part of a compiled function.
 
-    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step; its
-    CPU backend compiles nothing here (`models/ops/device.py`).
+    MLX's CUDA backend builds each fused kernel of the step in dozens of variants, minutes before the first step: there
+    single blocks are compiled (`audio_stream.traced`). Its CPU backend compiles nothing here (`models/ops/device.py`).
     """
     if streams:
         return False
@@ -132,6 +133,7 @@ class Objective:
         self._branches = layout.branches(adapted)
         clear_factors(self._branches)
         self._walk = walking(compiled)
+        self._call = None if compiled or config.compile is False else Compiled()
         self._coupled_walk = Walk(run=checkpointed) if config.gradient_checkpointing else Walk()  # inside a gradient
         self._step = mx.compile(self._drawn_gradient) if compiled else self._drawn_gradient
 
@@ -183,10 +185,11 @@ class Objective:
     def _decoupled(self, factors: Factors, group: Group, noise: Draw, weight: mx.array) -> tuple[Factors, mx.array]:
         """The audio stream's, beside a video that it does not change or without one."""
         set_factors(factors, self._branches)
+        call = self._calling(group)
         video: Modality | None = None
         watched: Iterable[Shared] = repeat(Shared(), len(self.adapted.transformer_blocks))
         if noise.video is not None:
-            video, watched = self._video_at_draws(group, noise), self._watch(group, noise)
+            video, watched = self._video_at_draws(group, noise), self._watch(group, noise, call)
         loss, by_branch = audio_stream.gradient(
             self.adapted,
             self._audio(group, noise, noise.audio.shape[1]),
@@ -195,20 +198,27 @@ class Objective:
             lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
             again=self.config.gradient_checkpointing,
             walk=self._walk,
+            call=call,
         )
         gradients: Factors = []
         for a, b, branch in zip(factors[::2], factors[1::2], self._branches, strict=True):
             gradients += by_branch.get(id(branch)) or (mx.zeros_like(a), mx.zeros_like(b))  # sound alone reads no video
         return gradients, mx.stack([loss, mx.zeros(())])
 
-    def _watch(self, group: Group, noise: Draw) -> Iterator[Shared]:
+    def _calling(self, group: Group) -> Call | None:
+        """How blocks are called; None: described anew, each as it is."""
+        clips, tokens = (group.audio if group.video is None else group.video).shape[:2]
+        return self._call if blocks_compile(clips * tokens) else None
+
+    def _watch(self, group: Group, noise: Draw, call: Call | None) -> Iterator[Shared]:
         """What the adapted audio shares with the base streams, block by block.
 
         No gradient passes here, so it runs in the dtype that the picture is generated in. The text is read anew if
         there are several draws, which have noise levels of their own.
         """
         dtype = default_dtype()
-        for shared in self.base.watch(self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)):
+        video, audio = self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)
+        for shared in self.base.watch(video, audio, call=call or directly):
             yield shared if noise.audio.shape[1] == 1 else shared._replace(text=None)
 
     def _video_at_draws(self, group: Group, noise: Draw) -> Modality:

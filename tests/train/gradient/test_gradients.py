@@ -16,9 +16,10 @@ from mlx_ltxw.adapter.apply import adapted_linears, attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops import device
 from mlx_ltxw.models.transformer import Modality, Transformer, Walk
 from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.gradient import pullbacks, step
+from mlx_ltxw.train.gradient import audio_stream, pullbacks, step
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.train.gradient.layout import set_factors
 from mlx_ltxw.train.gradient.recompute import CastLinear, expand
@@ -343,6 +344,48 @@ def test_a_compiled_step_is_the_step(pair, options):
     assert flat.any()
     assert relative(compiled_flat, flat) < 1e-6
     assert compiled_losses == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for a CPU with the system's compiler")
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"audio_draws": 2}])
+def test_compiled_blocks_are_the_blocks(pair, monkeypatch, options):
+    """As CUDA runs small clips: each way of a block is traced once, for all blocks and steps; the base's too."""
+    case = small(pair[0], dataclasses.replace(SMALL, **options))
+    want, losses = gradient(case)
+    traces, block = Counter(), audio_stream.audio_block
+    monkeypatch.setattr(step, "blocks_compile", lambda tokens: True)
+    monkeypatch.setattr(audio_stream, "audio_block", lambda *given: traces.update("b") or block(*given))
+    made = objective(case)
+    mx.enable_compile()
+    try:
+        for _ in range(2):
+            got, compiled_losses = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
+            mx.eval(got, compiled_losses)
+    finally:
+        ops.settle_compile()
+    assert np.asarray(want).any()
+    assert relative(np.asarray(got), want) < 1e-6
+    assert np.asarray(compiled_losses) == pytest.approx(losses, rel=1e-6)
+    assert traces["b"] == 2
+
+
+def test_nothing_is_compiled_for_who_says_so(pair, monkeypatch):
+    monkeypatch.setattr(step, "blocks_compile", lambda tokens: True)
+    case = small(pair[0], SMALL)
+    assert objective(case)._calling(case.group) is not None
+    assert objective(case, dataclasses.replace(SMALL, compile=False))._calling(case.group) is None
+    assert objective(case, dataclasses.replace(SMALL, compile=True))._calling(case.group) is None
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "metal"])
+def test_blocks_are_compiled_for_small_groups(backend, pair, monkeypatch):
+    """All clips' video tokens count, which the base beside the sound goes through."""
+    monkeypatch.setattr(device, "backend", lambda: backend)
+    case = small(pair[0], SMALL)
+    made = objective(case)
+    assert (made._calling(case.group) is not None) == (backend == "cuda")
+    wide = case.group._replace(video=mx.zeros((2, 1025, 1)))
+    assert made._calling(wide) is None
 
 
 def test_a_mac_compiles_the_step_and_submits_nothing(pair, monkeypatch):

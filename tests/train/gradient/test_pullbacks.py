@@ -93,7 +93,7 @@ def test_attention(case):
     bare = attention.to_k.base, attention.to_v.base
     shared = Read(*(linear(context) for linear in bare)) if case == "text shared" else None
     slope = random(5, 2, 5, 24)
-    found = {}
+    found = pullbacks.Gradients()
     got, back = pullbacks.attend(attention, x, found, Attending(context, shared, **turns))
     to_x = back(slope)
     assert_close(got, attention(x, context, **turns))
@@ -112,7 +112,7 @@ def test_feed_forward(bits):
     if bits:
         nn.quantize(network, 32, bits)
     x, slope = random(1, 2, 5, 32), random(2, 2, 5, 32)
-    found = {}
+    found = pullbacks.Gradients()
     got, back = pullbacks.feed_forward(network, x, found)
     _, (want,) = mx.vjp(network, [x], [slope])
     assert_close(got, network(x))
@@ -125,7 +125,7 @@ def test_bf16_activations():
     attention = adapted_attention(20)
     attention.set_dtype(mx.bfloat16)
     x, context = random(1, 2, 5, 24).astype(mx.bfloat16), random(2, 2, 7, 20).astype(mx.bfloat16)
-    found = {}
+    found = pullbacks.Gradients()
     value, back = pullbacks.attend(attention, x, found, Attending(context))
     assert value.dtype == back(x).dtype == mx.bfloat16
     assert {gradient.dtype for pair in found.values() for gradient in pair} == {mx.float32}
@@ -153,7 +153,7 @@ def test_block(picture):
     state = adapted.audio_state(audio, video if picture else None)
     x, block = random(1, 2, 7, model.config.audio.dim), adapted.transformer_blocks[0]
     slope, turn = random(2, *x.shape), video.rotary.cross
-    found = {}
+    found = pullbacks.Gradients()
     got, back = audio_block(block, x, shared, turn, state, found)
     assert_close(got, block.audio_stream(x, state, shared, turn))
     _, (want,) = mx.vjp(lambda x: block.audio_stream(x, state, shared, turn), [x], [slope])
