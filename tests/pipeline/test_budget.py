@@ -4,8 +4,8 @@ import dataclasses
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 from click.testing import CliRunner
+from mlx.utils import tree_flatten
 
 from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
