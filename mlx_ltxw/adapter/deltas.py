@@ -136,7 +136,7 @@ class Full:
 
 
 @dataclass(frozen=True)
-class Span:
+class SharedLengths:
     """How lengths are measured of which several machines have a part each.
 
     Attributes:
@@ -173,7 +173,7 @@ class DoRA:
     inner: LowRank | LoKr | LoHa | Full
     magnitude: mx.array
     length: Literal["rows", "base_rows", "columns"]
-    span: Span | None = None
+    span: SharedLengths | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

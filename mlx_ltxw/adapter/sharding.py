@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LowRank, Span
+from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LowRank, SharedLengths
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer.tensor import COLUMNS, NOT_PACKED, ROWS, TensorShare
@@ -40,10 +40,10 @@ def _adapter(
             deltas[path] = delta
         elif found[0] == ROWS:
             part = found[1].of(delta.shape[0])
-            deltas[path] = _cut(delta, ROWS, part, Span(total, slice(None)))
+            deltas[path] = _cut(delta, ROWS, part, SharedLengths(total, slice(None)))
         else:
             width, packing = delta.shape[1], layers.get(path, NOT_PACKED)
-            span = Span(total, shard.own(path, width, packing))
+            span = SharedLengths(total, shard.own(path, width, packing))
             deltas[path] = _cut(delta, COLUMNS, shard.held(path, width, packing), span)
     biases = {}
     for path, bias in adapter.biases.items():
@@ -55,7 +55,7 @@ def _adapter(
     return dataclasses.replace(adapter, deltas=deltas, biases=biases)
 
 
-def _cut(delta: Delta, axis: str, part: slice, span: Span) -> Delta:
+def _cut(delta: Delta, axis: str, part: slice, span: SharedLengths) -> Delta:
     """Some rows or columns of a change."""
     if isinstance(delta, DoRA):
         inner = _cut(delta.inner, axis, part, span)
