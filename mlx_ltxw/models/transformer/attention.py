@@ -115,7 +115,11 @@ class Attention(nn.Module):
         out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done, spread)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
-        return self.to_out[0](out.reshape(*x.shape[:2], -1))
+        return self.project_out(out.reshape(*x.shape[:2], -1))
+
+    def project_out(self, x: mx.array) -> mx.array:
+        """What leaves the attention, of its heads' results side by side: (B, T, H * D) -> (B, T, query_dim)."""
+        return self.to_out[0](x)
 
     def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> Read:
         """Keys and values of contexts.
