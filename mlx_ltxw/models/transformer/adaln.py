@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_ltxw.models.ops.cuda import elementwise, norms, source
+from mlx_ltxw.models.ops.cuda.source import Row
 from mlx_ltxw.models.ops.twins import twin
 
 SINUSOID_WIDTH = 256
@@ -89,13 +90,6 @@ class AdaLayerNormSingle(nn.Module):
         embedded = self.emb(timesteps.reshape(-1), dtype)
         modulation = self.linear(nn.silu(embedded))
         return modulation.reshape(batch, tokens, self.rows, -1), embedded.reshape(batch, tokens, -1)
-
-
-Row = mx.array | tuple[mx.array, mx.array]
-"""One modulation vector (B, 1, dim). Or its two summands: a learned table's row (1, dim) and the network's (B, T, dim),
-added inside the kernel that uses them: where every token has its own, so that no sum is stored for all tokens, and for
-kernels of ours, so that no other kernel makes it.
-"""
 
 
 MAIN_ROWS = 9

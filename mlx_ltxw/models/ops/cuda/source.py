@@ -11,7 +11,10 @@ import mlx.core as mx
 from mlx_ltxw.models.ops import device
 
 Row = mx.array | tuple[mx.array, mx.array]
-"""One vector (1, 1, W) for all tokens, or its two summands, (1, W) and (1, 1, W)."""
+"""One modulation vector (B, 1, W). Or its two summands: a learned table's row (1, W) and a network's (B, T, W), added
+inside the kernel that uses them: where every token has its own, so that no sum is stored for all tokens, and for kernels
+of ours, so that no other kernel makes it.
+"""
 
 LANES = 8
 """Numbers that a thread reads at once: 16 bytes of bf16."""
