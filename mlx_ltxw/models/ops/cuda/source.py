@@ -12,8 +12,8 @@ from mlx_ltxw.models.ops import device
 
 Row = mx.array | tuple[mx.array, mx.array]
 """One modulation vector (B, 1, W). Or its two summands: a learned table's row (1, W) and a network's (B, T, W), added
-inside the kernel that uses them: where every token has its own, so that no sum is stored for all tokens, and for kernels
-of ours, so that no other kernel makes it.
+inside the kernel that uses them: where every token has its own, so that no sum is stored for all tokens, and for
+kernels of ours, so that no other kernel makes it.
 """
 
 LANES = 8
