@@ -58,8 +58,11 @@ def cases(made_model, adapter, picture):
          "splits": ["tensor"]},
         {"name": "given", "model": tiny, "request": SMALL | {"images": [picture, f"{picture}@-1:0.7"]},
          "splits": ["tokens"]},
-        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens"],
+        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens", "tensor"],
          "stream": True},
+        {"name": "one step", "model": packed,
+         "request": SMALL | GUIDED | {"frames": 9, "steps": 1, "adapters": [adapter]}, "splits": ["tensor"],
+         "resident": True},
     ]  # fmt: skip
     return {case["name"]: case for case in whole}
 
@@ -87,9 +90,10 @@ def check(lines, close=CLOSE):
 
 
 def test_two_machines_make_the_clip_of_one(made_model, adapter, picture, tmp_path):
-    *lines, world = told(2, [cases(made_model, adapter, picture)["guided"]], tmp_path)
+    those = cases(made_model, adapter, picture)
+    *lines, world = told(2, [those["guided"], those["one step"]], tmp_path)
     check(lines)
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert world["said"] == ["rank 0", "rank 1" * 2]
     assert world["shared"] == "first"
 
@@ -106,7 +110,7 @@ def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
 def test_three_machines_in_every_case(made_model, adapter, picture, tmp_path):
     *lines, _ = told(3, [*cases(made_model, adapter, picture).values()], tmp_path)
     check(lines)
-    assert len(lines) == 9
+    assert len(lines) == 12
 
 
 @pytest.mark.slow

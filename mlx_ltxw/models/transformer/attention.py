@@ -6,12 +6,14 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.cuda import elementwise
+from mlx_ltxw.models.ops.twins import twin
 from mlx_ltxw.models.transformer.rope import Rope, turned_norm
 from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
@@ -19,7 +21,15 @@ from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
+    made: Any = (_fused_gates if elementwise.takes_heads(out, logits) else _gate_heads)(out, logits)
+    return made
+
+
+def _gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+_fused_gates = twin(elementwise.gate_heads, _gate_heads)
 
 
 @mx.compile
@@ -105,7 +115,11 @@ class Attention(nn.Module):
         out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done, spread)
         if "to_gate_logits" in self:
             out = gate_heads(out, self.to_gate_logits(x))
-        return self.to_out[0](out.reshape(*x.shape[:2], -1))
+        return self.project_out(out.reshape(*x.shape[:2], -1))
+
+    def project_out(self, x: mx.array) -> mx.array:
+        """What leaves the attention, of its heads' results side by side: (B, T, H * D) -> (B, T, query_dim)."""
+        return self.to_out[0](x)
 
     def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> Read:
         """Keys and values of contexts.
