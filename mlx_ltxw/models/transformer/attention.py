@@ -141,7 +141,8 @@ class Attention(nn.Module):
         queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
         values = self._split(read.values)
         if spread is not None:
-            keys, values = spread.whole(keys), spread.whole(values)
+            keys, values = spread.keys_and_values(keys, values)
+            done((keys, values))  # they are on their way while the queries are made
         done((queries, keys, values))
         queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))  # (B, H, T, D)
         out = attend(queries, keys, values, self.scale, read.counts)
