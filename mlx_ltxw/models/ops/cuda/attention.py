@@ -241,7 +241,7 @@ def _works(dtype: mx.Dtype, width: int) -> bool:
     queries, gates = mx.random.normal((2, 70, 2, width), key=keys[0]), mx.random.normal((2, 70, 2), key=keys[1])
     context = mx.random.normal((2, 2, 150, 2, width), key=keys[2])
     queries, gates, context = (x.astype(dtype) for x in (queries, gates, context))
-    got = gated(queries, *context, gates, width**-0.5)
-    q, k, v = (x.astype(mx.float32).transpose(0, 2, 1, 3) for x in (queries, *context))
+    got = gated(queries, context[0], context[1], gates, width**-0.5)
+    q, k, v = (x.astype(mx.float32).transpose(0, 2, 1, 3) for x in (queries, context[0], context[1]))
     mixed = mx.softmax((q * width**-0.5) @ k.swapaxes(-1, -2), axis=-1) @ v
     return close(got, mixed.transpose(0, 2, 1, 3) * 2 * mx.sigmoid(gates.astype(mx.float32))[..., None])
