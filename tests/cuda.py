@@ -14,6 +14,7 @@ _TYPES = {mx.float32: "float", mx.bfloat16: "bfloat16"}
 _SHIM = r"""
 #include <barrier>
 #include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -39,11 +40,46 @@ thread_local Index threadIdx, blockIdx;
 Index gridDim;
 std::barrier<>* all;
 float exchanged[1024];
+#define EMULATED
 void __syncthreads() { all->arrive_and_wait(); }
 float __shfl_xor_sync(unsigned, float value, int mask) {
   exchanged[threadIdx.x] = value; __syncthreads();
   float other = exchanged[threadIdx.x ^ mask]; __syncthreads();
   return other;
+}
+const void* rows_of[1024];
+void fetch(void* to, const void* from, bool there) {
+  if (there) std::memcpy(to, from, 16);
+  else std::memset(to, 0, 16);
+}
+void fetched() {}
+template <int LEFT> void await_all_but() {}
+void matrices(unsigned (&to)[4], const void* row, bool turned) {
+  rows_of[threadIdx.x] = row; __syncthreads();
+  int lane = threadIdx.x % 32, first = threadIdx.x - lane;
+  for (int one = 0; one < 4; ++one)
+    for (int i = 0; i < 2; ++i) {
+      int line = turned ? lane % 4 * 2 + i : lane / 4, column = turned ? lane / 4 : lane % 4 * 2 + i;
+      auto bits = static_cast<const uint16_t*>(rows_of[first + one * 8 + line])[column];
+      to[one] = i ? to[one] | unsigned(bits) << 16 : bits;
+    }
+  __syncthreads();
+}
+void matrices(unsigned (&to)[4], const void* row) { matrices(to, row, false); }
+void matrices_turned(unsigned (&to)[4], const void* row) { matrices(to, row, true); }
+float half_of(unsigned word, int which) { bfloat16 value; value.bits = word >> 16 * which; return value; }
+template <bool HALF> void multiply(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  static unsigned left[1024][4], right[1024][2];
+  for (int i = 0; i < 4; ++i) left[threadIdx.x][i] = a[i];
+  right[threadIdx.x][0] = b0; right[threadIdx.x][1] = b1; __syncthreads();
+  int lane = threadIdx.x % 32, first = threadIdx.x - lane;
+  for (int i = 0; i < 4; ++i) {
+    int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k)
+      sum[i] += half_of(left[first + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2) *
+                half_of(right[first + column * 4 + k % 8 / 2][k / 8], k % 2);
+  }
+  __syncthreads();
 }
 float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 """
@@ -69,7 +105,9 @@ class Emulated:
         pointers = [f"const {_TYPES[a.dtype]}* {name}" for name, a in zip(inputs, arrays, strict=True)]
         pointers += [f"{_TYPES[dtype]}* {name}" for name, dtype in zip(outputs, dtypes, strict=True)]
         constants = "".join(
-            f"constexpr int {name} = {value};\n" if isinstance(value, int) else f"using {name} = {_TYPES[value]};\n"
+            f"constexpr int {name} = {int(value)};\n"
+            if isinstance(value, int)
+            else f"using {name} = {_TYPES[value]};\n"
             for name, value in template
         )
         shaped = [name for name in inputs if f"{name}_shape" in source]

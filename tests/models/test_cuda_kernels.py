@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops.cuda import elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import attention, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer.adaln import add_gated, added_norms, modulate, modulated_norms
-from mlx_ltxw.models.transformer.attention import gate_heads
+from mlx_ltxw.models.transformer.attention import attend_gated, gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
 from tests.cuda import COMPILER, Emulated
 
@@ -25,9 +25,9 @@ def emulated(monkeypatch, folder):
     made = Emulated(folder)
     monkeypatch.setattr(mx.fast, "cuda_kernel", made, raising=False)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
-    for module in (norms, turns, elementwise):
+    for module in (norms, turns, elementwise, attention):
         monkeypatch.setattr(module, "working", lambda *_: True)
-    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel
+    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel, attention._kernel
     for cache in caches:
         cache.cache_clear()
     yield made
@@ -101,6 +101,22 @@ def test_elementwise(emulated):
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
     assert emulated.started == ["modulate_2_1", "gate_heads"]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_attention(emulated):
+    """Of two queries' batches that share a context, in tiles that are not full; weights are rounded, as cuDNN's are."""
+    dtype = mx.bfloat16
+    queries, gates = drawn(2, 67, 2, 64, seed=0, dtype=dtype), drawn(2, 67, 2, seed=1, dtype=dtype)
+    keys, values = (drawn(1, 70, 2, 64, seed=seed, dtype=dtype) for seed in (2, 3))
+    got = attend_gated(4 * queries, keys, values, gates, 64**-0.5)
+    scores = np.einsum("bthd,shd->bhts", 4 * wide(queries), wide(keys)[0]) / 8
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = np.einsum("bhts,shd->bthd", weights / weights.sum(-1, keepdims=True), wide(values)[0])
+    want = mixed * 2 / (1 + np.exp(-wide(gates)))[..., None]
+    assert emulated.started == ["gated_attention"]
+    assert np.abs(wide(got) - want).max() < 2 * ROUNDED * np.abs(want).max()
+    assert np.sqrt(((wide(got) - want) ** 2).mean() / (want**2).mean()) < ROUNDED / 2
 
 
 def zeros(*_, output_shapes, output_dtypes, **__):

@@ -60,9 +60,9 @@ __device__ inline void kept(float* row, const A* given, const B* other) {
 
 
 @functools.cache
-def kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str) -> Any:
-    """A kernel, compiled for each set of constants when it is first started."""
-    return mx.fast.cuda_kernel(name, inputs, outputs, source, _HEADER)
+def kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str = "") -> Any:
+    """A kernel, compiled for each set of constants when it is first started; `header` comes before it."""
+    return mx.fast.cuda_kernel(name, inputs, outputs, source, _HEADER + header)
 
 
 def start(
