@@ -112,7 +112,7 @@ def test_a_log_on_a_full_disk_ends_nothing(monkeypatch):
         full.close()
 
 
-@pytest.mark.parametrize(("content", "launched"), [("", False), ('[["127.0.0.1:1"], ["127.0.0.1:2"]]', True)])
+@pytest.mark.parametrize(("content", "launched"), [("\n", False), ('[["127.0.0.1:1"], ["127.0.0.1:2"]]', True)])
 def test_one_process_of_the_launcher_is_alone(tmp_path, monkeypatch, content, launched):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(content)
