@@ -68,8 +68,9 @@ def run(
     settle()
     ops.settle_compile()
     networks = networks or Networks(job.model, job.dtype)
-    with limits(job.machine):
-        yield from _run(job, networks, noise_source, material, progress)
+    with limits(job.machine) as parts:
+        with networks.announcing(lambda network: parts.begin(network, *job.budget.part(network))):
+            yield from _run(job, networks, noise_source, material, progress)
 
 
 def _run(
@@ -167,6 +168,7 @@ def _stage_steps(
     fresh = fresh_noise(seed, number, 2 * stage.steps)
     clock, taken = time.perf_counter(), []
     predict = _Latest(denoiser)
+    models.networks.begins("transformer")
     for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh, done), done + 1):
         now, latents, at = time.perf_counter(), kept.own(state), index + step
         if step == stage.steps and sounds is not None:
@@ -176,6 +178,7 @@ def _stage_steps(
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
         taken.append(now - clock)
         yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
+        models.networks.begins("transformer")  # previews are decoded between steps
         clock = time.perf_counter()
     if job.cache:
         Pace(default_folder()).note(pace_key(job, stage), stage, taken)
