@@ -35,14 +35,14 @@ PARTS = {
     "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
 }  # fmt: skip
 """Networks -> the part that begins when they are loaded."""
-AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.72, PICTURE: 0.8}
+AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.69, PICTURE: 0.8}
 """Of a part's activations, from where on MLX's CPU backend waits. It looks at its limit every tenth operation, and what
 it allocates before it does is the rest. Without a limit it holds up to three times as much, in no less time."""
 
 PROMPT = 1024
 """Tokens a prompt is padded to."""
-_LETTERS = 3
-"""Of a token, at least as a rule."""
+_LETTERS, _MARKS = 5, 12
+"""Of a token, in a long text; tokens of a short one that are no words."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def text_needs(clip: Subject) -> list[Need]:
     text = clip.contexts // clip.dtype.size * itemsize
     whole, own, made = (5.25, 1.0, 2.6) if machine.in_pieces else (4.2, 0.7, 1.8)
     hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
+    hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
     return [
         Need(
             TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
@@ -165,7 +166,7 @@ def text_needs(clip: Subject) -> list[Need]:
 
 
 def _tokens(prompt: str) -> int:
-    return min(PROMPT, len(prompt) // _LETTERS + 8)
+    return min(PROMPT, len(prompt) // _LETTERS + _MARKS)
 
 
 def _connectors(clip: Subject, text: int) -> int:

@@ -68,9 +68,8 @@ def run(
     settle()
     ops.settle_compile()
     networks = networks or Networks(job.model, job.dtype)
-    with limits(job.machine) as parts:
-        with networks.announcing(lambda network: parts.begin(network, *job.budget.part(network))):
-            yield from _run(job, networks, noise_source, material, progress)
+    with limits(job.machine) as parts, networks.announcing(lambda name: parts.begin(name, *job.budget.part(name))):
+        yield from _run(job, networks, noise_source, material, progress)
 
 
 def _run(
