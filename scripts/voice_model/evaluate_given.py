@@ -103,8 +103,9 @@ def face(path: Path) -> np.ndarray:
 
 def share_of(path: Path, voice: int, known: dict[int, np.ndarray]) -> float:
     """The share of a clip's frames that are nearer to one voice's face than to any other."""
-    apart = {one: np.abs(above_mouth(path) - still).mean((1, 2, 3)) for one, still in known.items()}
-    return float((np.stack(list(apart.values())).argmin(0) == list(apart).index(voice)).mean())
+    frames, voices = above_mouth(path), list(known)
+    apart = np.stack([np.abs(frames - known[one]).mean((1, 2, 3)) for one in voices])  # (voices, F)
+    return float((apart.argmin(0) == voices.index(voice)).mean())
 
 
 def faces(bench: Bench, lines: Sequence[Prompt]) -> None:
