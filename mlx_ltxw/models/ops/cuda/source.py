@@ -12,7 +12,7 @@ from mlx_ltxw.models.ops import device
 
 
 class Place(NamedTuple):
-    """A row of a learned table and one of a network's, whose sum is a modulation vector: `table[at] + network[:, :, of]`.
+    """A row of a learned table and one of a network's, whose sum is a modulation vector.
 
     Attributes:
         table: (R, W).
