@@ -61,7 +61,7 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
     table, network = drawn(3, WIDTH, seed=6), drawn(1, 1, 2, WIDTH, seed=7, dtype=dtype)
-    row = source.Place(table, network, 2, 1)
+    row = source.RowPair(table, network, 2, 1)
     after, (first, second) = added_norms(x, update, row, [(scale, shift), (row.apart(), other)], 1e-6)
     both = wide(table)[2] + wide(network)[0, 0, 1]
     summed = wide(x) + wide(update) * both
@@ -139,7 +139,7 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
             after, made = added_norms(x, update, (table, gate), [(scale, shift), (gate, scale)], 1e-6)
             made = [after, *made]
         elif which == "modulation":
-            row = source.Place(table, gate[:, :, None], 0, 0)
+            row = source.RowPair(table, gate[:, :, None], 0, 0)
             made = [modulate(x, row, shift), add_gated(x, update, row)]
         elif which == "heads":
             made = [gate_heads(x.reshape(1, 3, 8, 128), logits)]

@@ -144,7 +144,7 @@ def audio_reads_video(table: mx.array, modulation: mx.array) -> tuple[Row, Row]:
 def reading_gate(table: mx.array, gate: mx.array) -> Row:
     """The gate of what a stream reads of the other; (5, dim) and (B, 1, 1, dim)."""
     if len(gate) == 1 and source.takes_width(table.shape[-1]):
-        return source.Place(table, gate, CROSS_ROWS - 1, 0)
+        return source.RowPair(table, gate, CROSS_ROWS - 1, 0)
     (row,) = modulation_rows(table[CROSS_ROWS - 1 :], gate, slice(0, 1))
     return row
 
@@ -157,7 +157,7 @@ def modulation_rows(table: mx.array, modulation: mx.array, which: slice) -> list
     """
     if modulation.shape[1] == 1:
         if len(modulation) == 1 and source.takes_width(table.shape[-1]):
-            return [source.Place(table, modulation, row, row) for row in range(which.start, which.stop)]
+            return [source.RowPair(table, modulation, row, row) for row in range(which.start, which.stop)]
         summed = _summed(table[which], modulation[:, 0, which])
         return [summed[:, row : row + 1] for row in range(which.stop - which.start)]
     return [(table[row : row + 1], modulation[:, :, row]) for row in range(which.start, which.stop)]
@@ -248,7 +248,7 @@ def _summed(table: mx.array, modulation: mx.array) -> mx.array:
 
 def apart(row: Row) -> Row:
     """A row for MLX's kernels: itself, or its summands."""
-    return source.Place(*row).apart() if isinstance(row, tuple) and len(row) == len(source.Place._fields) else row
+    return source.RowPair(*row).apart() if isinstance(row, tuple) and len(row) == len(source.RowPair._fields) else row
 
 
 def whole(row: Row) -> mx.array:

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_ltxw.models.ops import device
 
 
-class Place(NamedTuple):
+class RowPair(NamedTuple):
     """A row of a learned table and one of a network's, whose sum is a modulation vector.
 
     Attributes:
@@ -30,7 +30,7 @@ class Place(NamedTuple):
         return self.table[self.at : self.at + 1], self.network[:, :, self.of]
 
 
-Row = mx.array | tuple[mx.array, mx.array] | Place
+Row = mx.array | tuple[mx.array, mx.array] | RowPair
 """One modulation vector (B, 1, W). Or its two summands, a learned table's row (1, W) and a network's (B, T, W), added
 inside the kernel that uses them, so that no sum is stored where every token has its own. Or where to find the two, for
 kernels of ours, which look there themselves.
