@@ -246,14 +246,15 @@ def _summed(table: mx.array, modulation: mx.array) -> mx.array:
     return table.astype(mx.float32) + modulation.astype(mx.float32)
 
 
-def apart(row: Row) -> Row:
+def apart(row: Row) -> mx.array | tuple[mx.array, mx.array]:
     """A row for MLX's kernels: itself, or its summands."""
-    return source.RowPair(*row).apart() if isinstance(row, tuple) and len(row) == len(source.RowPair._fields) else row
+    if isinstance(row, mx.array):
+        return row
+    first, second, *places = row
+    return source.RowPair(first, second, *places).apart() if places else (first, second)
 
 
 def whole(row: Row) -> mx.array:
     """The vector itself, fp32."""
-    if isinstance(row, mx.array):
-        return row
-    first, second = apart(row)
-    return first.astype(mx.float32) + second.astype(mx.float32)
+    parts = apart(row)
+    return parts if isinstance(parts, mx.array) else parts[0].astype(mx.float32) + parts[1].astype(mx.float32)
