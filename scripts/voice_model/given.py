@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,20 +38,21 @@ def trained(name: str) -> bool:
     return not (audio_side(name) or of_adapted_audio(inner) or name.startswith(_SOUNDS_OWN))
 
 
-class Reading:
-    """What the sound reads of the picture in every block: the context of `video_to_audio_attn`."""
+@contextmanager
+def reading(model: Model) -> Iterator[list[Tensor]]:
+    """What the sound reads of the picture in every block, the context of `video_to_audio_attn`, of the calls within."""
+    seen: list[Tensor] = []
 
-    def __init__(self, model: Model) -> None:
-        self.seen: list[Tensor] = []
-        for block in model.dit.transformer_blocks:
-            block.video_to_audio_attn.register_forward_pre_hook(self._see, with_kwargs=True)
+    def see(_: object, __: object, given: dict[str, Tensor]) -> None:
+        seen.append(given["context"])
 
-    def _see(self, _: object, __: object, given: dict[str, Tensor]) -> None:
-        self.seen.append(given["context"])
-
-    def take(self) -> list[Tensor]:
-        seen, self.seen = self.seen, []
-        return seen
+    hooks = [
+        block.video_to_audio_attn.register_forward_pre_hook(see, with_kwargs=True)
+        for block in model.dit.transformer_blocks
+    ]
+    yield seen
+    for hook in hooks:
+        hook.remove()
 
 
 class Trainer:
@@ -58,7 +60,6 @@ class Trainer:
         self.arguments, self.drawer = arguments, drawer
         self.base, self.model = base.requires_grad_(False), Model().to(DEVICE)
         self.model.load_state_dict(base.state_dict())
-        self.base_reading, self.reading = Reading(self.base), Reading(self.model)
         self.model.requires_grad_(False)
         self.trained = {name: p for name, p in self.model.dit.named_parameters() if trained(name)}
         for parameter in self.trained.values():
@@ -90,15 +91,14 @@ class Trainer:
         video_noise, audio_noise = torch.randn_like(batch.video), torch.randn_like(batch.audio)
         video = torch.lerp(batch.video, video_noise, level)
         audio = torch.lerp(batch.audio, audio_noise, audio_level)
-        v, a = velocity(self.model, batch, video, audio, sigma)
+        with reading(self.model) as seen:
+            v, a = velocity(self.model, batch, video, audio, sigma)
         made = (batch.mask > 0).float()
         error = ((v - (video_noise - batch.video)) ** 2).mean(-1)
         losses = {"audio": F.mse_loss(a, audio_noise - batch.audio), "video": (error * made).sum() / made.sum()}
-        seen = self.reading.take()
         if held:
-            with torch.no_grad():
+            with torch.no_grad(), reading(self.base) as wanted:
                 _, before = velocity(self.base, batch.rows(held), video[:held], audio[:held], sigma[:held])
-                wanted = self.base_reading.take()
             losses["sound"] = F.mse_loss(a[:held], before)
             apart = [F.mse_loss(x[:held], y) / y.var() for x, y in zip(seen, wanted, strict=True)]
             losses["reading"] = torch.stack(apart).mean()
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="earlier weights to go on from")
     parser.add_argument("--log", type=int, default=250)
     parser.add_argument("--gate", type=int, default=32, help="clips of each gate")
+    parser.add_argument("--before", action="store_true", help="the gate's figures of the base too")
     arguments = parser.parse_args()
     training.prepare(8)
     base, vae = Model().to(DEVICE), VideoVAE().to(DEVICE).eval()
@@ -166,11 +167,13 @@ def main() -> None:
     clips = given_clips(lines, base.text, vae, arguments.captions, arguments.part)
     print(f"[given] {len(lines.audio)} lines made ready in {time.monotonic() - began:.0f} s", flush=True)
     trainer = Trainer(arguments, Drawer(clips, arguments.batch), base)
+    if arguments.before:
+        gate("base", base, vae, lines, clips, arguments.gate)
     try:
         trainer.run(arguments.seconds)
     finally:
         trainer.save()
-    gate(trainer.averaged(), vae, lines, clips, arguments.gate)
+    gate("given", trainer.averaged(), vae, lines, clips, arguments.gate)
 
 
 if __name__ == "__main__":

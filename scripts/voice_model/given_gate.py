@@ -135,8 +135,10 @@ def _seen(vae: VideoVAE, video: Tensor, opening: Tensor, shown: np.ndarray) -> d
             "mouth": float(mouth.mean()), "mouth_worst": float(mouth.min())}  # fmt: skip
 
 
-def gate(model: Model, vae: VideoVAE, lines: Lines, clips: GivenClips, count: int) -> None:
+def gate(title: str, model: Model, vae: VideoVAE, lines: Lines, clips: GivenClips, count: int) -> None:
     """One line of figures a case."""
     for case in CASES:
         figures = judge(model, vae, lines, clips, case, count)
-        print(f"GATE given '{case.name}' {' '.join(f'{k} {v:.3f}' for k, v in figures.items())} of {count}", flush=True)
+        print(
+            f"GATE {title} '{case.name}' {' '.join(f'{k} {v:.3f}' for k, v in figures.items())} of {count}", flush=True
+        )

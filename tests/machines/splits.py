@@ -2,8 +2,9 @@
 
     mlx.launch -n 3 python -m tests.machines.splits CASES.json
 
-A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory, and `moved`
-are seeds by which each number of each norm is moved by one unit in the last place, up, down or not at all.
+A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory, `resident`
+compares with such a run too, and `moved` are seeds by which each number of each norm is moved by one unit in the last
+place, up, down or not at all.
 """
 
 import contextlib
@@ -99,6 +100,10 @@ def main():
             planned = planned_bytes(split, how, world.size)
             error = errors(found, whole)
             tell(case=case["name"], split=how, error=error, same=same, bytes=gathered, planned=planned)
+            if case.get("resident"):
+                again = dataclasses.replace(job, split=Split.of(how, world))
+                same = all(map(np.array_equal, latents_of(again, True)[0], found))
+                tell(case=case["name"], split=f"{how}, streamed and resident", same=same)
         if case.get("tiles"):
             vae = model.load_video_vae(mx.float32)
             latent = mx.random.normal((1, 9, 4, 3, vae.config.latent_channels), key=mx.random.key(1))

@@ -58,16 +58,19 @@ def cases(made_model, adapter, picture):
          "splits": ["tensor"]},
         {"name": "given", "model": tiny, "request": SMALL | {"images": [picture, f"{picture}@-1:0.7"]},
          "splits": ["tokens"]},
-        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens"],
+        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens", "tensor"],
          "stream": True},
+        {"name": "one step", "model": packed,
+         "request": SMALL | GUIDED | {"frames": 9, "steps": 1, "adapters": [adapter]}, "splits": ["tensor"],
+         "resident": True},
     ]  # fmt: skip
     return {case["name"]: case for case in whole}
 
 
-def told(count, cases, folder):
+def told(count, cases, folder, timeout=200):
     file = folder / f"cases{count}.json"
     file.write_text(json.dumps(cases))
-    out, err = launch(count, folder, "tests.machines.splits", file)
+    out, err = launch(count, folder, "tests.machines.splits", file, timeout=timeout)
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert [line["case"] for line in lines][-1:] == ["world"], out + err  # it came to the end
     return lines
@@ -87,9 +90,10 @@ def check(lines, close=CLOSE):
 
 
 def test_two_machines_make_the_clip_of_one(made_model, adapter, picture, tmp_path):
-    *lines, world = told(2, [cases(made_model, adapter, picture)["guided"]], tmp_path)
+    those = cases(made_model, adapter, picture)
+    *lines, world = told(2, [those["guided"], those["one step"]], tmp_path)
     check(lines)
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert world["said"] == ["rank 0", "rank 1" * 2]
     assert world["shared"] == "first"
 
@@ -106,7 +110,7 @@ def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
 def test_three_machines_in_every_case(made_model, adapter, picture, tmp_path):
     *lines, _ = told(3, [*cases(made_model, adapter, picture).values()], tmp_path)
     check(lines)
-    assert len(lines) == 9
+    assert len(lines) == 12
 
 
 @pytest.mark.slow
@@ -118,10 +122,11 @@ def test_the_voice_model_on_up_to_four_machines(tmp_path):
     forward = voice | {"request": request | {"steps": 1}, "splits": ["tensor"]}
     guided = voice | {"request": request | GUIDED | {"steps": 4}}
     moved = voice | {"request": guided["request"], "splits": [], "moved": [1, 2, 3]}
-    (*noise, _) = told(1, [moved], tmp_path)
+    (*noise, _) = told(2, [moved], tmp_path)
     most = max(line["error"] for line in noise)
+    print(noise)
     for count in (2, 3, 4):
-        one, *lines, _ = told(count, [forward, guided], tmp_path)
-        print(count, noise, one, lines)
+        one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=550)
+        print(count, one, lines, flush=True)
         check([one])
         check(lines, close=4 * most)

@@ -18,7 +18,7 @@ from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import adaln
-from mlx_ltxw.models.transformer.adaln import Row, add_gated, whole
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, apart, whole
 from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, turned_back
@@ -86,6 +86,7 @@ def modulated_norm(
     x: mx.array, scale: Row, shift: Row, eps: float, gradients: Gradients
 ) -> tuple[mx.array, Pullback]:  # fmt: skip
     """RMS norm and modulation of (B, T, dim), as every part of a block begins."""
+    scale = apart(scale)
     value, scale = gradients.keep(adaln.modulated_norm(x, scale, shift, eps)), gradients.keep(scale)
 
     def back(cotangent: mx.array) -> mx.array:
@@ -96,6 +97,7 @@ def modulated_norm(
 
 def gated_sum(x: mx.array, update: mx.array, gate: Row, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
+    gate = apart(gate)
     value, gate = gradients.keep(add_gated(x, update, gate)), gradients.keep(gate)
     return value, lambda cotangent: _gated(cotangent, gate)
 
