@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops import fused_cuda, trial, unpack_cuda
+from mlx_ltxw.models.ops import fused_cuda, own_cuda, trial, unpack_cuda
 from mlx_ltxw.models.ops.trial import close, working
 from mlx_ltxw.models.transformer.adaln import modulated_norm
 from mlx_ltxw.models.transformer.rope import turned_norm
@@ -28,7 +28,7 @@ def on_cuda(request, monkeypatch):
     for module in (fused_cuda.device, unpack_cuda):
         if hasattr(module, "backend"):
             monkeypatch.setattr(module, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: request.param)
+    monkeypatch.setattr(own_cuda.Kernel, "__call__", lambda _, **given: request.param(**given))
     for cached in (trial.working, fused_cuda._kernel, unpack_cuda._kernel):
         cached.cache_clear()
     yield

@@ -10,7 +10,7 @@ import pytest
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
-from mlx_ltxw.models.ops import activations, device, dot_product, fused_cuda
+from mlx_ltxw.models.ops import dot_product, fused_cuda
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -24,26 +24,15 @@ from mlx_ltxw.models.transformer import (
 from mlx_ltxw.models.transformer.adaln import modulated_norm
 from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.tree import share
-from tests.graph import kernels, operations
+from tests.graph import described_for_cuda, kernels, operations
 from tests.models.test_transformer import both, streams
 from tests.numbers import relative_error
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Networks describe what they would for CUDA, with one operation for each of MLX's fast ones."""
-    for module in (device, activations.device, dot_product.device):
-        monkeypatch.setattr(module, "slow_exponentials", lambda: False)
-        monkeypatch.setattr(module, "on_cpu", lambda: False)
-        monkeypatch.setattr(module, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(
-        mx.fast, "scaled_dot_product_attention", lambda q, k, v, scale: mx.depends([mx.erfinv(q)], [k, v])[0]
-    )
-    mx.enable_compile()  # traces; nothing is computed
-    yield
-    mx.disable_compile()
+    with described_for_cuda(monkeypatch):
+        yield
 
 
 def described(layers, tmp_path):
@@ -64,7 +53,7 @@ def test_kernels_of_a_block(as_on_a_gpu, tmp_path):
     found = kernels(of_a_block(tmp_path))
     products = found["AddMM"] + found["Matmul"]
     fused = sum(count for name, count in found.items() if name.startswith("Compiled"))
-    assert (products, found["ErfInv"], found["Erf"]) == (34, 6, 22)
+    assert (products, found["Partition"], found["Sort"]) == (34, 6, 22)
     assert fused == 46
     assert sum(found.values()) == 34 + 6 + 22 + fused
 
@@ -76,7 +65,7 @@ def test_kernels_of_a_block_with_fused_norms(as_on_a_gpu, tmp_path, monkeypatch)
     monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.arctan(x))
     monkeypatch.setattr(fused_cuda, "turned_norm", lambda x, w, cos, *_: mx.arcsinh(x).reshape(*cos.shape[:3], -1))
     found = kernels(of_a_block(tmp_path))
-    assert (found["ArcTan"], found["ArcSinh"], found["Erf"]) == (10, 8, 4)
+    assert (found["ArcTan"], found["ArcSinh"], found["Sort"]) == (10, 8, 4)
     assert sum(found.values()) == 34 + 6 + 22 + 46 - 18
 
 
@@ -98,11 +87,13 @@ def test_a_batch_of_takes_is_made_by_the_kernels_of_one(as_on_a_gpu, tmp_path, m
 
 
 def test_rows_of_their_own_are_not_for_the_fused_norm(as_on_a_gpu, monkeypatch):
-    """It has one scale and shift for all tokens, and one table of angles for all of a batch."""
+    """It has one scale and shift for all tokens of a clip, and one table of angles for all of a batch."""
     monkeypatch.setattr(fused_cuda, "working", lambda *_: True)
     x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
     assert fused_cuda.takes_modulated(x, row, row)
-    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row, row)):
+    of_a_clip = mx.zeros((2, 1, 1024))
+    assert fused_cuda.takes_modulated(x, of_a_clip, of_a_clip)
+    for own in (of_a_clip, mx.zeros((1, 3, 1024)), (row, row)):
         assert not fused_cuda.takes_modulated(x, own, row)
     assert fused_cuda.takes_turned(x, mx.zeros((1, 3, 8, 64)))
     assert not fused_cuda.takes_turned(x, mx.zeros((2, 3, 8, 64)))

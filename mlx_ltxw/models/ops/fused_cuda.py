@@ -14,14 +14,20 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.ops.own_cuda import Kernel
 from mlx_ltxw.models.ops.trial import close, working
 
 _LANES = 8
 """Numbers that a thread reads at once: 16 bytes of bf16."""
 
-_HEADER = """
+EIGHT = """
 template <typename T> struct alignas(16) Eight { T of[8]; };
+"""
+"""In a kernel: numbers that are read at once."""
 
+_HEADER = (
+    EIGHT
+    + """
 template <int THREADS> __device__ inline float sum_of_all(float value) {
   __shared__ float parts[32];
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
@@ -32,10 +38,12 @@ template <int THREADS> __device__ inline float sum_of_all(float value) {
   return value;
 }
 """
+)
 
 _MODULATED = """
   constexpr int PARTS = WIDTH / (8 * THREADS);
-  size_t row = size_t(blockIdx.x) * WIDTH;
+  size_t row = (size_t(blockIdx.y) * gridDim.x + blockIdx.x) * WIDTH;
+  size_t rows = SHARED ? 0 : size_t(blockIdx.y) * WIDTH;
   float own[PARTS * 8], sum = 0.0f;
   #pragma unroll
   for (int part = 0; part < PARTS; ++part) {
@@ -52,8 +60,8 @@ _MODULATED = """
   #pragma unroll
   for (int part = 0; part < PARTS; ++part) {
     int at = (part * THREADS + threadIdx.x) * 8;
-    Eight<float> scales = *reinterpret_cast<const Eight<float>*>(scale + at);
-    Eight<float> shifts = *reinterpret_cast<const Eight<float>*>(shift + at);
+    Eight<float> scales = *reinterpret_cast<const Eight<float>*>(scale + rows + at);
+    Eight<float> shifts = *reinterpret_cast<const Eight<float>*>(shift + rows + at);
     Eight<T> result;
     #pragma unroll
     for (int i = 0; i < 8; ++i)
@@ -95,43 +103,51 @@ _TURNED = """
 
 
 @functools.cache
-def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Any:
-    return mx.fast.cuda_kernel(name, inputs, ("out",), source.replace("EPS", f"{eps!r}f"), _HEADER)
+def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Kernel:
+    return Kernel(name, inputs, ("out",), source.replace("EPS", f"{eps!r}f"), _HEADER)
 
 
 def takes_modulated(x: mx.array, *rows: Any) -> bool:
-    """Whether `modulated_norm` takes such tokens and rows: on CUDA, where all tokens share their rows."""
-    if not _is_fitting(x) or not all(isinstance(row, mx.array) and row.size == x.shape[-1] for row in rows):
-        return False
-    return working(_modulated_works, x.dtype, x.shape[-1])
+    """Whether `modulated_norm` takes such tokens and rows: on CUDA, where all tokens of a clip share theirs."""
+    return is_fitting(x) and fits_rows(x, *rows) and working(_modulated_works, x.dtype, x.shape[-1], _is_one(rows[0]))
 
 
 def takes_turned(x: mx.array, cos: mx.array) -> bool:
     """Whether `turned_norm` takes such queries or keys: on CUDA, where all of a batch are turned alike."""
-    if not _is_fitting(x) or len(cos) != 1:
+    if not is_fitting(x) or len(cos) != 1:
         return False
     return working(_turned_works, x.dtype, x.shape[-1], cos.dtype, 2 * cos.shape[-1])
 
 
-def _is_fitting(x: mx.array) -> bool:
+def is_fitting(x: mx.array) -> bool:
+    """Whether the kernels, here and in `fused_back_cuda.py`, have a form for such tokens (B, T, W)."""
     width = x.shape[-1]
-    return device.backend() == "cuda" and width % 1024 == 0 and width <= 8192
+    return device.backend() == "cuda" and x.ndim == 3 and width % 1024 == 0 and width <= 8192
+
+
+def fits_rows(x: mx.array, *rows: Any) -> bool:
+    """Whether they are one each, (1, 1, W), or one each a clip, (B, 1, W)."""
+    shapes = {row.shape if isinstance(row, mx.array) else () for row in rows}
+    return shapes in ({(1, 1, x.shape[-1])}, {(len(x), 1, x.shape[-1])})
+
+
+def _is_one(row: mx.array) -> int:
+    return int(len(row) == 1)
 
 
 def modulated_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
-    """`norm(x) * (1 + scale) + shift` of (B, T, W), with rows (1, 1, W) in float32."""
+    """`norm(x) * (1 + scale) + shift` of (B, T, W), with rows (1, 1, W) or (B, 1, W) in float32."""
     batch, tokens, width = x.shape
     threads = min(256, width // _LANES)
     (out,) = _kernel("modulated_norm", ("x", "scale", "shift"), _MODULATED, eps)(
         inputs=[x, scale, shift],
-        template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads)],
-        grid=(batch * tokens * threads, 1, 1),
+        template=[("T", x.dtype), ("WIDTH", width), ("THREADS", threads), ("SHARED", _is_one(scale))],
+        grid=(tokens * threads, batch, 1),
         threadgroup=(threads, 1, 1),
         output_shapes=[x.shape],
         output_dtypes=[x.dtype],
     )
-    made: mx.array = out
-    return made
+    return out
 
 
 def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
@@ -156,14 +172,13 @@ def turned_norm(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps
         output_shapes=[(batch, tokens, heads, 2 * half)],
         output_dtypes=[x.dtype],
     )  # fmt: skip
-    made: mx.array = out
-    return made
+    return out
 
 
-def _modulated_works(dtype: mx.Dtype, width: int) -> bool:
-    """By a formula in float32, of two batches of two tokens."""
-    x, scale, shift = (mx.random.normal((rows, rows, width), key=mx.random.key(rows)) for rows in (2, 1, 1))
-    x = x.astype(dtype)
+def _modulated_works(dtype: mx.Dtype, width: int, shared: int) -> bool:
+    """By a formula in float32, of two clips of two tokens."""
+    x = mx.random.normal((2, 2, width), key=mx.random.key(2)).astype(dtype)
+    scale, shift = (mx.random.normal((1 if shared else 2, 1, width), key=mx.random.key(i)) for i in range(2))
     return close(modulated_norm(x, scale, shift, 1e-6), mx.fast.rms_norm(x.astype(mx.float32), None, 1e-6)
                  * (1 + scale) + shift)  # fmt: skip
 
