@@ -180,8 +180,20 @@ def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[N
         os.close(handle)
 
 
-def read_bytes(path: Path | str, limit: int = LARGEST_TEXT) -> bytes:
+def not_a_file(path: Path | str, mode: int) -> str | None:
+    """Says that what has a name is no file, by the mode the system gives; None for one that is."""
+    if stat.S_ISREG(mode):
+        return None
+    return f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or device'}, not a file."
+
+
+def read_bytes(path: Path | str, limit: int = LARGEST_TEXT, wanted: str = "Name a file.") -> bytes:
     """All bytes of a regular file.
+
+    Args:
+        path: The file.
+        limit: Bytes.
+        wanted: What to do where it is a folder, a pipe or a device: what kind of file to name.
 
     Raises:
         UserError: it is missing, unreadable, no regular file (a pipe, a device), or larger than `limit`.
@@ -190,10 +202,13 @@ def read_bytes(path: Path | str, limit: int = LARGEST_TEXT) -> bytes:
     hint = "Check the path and its permissions."
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would keep it waiting
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise UserError(f"{path} is not a plain file.", "Name a file.")
-            data = file.read(limit + 1)
+        try:
+            if text := not_a_file(path, os.fstat(handle).st_mode):
+                raise UserError(text, wanted)
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(handle)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}.", "Check the path.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -214,13 +229,13 @@ def decode_text(data: bytes) -> str:
     return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
 
 
-def read_text(path: Path | str, limit: int = LARGEST_TEXT) -> str:
-    """The text of a regular file; see `decode_text`.
+def read_text(path: Path | str, limit: int = LARGEST_TEXT, wanted: str = "Name a file.") -> str:
+    """The text of a regular file; see `decode_text`, and `read_bytes` for the arguments.
 
     Raises:
         UserError: as `read_bytes`, or it is no text.
     """
-    data = read_bytes(path, limit)
+    data = read_bytes(path, limit, wanted)
     try:
         text = decode_text(data)
     except UnicodeDecodeError as error:

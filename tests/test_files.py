@@ -187,7 +187,7 @@ def test_only_plain_files_of_a_bounded_size_are_read(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for path in (fifo, tmp_path, Path("/dev/zero")):
-        with pytest.raises(UserError, match=r"not a plain file|cannot be read"):
+        with pytest.raises(UserError, match="not a file"):
             files.read_bytes(path)
     with pytest.raises(UserError, match="There is no file"):
         files.read_bytes(tmp_path / "none")

@@ -78,8 +78,10 @@ def read(path: Path, modules: Iterable[str] | None = None, config: Path | None =
         UserError: no sound adapter; the message lists what is wrong with which tensor.
     """
     if not any(split_key(key) for key in tensor_names(path)):
+        names = ", ".join(_first_names(path))
+        fault = f"none of its tensors is named like one ({names})" if names else "it has no tensors at all"
         raise UserError(
-            f"'{path}' holds no adapter: none of its tensors is named like one ({', '.join(_first_names(path))}).",
+            f"'{path}' holds no adapter: {fault}.",
             "Give a LoRA, LoKr, LoHa or DoRA file; a whole model is converted with `mlx-ltxw convert`.",
         )
     file = read_tensors(path)

@@ -332,7 +332,7 @@ def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | Non
     if file is not None:
         if prompt is not None:
             raise UserError("PROMPT and {field:prompt_file} exclude each other.", "Leave one of them out.")
-        prompt = read_text(file, LONGEST_PROMPT).strip()
+        prompt = read_text(file, LONGEST_PROMPT, "Name a text file that holds the prompt.").strip()
     elif prompt == "-":
         prompt = _standard_input()
     if not any(sentence.values()):

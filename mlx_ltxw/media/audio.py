@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_bytes
-from mlx_ltxw.media.containers import opened
+from mlx_ltxw.media.containers import SOUND, opened
 from mlx_ltxw.media.metadata import to_text, wav_chunk
 from mlx_ltxw.media.resample import resample as resample
 from mlx_ltxw.media.resample import resample_blocks
@@ -116,7 +116,7 @@ def audio_blocks(
     path: Path | str, rate: int, channels: int = 2, *, start: float = 0.0, seconds: float | None = None
 ) -> Iterator[np.ndarray]:
     """What `read_audio` returns, in blocks of some seconds: an hour takes no more memory than a minute."""
-    with opened(path) as container:
+    with opened(path, SOUND) as container:
         yield from blocks_of(path, container, rate, channels, start, seconds)
 
 

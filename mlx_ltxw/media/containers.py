@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import not_a_file
 from mlx_ltxw.media.cut_off import ends_early
 
 logger = logging.getLogger(__name__)
+
+SOUND_OR_VIDEO = "Give a file with sound or video."
+SOUND, VIDEO = "Give a file with sound.", "Give a video file."
+"""What to do about a file of another kind."""
 
 DAMAGED = "Play it in another program; if it is damaged there too, replace it."
 
@@ -73,11 +77,12 @@ def collected_notes() -> Iterator[list[str]]:
 
 
 @contextmanager
-def opened(path: Path | str, **options: str) -> Iterator[Any]:
+def opened(path: Path | str, wanted: str = SOUND_OR_VIDEO, **options: str) -> Iterator[Any]:
     """Opens a local media file with PyAV and names it in every error that reading it raises.
 
     Args:
         path: A regular file; addresses, pipes and devices are refused.
+        wanted: What to do where it is none that is read here: what kind of file to give.
         options: More of FFmpeg's options for the container.
 
     Raises:
@@ -85,7 +90,7 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     """
     import av
 
-    check_regular(path)
+    check_regular(path, wanted)
     # tags of other programs need not be UTF-8; from 19 on, PyAV takes them as they are and has no such argument
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     container = None
@@ -101,11 +106,16 @@ def opened(path: Path | str, **options: str) -> Iterator[Any]:
     except av.error.FFmpegError as error:
         if container is None and error.errno == errno.EINVAL:  # what FFmpeg says of a format that is not listed
             text = f"{path} is a playlist, or of another kind that is not read here."
-            raise UserError(text, "Give the file with the sound or video itself.") from error
+            raise UserError(text, wanted) from error
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
 
 
-def check_regular(path: Path | str) -> None:
+def check_regular(path: Path | str, wanted: str) -> None:
+    """Refuses what is no file on this machine; `wanted` is what to do about a folder, a pipe or a device.
+
+    Raises:
+        UserError: it is missing, an address, or no regular file.
+    """
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -115,18 +125,17 @@ def check_regular(path: Path | str) -> None:
     except (OSError, ValueError) as error:  # a name too long, or with a null character
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be opened: {reason}.", "Check the name and the folder.") from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise UserError(f"{path} cannot be opened: it is {kind}, not a file.", "Give a file with sound or video.")
+    if text := not_a_file(path, mode):
+        raise UserError(text, wanted)
 
 
-def probe(path: Path | str) -> MediaInfo:
-    """Reads a file's headers only.
+def probe(path: Path | str, wanted: str = SOUND_OR_VIDEO) -> MediaInfo:
+    """Reads a file's headers only; `wanted` as for `opened`.
 
     Raises:
         UserError: the file cannot be read.
     """
-    with opened(path) as container:
+    with opened(path, wanted) as container:
         return info_of(container)
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.media.containers import audio_stream, format_names, opened, start_of, video_stream
+from mlx_ltxw.media.containers import SOUND, audio_stream, format_names, opened, start_of, video_stream
 
 CODECS = ("aac", "mp3", "ac3", "eac3", "alac", "opus")
 """What players of mp4 files read. FLAC would be allowed too, and is not played on Apple's machines."""
@@ -57,7 +57,7 @@ def copyable(path: Path | str | None) -> Iterator[SoundCopy | None]:
     if path is None:
         yield None
         return
-    with opened(path) as clip:
+    with opened(path, SOUND) as clip:
         stream = audio_stream(clip)
         yield SoundCopy(clip, stream) if stream is not None and _fits(clip, stream) else None
 

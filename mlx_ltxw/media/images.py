@@ -30,7 +30,8 @@ LEAST = 16
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
 _MAY_BE_HDR = ("PNG", "AVIF")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # Pillow's and libheif's ways to say it
-_NO_PICTURE = "Give a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture; open it in another program to see whether it is one."
+_PICTURE = "Give a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture"
+_NO_PICTURE = f"{_PICTURE}; open it in another program to see whether it is one."
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -41,7 +42,7 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         UserError: no picture, damaged, below 16 pixels or beyond 134 million.
     """
-    check_regular(path)
+    check_regular(path, f"{_PICTURE}.")
     if (size := Path(path).stat().st_size) > MOST_BYTES:
         raise UserError(f"{path} has {readable(size)}, more than any picture.", _NO_PICTURE)
     if is_heif(path):

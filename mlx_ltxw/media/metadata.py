@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.media.containers import opened
+from mlx_ltxw.files import LARGEST_TEXT
+from mlx_ltxw.media.containers import check_regular, opened
 from mlx_ltxw.parsing import Unsound, load_json, sound
 
 KEY = "comment"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_MADE = "Give a file that mlx-ltxw wrote and that no other program has saved again."
 
 
 def to_text(metadata: Mapping[str, Any]) -> str:
@@ -29,16 +32,14 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
         UserError: the file cannot be read, or carries no such object.
     """
     path = Path(path)
+    check_regular(path, _MADE)
     text = _png_text(path) if _is_png(path) else _container_text(path)
     try:
         value = sound(load_json(text))
     except Unsound:
         value = None
     if not isinstance(value, dict):
-        raise UserError(
-            f"{path} carries no settings of the run that made it.",
-            "Give a file that mlx-ltxw wrote and that no other program has saved again.",
-        )
+        raise UserError(f"{path} carries no settings of the run that made it.", _MADE)
     return value
 
 
@@ -68,18 +69,18 @@ def _is_png(path: Path) -> bool:
 
 
 def _png_text(path: Path) -> str:
-    data = path.read_bytes()
-    at = len(PNG_SIGNATURE)
+    """The text under our key; other chunks are passed over, and one that is too large for a text."""
     prefix = KEY.encode() + b"\0\0\0\0\0"
-    while at + 8 <= len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        body = data[at + 8 : at + 8 + size]
-        if data[at + 4 : at + 8] == b"iTXt" and body.startswith(prefix):
-            return body[len(prefix) :].decode(errors="replace")
-        at += 12 + size
+    with path.open("rb") as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            size, body = int.from_bytes(head[:4], "big"), file.tell()
+            if head[4:] == b"iTXt" and size <= LARGEST_TEXT and file.read(len(prefix)) == prefix:
+                return file.read(size - len(prefix)).decode(errors="replace")
+            file.seek(body + size + 4)
     return ""
 
 
 def _container_text(path: Path) -> str:
-    with opened(path) as container:
+    with opened(path, _MADE) as container:
         return str(container.metadata.get(KEY, ""))

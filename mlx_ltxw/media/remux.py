@@ -15,7 +15,16 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors
 from mlx_ltxw.media.audio import as_stereo
-from mlx_ltxw.media.containers import DAMAGED, format_names, in_coded_order, opened, restarts, start_of, video_stream
+from mlx_ltxw.media.containers import (
+    DAMAGED,
+    VIDEO,
+    format_names,
+    in_coded_order,
+    opened,
+    restarts,
+    start_of,
+    video_stream,
+)
 from mlx_ltxw.media.decoding import display_times
 from mlx_ltxw.media.edit_end import set_edit_end
 from mlx_ltxw.media.mp4 import add_tracks, created, mux_audio
@@ -53,7 +62,7 @@ def remux(
     """
     path, sounds = Path(path), [waveform] if isinstance(waveform, np.ndarray) else waveform
     sounds = [as_stereo(sound) for sound in sounds]
-    with replacing(path) as partial, opened(source) as clip:
+    with replacing(path) as partial, opened(source, VIDEO) as clip:
         stream = _stream(source, clip)
         presented = _Presented()
         with created(path, partial, metadata) as container:
@@ -82,7 +91,7 @@ def check_remux(source: Path | str) -> None:
     """
     import av
 
-    with opened(source) as clip:
+    with opened(source, VIDEO) as clip:
         stream = _stream(source, clip)
         container = av.open(io.BytesIO(), "w", format="mp4")
         _add_copy(source, container, stream)

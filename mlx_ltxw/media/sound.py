@@ -13,6 +13,7 @@ import numpy as np
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.containers import (
     DAMAGED,
+    SOUND,
     audio_stream,
     format_names,
     note,
@@ -51,7 +52,7 @@ def opened_sound(
     Raises:
         UserError: no sound in it, or damaged; an mp4 also when it ends before its header says.
     """
-    with opened(path) as container:
+    with opened(path, SOUND) as container:
         yield sound_of(path, container, start, seconds)
 
 

@@ -17,6 +17,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import RgbConverter, is_hdr
 from mlx_ltxw.media.containers import (
     DAMAGED,
+    VIDEO,
     format_names,
     in_coded_order,
     note,
@@ -49,6 +50,20 @@ class Picture:
     seconds: float
 
 
+def is_still(path: Path | str) -> bool:
+    """Whether a file is one picture and no clip: a single frame without sound.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with opened(path, VIDEO) as container:
+        stream = video_stream(container)
+        if stream is None or container.streams.audio:
+            return False
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        return next(packets, None) is not None and next(packets, None) is None
+
+
 def describe_picture(path: Path | str) -> Picture:
     """The size and length that a file's picture has on screen; decodes one frame.
 
@@ -56,7 +71,7 @@ def describe_picture(path: Path | str) -> Picture:
         UserError: the file cannot be read, has no picture, or ends before its header says so.
     """
     seconds = picture_seconds(path)
-    with opened(path) as container:
+    with opened(path, VIDEO) as container:
         stream = _picture_stream(path, container)
         for frame in decoded(path, container, stream, 0.0):
             width, height = frame.width * float(stream.sample_aspect_ratio or 1), float(frame.height)
@@ -72,7 +87,7 @@ def picture_seconds(path: Path | str) -> float:
     Raises:
         UserError: the file cannot be read, or ends before its header says so.
     """
-    with opened(path) as container:
+    with opened(path, VIDEO) as container:
         stream = video_stream(container)
         if stream is None:
             return 0.0
@@ -153,7 +168,7 @@ def read_video(
     """
     out = np.empty((frames, height, width, 3), np.uint8)
     done = 0
-    with opened(path) as container:
+    with opened(path, VIDEO) as container:
         stream = _picture_stream(path, container)
         convert = RgbConverter()
         for frame, until in _timeline(path, container, stream, start):

@@ -12,10 +12,10 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
-from mlx_ltxw.media.containers import probe
+from mlx_ltxw.media.containers import SOUND, probe
 from mlx_ltxw.media.images import compressed, cover, read_image
 from mlx_ltxw.media.remux import check_remux
-from mlx_ltxw.media.video import Picture, describe_picture, read_video
+from mlx_ltxw.media.video import Picture, describe_picture, is_still, read_video
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, images_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
@@ -55,7 +55,7 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
         UserError: the clip cannot be read, has no picture, is too short, or cannot be given a new voice.
     """
     assert request.video is not None
-    clip = describe_picture(request.video)
+    clip = _clip(request.video)
     check_remux(request.video)
     _check_span(request, clip)
     rate = request.frame_rate or defaults.frame_rate
@@ -65,7 +65,7 @@ def fit_to_clip(request: Request, defaults: Defaults, grid: LatentGrid) -> Reque
 def _fit_to_changed(request: Request, defaults: Defaults, grid: LatentGrid) -> Request:
     """The same for a clip whose picture is made anew in part: its own rate, and its own size where the model has it."""
     assert request.video is not None
-    clip = describe_picture(request.video)
+    clip = _clip(request.video)
     _check_span(request, clip)
     own = probe(request.video).fps
     rate = request.frame_rate or (float(own) if own and own <= _FASTEST else defaults.frame_rate)
@@ -199,7 +199,7 @@ def _crop_note(file: str, settings: Settings) -> str | None:
 
 
 def _sound_notes(file: str, seconds: float) -> list[str]:
-    info, wave = probe(file), read_audio(file, 16000, 1)
+    info, wave = probe(file, SOUND), read_audio(file, 16000, 1)
     notes, lasts = [], len(wave) / 16000
     if lasts > seconds + 0.05:
         notes.append(f"{file} lasts {lasts:.2f} s; its first {seconds:.2f} s are used.")
@@ -210,6 +210,20 @@ def _sound_notes(file: str, seconds: float) -> list[str]:
     if not len(wave) or np.abs(wave).max() < 1e-4:
         notes.append(f"{file} is silent.")
     return notes
+
+
+def _clip(path: str) -> Picture:
+    """What a player shows of a given clip.
+
+    Raises:
+        UserError: it cannot be read, has no picture, or is no more than one.
+    """
+    clip = describe_picture(path)
+    if is_still(path):
+        raise UserError(
+            f"{path} is a single picture, and no clip.", "Give a video file, or the picture as {field:images}."
+        )
+    return clip
 
 
 def _check_span(request: Request, clip: Picture) -> None:

@@ -1,5 +1,6 @@
 """`--image`, `--audio`, `--revoice`, `--retake`, `--extend`, with the model that ships with the package."""
 
+import os
 import re
 import subprocess
 
@@ -246,3 +247,49 @@ def test_help_groups_every_option_once(cli):
             assert len(re.findall(rf"^  (-\w, )?{flag}\b(?!-)", done.out, re.M)) == 1, flag
     assert places[1] < done.out.index("  --image FILE") < places[2]
     assert "\n  [PROMPT]" not in done.out  # it stands in the usage line and needs no row
+
+
+NOT_FILES = {
+    "--image": "Give a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture.",
+    "--audio": "Give a file with sound.",
+    "--video": "Give a video file.",
+    "--prompt-file": "Name a text file that holds the prompt.",
+    "--script": "Give a UTF-8 text or YAML file.",
+    "--from-metadata": "Give a file that mlx-ltxw wrote and that no other program has saved again.",
+}
+
+
+@pytest.mark.parametrize("flag", NOT_FILES)
+def test_a_folder_a_pipe_or_a_device_is_told_what_is_wanted(cli, tmp_path, flag):
+    """Of its own kind; and no pipe is waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    prompt = [] if flag in ("--prompt-file", "--script", "--from-metadata") else [PROMPT]
+    for path, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe"), ("/dev/null", "a pipe or device")):
+        done = cli("generate", *prompt, flag, path, "-o", tmp_path / "made.mp4")
+        assert done.code == 2
+        assert f"{path} is {kind}" in done.err
+        assert NOT_FILES[flag] in done.err
+        assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--adapter", "--distilled-lora", "--take"])
+def test_what_is_no_adapter_is_told_so(cli, tmp_path, flag):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.safetensors").write_bytes(bytes([8, *[0] * 7]) + b"{}      ")
+    wanted = {"pipe": "Give a .safetensors file, a folder", "empty": "the folder or repository of an adapter",
+              "none.safetensors": "it has no tensors at all. Give a LoRA"}  # fmt: skip
+    for name, hint in wanted.items():
+        spec = f"adapter={tmp_path / name}" if flag == "--take" else tmp_path / name
+        done = cli("generate", PROMPT, flag, spec, "-o", tmp_path / "made.mp4")
+        assert done.code == 2
+        assert hint in done.err
+
+
+def test_a_single_picture_is_no_clip(cli, files, tmp_path):
+    Image.new("P", (64, 64)).save(tmp_path / "one.gif")
+    for path in (files / "face.png", tmp_path / "one.gif"):
+        for more in ((), ("--retake", "0-0.01"), ("--extend", 1)):
+            done = cli("generate", PROMPT, "--video", path, *more, "-o", tmp_path / "made.mp4")
+            assert done.code == 2
+            assert f"{path} is a single picture, and no clip. Give a video file, or the picture as --image." in done.err

@@ -170,7 +170,7 @@ def test_truncated_and_missing(tmp_path):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="does not exist"):
         read_image(tmp_path / "b.jpg")
-    with pytest.raises(UserError, match="it is a folder"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         read_image(tmp_path)
 
 

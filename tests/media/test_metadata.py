@@ -1,6 +1,7 @@
 """The request in a file's metadata: as long and as foreign as prompts get, and readable by others."""
 
 import struct
+import tracemalloc
 import zlib
 
 import av
@@ -83,3 +84,18 @@ def test_ffmpeg_reads_the_png(tmp_path):
         assert np.array_equal(next(container.decode(video=0)).to_ndarray(format="rgb24"), picture)
     data = (tmp_path / "a.png").read_bytes()
     assert data.endswith(struct.pack(">I", zlib.crc32(b"IEND")))
+
+
+def test_of_a_png_only_the_text_is_read(tmp_path):
+    """Behind 3 GB that are no text, and none of them read: a sparse file."""
+    path = tmp_path / "a.png"
+    write_png(path, np.zeros((4, 5, 3), np.uint8), REQUEST)
+    whole, large = path.read_bytes(), 3_000_000_000
+    with path.open("wb") as file:
+        file.write(whole[:8] + struct.pack(">I", large) + b"zzZz")
+        file.seek(large + 4, 1)
+        file.write(whole[8:])
+    tracemalloc.start()
+    assert read_metadata(path) == REQUEST
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()

@@ -11,7 +11,8 @@ import functools
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.own_cuda import Kernel
+from mlx_ltxw.models.ops.cuda import compiler
+from mlx_ltxw.models.ops.cuda.compiler import Kernel
 from mlx_ltxw.models.ops.trial import close, working
 
 CODES = 16
@@ -76,7 +77,7 @@ _NUMBERS = 0xF7F7F7F7
 
 @functools.cache
 def _kernel() -> Kernel:
-    return Kernel("unpack_codes", ["weight", "scales", "biases"], ["out"], _SOURCE, _HEADER)
+    return compiler.cuda_kernel("unpack_codes", ["weight", "scales", "biases"], ["out"], _SOURCE, _HEADER)
 
 
 def fits(weight: mx.array, group_size: int, bits: int, mode: str) -> bool:

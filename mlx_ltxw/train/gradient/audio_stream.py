@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.branches import LowRankBranch
-from mlx_ltxw.models.ops import many_cuda
+from mlx_ltxw.models.ops.cuda import many
 from mlx_ltxw.models.transformer import Call, Modality, Shared, Transformer, Walk
 from mlx_ltxw.models.transformer.block import Block, StreamState
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
@@ -258,7 +258,7 @@ def _cast(block: Block, dtype: mx.Dtype, shared: Shared, read: bool) -> Block:
         return block
     block = share(block)
     for (path, layer), weight in zip(
-        layers.items(), many_cuda.cast([layer.weight for layer in layers.values()], dtype), strict=True
+        layers.items(), many.cast([layer.weight for layer in layers.values()], dtype), strict=True
     ):
         plain = nn.Linear(1, 1)
         plain.weight, plain.bias = weight, layer.bias

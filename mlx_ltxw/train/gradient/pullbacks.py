@@ -17,8 +17,8 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.ops import fused_back_cuda, many_cuda
-from mlx_ltxw.models.ops.many_cuda import Outer
+from mlx_ltxw.models.ops.cuda import many, norms_back
+from mlx_ltxw.models.ops.cuda.many import Outer
 from mlx_ltxw.models.transformer import adaln
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, whole
 from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
@@ -54,7 +54,7 @@ class Gradients(dict[int, tuple[mx.array, mx.array]]):
 
     def multiplied(self) -> None:
         """Makes all that was added, together."""
-        made = iter(many_cuda.outers([outer for _, *both in self._outers for outer in both]) if self._outers else ())
+        made = iter(many.outers([outer for _, *both in self._outers for outer in both]) if self._outers else ())
         self.update((branch, (next(made), next(made))) for branch, _, _ in self._outers)
         self._outers.clear()
 
@@ -109,8 +109,9 @@ def modulated_norm(
     value, scale = gradients.keep(adaln.modulated_norm(x, scale, shift, eps)), gradients.keep(scale)
 
     def back(cotangent: mx.array, onto: mx.array) -> mx.array:
-        if isinstance(scale, mx.array) and fused_back_cuda.takes_modulated(x, scale):
-            return fused_back_cuda.modulated_back(x, scale, eps, cotangent, onto)
+        row = scale if isinstance(scale, mx.array) else whole(scale)
+        if norms_back.takes_modulated(x, row):
+            return norms_back.modulated_back(x, row, eps, cotangent, onto)
         return onto + _unnormed(x, _stretched(cotangent, scale), eps)
 
     return value, back
@@ -251,9 +252,9 @@ def _turned_heads(
     turned = gradients.keep(attention.turned_heads(rows, norm, rope))
 
     def back(cotangent: mx.array) -> mx.array:
-        if fused_back_cuda.takes_turned(rows, norm.weight, attention.head_dim, rope):
+        if norms_back.takes_turned(rows, norm.weight, attention.head_dim, rope):
             apart = cotangent.transpose(0, 2, 1, 3)  # as the products have made it
-            return fused_back_cuda.turned_back(rows, norm.weight, norm.eps, rope, apart).reshape(x.shape)
+            return norms_back.turned_back(rows, norm.weight, norm.eps, rope, apart).reshape(x.shape)
         unturned = cotangent if rope is None else turned_back(cotangent, *rope)
         return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 import tests.reference.transformer as official
-from mlx_ltxw.models.ops import fused_back_cuda, fused_cuda, many_cuda, own_cuda
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, many, norms, norms_back, source, turns
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig, Walk
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import pullbacks, step
@@ -18,21 +18,34 @@ from tests.train.clips import objective, small
 SMALL = TrainConfig(rank=3, alpha=3.0)
 
 
-def as_one_operation(self, *, inputs, output_shapes, output_dtypes, **_):
+def as_one_operation(*_):
     """In place of a kernel of ours: a CumMin in the graph, of which all outputs are views."""
-    done = mx.depends([mx.cummin(mx.array([0.0], output_dtypes[0]))], list(inputs))[0]
-    return [mx.broadcast_to(done, shape) for shape in output_shapes]
+
+    def start(*, inputs, output_shapes, output_dtypes, **_):
+        done = mx.depends([mx.cummin(mx.array([0.0], output_dtypes[0]))], list(inputs))[0]
+        return [mx.broadcast_to(done, shape) for shape in output_shapes]
+
+    return start
 
 
 @pytest.fixture(params=[True, False], ids=["our kernels", "MLX's"])
 def ours(request, monkeypatch):
     """Whether the card runs our kernels."""
-    for module in (fused_cuda, fused_back_cuda, many_cuda):
+    for module in (norms, turns, elementwise, norms_back, many):
         monkeypatch.setattr(module, "working", lambda *_: request.param)
-        if hasattr(module, "is_fitting"):
-            monkeypatch.setattr(module, "is_fitting", lambda x: True)  # this model's widths are none of a real one
-    monkeypatch.setattr(own_cuda.Kernel, "__call__", as_one_operation)
-    return request.param
+    for module in (source, norms_back):
+        monkeypatch.setattr(
+            module, "takes_width", lambda _: request.param
+        )  # this model's widths are none of a real one
+    monkeypatch.setattr(elementwise, "LANES", 1)
+    monkeypatch.setattr(compiler, "cuda_kernel", as_one_operation)
+    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel, norms_back._kernel
+    caches = *caches, many._cast_kernel, many._outers_kernel
+    for cache in caches:
+        cache.cache_clear()
+    yield request.param
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.fixture
@@ -66,7 +79,7 @@ def of_a_block(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "own", "kernels_of_mlx"),
-    [({}, (33, 237), 351), ({"compile": False}, (31, 259), 347), ({"gradient_checkpointing": True}, (41, 305), 443)],
+    [({}, (31, 253), 349), ({"compile": False}, (29, 273), 345), ({"gradient_checkpointing": True}, (38, 323), 441)],
     ids=["compiled", "described", "computed again"],
 )
 def test_kernels_of_a_block(as_on_a_gpu, ours, tmp_path, options, own, kernels_of_mlx):

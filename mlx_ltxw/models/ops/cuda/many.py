@@ -9,7 +9,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
-from mlx_ltxw.models.ops.own_cuda import Kernel
+from mlx_ltxw.models.ops.cuda import compiler
+from mlx_ltxw.models.ops.cuda.compiler import Kernel
 from mlx_ltxw.models.ops.trial import close, working
 
 _THREADS = 256
@@ -122,7 +123,7 @@ def _cast_kernel(count: int) -> Kernel:
     names = range(count)
     cases = "".join(f"case {i}: cast_all(from{i}, to{i}, SIZE{i}); break;" for i in names)
     inputs, outputs = tuple(f"from{i}" for i in names), tuple(f"to{i}" for i in names)
-    return Kernel("cast_many", inputs, outputs, f"switch (blockIdx.y) {{ {cases} }}", _CAST_HEADER)
+    return compiler.cuda_kernel("cast_many", inputs, outputs, f"switch (blockIdx.y) {{ {cases} }}", _CAST_HEADER)
 
 
 def _cast(arrays: Sequence[mx.array], dtype: mx.Dtype) -> list[mx.array]:
@@ -146,7 +147,7 @@ def _outers_kernel(shapes: tuple[tuple[int, int, bool], ...]) -> Kernel:
     )
     names = range(len(shapes))
     inputs = (*(f"wide{i}" for i in names), *(f"narrow{i}" for i in names), "counts")
-    return Kernel("outer_many", inputs, tuple(f"out{i}" for i in names), _OUTER.replace("CASES", cases))
+    return compiler.cuda_kernel("outer_many", inputs, tuple(f"out{i}" for i in names), _OUTER.replace("CASES", cases))
 
 
 def _outers(products: Sequence[Outer]) -> list[mx.array]:

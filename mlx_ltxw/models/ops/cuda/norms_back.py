@@ -1,5 +1,5 @@
-"""Gradients of norms on CUDA, each with what comes before and after it in one kernel; as `fused_cuda.py` for the way
-there.
+"""Gradients of norms on CUDA, each with what comes before and after it in one kernel; as `norms.py` and `turns.py`
+for the way there.
 
 A training step waits for the host, which starts some 350 kernels a block (`docs/performance.md`).
 """
@@ -11,13 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.fused_cuda import EIGHT, is_fitting
-from mlx_ltxw.models.ops.own_cuda import Kernel
+from mlx_ltxw.models.ops.cuda.source import kernel, takes_width
 from mlx_ltxw.models.ops.trial import close, working
 
-_HEADER = (
-    EIGHT
-    + """
+_HEADER = """
 template <int THREADS> __device__ inline void sums_of_all(float& first, float& second) {
   __shared__ float parts[2][32];
   for (int step = 16; step > 0; step /= 2) {
@@ -36,7 +33,6 @@ template <int THREADS> __device__ inline void sums_of_all(float& first, float& s
   }
 }
 """
-)
 
 _MODULATED = """
   constexpr int PARTS = WIDTH / (8 * THREADS);
@@ -120,19 +116,19 @@ _TURNED = """
 
 
 @functools.cache
-def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Kernel:
-    return Kernel(name, inputs, ("out",), source.replace("EPS", f"{eps!r}f"), _HEADER)
+def _kernel(name: str, inputs: tuple[str, ...], source: str, eps: float) -> Any:
+    return kernel(name, inputs, ("out",), source.replace("EPS", f"{eps!r}f"), _HEADER)
 
 
 def takes_modulated(x: mx.array, scale: Any) -> bool:
     """Whether `modulated_back` takes such tokens (B, T, W) and rows, (B, 1, W)."""
     one_each = isinstance(scale, mx.array) and scale.shape == (len(x), 1, x.shape[-1])
-    return is_fitting(x) and one_each and working(_modulated_works, x.dtype, x.shape[-1])
+    return takes_width(x.shape[-1]) and one_each and working(_modulated_works, x.dtype, x.shape[-1])
 
 
 def takes_turned(x: mx.array, weight: mx.array, head: int, rope: tuple[mx.array, mx.array] | None) -> bool:
     """Whether `turned_back` takes queries or keys (B, T, H * D), a norm's weight, the width of a head and rotations."""
-    if not is_fitting(x) or head % 16 or (rope is not None and len(rope[0]) != 1):
+    if not takes_width(x.shape[-1]) or head % 16 or (rope is not None and len(rope[0]) != 1):
         return False
     angles = None if rope is None else rope[0].dtype
     return working(_turned_works, x.dtype, weight.dtype, x.shape[-1], angles, head)

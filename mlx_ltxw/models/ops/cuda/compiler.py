@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 import mlx.core as mx
 
 _LIBRARIES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
-_TYPES = {
+TYPES = {
     mx.float32: "float", mx.bfloat16: "bfloat16", mx.float16: "float16", mx.uint32: "unsigned", mx.int32: "int",
     mx.uint8: "unsigned char",
 }  # fmt: skip
 
-_PRELUDE = """
+PRELUDE = """
 struct alignas(2) bfloat16 {
   unsigned short bits;
   bfloat16() = default;
@@ -45,6 +46,13 @@ struct alignas(2) float16 {
 """The two short floats, rounded to even."""
 
 
+def cuda_kernel(
+    name: str, inputs: Sequence[str], outputs: Sequence[str], source: str, header: str = ""
+) -> Kernel:  # fmt: skip
+    """As `mx.fast.cuda_kernel`."""
+    return Kernel(name, inputs, outputs, source, header)
+
+
 class CompileError(Exception):
     """No compiler, or a kernel that it refuses."""
 
@@ -55,7 +63,8 @@ class Kernel:
     Args:
         name: Of the function.
         inputs, outputs: Names of its arguments, in order.
-        source: Its body. Types are `float`, `bfloat16`, `float16`, and the template's.
+        source: Its body. Types are `float`, `bfloat16`, `float16`, and the template's; `x_shape` has the sizes of an
+            input `x`.
         header: Functions that it calls.
     """
 
@@ -80,32 +89,48 @@ class Kernel:
             output_shapes, output_dtypes: Of each output.
         """
         dtypes = tuple(array.dtype for array in inputs)
-        key = dtypes, tuple(template), tuple(output_dtypes)
+        shaped = [
+            array.shape for name, array in zip(self.inputs, inputs, strict=True) if f"{name}_shape" in self.source
+        ]
+        key = dtypes, tuple(template), tuple(output_dtypes), tuple(map(len, shaped)), math.prod(threadgroup)
         if key not in self._made:
             name = f"{self.name}_{len(self._made)}"
             self._made[key] = name, compiled(self.text(name, *key))
         name, code = self._made[key]
         made: list[mx.array] = mx.fast.precompiled_cuda_kernel(
             name=name, compiled_source=code, inputs=list(inputs), output_shapes=list(output_shapes),
-            output_dtypes=list(output_dtypes), scalars=[], grid=grid, threadgroup=threadgroup,
-            ensure_row_contiguous=True,
+            output_dtypes=list(output_dtypes), scalars=[size for shape in shaped for size in shape],
+            grid=grid, threadgroup=threadgroup, ensure_row_contiguous=True,
         )  # fmt: skip
         return made
 
     def text(
-        self, name: str, dtypes: Sequence[mx.Dtype], template: Sequence[tuple[str, Any]], made: Sequence[mx.Dtype]
+        self, name: str, dtypes: Sequence[mx.Dtype], template: Sequence[tuple[str, Any]], made: Sequence[mx.Dtype],
+        dimensions: Sequence[int], threads: int,
     ) -> str:  # fmt: skip
-        """All of the source, for these types of arguments."""
-        arguments = [f"const {_TYPES[dtype]}* {one}" for one, dtype in zip(self.inputs, dtypes, strict=True)]
-        arguments += [f"{_TYPES[dtype]}* {one}" for one, dtype in zip(self.outputs, made, strict=True)]
+        """All of the source.
+
+        Args:
+            name: Of the function.
+            dtypes, made: Of inputs and outputs.
+            template: As for the call.
+            dimensions: Of each input whose shape is used.
+            threads: Of a block, at most.
+        """
+        arguments = [f"const {TYPES[dtype]}* {one}" for one, dtype in zip(self.inputs, dtypes, strict=True)]
+        arguments += [f"{TYPES[dtype]}* {one}" for one, dtype in zip(self.outputs, made, strict=True)]
+        shaped = [one for one in self.inputs if f"{one}_shape" in self.source]
+        sizes = {one: [f"{one}_size{i}" for i in range(count)] for one, count in zip(shaped, dimensions, strict=True)}
+        arguments += [f"int {size}" for several in sizes.values() for size in several]
+        shapes = "".join(f"  const int {one}_shape[] = {{{', '.join(each)}}};\n" for one, each in sizes.items())
         constants = "".join(
-            f"  using {one} = {_TYPES[value]};\n"
+            f"  using {one} = {TYPES[value]};\n"
             if isinstance(value, mx.Dtype)
-            else f"  constexpr int {one} = {value};\n"
+            else f"  constexpr int {one} = {int(value)};\n"
             for one, value in template
         )
-        head = f'extern "C" __global__ void {name}({", ".join(arguments)})'
-        return f"{_PRELUDE}{self.header}\n{head} {{\n{constants}{self.source}\n}}\n"
+        head = f'extern "C" __global__ void __launch_bounds__({threads}) {name}({", ".join(arguments)})'
+        return f"{PRELUDE}{self.header}\n{head} {{\n{shapes}{constants}{self.source}\n}}\n"
 
 
 def compiled(text: str) -> bytes:
