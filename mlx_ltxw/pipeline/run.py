@@ -156,7 +156,7 @@ def _stage_steps(
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
         *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
-        Walk.bounded(job.machine.in_pieces), job.split,
+        Walk.bounded(job.machine.in_pieces, job.split.world.pulse.beat), job.split,
         directly if job.split.how in (TENSOR, TOKENS) else calling(tokens),
     )  # fmt: skip
     if point is None:

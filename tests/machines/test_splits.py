@@ -67,10 +67,10 @@ def cases(made_model, adapter, picture):
     return {case["name"]: case for case in whole}
 
 
-def told(count, cases, folder):
+def told(count, cases, folder, timeout=200):
     file = folder / f"cases{count}.json"
     file.write_text(json.dumps(cases))
-    out, err = launch(count, folder, "tests.machines.splits", file)
+    out, err = launch(count, folder, "tests.machines.splits", file, timeout=timeout)
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert [line["case"] for line in lines][-1:] == ["world"], out + err  # it came to the end
     return lines
@@ -122,10 +122,11 @@ def test_the_voice_model_on_up_to_four_machines(tmp_path):
     forward = voice | {"request": request | {"steps": 1}, "splits": ["tensor"]}
     guided = voice | {"request": request | GUIDED | {"steps": 4}}
     moved = voice | {"request": guided["request"], "splits": [], "moved": [1, 2, 3]}
-    (*noise, _) = told(1, [moved], tmp_path)
+    (*noise, _) = told(2, [moved], tmp_path)
     most = max(line["error"] for line in noise)
+    print(noise)
     for count in (2, 3, 4):
-        one, *lines, _ = told(count, [forward, guided], tmp_path)
-        print(count, noise, one, lines)
+        one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=550)
+        print(count, one, lines, flush=True)
         check([one])
         check(lines, close=4 * most)

@@ -20,7 +20,7 @@ from mlx_ltxw.models import ops
 from mlx_ltxw.models.ops.cuda import many, norms_back
 from mlx_ltxw.models.ops.cuda.many import Outer
 from mlx_ltxw.models.transformer import adaln
-from mlx_ltxw.models.transformer.adaln import Row, add_gated, whole
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, apart, whole
 from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, turned_back
@@ -30,7 +30,7 @@ from mlx_ltxw.train.gradient.recompute import CastLinear
 Pullback = Callable[[mx.array], mx.array]
 """Cotangent of a result to the cotangent of the input."""
 
-Kept = TypeVar("Kept", bound=Row)
+Kept = TypeVar("Kept", bound=mx.array | tuple[mx.array, mx.array])
 
 
 class Gradients(dict[int, tuple[mx.array, mx.array]]):
@@ -106,6 +106,7 @@ def modulated_norm(
     Returns:
         The result; and what takes its cotangent and another one of `x`, and adds to that.
     """
+    scale = apart(scale)
     value, scale = gradients.keep(adaln.modulated_norm(x, scale, shift, eps)), gradients.keep(scale)
 
     def back(cotangent: mx.array, onto: mx.array) -> mx.array:
@@ -119,6 +120,7 @@ def modulated_norm(
 
 def gated_sum(x: mx.array, update: mx.array, gate: Row, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
+    gate = apart(gate)
     value, gate = gradients.keep(add_gated(x, update, gate)), gradients.keep(gate)
     return value, lambda cotangent: _gated(cotangent, gate)
 
