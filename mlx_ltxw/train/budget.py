@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import PICTURE, PROMPT, Need, Subject, decoding_needs, streaming, text_needs, walking
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
+from mlx_ltxw.train.base import shared_residency
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import targets
 from mlx_ltxw.tree import linears, size_of
@@ -29,7 +30,7 @@ from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import layer_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.weights.streaming import RESIDENT, Residency, is_matrix
 
 TRAINING = "training"
 _WIDE = 4
@@ -48,6 +49,7 @@ class TrainingStep:
         audio_only: Whether the clips have no picture.
         machines: Over which a batch is spread.
         quantised: Whether to count as if the base's blocks had 4 bits.
+        shared: Whether each machine holds some rows of the base's blocks, which all gather when they are needed.
     """
 
     model: ModelDir
@@ -55,6 +57,12 @@ class TrainingStep:
     audio_only: bool
     machines: int = 1
     quantised: bool = False
+    shared: bool = False
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether machines can share the base: what is kept for the way back, or compiled, holds whole blocks."""
+        return not self.config.compile and (self.config.gradient_checkpointing or not self.config.coupled)
 
 
 def budget_for_training(step: TrainingStep, memory: int | None = None, program: int | None = None) -> Budget:
@@ -71,9 +79,16 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
     machine = this_machine().within(memory)
     program = program_memory(machine) if program is None else program
     budget = _planned(step, machine, program)
-    if budget.peak > budget.limit or (budget.residency is not RESIDENT and _bound_to_stay(step)):
+    if not fits(step, budget):
         raise UserError(*_refusal(step, machine, budget))
     return budget
+
+
+def fits(step: TrainingStep, budget: Budget) -> bool:
+    """Whether a run can be made so."""
+    if step.shared:
+        return step.can_be_shared and budget.peak <= budget.limit
+    return budget.peak <= budget.limit and (budget.residency is RESIDENT or not _bound_to_stay(step))
 
 
 def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
@@ -85,7 +100,10 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
     activations, room = step_bytes(step, size, machine), limit - program - outside
     residency, beside = RESIDENT, 0
-    if sum(blocks) > room - activations and not step.audio_only:
+    if step.shared:
+        residency, again = shared_residency(step.config), 0
+        blocks, beside, choice = _shared(step, blocks, residency, machine)
+    elif sum(blocks) > room - activations and not step.audio_only:
         picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
         read = [nbytes * part // max(1, whole) for nbytes, part, whole in zip(stored, picture, blocks, strict=True)]
         beside = streaming(picture, read, machine, whole=True)
@@ -105,6 +123,22 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
     needs += [Need(f"samples' {need.name}", weights + need.weights, need.activations, need.read) for need in decoding]
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+
+
+def _shared(
+    step: TrainingStep, blocks: Sequence[int], residency: Residency, machine: Machine
+) -> tuple[list[int], int, str]:
+    """What a machine holds of each block, and of those on their way, where machines share them; and that in words."""
+    parts, _ = _weights(step, lambda path: not residency.keeps(0, len(blocks), path))
+    there_and_back = sum(parts)
+    if step.config.gradient_checkpointing:
+        used = of_adapted_audio if not step.config.coupled else lambda _: True
+        there_and_back += sum(_weights(step, lambda path: is_matrix(path) and used(path))[0])
+    crossing = there_and_back * (step.machines - 1) // step.machines
+    held = [whole - part + -(-part // step.machines) for whole, part in zip(blocks, parts, strict=True)]
+    choice = f"each of {step.machines} machines holds its part of all {len(blocks)} blocks and gets the rest "
+    choice += f"({readable(crossing)}) from the others for each forward"
+    return held, streaming(parts, [0], machine, whole=True), choice
 
 
 def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:

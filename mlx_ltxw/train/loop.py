@@ -26,6 +26,7 @@ from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
 from mlx_ltxw.train.gradient import optimizer
 from mlx_ltxw.train.gradient.batches import Batches
+from mlx_ltxw.train.gradient.blocks import IN_MEMORY, shared_blocks
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
 from mlx_ltxw.train.gradient.step import Objective
@@ -35,7 +36,7 @@ from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from mlx_ltxw.world import World
 
 
@@ -53,6 +54,7 @@ class Job:
         seconds: Of the clips together, where it is known; of their windows otherwise.
         notes: What is to be known before it starts.
         residency: Which of the base's blocks stay in memory.
+        shared: Whether each machine holds some rows of the others, and all gather them.
     """
 
     config: TrainConfig
@@ -64,6 +66,7 @@ class Job:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     residency: Residency = RESIDENT
+    shared: bool = False
 
 
 def check_base(model: ModelDir, force: bool) -> None:
@@ -143,16 +146,20 @@ class Trainer:
         self.job = job
         config = job.config
         clips = [load_clip(file) for file in job.clips]
-        self.base, trained = load_base(job.model, all(clip.video is None for clip in clips), job.residency)
+        self.audio_only = all(clip.video is None for clip in clips)
+        together = job.world if job.shared else None
+        self.base, trained, layers = load_base(job.model, self.audio_only, job.residency, together)
+        self.blocks = IN_MEMORY if layers is None else shared_blocks(layers, config)
         adapter, notes, self.initial_sha256 = initial_adapter(trained, config)
         self.notes = (*job.notes, *notes)
         self.layout, parameters = Layout.of(adapter)
-        self.objective = Objective(self.base, attach(trained, [(adapter, Strength())]), self.layout, config)
+        adapted = attach(trained, [(adapter, Strength())])
+        self.objective = Objective(self.base, adapted, self.layout, config, self.blocks)
         share = (job.world.rank, job.world.size)
         grid = latent_grid(job.model)
         self.batches = Batches(job.clips, self.base, grid, config, share)
         self.held_out = None
-        if job.held_out and job.world.leads:
+        if job.held_out and (job.world.leads or job.shared):  # all go over the blocks with the one that tells
             self.held_out = HeldOut(job.held_out, self.base, grid, config, self.objective)
         self.weight = mx.array(1 / config.clips_per_step)
         self.data = finish.Data.of(clips, job.seconds, len(job.held_out))
@@ -264,8 +271,14 @@ class Trainer:
         gradient, losses = self.objective(self.state.parameters, first, self.weight)
         for group in others:
             mx.eval(gradient, losses)  # one group's activations in memory at a time
+            self.blocks.done()
             more, further = self.objective(self.state.parameters, group, self.weight)
             gradient, losses = gradient + more, losses + further
+        if self.job.shared:
+            mx.eval(gradient, losses)  # before the sums, on every machine
+            self.blocks.done()
+            for _ in range(1 + len(others), self.batches.rounds(self.state.step)):
+                self.blocks.keep_pace()
         gradient = self.job.world.sum_in_order(gradient)
         sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
         tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
@@ -295,7 +308,8 @@ class Trainer:
 
     def _sample(self, step: int, adapter: Path | None) -> Generator[TrainingEvent, None, Sampled]:
         job = self.job
-        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
+        base = self.base if not job.shared else load_base(job.model, self.audio_only, STREAMED).transformer
+        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, base, job.config)
         page = write_page(job.run, job.config, self.metrics.lines if self.metrics else [])
         mx.clear_cache()
         return Sampled(step, tuple(samples), page)

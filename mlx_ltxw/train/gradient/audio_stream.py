@@ -23,6 +23,7 @@ from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.walk import Done, Streams
+from mlx_ltxw.train.gradient.blocks import IN_MEMORY, WholeBlocks
 from mlx_ltxw.train.gradient.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
 from mlx_ltxw.train.gradient.recompute import CastLinear
 from mlx_ltxw.tree import replace, share
@@ -46,6 +47,7 @@ def gradient(
     again: bool,
     walk: Walk,
     call: Call | None = None,
+    whole: WholeBlocks = IN_MEMORY,
 ) -> tuple[mx.array, Gradients]:
     """Loss and gradient of all LoRA factors of a model's audio stream.
 
@@ -61,6 +63,7 @@ def gradient(
             next block is described, or keeps no more than a block in memory at a time; inside a compiled function
             nothing may be submitted.
         call: Calls a block's two ways as compiled functions (`traced`); None to describe each block anew.
+        whole: Where blocks come from; with a call they are in memory.
 
     Returns:
         The loss, and the gradients of the factors.
@@ -68,11 +71,11 @@ def gradient(
     state = model.audio_state(audio, video)
     rope = None if video is None else video.rotary.cross
     videos, blocks = iter(watched), []
-    run: BlockPass = partial(traced, call, again) if call else computed_again if again else audio_block
+    run: BlockPass = partial(traced, call, again) if call else partial(computed_again, whole) if again else audio_block
 
     def step(block: Block, streams: Streams, _: BlockSkips, done: Done) -> Streams:
         (x,), shared, own = streams, next(videos), Gradients()
-        after, back = run(block, x, shared, rope, state, own)
+        after, back = run(block if again else whole.there(block), x, shared, rope, state, own)
         blocks.append((back, own))
         return (after,)
 
@@ -123,15 +126,21 @@ def audio_block(
 
 
 def computed_again(
-    block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, gradients: Gradients
-) -> tuple[mx.array, Pullback]:
-    """As `audio_block`, but that the pullback computes the block again when its turn comes, and not before."""
-    after, _ = audio_block(block, x, shared, video_rope, state, gradients)
+    whole: WholeBlocks, block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState,
+    gradients: Gradients,
+) -> tuple[mx.array, Pullback]:  # fmt: skip
+    """As `audio_block`, but that the pullback computes the block again when its turn comes, and not before.
+
+    Args:
+        whole: Where the block comes from, each time.
+        block, x, shared, video_rope, state, gradients: As for `audio_block`.
+    """
+    after, _ = audio_block(whole.there(block), x, shared, video_rope, state, gradients)
     inputs = _Inputs.of(x, shared, state)
 
     def back(cotangent: mx.array) -> mx.array:
         x, shared, own = inputs.after(cotangent, state)
-        _, pullback = audio_block(block, x, shared, video_rope, own, gradients)
+        _, pullback = audio_block(whole.back(block), x, shared, video_rope, own, gradients)
         return pullback(cotangent)
 
     return after, back
