@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops.cuda import attention, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer.adaln import add_gated, added_norms, modulate, modulated_norms
 from mlx_ltxw.models.transformer.attention import attend_gated, gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def emulated(monkeypatch, folder):
     made = Emulated(folder)
-    monkeypatch.setattr(mx.fast, "cuda_kernel", made, raising=False)
+    monkeypatch.setattr(compiler, "cuda_kernel", made)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
     for module in (norms, turns, elementwise, attention):
         monkeypatch.setattr(module, "working", lambda *_: True)
@@ -152,7 +152,7 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
         apart.setattr(source, "on_cuda", lambda: False)
         want = mx.grad(call, argnums=(0, 1, 2, 3))(*given)
         assert float(call(*given)) != 0
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: zeros)
+    monkeypatch.setattr(compiler, "cuda_kernel", lambda *_, **__: zeros)
     source.kernel.cache_clear()
     assert float(call(*given)) == 0
     for got, expected in zip(mx.grad(call, argnums=(0, 1, 2, 3))(*given), want, strict=True):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.ops.cuda import compiler
 
 
 class RowPair(NamedTuple):
@@ -40,6 +41,9 @@ LANES = 8
 """Numbers that a thread reads at once: 16 bytes of bf16."""
 
 _HEADER = """
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 template <typename T> struct alignas(16) Eight { T of[8]; };
 
 template <typename T> __device__ inline Eight<T> eight(const T* from) {
@@ -82,7 +86,7 @@ __device__ inline void kept(float* row, const A* given, const B* other) {
 @functools.cache
 def kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str = "") -> Any:
     """A kernel, compiled for each set of constants when it is first started; `header` comes before it."""
-    return mx.fast.cuda_kernel(name, inputs, outputs, source, _HEADER + header)
+    return compiler.cuda_kernel(name, inputs, outputs, source, _HEADER + header)
 
 
 def start(
