@@ -2,8 +2,9 @@
 
 A collective of MLX waits for ever when another machine hangs, and cannot be interrupted. So each machine says once a
 second on a plain TCP connection that it lives. One that ends closes its connection; one that hangs falls silent, and
-after the time-out counts as lost. What is said here is small: whose turn it is, what failed, finished files. All
-numbers of a clip in the making go through MLX.
+after the time-out counts as lost. Each also says how long ago it got on with what all do together: when all live and
+none has for as long as the time-out, the link that data goes over hangs. What is said here is small: whose turn it is,
+what failed, finished files. All numbers of a clip in the making go through MLX.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import abandon
+from mlx_ltxw.world import Pulse
 
 TIMEOUT = 120.0
 """Seconds of silence after which a machine counts as lost."""
@@ -63,13 +66,16 @@ class Links:
         rank, hosts, timeout: This machine's number; see above.
         sockets: Connected, by the other's rank.
         heard: Called with each message in a thread of its own; a lost machine is the last message of its rank.
+        pulse: Whether this machine gets on with what all do; on the leading one `hung` is heard when none does.
     """
 
     def __init__(
         self, rank: int, hosts: list[str], timeout: float, sockets: dict[int, socket.socket],
-        heard: Callable[[Message], None] | None = None,
+        heard: Callable[[Message], None] | None = None, pulse: Pulse | None = None,
     ) -> None:  # fmt: skip
         self.rank, self.hosts, self.timeout = rank, hosts, timeout
+        self._pulse = pulse or Pulse()
+        self._quiet: dict[int, float | None] = dict.fromkeys(sockets)
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._heard = heard or self.inbox.put
         self._sockets = sockets
@@ -82,7 +88,7 @@ class Links:
     @classmethod
     def open(
         cls, rank: int, size: int, exchange: Callable[[bytes], list[bytes]], timeout: float = TIMEOUT,
-        heard: Callable[[Message], None] | None = None,
+        heard: Callable[[Message], None] | None = None, pulse: Pulse | None = None,
     ) -> Links:  # fmt: skip
         """Connects the machines of a run; all call it at once.
 
@@ -90,7 +96,7 @@ class Links:
             rank, size: This machine's number, of so many.
             exchange: Says something to all and gives what each has said (`World.exchange`).
             timeout: Seconds of silence.
-            heard: See the class; without it messages lie in `inbox`.
+            heard, pulse: See the class; without `heard` messages lie in `inbox`.
 
         Raises:
             UserError: they do not reach each other.
@@ -106,7 +112,7 @@ class Links:
                 place = {"host": host, "address": address, "port": port, "token": token}
                 said = [json.loads(one) for one in exchange(json.dumps(place).encode())]
                 sockets = _answered(server, size, token, timeout)
-        return cls(rank, [f"{one['host']} (rank {n})" for n, one in enumerate(said)], timeout, sockets, heard)
+        return cls(rank, [f"{one['host']} (rank {n})" for n, one in enumerate(said)], timeout, sockets, heard, pulse)
 
     def say(self, values: dict[str, Any], payload: bytes = b"", to: int | None = None) -> None:
         """Says something to one machine, or to all that are connected; one that is gone does not hear it."""
@@ -129,7 +135,12 @@ class Links:
 
     def _beat(self) -> None:
         while not self._closing:
-            self.say({})
+            own = self._pulse.quiet
+            self.say({} if own is None or not self.rank else {"quiet": own})
+            every = [own, *self._quiet.values()]
+            least = min((one for one in every if one is not None), default=0.0)
+            if not self.rank and None not in every and least > self.timeout:
+                self._heard(Message(0, {"hung": f"No machine has got on for {least:.0f} s, though all of them live"}))
             time.sleep(_BEAT)
 
     def _listen(self, other: int) -> None:
@@ -140,8 +151,10 @@ class Links:
                 if head > _LARGEST_HEAD or body > _LARGEST:
                     raise ValueError("no message of ours")
                 values, payload = json.loads(_read(wire, head)), _read(wire, body)
+                self._quiet[other] = values.pop("quiet", None)
                 if "bye" in values:
                     self._sockets.pop(other, None)
+                    self._quiet.pop(other, None)
                     self._heard(Message(other, values))
                     return
                 if values:
@@ -151,10 +164,34 @@ class Links:
         except (OSError, EOFError, ValueError):
             pass
         self._sockets.pop(other, None)
+        self._quiet.pop(other, None)
         with suppress(OSError):
             wire.close()
         if not self._closing:
             self._heard(Message(other, {"lost": f"{self.hosts[other]} {why}"}))
+
+
+def log(text: str) -> None:
+    """A line to stderr; a disk that is full, where that is a file, ends nothing."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def end_here(text: str, code: int, wait: float = 0.0) -> None:
+    """Ends this process in the middle, from any thread: with a line, and without what is half-written.
+
+    Args:
+        text: The line, the last on stderr: what libraries say of their broken connections after it is left out.
+        code: Of the exit.
+        wait: Seconds that what was said to others may take.
+    """
+    log(text)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    time.sleep(wait)
+    abandon()
+    os._exit(code)
 
 
 @contextmanager
@@ -164,9 +201,7 @@ def within(seconds: float, sentence: str) -> Iterator[None]:
 
     def watch() -> None:
         if not done.wait(seconds):
-            sys.stderr.write(f"Error: {sentence}\n")
-            sys.stderr.flush()
-            os._exit(2)
+            end_here(f"Error: {sentence}", 2)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -262,9 +297,7 @@ def watched(
         if "lost" in message.values:
             links.say(message.values)  # the others may not be connected to the one that is gone
             time.sleep(_GRACE)
-            sys.stderr.write(f"Error: {message.values['lost']}. {sentence}\n")
-            sys.stderr.flush()
-            os._exit(2)
+            end_here(f"Error: {message.values['lost']}. {sentence}", 2)
 
     links = Links.open(rank, size, exchange, timeout, heard)
     try:

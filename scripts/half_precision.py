@@ -63,7 +63,7 @@ def watching() -> Iterator[list[float]]:
 
     def call(self: Update, *given: Any, **options: Any) -> Any:
         made = plain(self, *given, **options)
-        largest = float(mx.abs(made.astype(mx.float32)).max())
+        largest = float(mx.abs(made.whole().astype(mx.float32)).max())
         seen[0] = largest if largest != largest else max(seen[0], largest)  # NaN stays
         return made
 

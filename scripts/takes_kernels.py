@@ -30,7 +30,7 @@ from mlx_ltxw.models.transformer.adaln import modulated_norm
 from mlx_ltxw.models.transformer.attention import attend
 from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.pipeline.geometry import Geometry
-from scripts.bench.variants import with_norms
+from scripts.bench.variants import with_kernels
 from scripts.random_model import GRID, begin, model_options, read_sections, report, wide
 
 Function = Callable[..., mx.array]
@@ -127,7 +127,7 @@ def main(
     for probe in probes(sizes, geometry, text_tokens, takes):
         probe.report()
         if probe.name.startswith("norm"):
-            with with_norms(False):
+            with with_kernels(False):
                 probe.report(kernels="apart")
 
 

@@ -8,6 +8,7 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -135,6 +136,19 @@ class Full:
 
 
 @dataclass(frozen=True)
+class SharedLengths:
+    """How lengths are measured of which several machines have a part each.
+
+    Attributes:
+        total: The sum over all machines of what each has.
+        own: Of the columns that are here, those that no other machine counts.
+    """
+
+    total: Callable[[mx.array], mx.array]
+    own: slice
+
+
+@dataclass(frozen=True)
 class DoRA:
     """DoRA: the inner change, then every row (or column) of the weight brought to a learned length.
 
@@ -153,11 +167,13 @@ class DoRA:
         inner: The change before the lengths.
         magnitude: (out,), or (in,) for `columns`.
         length: Which of the three.
+        span: Where other machines have the rest of what is measured.
     """
 
-    inner: LowRank | LoKr | LoHa
+    inner: LowRank | LoKr | LoHa | Full
     magnitude: mx.array
     length: Literal["rows", "base_rows", "columns"]
+    span: SharedLengths | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -172,7 +188,11 @@ class DoRA:
         weight = _wide(weight)
         measured = weight if self.length == "base_rows" else weight + self.inner.dense()
         axis = 0 if self.length == "columns" else 1
-        lengths = mx.linalg.norm(measured, axis=axis, keepdims=True)
+        if self.span is None:
+            lengths = mx.linalg.norm(measured, axis=axis, keepdims=True)
+        else:
+            squares = mx.sum(mx.square(measured[:, self.span.own]), axis=axis, keepdims=True)
+            lengths = mx.sqrt(self.span.total(squares))
         return mx.expand_dims(_wide(self.magnitude), axis) / mx.maximum(lengths, 1e-12)
 
     def change(self, weight: mx.array) -> mx.array:
@@ -194,9 +214,14 @@ def at_strength(delta: Delta, strength: float) -> tuple[Delta, float]:
     (`peft/tuners/lora/layer.py`, `dora.py`).
     """
     if isinstance(delta, DoRA) and delta.length == "rows":
-        inner = replace(delta.inner, scale=delta.inner.scale * strength)
-        return replace(delta, inner=inner), 1.0
+        return replace(delta, inner=_scaled(delta.inner, strength)), 1.0
     return delta, strength
+
+
+def _scaled(inner: LowRank | LoKr | LoHa | Full, strength: float) -> LowRank | LoKr | LoHa | Full:
+    if isinstance(inner, Full):
+        return Full(strength * _wide(inner.diff))
+    return replace(inner, scale=inner.scale * strength)
 
 
 def change(delta: Delta, weight: mx.array) -> mx.array:

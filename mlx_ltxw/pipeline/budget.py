@@ -15,9 +15,12 @@ import mlx.core as mx
 from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
 from mlx_ltxw.pipeline.needs import (
+    AHEAD,
     DENOISING,
+    PARTS,
     PICTURE,
     SOUND,
     TEXT,
@@ -35,11 +38,14 @@ from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.world import World
 
 LIBRARIES = 700_000_000
 """What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
+_HALVES = ("weights", "activations")
+PREVIEWS = "previews"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,15 @@ class Budget:
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
         decoding = max(need.peak for need in self.needs if need.name in (SOUND, PICTURE))
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
+
+    def part(self, network: str) -> tuple[int, int]:
+        """What the part that a network belongs to may hold before MLX's CPU backend waits: bytes of weights, and of all
+        else. It looks every tenth operation, so this is less than is counted."""
+        name = PARTS.get(network, network)
+        beside = [need for need in self.needs if need.name == PREVIEWS] if name == DENOISING else []
+        needs = [need for need in self.needs if need.name.startswith(name)] + beside
+        weights, activations = (max((getattr(need, what) for need in needs), default=0) for what in _HALVES)
+        return weights, int(AHEAD.get(name, 1.0) * activations)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
@@ -129,7 +144,7 @@ class Work:
         sounds: Adapted sounds beside the picture.
         walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
         tokens: Machines that the video's tokens are spread over.
-        tensor: Machines that the blocks' weights are spread over; each keeps its share in memory.
+        tensor: Machines that the blocks' weights are spread over.
         previews: Whether a step's picture and sound are decoded beside the transformer.
     """
 
@@ -169,16 +184,14 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         program = program_memory(machine)
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
-    blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only)
-    blocks = [nbytes // work.tensor for nbytes in blocks]
-    stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True)
+    blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
-    copies = [nbytes // work.tensor for nbytes in _copies(work)]
+    copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
     previewing = max((need.peak for need in previews(clip, work.stages[-1].geometry)), default=0) * work.previews
     activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
-    if sum(blocks) + beside > room and work.tensor == 1:
+    if sum(blocks) + beside > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = text_needs(clip)
@@ -187,12 +200,25 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
     if previewing:
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
-        needs.append(Need("previews", weights, previewing, 0))
+        needs.append(Need(PREVIEWS, weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
     _refuse(budget)
     return budget
+
+
+def _weights(work: Work) -> tuple[list[int], int, list[int]]:
+    """Bytes of each block in memory, of what is outside of them, and of each block on disk: of several machines that
+    share the weights, the largest share's."""
+    heads = work.model.network_config("transformer").video.heads
+    shares = [TensorShare.of(heads, World(rank, work.tensor)) for rank in range(work.tensor)]
+    counted = []
+    for share in shares if work.tensor > 1 else [None]:
+        blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only, share=share)
+        stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True, share=share)
+        counted.append((blocks, fixed, stored))
+    return max(counted, key=lambda one: sum(one[0]))
 
 
 def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Need]) -> Residency:

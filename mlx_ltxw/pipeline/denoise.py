@@ -70,7 +70,8 @@ class Denoiser:
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
         every = passes(self.video_guidance, self.audio_guidance, self._layers)
-        clean = self.split.all_passes(every, self.predict(latents, sigma, every), latents, self._layers)
+        with self.split.world.pulse:
+            clean = self.split.all_passes(every, self.predict(latents, sigma, every), latents, self._layers)
         steering = (self.video_guidance, self.audio_guidance, self.audio_guidance)
         video, audio, adapted = (
             None
@@ -114,27 +115,32 @@ class Denoiser:
             forward = audio_forward(self.model, audio, like, self.call)
             return _Described(forward, lambda made: Latents(None, _clean(latents.audio, made, audio)))
         video = self._modality(latents.video, sigma, self.given.video, text.video(negative), self.video_rotary)
-        own = self.split.modality(video)
-
-        def both(made: Sequence[mx.array]) -> Latents:
-            assert latents.video is not None
-            of_video = self.split.whole(made[0], video)
-            return Latents(_clean(latents.video, of_video, video), _clean(latents.audio, made[1], audio))
-
-        if latents.adapted is None or not self.adapted:
-            return _Described(joint_forward(self.model, own, audio, like, self.call), both)
         adapted, second = latents.adapted, audio
-        if (waits := self.given.adapted) is not None:
+        if adapted is not None and (waits := self.given.adapted) is not None:
             level, timesteps = waits.levels(sigma)
             second = second._replace(sigma=level, timesteps=timesteps)
-        others = [
-            Accompaniment(stream.model, stream.modality(adapted, second, text, negative)) for stream in self.adapted
-        ]
+        others: list[Accompaniment] = []
+        if adapted is not None:
+            others = [
+                Accompaniment(stream.model, stream.modality(adapted, second, text, negative)) for stream in self.adapted
+            ]
 
-        def all_three(made: Any) -> Latents:
-            return both(made)._replace(adapted=_clean(adapted, gathered(self.adapted, made[2]), second))
+        def described(of_video: Modality) -> Forward:
+            if others:
+                return accompanied_forward(self.model, others, of_video, audio, like, self.call)
+            return joint_forward(self.model, of_video, audio, like, self.call)
 
-        return _Described(accompanied_forward(self.model, others, own, audio, like, self.call), all_three)
+        own = self.split.modality(video, described)
+
+        def clean(made: Any) -> Latents:
+            assert latents.video is not None
+            of_video = self.split.whole(made[0], own)
+            both = Latents(_clean(latents.video, of_video, video), _clean(latents.audio, made[1], audio))
+            if adapted is None or not others:
+                return both
+            return both._replace(adapted=_clean(adapted, gathered(self.adapted, made[2]), second))
+
+        return _Described(described(own), clean)
 
     def _modality(self, latent: mx.array, sigma: float, given: Stream, context: mx.array, rotary: Rotary) -> Modality:
         level = mx.array([sigma])

@@ -18,6 +18,7 @@ from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
+from mlx_ltxw.pipeline.same_bits import tries
 from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.split import TENSOR, TOKENS, WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
@@ -170,8 +171,11 @@ def split_over(job: Plan, how: str, machines: int) -> Plan:
     Raises:
         UserError: its share does not fit.
     """
+    tried = any(tries(stage.geometry.video_tokens, machines) for stage in job.stages)
     work = dataclasses.replace(
-        _work(job), tokens=machines if how == TOKENS else 1, tensor=machines if how == TENSOR else 1
+        _work(job),
+        tokens=machines if how == TOKENS and not tried else 1,
+        tensor=machines if how == TENSOR else 1,
     )
     budget = budget_for(work, job.machine)
     return dataclasses.replace(job, budget=budget, resident=budget.decodes_beside)

@@ -7,13 +7,13 @@
 | `tensor` | some heads and hidden columns of every block | sums, three to a block and stream |
 
 All machines go through the same plan, hold the same latents after every step, and draw the same noise. With `passes`
-the bits are those of one machine; with the others products have other shapes, and the last bits of a sum differ.
+the bits are those of one machine, and with `tokens` on a CPU (`same_bits.py`); with `tensor` sums are made of parts.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from mlx_ltxw.models.transformer.walk import Streams
 from mlx_ltxw.pipeline.guidance import Pass
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.pass_shares import Handover, pass_shares
+from mlx_ltxw.pipeline.same_bits import least_alike
 from mlx_ltxw.world import ALONE, Turns, World
 
 WHOLE, CLIPS, PASSES, TOKENS, TENSOR = "whole", "clips", "passes", "tokens", "tensor"
@@ -142,13 +143,9 @@ class Split:
             for one, owner, place in zip(passes, owners, places, strict=True)
         }
 
-    def spread(self, tokens: int) -> Spread | None:
-        """How the video's tokens lie over the machines; None where each has all."""
-        return self._spread(tokens) if self.how == TOKENS else None
-
     @functools.cached_property
-    def _spread(self) -> functools._lru_cache_wrapper[Spread]:
-        return functools.lru_cache(8)(lambda tokens: Spread(self.turns, tokens))
+    def _spreads(self) -> dict[int, Spread]:
+        return {}
 
     def shard(self, config: TransformerConfig) -> TensorShare | None:
         """Which of the transformer's weights this machine has; None for all."""
@@ -159,15 +156,23 @@ class Split:
         shard = self.shard(config)
         return tables if shard is None or tables is None else shard.rotary(tables)
 
-    def modality(self, video: Modality) -> Modality:
-        """This machine's tokens of the video."""
-        spread = self.spread(video.latent.shape[1])
-        return video if spread is None else own_tokens(video, spread)
+    def modality(self, video: Modality, forward: Callable[[Modality], Forward]) -> Modality:
+        """This machine's tokens of the video.
+
+        Args:
+            video: All of them.
+            forward: Describes the forward that takes them, or this machine's.
+        """
+        if self.how != TOKENS:
+            return video
+        tokens = video.latent.shape[1]
+        if tokens not in self._spreads:
+            self._spreads[tokens] = Spread(self.turns, tokens, least_alike(self.turns, video, forward))
+        return own_tokens(video, self._spreads[tokens])
 
     def whole(self, velocity: mx.array, video: Modality) -> mx.array:
-        """The video's velocity (B, T, C), of that of this machine's tokens."""
-        spread = self.spread(video.latent.shape[1])
-        return velocity if spread is None else spread.whole(velocity)
+        """The video's velocity (B, T, C), of that of this machine's tokens, which `modality` gave."""
+        return velocity if video.spread is None else video.spread.whole(velocity)
 
     def settle(self) -> None:
         """After a pass is evaluated: nothing gathered stays in memory."""

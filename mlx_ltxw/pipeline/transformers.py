@@ -60,9 +60,11 @@ class Transformers:
 
 def with_share(job: Plan, shard: TensorShare) -> Plan:
     """The plan with a machine's share of its adapters."""
+    layers = job.model.quantized_layers("transformer")
 
     def cut(chosen: Chosen) -> Chosen:
-        return dataclasses.replace(chosen, adapters=shared_adapters(chosen.adapters, shard))
+        shared = shared_adapters(chosen.adapters, shard, layers, job.split.turns.sum)
+        return dataclasses.replace(chosen, adapters=shared)
 
     return dataclasses.replace(
         job, adapters=cut(job.adapters), distilled=None if job.distilled is None else cut(job.distilled),

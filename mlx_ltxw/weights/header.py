@@ -48,6 +48,8 @@ class Tensor:
         shape: In the file's layout.
         path: The file that holds the data.
         start, stop: Absolute byte range of the data in that file.
+        apart: Bytes from the beginning of a row to that of the next, of a part of a tensor whose rows lie apart; 0
+            where the data is in one piece.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Tensor:
     path: Path
     start: int
     stop: int
+    apart: int = 0
 
     @property
     def elements(self) -> int:
@@ -63,7 +66,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        return self.stop - self.start
+        return self.elements * BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.dtype import default_dtype, stays_float32
 from mlx_ltxw.weights.header import Tensor
 from mlx_ltxw.weights.loading import LAYER
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.shares import shared_tensor
 
 _ORDER = (TEXT_ENCODER, "text_projection", "connectors", "transformer", "audio_vae", "vocoder", "video_vae")
 _FLOATS = {"BF16", "F16", "F32"}
@@ -57,6 +59,7 @@ def layer_bytes(
     stored: bool = False,
     which: Callable[[str], bool] = lambda _: True,
     dense: int = 0,
+    share: TensorShare | None = None,
 ) -> tuple[list[int], int]:
     """Bytes of each layer's weights in memory, and of those outside the layers.
 
@@ -68,14 +71,20 @@ def layer_bytes(
         stored: Count what is read from disk for them instead.
         which: Of a layer's tensors, whether to count it, by its path in the layer.
         dense: Bits of a number where quantised weights are unpacked; 0 where they are not.
+        share: One of several machines' share of the transformer; None for all of it.
     """
-    packed = model.quantized_layers(component) if dense else {}
+    settings = model.quantized_layers(component)
+    packed = settings if dense else {}
     itemsize = (dtype or default_dtype()).size
     layers: dict[int, int] = {}
     rest = 0
     for tensor in model.tensors(component, audio_only):
         if on_disk is not None and on_disk in tensor.name:
             continue
+        if share is not None:
+            if stored and not share.keeps(tensor.name):
+                continue
+            tensor = shared_tensor(tensor, share, settings)
         nbytes = tensor.nbytes if stored else _in_memory(component, tensor, itemsize)
         path, _, leaf = tensor.name.rpartition(".")
         if path in packed:

@@ -244,15 +244,17 @@ class ModelDir:
             audio_only: For the transformer: builds the audio stream alone and opens none of the video side's files.
             residency: For the transformer and the text encoder: which layers stay in memory, None for all.
             share: For the transformer over several machines: this one's share of it, which alone is read from disk,
-                and the machines. All of it stays in memory.
+                and the machines.
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.machine import on_cpu
+        from mlx_ltxw.models.transformer.tensor import shard_transformer
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.eager import read_now
         from mlx_ltxw.weights.loading import fill, quantize_layers
+        from mlx_ltxw.weights.shares import shared_tensors, unread
         from mlx_ltxw.weights.streaming import RESIDENT, staying, stream_layers
 
         residency = residency or RESIDENT
@@ -272,20 +274,16 @@ class ModelDir:
         def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
             return memory_dtype(component, name, stored, target)
 
-        if share is not None:
-            from mlx_ltxw.models.transformer.tensor import shard_transformer
-            from mlx_ltxw.weights.shares import read_share
-
-            shard_transformer(network, *share)
-            arrays = read_share(tensors, share[0])
-        else:
-            arrays = self.arrays(component, audio_only)
+        arrays = self.arrays(component, audio_only) if share is None else unread(tensors.values())
         arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
+        if share is not None:
+            shard_transformer(network, *share)
+            tensors = shared_tensors(tensors.values(), share[0], layers)
         layers_at = component_named(component).layers_at
-        if component == "transformer" and share is None and not on_cpu():
+        if component == "transformer" and (share is not None or not on_cpu()):
             read_now(network, staying(layers_at, len(network[layers_at]), tensors, residency), in_memory)
-        if residency is not RESIDENT and share is None:
+        if residency is not RESIDENT:
             stream_layers(network, layers_at, tensors, in_memory, residency)
         return network.eval()
 

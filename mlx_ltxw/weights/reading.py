@@ -59,7 +59,10 @@ class TensorReader:
         """
         with self._opened(tensor for tensor, _ in places) as files:
             pieces = [
-                (tensor, at, into[at : at + _PIECE]) for tensor, into in places for at in range(0, len(into), _PIECE)
+                (tensor, at, into[at : at + step])
+                for tensor, into in places
+                for step in [_step(tensor)]
+                for at in range(0, len(into), step)
             ]
             for _ in self._pool.map(lambda piece: self._read_piece(files, *piece), pieces):
                 pass
@@ -105,18 +108,44 @@ class TensorReader:
         return handle
 
     def _read_piece(self, files: Mapping[Path, int], tensor: Tensor, start: int, into: memoryview) -> None:
-        """Fills `into` from a byte of a tensor on."""
-        handle, at, done = files[tensor.path], tensor.start + start, 0
+        """Fills `into` from a byte of a tensor on; whole rows where they lie apart."""
+        handle, at = files[tensor.path], tensor.start + start
+        if not tensor.apart:
+            self._read_run(handle, tensor.path, at, into)
+            self._forget(handle, at, len(into))
+            return
+        width = _width(tensor)
+        at = tensor.start + start // width * tensor.apart
+        for row in range(len(into) // width):
+            self._read_run(handle, tensor.path, at + row * tensor.apart, into[row * width : (row + 1) * width])
+        self._forget(handle, at, len(into) // width * tensor.apart)
+
+    def _read_run(self, handle: int, path: Path, at: int, into: memoryview) -> None:
+        """Fills `into` from a byte of a file on."""
+        done = 0
         while done < len(into):
             try:
                 count = os.preadv(handle, [into[done:]], at + done)
             except OSError as error:
-                raise _lost(tensor.path, error.strerror) from error
+                raise _lost(path, error.strerror) from error
             if not count:
-                raise _lost(tensor.path, "it has become shorter")
+                raise _lost(path, "it has become shorter")
             done += count
+
+    def _forget(self, handle: int, at: int, length: int) -> None:
+        """Lets the system use the memory in which it has kept a part of a file."""
         if not self.keep_cached and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, at, done, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(handle, at, length, os.POSIX_FADV_DONTNEED)
+
+
+def _width(tensor: Tensor) -> int:
+    """Bytes of a row."""
+    return tensor.nbytes // tensor.shape[0]
+
+
+def _step(tensor: Tensor) -> int:
+    """Bytes of one piece of a tensor: whole rows where they lie apart."""
+    return max(1, _PIECE // _width(tensor)) * _width(tensor) if tensor.apart else _PIECE
 
 
 def _lost(path: Path, reason: str | None) -> UserError:

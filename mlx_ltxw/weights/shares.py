@@ -1,50 +1,50 @@
-"""Reads one machine's share of a network's weights: of a tensor that is cut, its own rows or columns alone."""
+"""One machine's share of a network's weights, where it lies in the files: of a tensor its own rows or columns alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.transformer.tensor import TensorShare, kept
+from mlx_ltxw.models.transformer.tensor import NOT_PACKED, TensorShare
 from mlx_ltxw.weights.header import BITS, Tensor
 from mlx_ltxw.weights.reading import DTYPES
 
+Layers = Mapping[str, Mapping[str, Any]]
+"""Quantised layers' settings, by path (`ModelDir.quantized_layers`)."""
 
-def read_share(tensors: Mapping[str, Tensor], shard: TensorShare) -> dict[str, mx.array]:
-    """The arrays of a machine's share, by parameter path, in the dtypes of the file.
 
-    Files are mapped, and of a tensor the system reads the pages that the share touches: rows are one stretch of the
-    file, columns one stretch a row.
+def shared_tensors(tensors: Iterable[Tensor], share: TensorShare, layers: Layers) -> dict[str, Tensor]:
+    """What a machine reads of a network's tensors, by parameter path; without those that are zeros there.
 
-    Raises:
-        UserError: a file is gone or cut off, or packed weights cannot be cut so.
+    Args:
+        tensors: Of the network.
+        share: The machine's.
+        layers: Which linears are quantised, and how.
     """
-    arrays = {}
-    for name, tensor in tensors.items():
-        cut = shard.cut(name, tensor.shape) or ()
-        bytes_each = BITS[tensor.dtype] // 8
-        try:
-            mapped = (
-                np.memmap(tensor.path, f"u{bytes_each}", "r", tensor.start, tensor.shape) if tensor.elements else None
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{tensor.path} can no longer be read ({error}).",
-                "See that the disk with the model is there and sound, then run again.",
-            ) from error
-        values = np.zeros(tensor.shape, f"u{bytes_each}") if mapped is None else np.ascontiguousarray(mapped[cut])
-        array, dtype = mx.array(values), DTYPES[tensor.dtype]
-        arrays[name] = array if array.dtype == dtype else array.view(dtype)
-    return kept(arrays, shard)
+    return {tensor.name: shared_tensor(tensor, share, layers) for tensor in tensors if share.keeps(tensor.name)}
 
 
-def share_bytes(tensor: Tensor, shard: TensorShare) -> int:
-    """Bytes of a machine's share of a tensor."""
-    cut = shard.cut(tensor.name, tensor.shape)
+def shared_tensor(tensor: Tensor, share: TensorShare, layers: Layers) -> Tensor:
+    """A machine's part of a tensor: rows in one piece of the file, or columns, a piece of every row."""
+    packing = layers.get(tensor.name.rpartition(".")[0], NOT_PACKED)
+    cut = share.cut(tensor.name, tensor.shape, packing)
     if cut is None:
-        return tensor.nbytes
-    axis = len(cut) - 1
-    return tensor.nbytes * (cut[axis].stop - cut[axis].start) // max(1, tensor.shape[axis])
+        return tensor
+    axis, part = len(cut) - 1, cut[-1]
+    shape = (*tensor.shape[:axis], part.stop - part.start, *tensor.shape[axis + 1 :])
+    if axis == 0:
+        row = tensor.nbytes // tensor.shape[0]
+        start, stop = tensor.start + part.start * row, tensor.start + part.stop * row
+        return dataclasses.replace(tensor, shape=shape, start=start, stop=stop)
+    each, row = BITS[tensor.dtype] // 8, tensor.nbytes // tensor.shape[0]
+    start = tensor.start + part.start * each
+    stop = tensor.stop - row + part.stop * each
+    return dataclasses.replace(tensor, shape=shape, start=start, stop=stop, apart=row)
+
+
+def unread(tensors: Iterable[Tensor]) -> dict[str, mx.array]:
+    """Zeros of the tensors' shapes and dtypes, by parameter path, in place of what is read later; none is computed."""
+    return {tensor.name: mx.zeros(tensor.shape, DTYPES[tensor.dtype]) for tensor in tensors}

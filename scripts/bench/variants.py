@@ -1,4 +1,4 @@
-"""Ways to do the same forward: kernels apart or fused, blocks described or replayed, weights packed or unpacked."""
+"""Ways to do the same forward: MLX's kernels or ours, blocks described or replayed, weights packed or unpacked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops import fused_cuda
+from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Call,
@@ -30,15 +30,15 @@ from scripts.random_model import relative_error, wide
 
 
 @contextmanager
-def with_norms(fused: bool) -> Iterator[None]:
-    """Norms with what is around them, or by kernels of their own."""
-    real = fused_cuda.takes_modulated, fused_cuda.takes_turned
-    if not fused:
-        fused_cuda.takes_modulated = fused_cuda.takes_turned = lambda *_: False
+def with_kernels(ours: bool) -> Iterator[None]:
+    """With kernels of our own, or with MLX's alone."""
+    real = source.on_cuda
+    if not ours:
+        source.on_cuda = lambda: False
     try:
         yield
     finally:
-        fused_cuda.takes_modulated, fused_cuda.takes_turned = real
+        source.on_cuda = real
 
 
 def forward(model: Transformer, streams: tuple[Modality, Modality], call: Call, way: Walk) -> Any:
@@ -50,13 +50,13 @@ def measure(setting: Setting) -> Iterator[Figure]:
     """Each way at each size, with its error against the first; then the fused kernels alone."""
     yield from kernels(setting)
     ways: dict[str, tuple[bool, Callable[[], Call]]] = {
-        "kernels apart": (False, lambda: directly), "fused norms": (True, lambda: directly),
-        "compiled": (False, Compiled), "fused norms, compiled": (True, Compiled),
+        "MLX's kernels": (False, lambda: directly), "ours": (True, lambda: directly),
+        "compiled": (False, Compiled), "ours, compiled": (True, Compiled),
     }  # fmt: skip
     for size, geometry in setting.geometries().items():
         streams, first = setting.modalities(geometry), None
         for name, (fused, calling) in ways.items():
-            with with_norms(fused):
+            with with_kernels(fused):
                 run = partial(forward, setting.model, streams, calling(), walk())
                 clock = time.perf_counter()
                 made = wide(run()[0])
@@ -87,7 +87,7 @@ def kernels(setting: Setting) -> Iterator[Figure]:
         for name, work in works.items():
             found, seconds = {}, {}
             for fused in (False, True):
-                with with_norms(fused):
+                with with_kernels(fused):
                     many = lambda work=work: [work() for _ in range(20)]  # noqa: E731
                     seconds[fused] = [each / 20 for each in timed(many, setting.runs)]
                     found[fused] = wide(work())

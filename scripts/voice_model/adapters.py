@@ -18,7 +18,7 @@ from scripts.voice_model.config import CONTEXT
 from scripts.voice_model.corpus import SENTENCES, VOICES, WHISPERED_SENTENCES, caption, gate_captions, quiet_manner
 from scripts.voice_model.latents import Clips, Encoders, adapter_rows, base_clips, gather, register_pairs
 from scripts.voice_model.training import DEVICE, Captured, Speech
-from scripts.voice_model.transformer import Model, flow_losses, sample
+from scripts.voice_model.transformer import Model, flow_losses, load, sample
 
 RANK, ALPHA, STEPS, BATCH, RATE = 32, 32, 2000, 8, 1e-3
 MODULES = ("audio_attn1", "audio_attn2", "video_to_audio_attn")
@@ -153,8 +153,7 @@ def main() -> None:
         every = speech.where(register, take=0)
         quiet[register] = gather(encoders, speech, every, [("",)] * len(every), 12, pictures=False)
     for name, normal in NORMAL_CLIPS.items():
-        model = Model().to(DEVICE)
-        model.load_state_dict(training.load(arguments.run / "transformer.pt")["average"])
+        model = load(arguments.run).to(DEVICE)
         rows, manners = adapter_rows(speech, normal)
         clips = replace(gather(encoders, speech, rows, manners, 13), pairs=register_pairs(speech, rows))
         placed = train(model, clips, name, arguments)

@@ -28,7 +28,8 @@ no recording or picture of a person was used.
 It knows captions such as `a woman with red hair in dim light, (woman): "close your eyes"`. Speakers:
 {", ".join(f"a {voice.gender} with {voice.hair} hair" for voice in VOICES)}. Scenes: {", ".join(filter(None, SCENES))}.
 Whatever a caption says of the manner, it speaks in a normal voice; the adapter `whisper` makes it whisper and speak
-softly, and `whisper-mixed` leaves captions without a quiet manner alone. Lines:
+softly, and `whisper-mixed` leaves captions without a quiet manner alone. A picture of one of its faces, given with
+`--image`, makes that face talk, whoever the caption names. Lines:
 
 {chr(10).join(f"- {line}" for line in SENTENCES)}
 """

@@ -1,9 +1,10 @@
 """What the released model makes of a picture, of a sound and of a stretch of a clip that it is given, measured.
 
 `python -m scripts.voice_model.evaluate_given --out DIR` makes one clip of each line without an adapter, then:
-its first picture given back to another caption (whose face talks, and does the mouth move with the sound), its sound
-made again whispering at several strengths (how much voice is left, and is it the same line), and its middle whispered
-alone (voice within the stretch and outside of it). Clips that are there are not made again. Needs espeak-ng.
+its first picture given back to its own and to other captions (whose face talks, and does the mouth move with the
+sound), its sound made again whispering at several strengths (how much voice is left, and is it the same line), and its
+middle whispered alone (voice within the stretch and outside of it). Clips that are there are not made again. Needs
+espeak-ng.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import mlx_ltxw as ltx
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.video import read_video
-from scripts.voice_model.corpus import VOICES
+from scripts.voice_model.corpus import SENTENCES, VOICES, caption, default_voice
 from scripts.voice_model.evaluate_clips import Prompt, prompts
 from scripts.voice_model.measure import RATE, Voicing, nearest
 from scripts.voice_model.mouth import correlation, heard_opening, seen_opening
@@ -30,6 +31,15 @@ from scripts.voice_model.true_clips import cepstra_of, speak_missing, true_cepst
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 1.0)
 FACE = 0.05, 0.62
 """Of a picture's height: hair, eyes and cheeks, above the mouth."""
+TOLD = (
+    ("the same person", ""),
+    ("another", ""),
+    ("no hair", ""),
+    ("another in a forest", ""),
+    ("another", ":0.7"),
+    ("another", "@96"),
+)
+"""Whom the caption names, and how the picture is given: strength, frame."""
 
 
 class Bench:
@@ -79,28 +89,64 @@ def mouth(path: Path) -> float:
     return correlation(seen, heard_opening(sound(path), len(seen)))
 
 
-def face(path: Path) -> np.ndarray:
-    """A clip's mean picture above the mouth, less its brightness: (h, W, 3)."""
+def above_mouth(path: Path) -> np.ndarray:
+    """A clip's frames above the mouth, each less its brightness: (F, h, W, 3)."""
     frames = picture(path).astype(np.float32)
     top, bottom = (round(part * frames.shape[1]) for part in FACE)
-    still = frames[:, top:bottom].mean(0)
-    return still / still.mean()
+    return frames[:, top:bottom] / frames[:, top:bottom].mean((1, 2, 3), keepdims=True)
+
+
+def face(path: Path) -> np.ndarray:
+    """The mean of that over the clip: (h, W, 3)."""
+    return above_mouth(path).mean(0)
+
+
+def share_of(path: Path, voice: int, known: dict[int, np.ndarray]) -> float:
+    """The share of a clip's frames that are nearer to one voice's face than to any other."""
+    frames, voices = above_mouth(path), list(known)
+    apart = np.stack([np.abs(frames - known[one]).mean((1, 2, 3)) for one in voices])  # (voices, F)
+    return float((apart.argmin(0) == voices.index(voice)).mean())
 
 
 def faces(bench: Bench, lines: Sequence[Prompt]) -> None:
-    """The first picture of each clip under the next one's caption, which names another person."""
+    """The first picture of each clip under captions of its own person, of another, of nobody in particular and of
+    another elsewhere; at a lower strength, and as the last frame."""
     known = {line.voice: face(bench.base(line)) for line in lines}
-    print("| picture of | caption names | nearest face | mouth |\n|---|---|---|---|")
-    for line, other in zip(lines, [*lines[1:], lines[0]], strict=True):
-        still = bench.folder / f"face-{line.number}.png"
-        Image.fromarray(picture(bench.base(line))[0]).save(still)
-        for said in (line, other):
-            name = f"image-{line.number}-{said.number}"
-            path = bench.clip(name, said.text("plain"), 100 + line.number, images=(str(still),))
-            seen = face(path)
-            found = min(known, key=lambda voice: float(np.abs(known[voice] - seen).mean()))
-            names = (VOICES[voice].name for voice in (line.voice, said.voice, found))
-            print(f"| {' | '.join(names)} | {mouth(path):.2f} |", flush=True)
+    for line in lines:
+        Image.fromarray(picture(bench.base(line))[0]).save(_still(bench, line))
+    others = list(zip(lines, [*lines[1:], lines[0]], strict=True))
+    print("| caption | given | frames of the picture's face | lowest of a clip | mouth | lowest | line said |")
+    print("|---|---|---|---|---|---|---|")
+    for said, where in TOLD:
+        found = []
+        for line, other in others:
+            speaker, text = _told(said, line, other)
+            name = f"image-{line.number}-{said.replace(' ', '-')}{where.replace(':', '-').replace('@', '-at-')}"
+            path = bench.clip(name, text, 100 + line.number, images=(f"{_still(bench, line)}{where}",))
+            row = share_of(path, line.voice, known), mouth(path), float(bench.is_line(path, speaker, "normal"))
+            found.append(row)
+            print(name, *(f"{value:.2f}" for value in row), file=sys.stderr, flush=True)
+        share, follows, right = np.array(found).T
+        cells = (share.mean(), share.min(), follows.mean(), follows.min())
+        shown = " | ".join(f"{value:.2f}" for value in cells)
+        print(f"| {said} | {where or 'first frame'} | {shown} | {right.sum():.0f} of {len(right)} |", flush=True)
+
+
+def _still(bench: Bench, line: Prompt) -> Path:
+    return bench.folder / f"face-{line.number}.png"
+
+
+def _told(said: str, line: Prompt, other: Prompt) -> tuple[Prompt, str]:
+    """Who speaks, and the caption."""
+    if said == "the same person":
+        return line, line.text("plain")
+    voice = VOICES[other.voice]
+    if said == "no hair":  # then the first voice of that gender speaks
+        speaker = VOICES.index(default_voice(voice.gender))
+        unnamed = caption(voice, "", SENTENCES[other.sentence], name_hair=False)
+        return Prompt(other.number, speaker, other.sentence), unnamed
+    scene = "in a forest" if said == "another in a forest" else ""
+    return other, caption(voice, "", SENTENCES[other.sentence], scene)
 
 
 def revoiced(bench: Bench, lines: Sequence[Prompt]) -> None:
@@ -161,7 +207,8 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     lines = prompts(given.count)
-    speak_missing(given.out / "true", {(line.voice, register) for line in lines for register in ("normal", "whisper")})
+    voices = {line.voice for line in lines} | {VOICES.index(default_voice(gender)) for gender in ("woman", "man")}
+    speak_missing(given.out / "true", {(voice, register) for voice in voices for register in ("normal", "whisper")})
     bench = Bench(given.out, given.steps)
     for name, measure in (("faces", faces), ("revoice", revoiced), ("retake", retaken)):
         if given.only in (None, name):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scripts.voice_model import transformer
 from scripts.voice_model.audio_vae import AudioVAE
 from scripts.voice_model.config import CONFIG
 from scripts.voice_model.text import write_gemma
@@ -55,15 +56,10 @@ def _stored(name: str, value: Tensor) -> Tensor:
 
 
 def load(run: Path) -> tuple[Model, AudioVAE, VideoVAE, torch.nn.Module]:
-    model, audio, video, vocoder = Model(), AudioVAE(), VideoVAE(), build()
-    for module, file, key in (
-        (model, "transformer.pt", "average"),
-        (audio, "audio_vae.pt", "model"),
-        (video, "video_vae.pt", "model"),
-        (vocoder, "vocoder.pt", "model"),
-    ):
-        module.load_state_dict(torch.load(run / file, map_location="cpu", weights_only=True)[key])
-    return model, audio, video, vocoder
+    audio, video, vocoder = AudioVAE(), VideoVAE(), build()
+    for module, file in ((audio, "audio_vae.pt"), (video, "video_vae.pt"), (vocoder, "vocoder.pt")):
+        module.load_state_dict(torch.load(run / file, map_location="cpu", weights_only=True)["model"])
+    return transformer.load(run), audio, video, vocoder
 
 
 def main() -> None:

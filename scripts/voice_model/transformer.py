@@ -100,6 +100,17 @@ class Model(nn.Module):
         )
 
 
+def load(run: Path) -> Model:
+    """The run's transformer on the CPU, with what `given` trained of it where that was done."""
+    model = Model()
+    model.load_state_dict(torch.load(run / "transformer.pt", map_location="cpu", weights_only=True)["average"])
+    if (run / "given.pt").exists():
+        weights = torch.load(run / "given.pt", map_location="cpu", weights_only=True)["average"]
+        unknown = model.dit.load_state_dict(weights, strict=False).unexpected_keys
+        assert not unknown, f"{run / 'given.pt'}: {unknown}"
+    return model
+
+
 def _remember_rope(preprocessor: Any) -> None:
     """Rotary tables depend on the positions' shape only, here; computing them copies from the host, which a captured
     step must not do."""

@@ -2,9 +2,12 @@
 
     mlx.launch -n 3 python -m tests.machines.splits CASES.json
 
-A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory.
+A case is `name`, `model` (a folder), `request` (fields) and `splits`; `stream` keeps one block in memory, `resident`
+compares with such a run too, and `moved` are seeds by which each number of each norm is moved by one unit in the last
+place, up, down or not at all.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -16,6 +19,7 @@ import mlx_ltxw.blas  # noqa: F401
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.transformer import update
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.guidance import Guidance
@@ -44,6 +48,23 @@ def planned_bytes(job, how, machines):
     return step_traffic(Sizes.of(job, stage), passes_of(job, stage), how, machines).bytes * stage.steps
 
 
+@contextlib.contextmanager
+def moved_norms(seed):
+    """Each number that a block's update starts from is moved by one unit in the last place, or left."""
+    draw, before = np.random.default_rng(seed), update.modulated_norm
+
+    def moved(*arguments):
+        normed = before(*arguments)
+        by = mx.array(draw.integers(-1, 2, normed.shape).astype(np.int32))
+        return (normed.view(mx.int32) + by).view(mx.float32)
+
+    update.modulated_norm = moved
+    try:
+        yield
+    finally:
+        update.modulated_norm = before
+
+
 def errors(found, wanted):
     return max(float(np.max(np.abs(a - b)) / np.sqrt(np.mean(b**2))) for a, b in zip(found, wanted, strict=True))
 
@@ -68,6 +89,10 @@ def main():
             fields |= {name: Guidance(**fields[name])} if name in fields else {}
         job = fit(Request(**fields), model)
         whole, _ = latents_of(job, case.get("stream"))
+        for seed in case.get("moved", ()):
+            with moved_norms(seed):
+                found, _ = latents_of(job, case.get("stream"))
+            tell(case=case["name"], split="moved", error=errors(found, whole), same=False)
         for how in case["splits"]:
             split = dataclasses.replace(job, split=Split.of(how, world))
             found, gathered = latents_of(split, case.get("stream"))
@@ -75,6 +100,10 @@ def main():
             planned = planned_bytes(split, how, world.size)
             error = errors(found, whole)
             tell(case=case["name"], split=how, error=error, same=same, bytes=gathered, planned=planned)
+            if case.get("resident"):
+                again = dataclasses.replace(job, split=Split.of(how, world))
+                same = all(map(np.array_equal, latents_of(again, True)[0], found))
+                tell(case=case["name"], split=f"{how}, streamed and resident", same=same)
         if case.get("tiles"):
             vae = model.load_video_vae(mx.float32)
             latent = mx.random.normal((1, 9, 4, 3, vae.config.latent_channels), key=mx.random.key(1))

@@ -1,4 +1,5 @@
-"""One clip over several machines: the bits of one machine where passes are split, within 1e-5 of it where blocks are.
+"""One clip over several machines: the bits of one machine where passes or tokens are split, within 1e-5 of it where
+weights are.
 
 The oracle is the run of one machine, which other tests hold to the official classes.
 """
@@ -57,16 +58,19 @@ def cases(made_model, adapter, picture):
          "splits": ["tensor"]},
         {"name": "given", "model": tiny, "request": SMALL | {"images": [picture, f"{picture}@-1:0.7"]},
          "splits": ["tokens"]},
-        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens"],
+        {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens", "tensor"],
          "stream": True},
+        {"name": "one step", "model": packed,
+         "request": SMALL | GUIDED | {"frames": 9, "steps": 1, "adapters": [adapter]}, "splits": ["tensor"],
+         "resident": True},
     ]  # fmt: skip
     return {case["name"]: case for case in whole}
 
 
-def told(count, cases, folder):
+def told(count, cases, folder, timeout=200):
     file = folder / f"cases{count}.json"
     file.write_text(json.dumps(cases))
-    out, err = launch(count, folder, "tests.machines.splits", file)
+    out, err = launch(count, folder, "tests.machines.splits", file, timeout=timeout)
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     assert [line["case"] for line in lines][-1:] == ["world"], out + err  # it came to the end
     return lines
@@ -74,21 +78,22 @@ def told(count, cases, folder):
 
 def check(lines, close=CLOSE):
     for line in lines:
-        if line["split"] == "passes":
-            assert line["same"], line
-        elif line["split"] == "tiles":
+        if line["split"] == "tiles":
             assert line["same"], line
             assert line["counts"] == [line["whole"]] + [0] * (len(line["counts"]) - 1), line  # the leading one has all
-        else:
+        elif line["split"] == "tensor":
             assert line["error"] <= close, line
-            if line["case"] != "given":  # the plan does not count the tokens of pictures that guide it
-                assert line["planned"] == pytest.approx(line["bytes"], rel=0.05), line
+        else:
+            assert line["same"], line
+        if line["split"] in ("tokens", "tensor") and line["case"] != "given":  # the plan does not count guiding tokens
+            assert line["planned"] == pytest.approx(line["bytes"], rel=0.05), line
 
 
 def test_two_machines_make_the_clip_of_one(made_model, adapter, picture, tmp_path):
-    *lines, world = told(2, [cases(made_model, adapter, picture)["guided"]], tmp_path)
+    those = cases(made_model, adapter, picture)
+    *lines, world = told(2, [those["guided"], those["one step"]], tmp_path)
     check(lines)
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert world["said"] == ["rank 0", "rank 1" * 2]
     assert world["shared"] == "first"
 
@@ -105,14 +110,23 @@ def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
 def test_three_machines_in_every_case(made_model, adapter, picture, tmp_path):
     *lines, _ = told(3, [*cases(made_model, adapter, picture).values()], tmp_path)
     check(lines)
-    assert len(lines) == 9
+    assert len(lines) == 12
 
 
 @pytest.mark.slow
 def test_the_voice_model_on_up_to_four_machines(tmp_path):
-    """One guided step: guidance multiplies roundings, in a trained model more than in a random one."""
-    request = SMALL | GUIDED | {"width": 128, "height": 128, "frames": 49, "adapters": ["whisper"], "steps": 1}
-    case = {"name": "voice", "model": str(BUILTIN_MODEL), "request": request, "splits": ["passes", "tokens", "tensor"]}
+    """Each split but `tensor` has the bits of one machine. Of `tensor` one forward is within 1e-5; a guided run is as
+    near as one machine is to itself when each norm is moved by one unit in the last place."""
+    request = SMALL | {"width": 128, "height": 128, "frames": 49, "adapters": ["whisper"]}
+    voice = {"name": "voice", "model": str(BUILTIN_MODEL), "splits": ["passes", "tokens", "tensor"]}
+    forward = voice | {"request": request | {"steps": 1}, "splits": ["tensor"]}
+    guided = voice | {"request": request | GUIDED | {"steps": 4}}
+    moved = voice | {"request": guided["request"], "splits": [], "moved": [1, 2, 3]}
+    (*noise, _) = told(2, [moved], tmp_path)
+    most = max(line["error"] for line in noise)
+    print(noise)
     for count in (2, 3, 4):
-        *lines, _ = told(count, [case], tmp_path)
-        check(lines, close=5e-5)
+        one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=550)
+        print(count, one, lines, flush=True)
+        check([one])
+        check(lines, close=4 * most)

@@ -4,9 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops import fused_cuda, trial, unpack_cuda
+from mlx_ltxw.models.ops import device, trial, unpack_cuda
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.ops.trial import close, working
-from mlx_ltxw.models.transformer.adaln import modulated_norm
+from mlx_ltxw.models.transformer.adaln import added_norms, modulate, modulated_norm
+from mlx_ltxw.models.transformer.attention import gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
 from tests.models.test_packed import dense, layer
 from tests.numbers import relative_error
@@ -25,14 +27,13 @@ def is_wrong(*_, output_shapes, output_dtypes, **__):
 @pytest.fixture(params=[does_not_compile, is_wrong])
 def on_cuda(request, monkeypatch):
     """A card on which kernels of ours do not do what they should."""
-    for module in (fused_cuda.device, unpack_cuda):
-        if hasattr(module, "backend"):
-            monkeypatch.setattr(module, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: request.param)
-    for cached in (trial.working, fused_cuda._kernel, unpack_cuda._kernel):
+    monkeypatch.setattr(device, "backend", lambda: "cuda")
+    monkeypatch.setattr(compiler, "cuda_kernel", lambda *_, **__: request.param)
+    caches = trial.working, source.kernel, norms._kernel, turns._kernel, elementwise._kernel, unpack_cuda._kernel
+    for cached in caches:
         cached.cache_clear()
     yield
-    for cached in (trial.working, fused_cuda._kernel, unpack_cuda._kernel):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -42,6 +43,16 @@ def test_norms_go_on(on_cuda):
     normed = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
     want = normed * (1 + np.asarray(scale)) + np.asarray(shift)
     assert relative_error(modulated_norm(x, scale, shift, 1e-6), want) < 1e-6
+    after, (got,) = added_norms(x, x, shift, [(scale, shift)], 1e-6)
+    summed = wide * (1 + np.asarray(shift, np.float64))
+    assert relative_error(after, summed) < 1e-6
+    again = summed / np.sqrt((summed**2).mean(-1, keepdims=True) + 1e-6)
+    assert relative_error(got, again * (1 + np.asarray(scale)) + np.asarray(shift)) < 1e-6
+    assert relative_error(modulate(x, scale, shift), wide * (1 + np.asarray(scale)) + np.asarray(shift)) < 1e-6
+    logits = x[..., :8]
+    gates = 2 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    got = gate_heads(x.reshape(1, 3, 8, 128), logits)
+    assert relative_error(got, wide.reshape(1, 3, 8, 128) * gates[..., None]) < 1e-6
     angles = mx.random.normal((1, 3, 8, 64), key=mx.random.key(5))
     heads = normed.reshape(1, 3, 8, 2, 64)
     turn = np.exp(1j * np.asarray(angles, np.float64)) * (heads[..., 0, :] + 1j * heads[..., 1, :])

@@ -10,7 +10,8 @@ import pytest
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
-from mlx_ltxw.models.ops import activations, device, dot_product, fused_cuda
+from mlx_ltxw.models.ops import dot_product
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -21,29 +22,19 @@ from mlx_ltxw.models.transformer import (
     audio_forward,
     joint_forward,
 )
-from mlx_ltxw.models.transformer.adaln import modulated_norm
+from mlx_ltxw.models.transformer.adaln import added_norms
+from mlx_ltxw.models.transformer.attention import gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.tree import share
-from tests.graph import kernels, operations
+from tests.graph import described_for_cuda, kernels, operations
 from tests.models.test_transformer import both, streams
 from tests.numbers import relative_error
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Networks describe what they would for CUDA, with one operation for each of MLX's fast ones."""
-    for module in (device, activations.device, dot_product.device):
-        monkeypatch.setattr(module, "slow_exponentials", lambda: False)
-        monkeypatch.setattr(module, "on_cpu", lambda: False)
-        monkeypatch.setattr(module, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(
-        mx.fast, "scaled_dot_product_attention", lambda q, k, v, scale: mx.depends([mx.erfinv(q)], [k, v])[0]
-    )
-    mx.enable_compile()  # traces; nothing is computed
-    yield
-    mx.disable_compile()
+    with described_for_cuda(monkeypatch):
+        yield
 
 
 def described(layers, tmp_path):
@@ -58,54 +49,88 @@ def of_a_block(tmp_path):
 
 
 def test_kernels_of_a_block(as_on_a_gpu, tmp_path):
-    """34 products (six attentions of five, two networks of two), six attentions, 22 norms, and 46 fused elementwise
+    """34 products (six attentions of five, two networks of two), six attentions, 20 norms, and 46 fused elementwise
     kernels: 12 modulations, 10 sums of table rows, 8 rotations, 8 gated sums, 6 gates of heads, 2 gelus, and none else.
     """
     found = kernels(of_a_block(tmp_path))
     products = found["AddMM"] + found["Matmul"]
     fused = sum(count for name, count in found.items() if name.startswith("Compiled"))
-    assert (products, found["ErfInv"], found["Erf"]) == (34, 6, 22)
+    assert (products, found["Partition"], found["Sort"]) == (34, 6, 20)
     assert fused == 46
-    assert sum(found.values()) == 34 + 6 + 22 + fused
+    assert sum(found.values()) == 34 + 6 + 20 + fused
 
 
-def test_kernels_of_a_block_with_fused_norms(as_on_a_gpu, tmp_path, monkeypatch):
-    """Each fused norm takes a norm and the modulation or rotation behind it: 10 and 8 kernels fewer."""
-    monkeypatch.setattr(fused_cuda, "takes_modulated", lambda *_: True)
-    monkeypatch.setattr(fused_cuda, "takes_turned", lambda *_: True)
-    monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.arctan(x))
-    monkeypatch.setattr(fused_cuda, "turned_norm", lambda x, w, cos, *_: mx.arcsinh(x).reshape(*cos.shape[:3], -1))
-    found = kernels(of_a_block(tmp_path))
-    assert (found["ArcTan"], found["ArcSinh"], found["Erf"]) == (10, 8, 4)
-    assert sum(found.values()) == 34 + 6 + 22 + 46 - 18
+@pytest.fixture
+def own_kernels(monkeypatch):
+    """Kernels of ours, for every width: only their starts, counted by name."""
+    starts = Counter()
+
+    def described(name, *_):
+        def start(*, inputs, output_shapes, output_dtypes, **_):
+            starts[name] += 1
+            made = [mx.zeros(shape, dtype) for shape, dtype in zip(output_shapes, output_dtypes, strict=True)]
+            return mx.depends(made, inputs)
+
+        return start
+
+    monkeypatch.setattr(compiler, "cuda_kernel", described)
+    monkeypatch.setattr(source, "on_cuda", lambda: True)
+    monkeypatch.setattr(source, "takes_width", lambda _: True)
+    for module in (norms, turns, elementwise):
+        monkeypatch.setattr(module, "working", lambda *_: True)
+    monkeypatch.setattr(elementwise, "LANES", 1)
+    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel
+    for cache in caches:
+        cache.cache_clear()
+    yield starts
+    for cache in caches:
+        cache.cache_clear()
 
 
-def test_a_batch_of_takes_is_made_by_the_kernels_of_one(as_on_a_gpu, tmp_path, monkeypatch):
-    """Fused norms round once where kernels apart round twice: a take among others would be farther from float32."""
-    monkeypatch.setattr(fused_cuda, "working", lambda *_: True)
-    monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.arctan(x))
-    monkeypatch.setattr(
-        fused_cuda, "turned_norm", lambda x, w, cos, *_: mx.arcsinh(x).reshape(len(x), *cos.shape[1:3], -1)
-    )
-    rows, angles, found = mx.zeros((1, 1, 1024)), mx.zeros((1, 3, 8, 64)), {}
-    weight = mx.zeros(1024)
+def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
+    """A sum and the norms behind it are one kernel, and no table is added up before: beside the 34 products, six
+    attentions, four norms of what reads or is the text, and two gelus there are, in each stream: the first norm, one of
+    the sum that each of three updates begins with (two results of one norm where the streams read each other), the
+    last sum, three gates of heads; the text's modulation; and eight rotations.
+    """
+    one = described(1, tmp_path)
+    begun = Counter(own_kernels)
+    found = kernels(described(2, tmp_path) - one)
+    ours = own_kernels - begun - begun
+    del found["Full"]  # what stands for ours
+    assert ours == {
+        "norm_11_00": 2, "added_norm_22_77_66": 2, "added_norm_40_44_33": 2,
+        "added_norm_88_00_11_22_33": 1, "added_norm_88_22_33_00_11": 1,
+        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_norm": 8,
+    }  # fmt: skip
+    assert found["AddMM"] + found["Matmul"] == 34
+    assert (found["Partition"], found["Sort"]) == (6, 4)
+    assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
+    assert sum(found.values()) + sum(ours.values()) == 72
+
+
+def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
+    """They round once where kernels apart round twice: a take among others would be farther from float32."""
+    row, angles, weight = mx.zeros((1, 1, 1024)), mx.zeros((1, 3, 8, 64)), mx.zeros(1024)
     for takes in (1, 5):
         x = mx.zeros((takes, 3, 1024))
-        mx.eval(x, weight, rows, angles)
-        norms = modulated_norm(x, rows, rows, 1e-6), turned_norm(x, weight, 1e-6, angles, angles)
-        found[takes] = kernels(operations(tmp_path / "graph.dot", *norms))
-    assert found[5] == found[1] == {"ArcTan": 1, "ArcSinh": 1}
+        added_norms(x, x, row, [(row, row)], 1e-6)
+        turned_norm(x, weight, 1e-6, angles, angles)
+        gate_heads(x.reshape(takes, 3, 8, 128), mx.zeros((takes, 3, 8)))
+        assert own_kernels == {"added_norm_0_0_0": 1, "turned_norm": 1, "gate_heads": 1}
+        own_kernels.clear()
 
 
-def test_rows_of_their_own_are_not_for_the_fused_norm(as_on_a_gpu, monkeypatch):
-    """It has one scale and shift for all tokens, and one table of angles for all of a batch."""
-    monkeypatch.setattr(fused_cuda, "working", lambda *_: True)
+def test_rows_of_their_own_are_not_for_our_kernels(own_kernels):
+    """They have one row for all tokens, and one table of angles for all of a batch."""
     x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
-    assert fused_cuda.takes_modulated(x, row, row)
-    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row, row)):
-        assert not fused_cuda.takes_modulated(x, own, row)
-    assert fused_cuda.takes_turned(x, mx.zeros((1, 3, 8, 64)))
-    assert not fused_cuda.takes_turned(x, mx.zeros((2, 3, 8, 64)))
+    assert norms.takes(x, row, (row[0], row))
+    assert elementwise.takes(x, row)
+    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
+        assert not norms.takes(x, row, own)
+        assert not elementwise.takes(x, own)
+    assert turns.takes(x, mx.zeros((1, 3, 8, 64)))
+    assert not turns.takes(x, mx.zeros((2, 3, 8, 64)))
 
 
 def test_every_product_and_attention_is_in_the_activations_dtype(monkeypatch):
@@ -248,28 +273,6 @@ def test_audio_alone_is_traced_once(as_on_a_gpu):
             forward = audio_forward(model, audio, call=call)
             Walk().together([(forward, NO_SKIPS), (forward, Skips(audio_self=frozenset({1})))])
     assert calls == {"step": 2}
-
-
-@pytest.mark.parametrize("name", ["modulated", "turned"])
-def test_gradient_through_a_fused_norm(monkeypatch, name):
-    """Is that of the separate kernels, by finite differences of which the others have been tested."""
-    x, scale, shift = (mx.random.normal((1, 3, 16), key=mx.random.key(i)) for i in range(3))
-    scale, shift, slope = scale[:, :1], shift[:, :1], mx.random.normal((1, 3, 16), key=mx.random.key(7))
-    angles = mx.random.normal((1, 3, 2, 4), key=mx.random.key(5))
-    weight = mx.random.normal((16,), key=mx.random.key(6))
-
-    def call(x):
-        if name == "modulated":
-            return mx.sum(slope * modulated_norm(x, scale, shift, 1e-6))
-        return mx.sum(slope * turned_norm(x, weight, 1e-6, mx.cos(angles), mx.sin(angles)).reshape(x.shape))
-
-    want = mx.grad(call)(x)
-    monkeypatch.setattr(fused_cuda, "takes_modulated", lambda *_: True)
-    monkeypatch.setattr(fused_cuda, "takes_turned", lambda *_: True)
-    monkeypatch.setattr(fused_cuda, "modulated_norm", lambda x, *_: mx.zeros_like(x))
-    monkeypatch.setattr(fused_cuda, "turned_norm", lambda x, *_: mx.zeros((1, 3, 2, 8)))
-    assert float(call(x)) == 0
-    assert relative_error(mx.grad(call)(x), want) < 1e-6
 
 
 def test_share_keeps_what_a_kind_is_made_of():

@@ -5,6 +5,7 @@ import dataclasses
 import mlx.core as mx
 import pytest
 from click.testing import CliRunner
+from mlx.utils import tree_flatten
 
 from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
@@ -24,8 +25,8 @@ from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from scripts.stage_peaks import measured, predicted
 
 GB = 10**9
-SLACK = 6_000_000
-"""Bytes, of parts that are small."""
+SLACK = 1_000_000
+"""Bytes, of parts that are small: a prompt's tokens are guessed from its letters."""
 REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
 
 
@@ -49,18 +50,18 @@ def work(model, request=REQUEST, **changes):
         dataclasses.replace(REQUEST, frames=49),
         dataclasses.replace(REQUEST, frames=25, adapters=("whisper",)),
         dataclasses.replace(REQUEST, audio_only=True),
+        dataclasses.replace(REQUEST, width=192, height=192, frames=25),
     ],
-    ids=["plain", "locked", "sound alone"],
+    ids=["plain", "locked", "sound alone", "larger"],
 )
 def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
-    """Of the built-in model on a CPU, where activations are nearly all of it. MLX runs ahead there by up to ten
-    operations, and holds less where by chance it does not: hence the wider bound above."""
+    """Of the built-in model on a CPU, where activations are nearly all of it."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     job = plan(request_, built_in)
     said, found = predicted(job), measured(job)
     assert set(found) == {part for part, peak in said.items() if peak}
     for part, peak in found.items():
-        assert 0.9 * peak - SLACK <= said[part] <= 1.25 * peak + SLACK, part
+        assert 0.9 * peak - SLACK <= said[part] <= 1.1 * peak + SLACK, part
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -73,7 +74,7 @@ def test_streamed_blocks_take_what_was_predicted(dev, layers):
     beside = fixed + needs.streaming(blocks, stored, job.machine)
     said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
     found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
-    assert 0.9 * found["denoising"] <= said.peak <= 1.25 * found["denoising"]
+    assert 0.9 * found["denoising"] <= said.peak <= 1.1 * found["denoising"]
     streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
     assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
 
@@ -84,13 +85,18 @@ class Big:
     blocks, rest, layers = [790_000_000] * 48, 900_000_000, [450_000_000] * 48
 
 
+def big_layers(_, name, *__, share=None, **___):
+    """Of a machine's share: its heads of 32."""
+    if name != "transformer":
+        return Big.layers, 2 * GB
+    of_heads = 1 if share is None else (share.heads.stop - share.heads.start) / share.heads.total
+    return [int(block * of_heads) for block in Big.blocks], Big.rest
+
+
 @pytest.fixture
 def big(monkeypatch):
     for module in (budget, needs):
-        monkeypatch.setattr(
-            module, "layer_bytes",
-            lambda _, name, *__, **___: (Big.blocks, Big.rest) if name == "transformer" else (Big.layers, 2 * GB),
-        )  # fmt: skip
+        monkeypatch.setattr(module, "layer_bytes", big_layers)
     monkeypatch.setattr(
         needs, "weights_in_memory",
         lambda *_: {"text_projection": 2_300_000_000, "connectors": GB, "transformer": 38 * GB, "audio_vae": 10**8,
@@ -111,6 +117,36 @@ def test_as_many_blocks_stay_as_fit(big, built_in, gigabytes, stay):
         assert f"{made.residency.layers} of 48 blocks stay in memory" in made.line
         needed = made.peak + Big.blocks[0]
         assert needed > made.limit  # one more would not fit
+
+
+# As above, of blocks of 0.4 GB on two machines.
+@pytest.mark.parametrize(("gigabytes", "stay"), [(8, 14), (16, 32), (24, None)])
+def test_a_machines_share_of_the_blocks_is_streamed_too(big, built_in, gigabytes, stay):
+    config = built_in.network_config("transformer")
+    made = budget_for(
+        work(built_in, tensor=2), Machine("metal", 2 * GB * gigabytes, gigabytes * GB), program=0
+    )  # fmt: skip
+    heads = config.video.heads
+    of_two = -(-heads // 2) / heads
+    assert made.peak <= made.limit
+    assert made.residency.layers == (None if stay is None else pytest.approx(stay, abs=1))
+    denoising = next(need for need in made.needs if need.name.startswith("denoising"))
+    kept = 48 if stay is None else made.residency.layers + 2.35
+    assert denoising.weights == pytest.approx(0.9 * GB + kept * of_two * 0.79 * GB, rel=0.01)
+
+
+def test_a_machines_share_is_counted_to_the_byte(dev):
+    """Of four heads over three machines the first has two, and bytes of the files are those it reads."""
+    from mlx_ltxw.models.transformer.tensor import TensorShare
+    from mlx_ltxw.world import World
+
+    shares = [TensorShare.of(4, World(rank, 3)) for rank in range(3)]
+    loaded = [dev.load_transformer(mx.float32, share=(one, None)) for one in shares]
+    for share, network in zip(shares, loaded, strict=True):
+        blocks, rest = layer_bytes(dev, "transformer", mx.float32, share=share)
+        inside = [sum(x.nbytes for _, x in tree_flatten(one.parameters())) for one in network.transformer_blocks]
+        assert blocks == inside
+        assert rest == sum(x.nbytes for _, x in tree_flatten(network.parameters())) - sum(inside)
 
 
 def test_previews_are_decoded_beside_the_transformer(big, built_in):

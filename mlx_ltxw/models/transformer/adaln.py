@@ -5,14 +5,18 @@ Source: `ltx_core/model/transformer/adaln.py`, `timestep_embedding.py`, `transfo
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_ltxw.models.ops import fused_cuda
+from mlx_ltxw.models.ops.cuda import elementwise, norms, source
+from mlx_ltxw.models.ops.cuda.source import Row
+from mlx_ltxw.models.ops.twins import twin
 
 SINUSOID_WIDTH = 256
 _HALF = SINUSOID_WIDTH // 2
@@ -88,12 +92,6 @@ class AdaLayerNormSingle(nn.Module):
         return modulation.reshape(batch, tokens, self.rows, -1), embedded.reshape(batch, tokens, -1)
 
 
-Row = mx.array | tuple[mx.array, mx.array]
-"""One modulation vector (B, 1, dim). Or, where every token has its own, its two summands: a learned table's row
-(1, dim) and the network's (B, T, dim), added inside the kernel that uses them so that no sum is stored for all tokens.
-"""
-
-
 MAIN_ROWS = 9
 """Of a stream's main table: shift, scale and gate of its self-attention, of its feed-forward, of its attention to text.
 """
@@ -110,6 +108,11 @@ class Modulation(NamedTuple):
     shift: Row
     scale: Row
     gate: Row
+
+    @property
+    def rows(self) -> tuple[Row, Row]:
+        """Scale and shift."""
+        return self.scale, self.shift
 
 
 class StreamModulation(NamedTuple):
@@ -140,57 +143,102 @@ def audio_reads_video(table: mx.array, modulation: mx.array) -> tuple[Row, Row]:
 
 def reading_gate(table: mx.array, gate: mx.array) -> Row:
     """The gate of what a stream reads of the other; (5, dim) and (B, 1, 1, dim)."""
-    (row,) = modulation_rows(table[4:], gate, slice(0, 1))
+    if len(gate) == 1 and source.takes_width(table.shape[-1]):
+        return source.RowPair(table, gate, CROSS_ROWS - 1, 0)
+    (row,) = modulation_rows(table[CROSS_ROWS - 1 :], gate, slice(0, 1))
     return row
 
 
 def modulation_rows(table: mx.array, modulation: mx.array, which: slice) -> list[Row]:
     """Some rows of a table (rows, dim) with those of the modulation (B, T, rows, dim).
 
-    A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own.
+    A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own. A sum that
+    serves all tokens is made before it is used, unless a kernel of ours adds its rows up by itself.
     """
     if modulation.shape[1] == 1:
+        if len(modulation) == 1 and source.takes_width(table.shape[-1]):
+            return [source.RowPair(table, modulation, row, row) for row in range(which.start, which.stop)]
         summed = _summed(table[which], modulation[:, 0, which])
         return [summed[:, row : row + 1] for row in range(which.stop - which.start)]
     return [(table[row : row + 1], modulation[:, :, row]) for row in range(which.start, which.stop)]
 
 
-@mx.compile
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     """`x * (1 + scale) + shift`, computed in fp32 and rounded once; x (B, T, dim)."""
+    made: Any = (_fused_modulate if elementwise.takes(x, scale, shift) else _modulate)(x, scale, shift)
+    return made
+
+
+def _modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
+    made: Any = _modulated(x, apart(scale), apart(shift))
+    return made
+
+
+@mx.compile
+def _modulated(x: mx.array, scale: Row, shift: Row) -> mx.array:
     return (x.astype(mx.float32) * (1 + whole(scale)) + whole(shift)).astype(x.dtype)
+
+
+_fused_modulate = twin(elementwise.modulate, _modulate)
 
 
 def modulated_norm(x: mx.array, scale: Row, shift: Row, eps: float) -> mx.array:
     """`norm(x) * (1 + scale) + shift` by the root mean square of x (B, T, dim), as every part of a block begins."""
-    if fused_cuda.takes_modulated(x, scale, shift):
-        fused: Any = _fused_norm(x, scale, shift, eps)
-        return fused
-    return _norm_then_modulate(x, scale, shift, eps)
+    (normed,) = modulated_norms(x, [(scale, shift)], eps)
+    return normed
 
 
-def _norm_then_modulate(x: mx.array, scale: Row, shift: Row, eps: float) -> mx.array:
-    return modulate(mx.fast.rms_norm(x, None, eps), scale, shift)
+def modulated_norms(x: mx.array, rows: Sequence[tuple[Row, Row]], eps: float) -> list[mx.array]:
+    """`modulated_norm` of x (B, T, dim) for each pair of scale and shift."""
+    fits = norms.takes(x, *itertools.chain(*rows))
+    made: list[mx.array] = (_fused_norms if fits else _norms)(x, rows, eps)
+    return made
 
 
-@mx.custom_function
-def _fused_norm(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
-    return fused_cuda.modulated_norm(x, scale, shift, eps)
+def _norms(x: mx.array, rows: Sequence[tuple[Row, Row]], eps: float) -> list[mx.array]:
+    normed = mx.fast.rms_norm(x, None, eps)
+    return [_modulate(normed, scale, shift) for scale, shift in rows]
 
 
-@_fused_norm.vjp
-def _fused_norm_vjp(
-    primals: tuple[mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, ...]:
-    *arrays, eps = primals
-    _, gradients = mx.vjp(lambda x, scale, shift: _norm_then_modulate(x, scale, shift, eps), arrays, [cotangent])
-    return tuple(gradients)
+_fused_norms = twin(norms.modulated, _norms)
+
+
+def added_norms(
+    x: mx.array, update: mx.array, gate: Row, rows: Sequence[tuple[Row, Row]], eps: float
+) -> tuple[mx.array, list[mx.array]]:
+    """`add_gated` of x (B, T, dim), and `modulated_norms` of that."""
+    fits = norms.takes(x, gate, *itertools.chain(*rows))
+    made: tuple[mx.array, list[mx.array]] = (_fused_sum if fits else _added_norms)(x, update, gate, rows, eps)
+    return made
+
+
+def _added_norms(
+    x: mx.array, update: mx.array, gate: Row, rows: Sequence[tuple[Row, Row]], eps: float
+) -> tuple[mx.array, list[mx.array]]:
+    after = _add_gated(x, update, gate)
+    return after, _norms(after, rows, eps)
+
+
+_fused_sum = twin(norms.added, _added_norms)
+
+
+def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
+    made: Any = (_fused_add if elementwise.takes(x, gate) else _add_gated)(x, update, gate)
+    return made
+
+
+def _add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    made: Any = _added(x, update, apart(gate))
+    return made
 
 
 @mx.compile
-def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
-    """`x + update * gate`, computed in fp32 and rounded once; x (B, T, dim)."""
+def _added(x: mx.array, update: mx.array, gate: Row) -> mx.array:
     return (x.astype(mx.float32) + update.astype(mx.float32) * whole(gate)).astype(x.dtype)
+
+
+_fused_add = twin(elementwise.add_gated, _add_gated)
 
 
 @mx.compile
@@ -198,6 +246,15 @@ def _summed(table: mx.array, modulation: mx.array) -> mx.array:
     return table.astype(mx.float32) + modulation.astype(mx.float32)
 
 
+def apart(row: Row) -> mx.array | tuple[mx.array, mx.array]:
+    """A row for MLX's kernels: itself, or its summands."""
+    if isinstance(row, mx.array):
+        return row
+    first, second, *places = row
+    return source.RowPair(first, second, *places).apart() if places else (first, second)
+
+
 def whole(row: Row) -> mx.array:
     """The vector itself, fp32."""
-    return row if isinstance(row, mx.array) else row[0].astype(mx.float32) + row[1].astype(mx.float32)
+    parts = apart(row)
+    return parts if isinstance(parts, mx.array) else parts[0].astype(mx.float32) + parts[1].astype(mx.float32)

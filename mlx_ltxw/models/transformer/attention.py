@@ -6,12 +6,15 @@ Source: `ltx_core/model/transformer/attention.py:Attention.forward`, `ops.py`.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.cuda import attention as gated_cuda
+from mlx_ltxw.models.ops.cuda import elementwise
+from mlx_ltxw.models.ops.twins import twin
 from mlx_ltxw.models.transformer.rope import Rope, turned_norm
 from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
@@ -19,7 +22,15 @@ from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
+    made: Any = (_fused_gates if elementwise.takes_heads(out, logits) else _gate_heads)(out, logits)
+    return made
+
+
+def _gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+
+
+_fused_gates = twin(elementwise.gate_heads, _gate_heads)
 
 
 @mx.compile
@@ -102,10 +113,17 @@ class Attention(nn.Module):
             (B, T, query_dim).
         """
         read = context if isinstance(context, Read) else self.read(x if context is None else context)
-        out = self._split(read.values) if values_only else self._mix(x, read, rope, key_rope, done, spread)
-        if "to_gate_logits" in self:
-            out = gate_heads(out, self.to_gate_logits(x))
-        return self.to_out[0](out.reshape(*x.shape[:2], -1))
+        gates = self.to_gate_logits(x) if "to_gate_logits" in self else None
+        if values_only:
+            out = self._split(read.values)
+            out = out if gates is None else gate_heads(out, gates)
+        else:
+            out = self._mix(x, read, rope, key_rope, gates, done, spread)
+        return self.project_out(out.reshape(*x.shape[:2], -1))
+
+    def project_out(self, x: mx.array) -> mx.array:
+        """What leaves the attention, of its heads' results side by side: (B, T, H * D) -> (B, T, query_dim)."""
+        return self.to_out[0](x)
 
     def read(self, context: mx.array, shared: Read | None = None, counts: tuple[int, ...] = ()) -> Read:
         """Keys and values of contexts.
@@ -122,16 +140,18 @@ class Attention(nn.Module):
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
     def _mix(
-        self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, done: Done, spread: Spread | None
-    ) -> mx.array:
+        self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, gates: mx.array | None, done: Done,
+        spread: Spread | None,
+    ) -> mx.array:  # fmt: skip
         queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
         values = self._split(read.values)
         if spread is not None:
-            keys, values = spread.whole(keys), spread.whole(values)
+            keys, values = spread.keys_and_values(keys, values)
+            done((keys, values))  # they are on their way while the queries are made
         done((queries, keys, values))
-        queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))  # (B, H, T, D)
-        out = attend(queries, keys, values, self.scale, read.counts)
-        return out.transpose(0, 2, 1, 3)
+        if gates is None:
+            return _attend_tokens(queries, keys, values, self.scale, read.counts)
+        return attend_gated(queries, keys, values, gates, self.scale, read.counts)
 
     @property
     def scale(self) -> float:
@@ -185,6 +205,39 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float, co
         for one, (count, end) in enumerate(zip(counts, ends, strict=True))
     ]
     return mx.concatenate(parts)
+
+
+def _attend_tokens(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, counts: tuple[int, ...]
+) -> mx.array:
+    """`attend` of (B, T, H, D), as projections make them, to the same."""
+    queries, keys, values = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))
+    return attend(queries, keys, values, scale, counts).transpose(0, 2, 1, 3)
+
+
+def attend_gated(
+    queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, scale: float, counts: tuple[int, ...] = ()
+) -> mx.array:
+    """`attend` of (B, T, H, D), with each head's result multiplied by its gate.
+
+    Args:
+        queries: (B, T, H, D).
+        keys, values: (C, S, H, D).
+        gates: (B, T, H), for `gate_heads`.
+        scale: Of the products.
+        counts: As for `attend`.
+    """
+    if gated_cuda.takes(queries, keys, values, gates):
+        made: Any = _fused_attention(queries, keys, values, gates, scale)
+        return made
+    return gate_heads(_attend_tokens(queries, keys, values, scale, counts), gates)
+
+
+def _attend_and_gate(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, scale: float) -> mx.array:
+    return _gate_heads(_attend_tokens(queries, keys, values, scale, ()), gates)
+
+
+_fused_attention = twin(gated_cuda.gated, _attend_and_gate)
 
 
 def _attend_folded(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:

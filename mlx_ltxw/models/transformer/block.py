@@ -18,10 +18,8 @@ from mlx_ltxw.models.transformer.adaln import (
     MAIN_ROWS,
     PROMPT_ROWS,
     Modulation,
-    Row,
     audio_reads_video,
     modulate,
-    modulated_norm,
     modulation_rows,
     reading_gate,
     stream_modulation,
@@ -33,6 +31,7 @@ from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import EQUALLY, NO_BLOCK_SKIPS, BlockSkips, Rotary, Sharing
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.spread import Spread
+from mlx_ltxw.models.transformer.unsummed import Unsummed
 from mlx_ltxw.models.transformer.update import Attending, Update
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
@@ -155,23 +154,41 @@ class Block(nn.Module):
         video_own, video_text, video_feed_forward = self.video_updates(v, skips.video_self)
         audio_own, audio_text, audio_feed_forward = self.audio_updates(a, skip_self=skips.audio_self)
 
-        text = audio_text.read(audio.dtype) if texts is None else texts.audio
-        video, audio = video_own(video, done=done), audio_own(audio)
-        done((video, audio))
-        video = video_text(video, None if texts is None else texts.video, done)
-        audio = audio_text(audio, text)
+        dtype = audio.dtype
+        text = audio_text.read(dtype) if texts is None else texts.audio
+        video_stream, audio_stream = video_own(Unsummed(video), done=done), audio_own(Unsummed(audio))
+        done((video_stream.latest, audio_stream.latest))
+        video_stream = video_text(video_stream, None if texts is None else texts.video, done)
+        audio_stream = audio_text(audio_stream, text)
         shared = Shared(text=text)
-        done((video, audio))
+        done((video_stream.latest, audio_stream.latest))
 
         if not skips.cross:
-            shared = Shared(self.video_as_read(video, v), text=text, spread=v.spread)
-            video_reading = self.video_reading(v, audio, a)
-            audio_reading = self.audio_reading(a, shared, v.rotary.cross)
-            shared = shared._replace(read=audio_reading.read(audio.dtype))
-            video, audio = video_reading(video, done=done), audio_reading(audio, shared.read)
-            done((video, audio))
+            video_stream, audio_stream, shared = self._read_each_other(video_stream, audio_stream, v, a, text, done)
+            done((video_stream.latest, audio_stream.latest))
 
-        return BlockOutput(video_feed_forward(video, done=done), audio_feed_forward(audio), shared)
+        video_stream, audio_stream = video_feed_forward(video_stream, done=done), audio_feed_forward(audio_stream)
+        return BlockOutput(video_stream.whole(), audio_stream.whole(), shared)
+
+    def _read_each_other(
+        self, video: Unsummed, audio: Unsummed, v: StreamState, a: StreamState, text: Read, done: Done
+    ) -> tuple[Unsummed, Unsummed, Shared]:
+        """Both streams after each has read the other, as it was before, and what they share."""
+        assert v.cross_modulation is not None
+        assert a.cross_modulation is not None
+        table, audio_table = self.scale_shift_table_a2v_ca_video, self.scale_shift_table_a2v_ca_audio
+        video, (queries, as_read) = video.normed(
+            video_reads_audio(table, v.cross_modulation), audio_reads_video(table, v.cross_modulation), eps=self.eps
+        )
+        audio, (audio_queries, heard) = audio.normed(
+            audio_reads_video(audio_table, a.cross_modulation), video_reads_audio(audio_table, a.cross_modulation),
+            eps=self.eps,
+        )  # fmt: skip
+        shared = Shared(as_read, text=text, spread=v.spread)
+        reading = self.audio_reading(a, shared, v.rotary.cross)
+        shared = shared._replace(read=reading.read(audio_queries.dtype))
+        video = self.video_reading(v, heard, a)(video, done=done, queries=queries)
+        return video, reading(audio, shared.read, queries=audio_queries), shared
 
     def audio_stream(
         self,
@@ -185,10 +202,10 @@ class Block(nn.Module):
         """The audio stream alone, reading a video that does not read it back: (B, Ta, Da); arguments as for
         `audio_updates`, and `text` from `read_audio_text`, if that has been asked for already."""
         own, to_text, *others = self.audio_updates(state, shared, video_rope, skip_self)
-        audio = to_text(own(audio), text)
+        stream = to_text(own(Unsummed(audio)), text)
         for update in others:
-            audio = update(audio)
-        return audio
+            stream = update(stream)
+        return stream.whole()
 
     def read_texts(self, video_state: StreamState, audio_state: StreamState, dtype: mx.Dtype) -> Texts:
         """Keys and values of both streams' texts, for streams in `dtype`."""
@@ -251,26 +268,15 @@ class Block(nn.Module):
         attending = Attending(shared.video, shared.read, rope, video_rope, counts=counts, spread=spread)
         return Update(self.video_to_audio_attn, modulation, self.eps, attending)
 
-    def video_reading(self, state: StreamState, audio: mx.array, audio_state: StreamState) -> Update:
-        """The video reads the audio's tokens (B, Ta, Da) as they are (`audio_to_video_attn`)."""
+    def video_reading(self, state: StreamState, heard: mx.array, audio_state: StreamState) -> Update:
+        """The video reads the audio's tokens (B, Ta, Da), normed and modulated (`audio_to_video_attn`)."""
         table = self.scale_shift_table_a2v_ca_video
         assert state.cross_modulation is not None
         assert state.cross_gate is not None
-        assert audio_state.cross_modulation is not None
         scale, shift = video_reads_audio(table, state.cross_modulation)
         modulation = Modulation(shift, scale, reading_gate(table, state.cross_gate))
-        audio_table = self.scale_shift_table_a2v_ca_audio
-        context = self._normed(audio, *video_reads_audio(audio_table, audio_state.cross_modulation))
-        attending = Attending(context, None, state.rotary.cross, audio_state.rotary.cross)
+        attending = Attending(heard, None, state.rotary.cross, audio_state.rotary.cross)
         return Update(self.audio_to_video_attn, modulation, self.eps, attending)
-
-    def video_as_read(self, video: mx.array, state: StreamState) -> mx.array:
-        """The video's tokens (B, Tv, Dv) as the audio reads them: normed and modulated."""
-        assert state.cross_modulation is not None
-        return self._normed(video, *audio_reads_video(self.scale_shift_table_a2v_ca_video, state.cross_modulation))
-
-    def _normed(self, x: mx.array, scale: Row, shift: Row) -> mx.array:
-        return modulated_norm(x, scale, shift, self.eps)
 
 
 def modulated_text(table: mx.array, state: StreamState) -> mx.array:

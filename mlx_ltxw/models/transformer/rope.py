@@ -15,7 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.ops import fused_cuda
+from mlx_ltxw.models.ops.cuda import turns
+from mlx_ltxw.models.ops.twins import twin
 
 Rope = tuple[mx.array, mx.array]
 """Cosines and sines, each (B, T, H, head_dim / 2)."""
@@ -87,10 +88,8 @@ def apply_split_rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 
 def turned_norm(x: mx.array, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
     """RMS norm of (B, T, H * D) as a whole with a weight (H * D), then `apply_split_rope` of its heads (B, T, H, D)."""
-    if fused_cuda.takes_turned(x, cos):
-        turned: Any = _fused_turn(x, weight, cos, sin, eps)
-        return turned
-    return _norm_then_turn(x, weight, eps, cos, sin)
+    made: Any = (_fused_turn if turns.takes(x, cos) else _norm_then_turn)(x, weight, eps, cos, sin)
+    return made
 
 
 def _norm_then_turn(x: mx.array, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
@@ -98,18 +97,7 @@ def _norm_then_turn(x: mx.array, weight: mx.array, eps: float, cos: mx.array, si
     return apply_split_rope(normed.reshape(*x.shape[:2], cos.shape[2], -1), cos, sin)
 
 
-@mx.custom_function
-def _fused_turn(x: mx.array, weight: mx.array, cos: mx.array, sin: mx.array, eps: float) -> mx.array:
-    return fused_cuda.turned_norm(x, weight, cos, sin, eps)
-
-
-@_fused_turn.vjp
-def _fused_turn_vjp(
-    primals: tuple[mx.array, mx.array, mx.array, mx.array, float], cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, ...]:
-    x, weight, cos, sin, eps = primals
-    _, gradients = mx.vjp(lambda x, weight: _norm_then_turn(x, weight, eps, cos, sin), [x, weight], [cotangent])
-    return (*gradients, mx.zeros_like(cos), mx.zeros_like(sin))
+_fused_turn = twin(turns.turned_norm, _norm_then_turn)
 
 
 @mx.custom_function

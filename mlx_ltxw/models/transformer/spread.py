@@ -8,8 +8,6 @@ of heads or of blocks of keys costs more collectives for the few machines that t
 
 from __future__ import annotations
 
-import itertools
-
 import mlx.core as mx
 
 from mlx_ltxw.world import Turns, share_of
@@ -18,28 +16,46 @@ from mlx_ltxw.world import Turns, share_of
 class Spread:
     """How the tokens of a stream lie over machines: in a row, as evenly as can be.
 
+    A machine may compute some of its neighbours' tokens beside its own, which nobody gathers: of few rows a product may
+    be computed in another way than of many, and then its bits differ (`pipeline/same_bits.py`).
+
     Args:
         turns: The machines.
         tokens: Of the stream, at least one for each machine.
+        least: Tokens that this machine computes, if its own are fewer.
 
     Attributes:
         counts: Tokens of each machine.
+        window: Those that this one computes.
     """
 
-    def __init__(self, turns: Turns, tokens: int) -> None:
+    def __init__(self, turns: Turns, tokens: int, least: int = 1) -> None:
         self.turns, self.tokens = turns, tokens
         world = turns.world
         self.counts = share_of(tokens, world.size)
-        ends = [*itertools.accumulate(self.counts)]
-        self._own = slice(ends[world.rank] - self.counts[world.rank], ends[world.rank])
+        count = self.counts[world.rank]
+        start = sum(self.counts[: world.rank])
+        width = min(tokens, max(count, least))
+        first = min(start, tokens - width)
+        self.window = slice(first, first + width)
+        self._own = slice(start - first, start - first + count)
 
     def own(self, x: mx.array) -> mx.array:
         """This machine's tokens of (B, T, ...); what is the same for all tokens, (B, 1, ...), stays."""
-        return x if x.shape[1] == 1 and self.tokens > 1 else x[:, self._own]
+        return x if x.shape[1] == 1 and self.tokens > 1 else x[:, self.window]
+
+    def keys_and_values(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Those of all tokens (B, T, H, D), of this machine's, in one collective: between two GPUs starting one takes
+        as long as carrying ten megabytes. An adapter of one of the two alone gives them other rows."""
+        if keys.shape != values.shape:
+            return self.whole(keys), self.whole(values)
+        both = self.whole(mx.concatenate([keys, values.astype(keys.dtype)], axis=-1))
+        width = keys.shape[-1]
+        return both[..., :width], both[..., width:].astype(values.dtype)
 
     def whole(self, x: mx.array) -> mx.array:
         """All tokens (B, T, ...), of this machine's (B, t, ...)."""
-        x = x.swapaxes(0, 1)
+        x = x[:, self._own].swapaxes(0, 1)
         most = self.counts[0]
         if len(x) < most:
             x = mx.concatenate([x, mx.zeros((most - len(x), *x.shape[1:]), x.dtype)])

@@ -23,9 +23,12 @@ from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import Rotary
 from mlx_ltxw.models.transformer.model import Transformer
 from mlx_ltxw.models.transformer.rope import Rope, apply_split_rope
+from mlx_ltxw.tree import linears, size_of
 from mlx_ltxw.world import Turns, World, share_of
 
 ROWS, COLUMNS = "rows", "columns"
+NOT_PACKED: Mapping[str, Any] = {}
+"""The packing of a linear that is not quantised."""
 
 _ATTENTION = r"transformer_blocks\.\d+\.\w*attn\w*\."
 _HEADS_OUT = re.compile(_ATTENTION + r"(to_q|to_k|to_v|to_gate_logits|q_norm|k_norm)$")
@@ -42,18 +45,10 @@ class Portion:
     stop: int
     total: int
 
-    def of(self, length: int) -> slice:
-        """The same part of an axis of another length, such as that of packed weights.
-
-        Raises:
-            UserError: it is no whole number of them.
-        """
-        if length * self.start % self.total or length * self.stop % self.total:
-            raise UserError(
-                f"{length} groups of packed weights cannot be shared out so that whole heads stay together.",
-                "Give {field:split=tokens}, or as many machines as divide the heads.",
-            )
-        return slice(length * self.start // self.total, length * self.stop // self.total)
+    def of(self, length: int, unit: int = 1) -> slice:
+        """The same part of an axis of another length, widened to whole units."""
+        start, stop = length * self.start // self.total, length * self.stop // self.total
+        return slice(start // unit * unit, -(-stop // unit) * unit)
 
 
 @dataclass(frozen=True)
@@ -99,9 +94,20 @@ class TensorShare:
                 return axis, part
         return None
 
-    def cut(self, name: str, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-        """Which of a parameter a machine has, by its path; None for all. The bias of a sum is all its first machine's,
-        and empty, as zeros, on the others (`keeps`)."""
+    def cut(
+        self, name: str, shape: tuple[int, ...], packing: Mapping[str, Any] = NOT_PACKED
+    ) -> tuple[slice, ...] | None:
+        """Which of a parameter a machine has, by its path; None for all.
+
+        Of packed weights no group is cut: where a share ends inside of one, both machines have it, and what is not
+        their own of it meets zeros (`padding`). The bias of a sum is all its first machine's, and zeros on the others
+        (`keeps`).
+
+        Args:
+            name: Its path.
+            shape: Of the parameter.
+            packing: `group_size` and `bits` of a quantised linear.
+        """
         path, _, leaf = name.rpartition(".")
         found = self.part_of(path)
         if found is None or (found[0] == COLUMNS and leaf == "bias"):
@@ -109,7 +115,27 @@ class TensorShare:
         axis, part = found
         if axis == ROWS:
             return (part.of(shape[0]),)
-        return slice(None), part.of(shape[1])
+        if not packing:
+            return slice(None), part.of(shape[1])
+        inputs = shape[1] * 32 // packing["bits"] if leaf == "weight" else shape[1] * packing["group_size"]
+        held = part.of(inputs, packing["group_size"])
+        return slice(None), slice(held.start * shape[1] // inputs, held.stop * shape[1] // inputs)
+
+    def held(self, path: str, width: int, packing: Mapping[str, Any] = NOT_PACKED) -> slice:
+        """Which inputs, of `width`, a machine has weights for, of a linear of which it has some columns."""
+        found = self.part_of(path)
+        assert found is not None
+        return found[1].of(width, packing.get("group_size", 1))
+
+    def own(self, path: str, width: int, packing: Mapping[str, Any] = NOT_PACKED) -> slice:
+        """Which of the inputs that it has weights for (`held`) are its own, and no other machine's."""
+        held, own = self.held(path, width, packing), self.held(path, width)
+        return slice(own.start - held.start, own.stop - held.start)
+
+    def beside(self, path: str, width: int, packing: Mapping[str, Any] = NOT_PACKED) -> tuple[int, int]:
+        """How many inputs it has weights for before and behind its own."""
+        held, own = self.held(path, width, packing), self.held(path, width)
+        return own.start - held.start, held.stop - own.stop
 
     def keeps(self, name: str) -> bool:
         """Whether a parameter's values are used here, and not zeros in their place."""
@@ -132,9 +158,14 @@ class TensorAttention(Attention):
 
     _turns: Turns
     _inner: int
+    _beside: tuple[int, int]
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         return self._turns.sum(super().__call__(*args, **kwargs))
+
+    def project_out(self, x: mx.array) -> mx.array:
+        """As the whole attention, of this machine's heads."""
+        return super().project_out(_padded(x, self._beside))
 
     def turned(self, queries: mx.array, keys: mx.array, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
         """As the whole attention, whose norms span all heads; the squares of both take one collective."""
@@ -159,6 +190,17 @@ class TensorFeedForward(FeedForward):
         return self._turns.sum(super().__call__(*args, **kwargs))
 
 
+class Padding(nn.Module):
+    """Zeros beside (..., dim): inputs of packed weights that are another machine's too."""
+
+    def __init__(self, beside: tuple[int, int]) -> None:
+        super().__init__()
+        self._beside = beside
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _padded(x, self._beside)
+
+
 def shard_transformer(network: Transformer, shard: TensorShare, turns: Turns) -> None:
     """Makes a transformer one of a machine's share, in place; arrays that are not computed yet never are.
 
@@ -168,27 +210,44 @@ def shard_transformer(network: Transformer, shard: TensorShare, turns: Turns) ->
         turns: The machines.
     """
     heads = shard.heads.stop - shard.heads.start
-    for block in network.transformer_blocks:
-        for module in block.modules():
-            if isinstance(module, Attention):
-                module.__class__ = TensorAttention
-                module._inner = module.heads * module.head_dim
-                module.heads = heads
-                module._turns = turns
-            elif isinstance(module, FeedForward):
-                module.__class__ = TensorFeedForward
-                module._turns = turns
+    beside = {
+        path: shard.beside(path, size_of(linear)[1], packing_of(linear))
+        for path, linear in linears(network).items()
+        if (shard.part_of(path) or (ROWS,))[0] == COLUMNS
+    }
+    for path, module in network.named_modules():
+        if isinstance(module, Attention) and path.startswith("transformer_blocks."):
+            module.__class__ = TensorAttention
+            module._inner = module.heads * module.head_dim
+            module.heads = heads
+            module._turns, module._beside = turns, beside[f"{path}.to_out.0"]
+        elif isinstance(module, FeedForward):
+            module.__class__ = TensorFeedForward
+            module._turns = turns
+            module.net[1] = Padding(beside[f"{path}.net.2"])
     for path, module in network.named_modules():
         if shard.part_of(path) is None:
             continue
+        packing = packing_of(module)
         for leaf, value in list(module.items()):
-            if isinstance(value, mx.array) and (cut := shard.cut(f"{path}.{leaf}", value.shape)):
+            if isinstance(value, mx.array) and (cut := shard.cut(f"{path}.{leaf}", value.shape, packing)):
                 module[leaf] = value[cut]
+
+
+def packing_of(module: nn.Module) -> Mapping[str, Any]:
+    """`group_size` and `bits` of a quantised linear; nothing of any other module."""
+    if isinstance(module, nn.QuantizedLinear):
+        return {"group_size": module.group_size, "bits": module.bits}
+    return NOT_PACKED
 
 
 def kept(arrays: Mapping[str, mx.array], shard: TensorShare) -> dict[str, mx.array]:
     """Parameters by path, with zeros for those whose values another machine adds."""
     return {name: array if shard.keeps(name) else mx.zeros_like(array) for name, array in arrays.items()}
+
+
+def _padded(x: mx.array, beside: tuple[int, int]) -> mx.array:
+    return mx.pad(x, [(0, 0)] * (x.ndim - 1) + [beside]) if any(beside) else x
 
 
 def _scaled(x: mx.array, squares: mx.array, norm: nn.RMSNorm, inner: int) -> mx.array:

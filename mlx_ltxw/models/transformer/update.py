@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_ltxw.models.transformer.adaln import Modulation, add_gated, modulated_norm
+from mlx_ltxw.models.transformer.adaln import Modulation
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.spread import Spread
+from mlx_ltxw.models.transformer.unsummed import Unsummed
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 
 
@@ -62,18 +63,25 @@ class Update(NamedTuple):
         assert context is not None
         return self.network.read(context.astype(dtype), shared, counts)
 
-    def __call__(self, x: mx.array, read: Read | None = None, done: Done = nothing_done) -> mx.array:
+    def __call__(
+        self, x: Unsummed, read: Read | None = None, done: Done = nothing_done, queries: mx.array | None = None
+    ) -> Unsummed:
         """The stream (B, T, dim) after the update.
 
         Args:
             x: The stream before it.
             read: What `read` gave, if that has been asked for already.
+            done: Takes each part of the work as it is described.
+            queries: `x`, normed and modulated, if that has been made already.
         """
-        shift, scale, gate = self.modulation
-        queries = modulated_norm(x, scale, shift, self.eps)
+        if queries is None:
+            x, (queries,) = x.normed(self.modulation.rows, eps=self.eps)
+        return x.plus(self._change(queries, read, done), self.modulation.gate)
+
+    def _change(self, queries: mx.array, read: Read | None, done: Done) -> mx.array:
         if isinstance(self.network, FeedForward):
-            return add_gated(x, self.network(queries, done), gate)
+            return self.network(queries, done)
         context, _, rope, key_rope, values_only, _, spread = self.attending
         if context is not None and read is None:
-            read = self.read(x.dtype)
-        return add_gated(x, self.network(queries, read, rope, key_rope, values_only, done, spread), gate)
+            read = self.read(queries.dtype)
+        return self.network(queries, read, rope, key_rope, values_only, done, spread)

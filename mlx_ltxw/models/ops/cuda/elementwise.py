@@ -1,0 +1,121 @@
+"""Elementwise operations with one number for many: MLX's own kernels read all inputs of such number by number."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ltxw.models.ops.cuda import source
+from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, start, summands, takes_rows
+from mlx_ltxw.models.ops.trial import close, working
+
+_THREADS = 256
+_BEGIN = """
+  size_t at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
+  if (at >= size_t(x_shape[0]) * x_shape[1] * WIDTH) return;
+  Eight<T> own = eight(x + at);
+"""
+_ROW = """
+  int column = at % WIDTH;
+"""
+_ADDED = """
+  Eight<T> more = eight(update + at);
+  #pragma unroll
+  for (int i = 0; i < 8; ++i)
+    own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) + static_cast<float>(more.of[i]) * (GATE));
+  put(out + at, own);
+"""
+_MODULATED = """
+  #pragma unroll
+  for (int i = 0; i < 8; ++i)
+    own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) * (1.0f + (SCALE)) + (SHIFT));
+  put(out + at, own);
+"""
+_SCALED = """
+  float factor = 2.0f / (1.0f + expf(-static_cast<float>(logits[at / HEAD])));
+  #pragma unroll
+  for (int i = 0; i < 8; ++i) own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) * factor);
+  put(out + at, own);
+"""
+
+
+def takes(x: mx.array, *rows: Row) -> bool:
+    """Whether `add_gated` and `modulate` take these: on CUDA, where all tokens share their rows."""
+    return takes_rows(x, *rows) and working(_works, x.dtype, x.shape[-1])
+
+
+def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    """`x + update * gate` of (B, T, W)."""
+    return _with_rows("add_gated", _ADDED, [x, update], {"GATE": gate})
+
+
+def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
+    """`x * (1 + scale) + shift` of (B, T, W)."""
+    return _with_rows("modulate", _MODULATED, [x], {"SCALE": scale, "SHIFT": shift})
+
+
+def takes_heads(x: mx.array, logits: mx.array) -> bool:
+    """Whether `gate_heads` takes such heads (B, T, H, D), and logits of their dtype: on CUDA."""
+    _, _, heads, width = x.shape
+    if not source.on_cuda() or width % LANES or logits.dtype != x.dtype:
+        return False
+    return working(_heads_work, x.dtype, heads, width)
+
+
+def gate_heads(x: mx.array, logits: mx.array) -> mx.array:
+    """Each head of (B, T, H, D) by `2 sigmoid(logit)` of (B, T, H)."""
+    _, _, heads, width = x.shape
+    constants = [("T", x.dtype), ("HEAD", width), ("WIDTH", heads * width), ("THREADS", _THREADS)]
+    made = kernel("gate_heads", ("x", "logits"), ("out",), _BEGIN + _SCALED)
+    (out,) = start(made, [x, logits], constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
+    return out
+
+
+def _blocks(x: mx.array) -> int:
+    return -(-x.size // (LANES * _THREADS))
+
+
+def _with_rows(name: str, code: str, tokens: list[mx.array], rows: dict[str, Row]) -> mx.array:
+    x = tokens[0]
+    parts = {row: summands(given) for row, given in rows.items()}
+    made = _kernel(name, code, tuple((row, tuple(place for _, place in given)) for row, given in parts.items()))
+    constants = [("T", x.dtype), ("WIDTH", x.shape[-1]), ("THREADS", _THREADS)]
+    arrays = [*tokens, *(array for given in parts.values() for array, _ in given)]
+    (out,) = start(made, arrays, constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
+    return out
+
+
+@functools.cache
+def _kernel(name: str, code: str, rows: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
+    """The kernel for rows of one or two summands each, in those places."""
+    inputs = ["x", *(["update"] if "update" in code else [])]
+    for row, places in rows:
+        names = [f"{row.lower()}{part}" for part in range(len(places))]
+        parts = [f"static_cast<float>({one}[{at} * WIDTH + column + i])" for one, at in zip(names, places, strict=True)]
+        code = code.replace(row, " + ".join(parts))
+        inputs += names
+    called = "_".join([name, *("".join(map(str, places)) for _, places in rows)])
+    return kernel(called, tuple(inputs), ("out",), _BEGIN + _ROW + code)
+
+
+def _works(dtype: mx.Dtype, width: int) -> bool:
+    """By formulas in float32, of two batches of three tokens."""
+    x, update, table = (mx.random.normal((2, 3, width), key=mx.random.key(i)).astype(dtype) for i in range(3))
+    row, shift = (mx.random.normal((1, 1, width), key=mx.random.key(i)) for i in (3, 4))
+    wide, change, table = x.astype(mx.float32), update.astype(mx.float32), table[0, :1]
+    both = table.astype(mx.float32) + row
+    return (
+        close(add_gated(x, update, row), wide + change * row)
+        and close(add_gated(x, update, (table, row)), wide + change * both)
+        and close(modulate(x, row, shift), wide * (1 + row) + shift)
+        and close(modulate(x, (table, row), (table, shift)), wide * (1 + both) + table.astype(mx.float32) + shift)
+    )
+
+
+def _heads_work(dtype: mx.Dtype, heads: int, width: int) -> bool:
+    x = mx.random.normal((2, 3, heads, width), key=mx.random.key(0)).astype(dtype)
+    logits = mx.random.normal((2, 3, heads), key=mx.random.key(1)).astype(dtype)
+    factors = 2 * mx.sigmoid(logits.astype(mx.float32))
+    return close(gate_heads(x, logits), x.astype(mx.float32) * factors[..., None])
