@@ -184,6 +184,12 @@ class Turns:
         """Lets the latest result go, once it is computed."""
         self._latest = None
 
+    def finish(self) -> None:
+        """Computes all that was described, needed or not: the other machines take part in it."""
+        if self._latest is not None:
+            mx.eval(self._latest)
+        self.settle()
+
     def _in_turn(self, x: mx.array) -> mx.array:
         if self._latest is not None:
             (x,) = mx.depends([x], [self._latest])

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops.cuda import attention, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer.adaln import add_gated, added_norms, modulate, modulated_norms
 from mlx_ltxw.models.transformer.attention import attend_gated, gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def emulated(monkeypatch, folder):
     made = Emulated(folder)
-    monkeypatch.setattr(mx.fast, "cuda_kernel", made, raising=False)
+    monkeypatch.setattr(compiler, "cuda_kernel", made)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
     for module in (norms, turns, elementwise, attention):
         monkeypatch.setattr(module, "working", lambda *_: True)
@@ -60,9 +60,10 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
     monkeypatch.setattr(norms, "BLOCKS", 2)
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
-    table, network = drawn(1, WIDTH, seed=6), drawn(1, 1, WIDTH, seed=7, dtype=dtype)
-    after, (first, second) = added_norms(x, update, (table, network), [(scale, shift), ((table, network), other)], 1e-6)
-    both = wide(table) + wide(network)
+    table, network = drawn(3, WIDTH, seed=6), drawn(1, 1, 2, WIDTH, seed=7, dtype=dtype)
+    row = source.RowPair(table, network, 2, 1)
+    after, (first, second) = added_norms(x, update, row, [(scale, shift), (row.apart(), other)], 1e-6)
+    both = wide(table)[2] + wide(network)[0, 0, 1]
     summed = wide(x) + wide(update) * both
     assert is_rounded_once(after, summed)
     of_the_sum = normed(wide(after))
@@ -70,7 +71,7 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
     assert is_rounded_once(second, of_the_sum * (1 + both) + wide(other))
     (alone,) = modulated_norms(after, [(scale, shift)], 1e-6)
     assert mx.array_equal(alone, first)
-    assert mx.array_equal(add_gated(x, update, (table, network)), after)
+    assert mx.array_equal(add_gated(x, update, row), after)
     assert {name.split("_")[0] for name in emulated.started} == {"added", "norm", "add"}
 
 
@@ -100,7 +101,7 @@ def test_elementwise(emulated):
     heads = x.reshape(2, 3, 16, 64)
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
-    assert emulated.started == ["modulate_2_1", "gate_heads"]
+    assert emulated.started == ["modulate_00_0", "gate_heads"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
@@ -138,7 +139,8 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
             after, made = added_norms(x, update, (table, gate), [(scale, shift), (gate, scale)], 1e-6)
             made = [after, *made]
         elif which == "modulation":
-            made = [modulate(x, (table, gate), shift), add_gated(x, update, gate)]
+            row = source.RowPair(table, gate[:, :, None], 0, 0)
+            made = [modulate(x, row, shift), add_gated(x, update, row)]
         elif which == "heads":
             made = [gate_heads(x.reshape(1, 3, 8, 128), logits)]
         else:
@@ -150,7 +152,7 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
         apart.setattr(source, "on_cuda", lambda: False)
         want = mx.grad(call, argnums=(0, 1, 2, 3))(*given)
         assert float(call(*given)) != 0
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: zeros)
+    monkeypatch.setattr(compiler, "cuda_kernel", lambda *_, **__: zeros)
     source.kernel.cache_clear()
     assert float(call(*given)) == 0
     for got, expected in zip(mx.grad(call, argnums=(0, 1, 2, 3))(*given), want, strict=True):

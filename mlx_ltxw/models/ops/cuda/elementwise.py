@@ -80,22 +80,23 @@ def _blocks(x: mx.array) -> int:
 def _with_rows(name: str, code: str, tokens: list[mx.array], rows: dict[str, Row]) -> mx.array:
     x = tokens[0]
     parts = {row: summands(given) for row, given in rows.items()}
-    made = _kernel(name, code, tuple((row, len(given)) for row, given in parts.items()))
+    made = _kernel(name, code, tuple((row, tuple(place for _, place in given)) for row, given in parts.items()))
     constants = [("T", x.dtype), ("WIDTH", x.shape[-1]), ("THREADS", _THREADS)]
-    arrays = [*tokens, *(part for given in parts.values() for part in given)]
+    arrays = [*tokens, *(array for given in parts.values() for array, _ in given)]
     (out,) = start(made, arrays, constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
     return out
 
 
 @functools.cache
-def _kernel(name: str, code: str, rows: tuple[tuple[str, int], ...]) -> Any:
-    """The kernel for rows of one or two summands each."""
+def _kernel(name: str, code: str, rows: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
+    """The kernel for rows of one or two summands each, in those places."""
     inputs = ["x", *(["update"] if "update" in code else [])]
-    for row, count in rows:
-        names = [f"{row.lower()}{part}" for part in range(count)]
-        code = code.replace(row, " + ".join(f"static_cast<float>({each}[column + i])" for each in names))
+    for row, places in rows:
+        names = [f"{row.lower()}{part}" for part in range(len(places))]
+        parts = [f"static_cast<float>({one}[{at} * WIDTH + column + i])" for one, at in zip(names, places, strict=True)]
+        code = code.replace(row, " + ".join(parts))
         inputs += names
-    called = "_".join([name, *(str(count) for _, count in rows)])
+    called = "_".join([name, *("".join(map(str, places)) for _, places in rows)])
     return kernel(called, tuple(inputs), ("out",), _BEGIN + _ROW + code)
 
 

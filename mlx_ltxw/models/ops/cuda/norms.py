@@ -97,26 +97,30 @@ def _started(
     width = x.shape[-1]
     threads = min(512, width // LANES)
     given = [*((change[1],) if change else ()), *(row for pair in rows for row in pair)]
-    made = _kernel(change is not None, tuple(len(summands(row)) for row in given), eps)
-    arrays = [x, *((change[0],) if change else ()), *(part for row in given for part in summands(row))]
+    parts = [summands(row) for row in given]
+    made = _kernel(change is not None, tuple(tuple(place for _, place in row) for row in parts), eps)
+    arrays = [x, *((change[0],) if change else ()), *(array for row in parts for array, _ in row)]
     constants = [("T", x.dtype), ("WIDTH", width), ("THREADS", threads), ("COUNT", len(rows))]
     results = len(rows) + (change is not None)
     return start(made, arrays, constants, min(x.size // width, BLOCKS), threads, [(x.shape, x.dtype)] * results)
 
 
 @functools.cache
-def _kernel(adds: bool, counts: tuple[int, ...], eps: float) -> Any:
-    """The kernel for rows of one or two summands: the gate's, then each scale's and shift's."""
-    count = len(counts) // 2
+def _kernel(adds: bool, places: tuple[tuple[int, ...], ...], eps: float) -> Any:
+    """The kernel for rows of one or two summands, in those places: the gate's, then each scale's and shift's."""
+    count = len(places) // 2
     into = [*(["gates"] if adds else []), *(f"{name}[{one}]" for one in range(count) for name in ("scales", "shifts"))]
-    names = [[f"row{number}_{part}" for part in range(parts)] for number, parts in enumerate(counts)]
+    names = [[f"row{number}_{part}" for part in range(len(row))] for number, row in enumerate(places)]
+    sums = [
+        [f"{name} + {at} * WIDTH" for name, at in zip(*pair, strict=True)] for pair in zip(names, places, strict=True)
+    ]
     source = _BEGIN + ("  float gates[8 * PARTS];\n" if adds else "")
-    source += "".join(_ROW.format(to=to, names=", ".join(row)) for to, row in zip(into, names, strict=True))
+    source += "".join(_ROW.format(to=to, names=", ".join(row)) for to, row in zip(into, sums, strict=True))
     source += _ROWS + (_ADDED if adds else "") + _NORMED.replace("EPS", f"{eps!r}f")
     source += "".join(_OUT.format(one=one) for one in range(count)) + "    }\n  }\n"
     inputs = ("x", *(("update",) if adds else ()), *(name for row in names for name in row))
     outputs = (*(("after",) if adds else ()), *(f"out{one}" for one in range(count)))
-    called = f"{'added_' if adds else ''}norm_{'_'.join(map(str, counts))}"
+    called = "_".join(["added_norm" if adds else "norm", *("".join(map(str, row)) for row in places)])
     return kernel(called, inputs, outputs, source)
 
 
