@@ -76,6 +76,21 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_rows_of_each_clip(emulated, monkeypatch):
+    """As training has them, whose clips have noise levels of their own; a text's too."""
+    dtype = mx.bfloat16
+    monkeypatch.setattr(norms, "BLOCKS", 5)  # not as many for each clip
+    x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
+    gate, scale, shift = (drawn(2, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
+    after, (got,) = added_norms(x, update, gate, [(scale, shift)], 1e-6)
+    assert is_rounded_once(after, wide(x) + wide(update) * wide(gate))
+    assert is_rounded_once(got, normed(wide(after)) * (1 + wide(scale)) + wide(shift))
+    assert mx.array_equal(add_gated(x, update, gate), after)
+    assert is_rounded_once(modulate(x, scale, shift), wide(x) * (1 + wide(scale)) + wide(shift))
+    assert emulated.started == ["added_norm_clip_clip_clip", "add_gated_clip", "modulate_clip_clip"]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_a_norm_and_a_rotation(emulated):
     dtype = mx.bfloat16
     x, weight = drawn(2, 3, WIDTH, seed=0, dtype=dtype), drawn(WIDTH, seed=1, dtype=dtype)

@@ -139,9 +139,7 @@ def compiled(text: str) -> bytes:
     Raises:
         CompileError: there is no compiler, or it refuses the source.
     """
-    info = mx.device_info()
-    major, minor = int(info["compute_capability_major"]), int(info["compute_capability_minor"])
-    return build(text, f"sm_{major}{minor}")
+    return build(text, str(mx.device_info()["architecture"]))
 
 
 def build(text: str, architecture: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.ops.cuda import source
-from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, start, summands, takes_rows
+from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, offsets, short, start, summands, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
 
 _THREADS = 256
@@ -19,6 +19,7 @@ _BEGIN = """
 """
 _ROW = """
   int column = at % WIDTH;
+  size_t clip = at / WIDTH / x_shape[1];
 """
 _ADDED = """
   Eight<T> more = eight(update + at);
@@ -79,24 +80,23 @@ def _blocks(x: mx.array) -> int:
 
 def _with_rows(name: str, code: str, tokens: list[mx.array], rows: dict[str, Row]) -> mx.array:
     x = tokens[0]
-    parts = {row: summands(given) for row, given in rows.items()}
-    made = _kernel(name, code, tuple((row, tuple(place for _, place in given)) for row, given in parts.items()))
+    made = _kernel(name, code, tuple((row, offsets(given, x)) for row, given in rows.items()))
     constants = [("T", x.dtype), ("WIDTH", x.shape[-1]), ("THREADS", _THREADS)]
-    arrays = [*tokens, *(array for given in parts.values() for array, _ in given)]
+    arrays = [*tokens, *(array for given in rows.values() for array, _ in summands(given))]
     (out,) = start(made, arrays, constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
     return out
 
 
 @functools.cache
-def _kernel(name: str, code: str, rows: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
-    """The kernel for rows of one or two summands each, in those places."""
+def _kernel(name: str, code: str, rows: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+    """The kernel for rows of one or two summands each, at those offsets."""
     inputs = ["x", *(["update"] if "update" in code else [])]
     for row, places in rows:
         names = [f"{row.lower()}{part}" for part in range(len(places))]
-        parts = [f"static_cast<float>({one}[{at} * WIDTH + column + i])" for one, at in zip(names, places, strict=True)]
+        parts = [f"static_cast<float>({one}[{at} + column + i])" for one, at in zip(names, places, strict=True)]
         code = code.replace(row, " + ".join(parts))
         inputs += names
-    called = "_".join([name, *("".join(map(str, places)) for _, places in rows)])
+    called = "_".join([name, *(short(places) for _, places in rows)])
     return kernel(called, tuple(inputs), ("out",), _BEGIN + _ROW + code)
 
 
