@@ -57,7 +57,8 @@ def is_rounded_once(got, want):
 def test_a_sum_and_two_norms(emulated, monkeypatch):
     """More tokens than blocks of threads; rows of one and of two summands."""
     dtype = mx.bfloat16
-    monkeypatch.setattr(norms, "BLOCKS", 2)
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 2)
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
     table, network = drawn(3, WIDTH, seed=6), drawn(1, 1, 2, WIDTH, seed=7, dtype=dtype)
@@ -79,7 +80,8 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
 def test_rows_of_each_clip(emulated, monkeypatch):
     """As training has them, whose clips have noise levels of their own; a text's too."""
     dtype = mx.bfloat16
-    monkeypatch.setattr(norms, "BLOCKS", 5)  # not as many for each clip
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 5)  # not as many for each clip
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     gate, scale, shift = (drawn(2, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
     after, (got,) = added_norms(x, update, gate, [(scale, shift)], 1e-6)

@@ -34,9 +34,13 @@ struct alignas(2) bfloat16 {
   unsigned short bits;
   bfloat16() = default;
   __device__ explicit bfloat16(float value) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
     unsigned whole = __float_as_uint(value);
     bool finite = (whole & 0x7f800000u) != 0x7f800000u;
     bits = finite ? (whole + 0x7fffu + (whole >> 16 & 1u)) >> 16 : whole >> 16 | (whole << 9 ? 64u : 0u);
+#endif
   }
   __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
@@ -91,7 +95,8 @@ class Kernel:
 
         Args:
             inputs: As many as there are names.
-            template: Names and their values: numbers, or dtypes.
+            template: Names and their values: numbers, or dtypes. `TOGETHER` is how many blocks of threads are to
+                have room on a core.
             grid: Threads in all, along each axis.
             threadgroup: Of them, those of one block.
             output_shapes, output_dtypes: Of each output.
@@ -137,7 +142,8 @@ class Kernel:
             else f"  constexpr int {one} = {int(value)};\n"
             for one, value in template
         )
-        head = f'extern "C" __global__ void __launch_bounds__({threads}) {name}({", ".join(arguments)})'
+        together = dict(template).get("TOGETHER", 1)
+        head = f'extern "C" __global__ void __launch_bounds__({threads}, {together}) {name}({", ".join(arguments)})'
         return f"{PRELUDE}{self.header}\n{head} {{\n{shapes}{constants}{self.source}\n}}\n"
 
 
