@@ -18,7 +18,9 @@ from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
 from mlx_ltxw.pipeline.needs import (
+    AHEAD,
     DENOISING,
+    PARTS,
     PICTURE,
     SOUND,
     TEXT,
@@ -42,6 +44,8 @@ LIBRARIES = 700_000_000
 """What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
+_HALVES = ("weights", "activations")
+PREVIEWS = "previews"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ class Budget:
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
         decoding = max(need.peak for need in self.needs if need.name in (SOUND, PICTURE))
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
+
+    def part(self, network: str) -> tuple[int, int]:
+        """What the part that a network belongs to may hold before MLX's CPU backend waits: bytes of weights, and of all
+        else. It looks every tenth operation, so this is less than is counted."""
+        name = PARTS.get(network, network)
+        beside = [need for need in self.needs if need.name == PREVIEWS] if name == DENOISING else []
+        needs = [need for need in self.needs if need.name.startswith(name)] + beside
+        weights, activations = (max((getattr(need, what) for need in needs), default=0) for what in _HALVES)
+        return weights, int(AHEAD.get(name, 1.0) * activations)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
@@ -187,7 +200,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
     if previewing:
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
-        needs.append(Need("previews", weights, previewing, 0))
+        needs.append(Need(PREVIEWS, weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)

@@ -68,7 +68,7 @@ def run(
     settle()
     ops.settle_compile()
     networks = networks or Networks(job.model, job.dtype)
-    with limits(job.machine):
+    with limits(job.machine) as parts, networks.announcing(lambda name: parts.begin(name, *job.budget.part(name))):
         yield from _run(job, networks, noise_source, material, progress)
 
 
@@ -167,6 +167,7 @@ def _stage_steps(
     fresh = fresh_noise(seed, number, 2 * stage.steps)
     clock, taken = time.perf_counter(), []
     predict = _Latest(denoiser)
+    models.networks.begins("transformer")
     for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh, done), done + 1):
         now, latents, at = time.perf_counter(), kept.own(state), index + step
         if step == stage.steps and sounds is not None:
@@ -176,6 +177,7 @@ def _stage_steps(
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
         taken.append(now - clock)
         yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
+        models.networks.begins("transformer")  # previews are decoded between steps
         clock = time.perf_counter()
     if job.cache:
         Pace(default_folder()).note(pace_key(job, stage), stage, taken)

@@ -37,6 +37,8 @@ _WIDE = 4
 """Bytes of an activation, and of a trained number."""
 _VECTORS = 5.5
 """Vectors of all trained numbers: themselves, two moments, the gradient, and what the optimizer makes on its way."""
+_AHEAD = 0.9
+"""As `pipeline.needs.AHEAD` has it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,6 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
     blocks, outside = _weights(step, lambda _: True)
-    audio, _ = _weights(step, of_adapted_audio)
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
     activations, room = step_bytes(step, size, machine), limit - program - outside
     residency, beside = RESIDENT, 0
@@ -104,8 +105,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         residency, again = shared_residency(step.config), 0
         blocks, beside, choice = _shared(step, blocks, residency, machine)
     elif sum(blocks) > room - activations and not step.audio_only:
-        picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
-        read = [nbytes * part // max(1, whole) for nbytes, part, whole in zip(stored, picture, blocks, strict=True)]
+        audio, picture, read = _sides(step)
         beside = streaming(picture, read, machine, whole=True)
         left = room - activations - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
@@ -149,23 +149,41 @@ def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int
     return ([nbytes * 3 // 10 for nbytes in blocks] if step.quantised else blocks), rest
 
 
+def _sides(step: TrainingStep) -> tuple[list[int], list[int], list[int]]:
+    """Bytes of each block's audio side, of its picture's side, and of what is read of the latter."""
+    blocks, _ = _weights(step, lambda _: True)
+    audio, _ = _weights(step, of_adapted_audio)
+    stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
+    picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
+    return audio, picture, [n * part // max(1, whole) for n, part, whole in zip(stored, picture, blocks, strict=True)]
+
+
+def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> int:
+    """Bytes beyond the base's weights that stay in memory, from where on MLX's CPU backend waits while it takes a step
+    (`Parts`)."""
+    activations = step_bytes(step, Geometry(*step.config.sizes, latent_grid(step.model)), machine)
+    _, picture, read = _sides(step)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=True)
+    return int(_AHEAD * activations) + beside
+
+
 def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
     """Bytes beyond the base's weights that one optimizer step holds."""
     config, transformer, itemsize = step.config, step.model.network_config("transformer"), default_dtype().size
     clips = -(-config.batch_size // step.machines)
     sound = size.audio_tokens * transformer.audio.dim * _WIDE
     text = PROMPT * transformer.audio.dim * _WIDE
-    video = 0 if step.audio_only else size.video_tokens * transformer.video.dim * _WIDE
+    width = transformer.video.dim * _WIDE
+    video = 0 if step.audio_only else size.video_tokens * width
     read = 0 if step.audio_only else size.video_tokens * transformer.audio.dim * _WIDE
     watching = walking(Subject(step.model, default_dtype(), machine, step.audio_only, [""]), size)
     trained = _VECTORS * _WIDE * trained_numbers(step) + (0 if step.audio_only else watching)
     if config.coupled and not step.audio_only:
-        return int(
-            trained + 660 * video + clips * transformer.layers * (8.7 if config.gradient_checkpointing else 74) * video
-        )
+        kept = 8.7 * video if config.gradient_checkpointing else 74 * video + 2.5 * (text + PROMPT * width)
+        return int(trained + 660 * video + clips * transformer.layers * kept)
     kept = sound + (video + 2 * text + 2 * read) * itemsize / _WIDE
     scores = transformer.audio.heads * size.audio_tokens * (size.audio_tokens + PROMPT + size.video_tokens) * _WIDE
-    texts = 8 if machine.in_pieces else 13
+    texts = 8 if machine.in_pieces else 9.5
     if config.gradient_checkpointing:
         return int(trained + clips * (transformer.layers * 1.5 * kept + config.audio_draws * texts * text))
     return int(trained + clips * config.audio_draws * transformer.layers * (texts * text + 15 * sound + scores))

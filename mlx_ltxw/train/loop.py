@@ -16,11 +16,12 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.links import watched
-from mlx_ltxw.machine import peak_memory, settle
+from mlx_ltxw.machine import Parts, limits, peak_memory, settle, this_machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.base import load_base
+from mlx_ltxw.train.budget import TRAINING, TrainingStep, held_in_step
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
@@ -112,12 +113,13 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
     ops.settle_compile()
     settle()
     world = job.world
-    with watched(world.rank, world.size, world.exchange, "Start the machines again; the last checkpoint goes on."):
-        yield from _trained(job, stop)
+    again = "Start the machines again; the last checkpoint goes on."
+    with watched(world.rank, world.size, world.exchange, again), limits(this_machine()) as parts:
+        yield from _trained(job, stop, parts)
 
 
-def _trained(job: Job, stop: Callable[[], bool]) -> Iterator[TrainingEvent]:
-    trainer = Trainer(job)
+def _trained(job: Job, stop: Callable[[], bool], parts: Parts) -> Iterator[TrainingEvent]:
+    trainer = Trainer(job, parts)
     yield trainer.started()
     if job.world.leads:
         yield from trainer.samples()
@@ -140,16 +142,22 @@ class Trainer:
 
     Attributes:
         state: What changes from step to step.
+
+    Args:
+        job: What to do.
+        parts: Is told what a step may hold; None for nobody.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, parts: Parts | None = None) -> None:
+        self.job, self._parts = job, parts
         config = job.config
         clips = [load_clip(file) for file in job.clips]
         self.audio_only = all(clip.video is None for clip in clips)
         together = job.world if job.shared else None
         self.base, trained, layers = load_base(job.model, self.audio_only, job.residency, together)
         self.blocks = IN_MEMORY if layers is None else shared_blocks(layers, config)
+        step = TrainingStep(job.model, config, self.audio_only, job.world.size)
+        self._held = held_in_step(step, this_machine(), job.residency)
         adapter, notes, self.initial_sha256 = initial_adapter(trained, config)
         self.notes = (*job.notes, *notes)
         self.layout, parameters = Layout.of(adapter)
@@ -190,6 +198,8 @@ class Trainer:
         """
         clock = time.perf_counter()
         state, config = self.state, self.job.config
+        if self._parts is not None and not self.job.shared:  # with others' shares of blocks on their way besides
+            self._parts.begin(TRAINING, 0, self._held)
         try:
             gradient, tail = self._gradient(stop)
         except RuntimeError as error:

@@ -128,7 +128,7 @@ def test_the_voice_model_on_up_to_four_machines(tmp_path):
     most = max(line["error"] for line in noise)
     print(noise)
     for count in (2, 3, 4):
-        one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=550)
+        one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=1800)
         print(count, one, lines, flush=True)
         check([one])
         check(lines, close=4 * most)

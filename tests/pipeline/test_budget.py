@@ -25,8 +25,8 @@ from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from scripts.stage_peaks import measured, predicted
 
 GB = 10**9
-SLACK = 6_000_000
-"""Bytes, of parts that are small."""
+SLACK = 1_000_000
+"""Bytes, of parts that are small: a prompt's tokens are guessed from its letters."""
 REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
 
 
@@ -50,18 +50,18 @@ def work(model, request=REQUEST, **changes):
         dataclasses.replace(REQUEST, frames=49),
         dataclasses.replace(REQUEST, frames=25, adapters=("whisper",)),
         dataclasses.replace(REQUEST, audio_only=True),
+        dataclasses.replace(REQUEST, width=192, height=192, frames=25),
     ],
-    ids=["plain", "locked", "sound alone"],
+    ids=["plain", "locked", "sound alone", "larger"],
 )
 def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
-    """Of the built-in model on a CPU, where activations are nearly all of it. MLX runs ahead there by up to ten
-    operations, and holds less where by chance it does not: hence the wider bound above."""
+    """Of the built-in model on a CPU, where activations are nearly all of it."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     job = plan(request_, built_in)
     said, found = predicted(job), measured(job)
     assert set(found) == {part for part, peak in said.items() if peak}
     for part, peak in found.items():
-        assert 0.9 * peak - SLACK <= said[part] <= 1.25 * peak + SLACK, part
+        assert 0.9 * peak - SLACK <= said[part] <= 1.1 * peak + SLACK, part
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -74,7 +74,7 @@ def test_streamed_blocks_take_what_was_predicted(dev, layers):
     beside = fixed + needs.streaming(blocks, stored, job.machine)
     said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
     found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
-    assert 0.9 * found["denoising"] <= said.peak <= 1.25 * found["denoising"]
+    assert 0.9 * found["denoising"] <= said.peak <= 1.1 * found["denoising"]
     streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
     assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
 

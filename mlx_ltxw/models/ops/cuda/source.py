@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.ops.cuda import compiler
 
 
 class RowPair(NamedTuple):
@@ -40,6 +41,9 @@ LANES = 8
 """Numbers that a thread reads at once: 16 bytes of bf16."""
 
 _HEADER = """
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 template <typename T> struct alignas(16) Eight { T of[8]; };
 
 template <typename T> __device__ inline Eight<T> eight(const T* from) {
@@ -64,8 +68,11 @@ template <int THREADS> __device__ inline float sum_of_all(float value, float* pa
 // A row's numbers that are a thread's: eight in each of its parts.
 template <int PARTS, int THREADS, typename A> __device__ inline void kept(float* row, const A* given) {
   #pragma unroll
-  for (int i = 0; i < 8 * PARTS; ++i)
-    row[i] = static_cast<float>(given[(i / 8 * THREADS + threadIdx.x) * 8 + i % 8]);
+  for (int part = 0; part < PARTS; ++part) {
+    Eight<A> numbers = eight(given + (part * THREADS + threadIdx.x) * 8);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) row[part * 8 + i] = static_cast<float>(numbers.of[i]);
+  }
 }
 // The same of a sum of two rows.
 template <int PARTS, int THREADS, typename A, typename B>
@@ -82,7 +89,7 @@ __device__ inline void kept(float* row, const A* given, const B* other) {
 @functools.cache
 def kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str = "") -> Any:
     """A kernel, compiled for each set of constants when it is first started; `header` comes before it."""
-    return mx.fast.cuda_kernel(name, inputs, outputs, source, _HEADER + header)
+    return compiler.cuda_kernel(name, inputs, outputs, source, _HEADER + header)
 
 
 def start(
@@ -114,6 +121,21 @@ def summands(row: Row) -> tuple[tuple[mx.array, int], ...]:
     return (first, at), (second, of)
 
 
+def is_own(row: Row, x: mx.array) -> bool:
+    """Whether a row is one for each clip of (B, T, W)."""
+    return isinstance(row, mx.array) and len(x) > 1 and row.shape == (len(x), 1, x.shape[-1])
+
+
+def offsets(row: Row, x: mx.array) -> tuple[str, ...]:
+    """Where each summand of a row begins in its array, in a kernel that knows its `clip`."""
+    return tuple(f"{'clip' if is_own(row, x) else place} * WIDTH" for _, place in summands(row))
+
+
+def short(places: Sequence[str]) -> str:
+    """Offsets in a kernel's name."""
+    return "".join(place.split()[0] for place in places)
+
+
 def is_shared(row: Row, width: int) -> bool:
     """Whether a row is one for all tokens."""
     if isinstance(row, mx.array):
@@ -132,6 +154,6 @@ def takes_width(width: int) -> bool:
 
 
 def takes_rows(x: mx.array, *rows: Row) -> bool:
-    """Whether tokens (B, T, W) are such as these kernels read, and all of them share each of these rows."""
+    """Whether tokens (B, T, W) are such as these kernels read, and all of them, or all of a clip, share each row."""
     width = x.shape[-1]
-    return takes_width(width) and all(is_shared(row, width) for row in rows)
+    return takes_width(width) and all(is_shared(row, width) or is_own(row, x) for row in rows)
