@@ -68,8 +68,11 @@ template <int THREADS> __device__ inline float sum_of_all(float value, float* pa
 // A row's numbers that are a thread's: eight in each of its parts.
 template <int PARTS, int THREADS, typename A> __device__ inline void kept(float* row, const A* given) {
   #pragma unroll
-  for (int i = 0; i < 8 * PARTS; ++i)
-    row[i] = static_cast<float>(given[(i / 8 * THREADS + threadIdx.x) * 8 + i % 8]);
+  for (int part = 0; part < PARTS; ++part) {
+    Eight<A> numbers = eight(given + (part * THREADS + threadIdx.x) * 8);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) row[part * 8 + i] = static_cast<float>(numbers.of[i]);
+  }
 }
 // The same of a sum of two rows.
 template <int PARTS, int THREADS, typename A, typename B>
