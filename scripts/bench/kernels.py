@@ -47,7 +47,7 @@ def works(stream: StreamConfig, tokens: int, dtype: mx.Dtype) -> dict[str, Calla
     hidden = mx.random.normal((1, min(tokens, 2048), 4 * width), key=next(keys)).astype(dtype)
     angles = mx.random.normal((1, tokens, heads, width // heads // 2), key=next(keys))
     turns, weight = (mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)), mx.ones(width, dtype)
-    queries, keys, values = (y.reshape(1, tokens, heads, -1) for y in (x, update, context))
+    q, k, v = (y.reshape(1, tokens, heads, -1) for y in (x, update, context))
     mx.eval(x, update, context, scale, shift, gate, other, logits, hidden, turns, weight)
     rows = [(scale, shift), (other, gate)]
     return {
@@ -57,9 +57,9 @@ def works(stream: StreamConfig, tokens: int, dtype: mx.Dtype) -> dict[str, Calla
         "sum": partial(add_gated, x, update, gate),
         "modulation": partial(modulate, x, scale, shift),
         "norm and rotation": partial(turned_norm, x, weight, 1e-6, *turns),
-        "gates of heads": partial(gate_heads, queries, logits),
+        "gates of heads": partial(gate_heads, q, logits),
         "gelu": partial(ops.gelu_tanh, hidden),
-        "attention and gates": partial(attend_gated, queries, keys, values, logits, (width // heads) ** -0.5),
+        "attention and gates": partial(attend_gated, q, k, v, logits, (width // heads) ** -0.5),
     }
 
 
