@@ -32,7 +32,10 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 with with_kernels(ours):
                     found[ours] = wide(mx.concatenate([array.reshape(-1) for array in arrays(work())]))
                     seconds[ours], begun[ours] = timed(work, setting.runs)
-            more = {"started in, us": round(1e6 * min(begun[True]), 1), "MLX's, us": round(1e6 * min(begun[False]), 1)}
+            more: dict[str, Any] = {
+                "started in, us": round(1e6 * min(begun[True]), 1),
+                "MLX's, us": round(1e6 * min(begun[False]), 1),
+            }
             more["error"] = f"{relative_error(found[True], found[False]):.1e}"
             peers = {"MLX": sorted(seconds[False])[len(seconds[False]) // 2]}
             yield Figure(name, f"{tokens}x{stream.dim}", seconds[True], peers=peers, more=more)
