@@ -37,6 +37,10 @@ _BEAT = 1.0
 _LARGEST = 1 << 34  # bytes of one message's payload
 _LARGEST_HEAD = 1 << 24
 _HEAD = struct.Struct("!QQ")
+HANGS = "The link that data goes over hangs: see its cable and its addresses."
+_CALL = 5.0
+"""Seconds that one address has to answer."""
+_WELCOME = b"mlx-ltxw"
 _ADDRESSES = ("NCCL_HOST_IP", "MLX_JACCL_COORDINATOR")
 
 
@@ -106,10 +110,10 @@ class Links:
             said = [json.loads(one) for one in exchange(json.dumps({"host": host}).encode())]
             sockets = {0: _called(said[0], rank, timeout)}
         else:
-            with socket.create_server((own_address(), 0), backlog=size) as server:
-                address, port = server.getsockname()[:2]
+            with socket.create_server(("", 0), backlog=size) as server:
                 token = secrets.token_hex(16)
-                place = {"host": host, "address": address, "port": port, "token": token}
+                port = server.getsockname()[1]
+                place = {"host": host, "addresses": own_addresses(), "port": port, "token": token}
                 said = [json.loads(one) for one in exchange(json.dumps(place).encode())]
                 sockets = _answered(server, size, token, timeout)
         return cls(rank, [f"{one['host']} (rank {n})" for n, one in enumerate(said)], timeout, sockets, heard, pulse)
@@ -210,31 +214,43 @@ def within(seconds: float, sentence: str) -> Iterator[None]:
         done.set()
 
 
-def own_address() -> str:
-    """The address that the others reach this machine by: the one `mlx.launch` was given for rank 0."""
+def own_addresses() -> list[str]:
+    """Where the others may reach this machine, best first: as `mlx.launch` was told, then by its other networks.
+
+    In a ring of cables only two of the machines have one to this one; the others come over the network that they are
+    started by.
+    """
+    found = []
     if (file := os.environ.get("MLX_HOSTFILE")) and Path(file).is_file():
         with suppress(ValueError, LookupError, AttributeError, OSError):
-            first = json.loads(Path(file).read_text())[0][0]
-            return str(first).rpartition(":")[0] or str(first)
-    for name in _ADDRESSES:
-        if name in os.environ:
-            return os.environ[name].rpartition(":")[0] or os.environ[name]
+            found.append(str(json.loads(Path(file).read_text())[0][0]))
+    found += [os.environ[name] for name in _ADDRESSES if name in os.environ]
+    found = [one.rpartition(":")[0] or one for one in found]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        way.connect(("192.0.2.1", 9))  # sends nothing, and tells by which address this machine goes out
+        found.append(way.getsockname()[0])
     with suppress(OSError):
-        return socket.gethostbyname(socket.gethostname())
-    return "127.0.0.1"
+        found += socket.gethostbyname_ex(socket.gethostname())[2]
+    local = found[:1] if found and found[0].startswith("127.") else []
+    return [*dict.fromkeys(local + [one for one in found if not one.startswith("127.")])] or ["127.0.0.1"]
 
 
 def _called(place: dict[str, Any], rank: int, timeout: float) -> socket.socket:
-    try:
-        wire = socket.create_connection((place["address"], place["port"]), min(timeout, 30))
-        hello = json.dumps({"token": place["token"], "rank": rank}).encode()
-        wire.sendall(_HEAD.pack(len(hello), 0) + hello)
-    except OSError as error:
-        raise UserError(
-            f"{socket.gethostname()} (rank {rank}) does not reach {place['host']} at {place['address']}: {error}.",
-            "Let connections between the machines through (a firewall?), or give other addresses to mlx.launch.",
-        ) from error
-    return _settled(wire, timeout)
+    hello = json.dumps({"token": place["token"], "rank": rank}).encode()
+    failed = []
+    for address in place["addresses"]:
+        try:
+            wire = socket.create_connection((address, place["port"]), min(timeout, _CALL))
+            wire.sendall(_HEAD.pack(len(hello), 0) + hello)
+            if _read(wire, len(_WELCOME)) == _WELCOME:
+                return _settled(wire, timeout)
+            failed.append(f"{address} is another machine")
+        except (OSError, EOFError) as error:
+            failed.append(f"{address}: {error or 'it hangs up'}")
+    raise UserError(
+        f"{socket.gethostname()} (rank {rank}) does not reach {place['host']} ({'; '.join(failed)}).",
+        "Let connections between the machines through (a firewall?), or give other addresses to mlx.launch.",
+    )
 
 
 def _answered(server: socket.socket, size: int, token: str, timeout: float) -> dict[int, socket.socket]:
@@ -255,6 +271,7 @@ def _answered(server: socket.socket, size: int, token: str, timeout: float) -> d
             head, _ = _HEAD.unpack(_read(wire, _HEAD.size))
             hello = json.loads(_read(wire, min(head, 4096)))
             if hmac.compare_digest(str(hello["token"]), token) and 0 < int(hello["rank"]) < size:
+                wire.sendall(_WELCOME)
                 wires[int(hello["rank"])] = _settled(wire, timeout)
                 continue
         except (OSError, EOFError, ValueError, TypeError, LookupError):
@@ -281,12 +298,14 @@ def _read(wire: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def watched(
-    rank: int, size: int, exchange: Callable[[bytes], list[bytes]], sentence: str, timeout: float = TIMEOUT
-) -> Iterator[None]:
-    """Ends this process when another machine is lost while the work inside goes on and does not end by itself.
+    rank: int, size: int, exchange: Callable[[bytes], list[bytes]], sentence: str, timeout: float = TIMEOUT,
+    pulse: Pulse | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Ends this process when another machine is lost while the work inside goes on and does not end by itself, or when
+    the link that data goes over hangs.
 
     Args:
-        rank, size, exchange, timeout: As for `Links.open`.
+        rank, size, exchange, timeout, pulse: As for `Links.open`.
         sentence: What to do then; the lost machine's name goes before it.
     """
     if size == 1:
@@ -298,8 +317,10 @@ def watched(
             links.say(message.values)  # the others may not be connected to the one that is gone
             time.sleep(_GRACE)
             end_here(f"Error: {message.values['lost']}. {sentence}", 2)
+        elif "hung" in message.values:
+            end_here(f"Error: {message.values['hung']}. {HANGS} {sentence}", 2)
 
-    links = Links.open(rank, size, exchange, timeout, heard)
+    links = Links.open(rank, size, exchange, timeout, heard, pulse)
     try:
         yield
     finally:

@@ -89,7 +89,7 @@ class World:
     def launched() -> bool:
         """Whether `mlx.launch` or `mpirun` started this process; `mlx.launch -n 1` gives it an empty list of hosts."""
         hosts = Path(os.environ.get("MLX_HOSTFILE", os.devnull))
-        alone = hosts.is_file() and hosts.stat().st_size == 0
+        alone = hosts.is_file() and not hosts.read_text().strip()
         return any(name in os.environ for name in _STARTERS) and not alone
 
     @property

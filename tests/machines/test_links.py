@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -110,7 +112,7 @@ def test_a_log_on_a_full_disk_ends_nothing(monkeypatch):
         full.close()
 
 
-@pytest.mark.parametrize(("content", "launched"), [("", False), ('[["127.0.0.1:1"], ["127.0.0.1:2"]]', True)])
+@pytest.mark.parametrize(("content", "launched"), [("\n", False), ('[["127.0.0.1:1"], ["127.0.0.1:2"]]', True)])
 def test_one_process_of_the_launcher_is_alone(tmp_path, monkeypatch, content, launched):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(content)
@@ -123,3 +125,77 @@ def test_partial_files_are_forgotten_when_they_are_whole(tmp_path):
     files.write_bytes(tmp_path / "a", b"whole")
     files.abandon()
     assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def exchanges():
+    """What two machines that are threads here exchange by, one for each."""
+    said, meet = {}, threading.Barrier(2)
+
+    def exchange(rank):
+        def every(data):
+            said[rank] = data
+            meet.wait(10)
+            return [said[0], said[1]]
+
+        return every
+
+    return exchange
+
+
+def test_training_ends_when_the_link_hangs(monkeypatch):
+    monkeypatch.setattr(links, "_BEAT", 0.05)
+    monkeypatch.setattr(links, "own_addresses", lambda: ["127.0.0.1"])
+    told = []
+    monkeypatch.setattr(links, "end_here", lambda text, code: told.append((text, code)))
+    exchange = exchanges()
+
+    def sums(rank):
+        pulse = Pulse()
+        with links.watched(rank, 2, exchange(rank), "The last checkpoint goes on.", 0.4, pulse):
+            time.sleep(0.8)  # at work of its own
+            early = len(told)
+            with pulse:
+                time.sleep(1.2)
+        return early
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(sums, range(2))) == [0, 0]
+    text, code = told[0]
+    assert code == 2
+    assert text.startswith("Error: No machine has got on for ")
+    assert text.endswith("see its cable and its addresses. The last checkpoint goes on.")
+
+
+def test_a_machine_is_called_at_its_next_address(monkeypatch):
+    """As in a ring of cables, where the first address is that of a cable to another machine."""
+    monkeypatch.setattr(links, "own_addresses", lambda: ["192.0.2.1", "127.0.0.1"])
+    monkeypatch.setattr(links, "_CALL", 0.3)
+    exchange = exchanges()
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(Links.open, rank, 2, exchange(rank), 5.0) for rank in range(2)]
+        one, other = (each.result(20) for each in opened)
+    other.say({"told": 1})
+    assert one.inbox.get(timeout=5).values == {"told": 1}
+    one.close()
+    other.close()
+
+
+def test_addresses_are_those_of_the_launcher_first(tmp_path, monkeypatch):
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[["10.7.0.1:32323"], ["10.7.0.2:32324"]]')
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    found = links.own_addresses()
+    assert found[0] == "10.7.0.1"
+    assert not [one for one in found if one.startswith("127.")]
+    hosts.write_text('[["127.0.0.1:32323"], ["127.0.0.1:32324"]]')
+    assert links.own_addresses()[0] == "127.0.0.1"
+
+
+def test_a_stranger_is_not_taken_for_the_leading_machine():
+    """What listens at an address may be another program: it is passed over, and the sentence says so."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        threading.Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-"), daemon=True).start()
+        place = {"host": "studio", "addresses": ["127.0.0.1"], "port": port, "token": "t"}
+        with pytest.raises(UserError, match=r"does not reach studio \(127.0.0.1 is another machine\)"):
+            links._called(place, 1, 2.0)

@@ -1,6 +1,7 @@
 """What ends a run of several machines from outside: signals, full disks, links that hang, hosts that differ."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,12 +82,12 @@ def test_who_stops_another_machine_leaves_its_clip_to_the_others(made_model, tmp
 def test_a_link_that_hangs_alone_ends_all(made_model, tmp_path):
     """Both machines live and say so, and what they gather does not arrive."""
     relay, out = Relay(), tmp_path / "out.wav"
-    two = ranks(2, tmp_path, *command(made_model, out, *LONG, "--split", "tokens", "--link-timeout", "4"), relay=relay)
+    two = ranks(2, tmp_path, *command(made_model, out, *LONG, "--split", "tokens", "--link-timeout", "8"), relay=relay)
     wait_for(lambda: steps_kept(out) >= 2, two)
     relay.hang()
-    code, _, err = ended(two, 30)
+    code, _, err = ended(two, 60)
     assert code == 2, err
-    assert "No machine has got on for 4 s, though all of them live." in err
+    assert re.search(r"No machine has got on for \d+ s, though all of them live\.", err), err
     assert "goes on from there" in err
     assert names(tmp_path) == ["out.wav.unfinished"]
 

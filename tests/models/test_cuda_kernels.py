@@ -57,7 +57,8 @@ def is_rounded_once(got, want):
 def test_a_sum_and_two_norms(emulated, monkeypatch):
     """More tokens than blocks of threads; rows of one and of two summands."""
     dtype = mx.bfloat16
-    monkeypatch.setattr(norms, "BLOCKS", 2)
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 2)
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
     table, network = drawn(3, WIDTH, seed=6), drawn(1, 1, 2, WIDTH, seed=7, dtype=dtype)
@@ -76,6 +77,22 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_rows_of_each_clip(emulated, monkeypatch):
+    """As training has them, whose clips have noise levels of their own; a text's too."""
+    dtype = mx.bfloat16
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 5)  # not as many for each clip
+    x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
+    gate, scale, shift = (drawn(2, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
+    after, (got,) = added_norms(x, update, gate, [(scale, shift)], 1e-6)
+    assert is_rounded_once(after, wide(x) + wide(update) * wide(gate))
+    assert is_rounded_once(got, normed(wide(after)) * (1 + wide(scale)) + wide(shift))
+    assert mx.array_equal(add_gated(x, update, gate), after)
+    assert is_rounded_once(modulate(x, scale, shift), wide(x) * (1 + wide(scale)) + wide(shift))
+    assert emulated.started == ["added_norm_clip_clip_clip", "add_gated_clip", "modulate_clip_clip"]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_a_norm_and_a_rotation(emulated):
     dtype = mx.bfloat16
     x, weight = drawn(2, 3, WIDTH, seed=0, dtype=dtype), drawn(WIDTH, seed=1, dtype=dtype)
@@ -90,7 +107,7 @@ def test_a_norm_and_a_rotation(emulated):
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_elementwise(emulated):
-    """Of a text's modulation, and of gates of heads; the last group of threads has nothing to do in part."""
+    """Of a text's modulation, of gates of heads, and gelu; the last group of threads has nothing to do in part."""
     dtype = mx.bfloat16
     x = drawn(2, 3, WIDTH, seed=0, dtype=dtype)
     table, network = drawn(1, WIDTH, seed=1), drawn(1, 1, WIDTH, seed=2, dtype=dtype)
@@ -101,7 +118,10 @@ def test_elementwise(emulated):
     heads = x.reshape(2, 3, 16, 64)
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
-    assert emulated.started == ["modulate_00_0", "gate_heads"]
+    y = 4 * wide(x)
+    gelu = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    assert is_rounded_once(elementwise.gelu(4 * x), gelu)
+    assert emulated.started == ["modulate_00_0", "gate_heads", "gelu"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")

@@ -129,6 +129,40 @@ def test_short_floats_are_rounded_to_even():
     assert mx.array_equal(got, between.astype(mx.bfloat16), equal_nan=True)
 
 
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """What was compiled, for a card that there is not; the cache folder is empty."""
+    texts = []
+    monkeypatch.setenv("MLX_LTXW_CACHE", str(tmp_path))
+    monkeypatch.setattr(mx, "device_info", lambda: {"architecture": "sm_90"})
+    monkeypatch.setattr(compiler, "_version", lambda: [13, 0])
+    monkeypatch.setattr(compiler, "build", lambda text, card: texts.append((text, card)) or f"{text} {card}".encode())
+    return texts
+
+
+def test_compiled_kernels_are_kept(built, tmp_path, monkeypatch):
+    """By their source, the card and the compiler; what was damaged is compiled again."""
+    for _ in range(2):
+        assert compiler.compiled("a") == b"a sm_90"
+    assert compiler.compiled("b") == b"b sm_90"
+    assert built == [("a", "sm_90"), ("b", "sm_90")]
+    for file in (tmp_path / "kernels").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    assert compiler.compiled("a") == b"a sm_90"
+    monkeypatch.setattr(compiler, "_version", lambda: [13, 1])
+    assert compiler.compiled("a") == b"a sm_90"
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("folder", ["0", "in the way"])
+def test_kernels_are_compiled_where_nothing_can_be_kept(built, tmp_path, monkeypatch, folder):
+    (tmp_path / "in the way").write_text("")
+    monkeypatch.setenv("MLX_LTXW_CACHE", folder if folder == "0" else str(tmp_path / folder))
+    for _ in range(2):
+        assert compiler.compiled("a") == b"a sm_90"
+    assert len(built) == 2
+
+
 def test_a_kernel_that_cannot_be_compiled_says_why(monkeypatch):
     compiler._library.cache_clear()
     monkeypatch.setattr(compiler, "_LIBRARIES", ("libnothing.so",))

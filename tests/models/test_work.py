@@ -122,11 +122,12 @@ def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
 
 
 def test_rows_of_their_own_are_not_for_our_kernels(own_kernels):
-    """They have one row for all tokens, and one table of angles for all of a batch."""
+    """They have one row for all tokens, or for those of a clip, and one table of angles for all of a batch."""
     x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
     assert norms.takes(x, row, (row[0], row))
     assert elementwise.takes(x, row)
-    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
+    assert norms.takes(x, row, mx.zeros((2, 1, 1024)))
+    for own in (mx.zeros((1, 3, 1024)), mx.zeros((2, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
         assert not norms.takes(x, row, own)
         assert not elementwise.takes(x, own)
     assert turns.takes(x, mx.zeros((1, 3, 8, 64)))

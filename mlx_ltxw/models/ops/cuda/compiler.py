@@ -1,19 +1,27 @@
 """CUDA kernels of our own, compiled when they are first used.
 
 `mx.fast.cuda_kernel` puts MLX's headers before every kernel, and its compiler takes some two seconds for each, in every
-process anew. These need no header, and take a few hundredths of a second. The compiler is the one that MLX brings.
+process anew. These need no header, which takes tenths of a second, and are kept in the user's cache folder. The
+compiler is the one that MLX brings.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
+
+from mlx_ltxw.cache_folder import cache_folder
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_bytes
 
 _LIBRARIES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 TYPES = {
@@ -26,9 +34,13 @@ struct alignas(2) bfloat16 {
   unsigned short bits;
   bfloat16() = default;
   __device__ explicit bfloat16(float value) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
     unsigned whole = __float_as_uint(value);
     bool finite = (whole & 0x7f800000u) != 0x7f800000u;
     bits = finite ? (whole + 0x7fffu + (whole >> 16 & 1u)) >> 16 : whole >> 16 | (whole << 9 ? 64u : 0u);
+#endif
   }
   __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
@@ -83,7 +95,8 @@ class Kernel:
 
         Args:
             inputs: As many as there are names.
-            template: Names and their values: numbers, or dtypes.
+            template: Names and their values: numbers, or dtypes. `TOGETHER` is how many blocks of threads are to
+                have room on a core.
             grid: Threads in all, along each axis.
             threadgroup: Of them, those of one block.
             output_shapes, output_dtypes: Of each output.
@@ -129,19 +142,43 @@ class Kernel:
             else f"  constexpr int {one} = {int(value)};\n"
             for one, value in template
         )
-        head = f'extern "C" __global__ void __launch_bounds__({threads}) {name}({", ".join(arguments)})'
+        together = dict(template).get("TOGETHER", 1)
+        head = f'extern "C" __global__ void __launch_bounds__({threads}, {together}) {name}({", ".join(arguments)})'
         return f"{PRELUDE}{self.header}\n{head} {{\n{shapes}{constants}{self.source}\n}}\n"
 
 
 def compiled(text: str) -> bytes:
-    """Machine code for this card.
+    """Machine code for this card, from the cache folder if it is there.
 
     Raises:
         CompileError: there is no compiler, or it refuses the source.
     """
-    info = mx.device_info()
-    major, minor = int(info["compute_capability_major"]), int(info["compute_capability_minor"])
-    return build(text, f"sm_{major}{minor}")
+    architecture, folder = str(mx.device_info()["architecture"]), cache_folder("kernels")
+    if folder is None:
+        return build(text, architecture)
+    made_of = json.dumps([text, architecture, _version()])
+    path = folder / f"{hashlib.sha256(made_of.encode()).hexdigest()}.cubin"
+    with suppress(OSError):
+        digest, code = _apart(path.read_bytes())
+        if hashlib.sha256(code).digest() == digest:
+            return code
+    code = build(text, architecture)
+    with suppress(OSError, UserError):  # a full disk is no reason to stop a run
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_bytes(path, hashlib.sha256(code).digest() + code)
+    return code
+
+
+def _apart(data: bytes) -> tuple[bytes, bytes]:
+    """What a file holds: the digest of its code, and the code."""
+    return data[:32], data[32:]
+
+
+def _version() -> list[int]:
+    """The compiler's."""
+    library, parts = _library(), [ctypes.c_int(), ctypes.c_int()]
+    _check(library, library.nvrtcVersion(*map(ctypes.byref, parts)))
+    return [part.value for part in parts]
 
 
 def build(text: str, architecture: str) -> bytes:

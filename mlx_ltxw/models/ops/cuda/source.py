@@ -68,8 +68,11 @@ template <int THREADS> __device__ inline float sum_of_all(float value, float* pa
 // A row's numbers that are a thread's: eight in each of its parts.
 template <int PARTS, int THREADS, typename A> __device__ inline void kept(float* row, const A* given) {
   #pragma unroll
-  for (int i = 0; i < 8 * PARTS; ++i)
-    row[i] = static_cast<float>(given[(i / 8 * THREADS + threadIdx.x) * 8 + i % 8]);
+  for (int part = 0; part < PARTS; ++part) {
+    Eight<A> numbers = eight(given + (part * THREADS + threadIdx.x) * 8);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) row[part * 8 + i] = static_cast<float>(numbers.of[i]);
+  }
 }
 // The same of a sum of two rows.
 template <int PARTS, int THREADS, typename A, typename B>
@@ -118,6 +121,21 @@ def summands(row: Row) -> tuple[tuple[mx.array, int], ...]:
     return (first, at), (second, of)
 
 
+def is_own(row: Row, x: mx.array) -> bool:
+    """Whether a row is one for each clip of (B, T, W)."""
+    return isinstance(row, mx.array) and len(x) > 1 and row.shape == (len(x), 1, x.shape[-1])
+
+
+def offsets(row: Row, x: mx.array) -> tuple[str, ...]:
+    """Where each summand of a row begins in its array, in a kernel that knows its `clip`."""
+    return tuple(f"{'clip' if is_own(row, x) else place} * WIDTH" for _, place in summands(row))
+
+
+def short(places: Sequence[str]) -> str:
+    """Offsets in a kernel's name."""
+    return "".join(place.split()[0] for place in places)
+
+
 def is_shared(row: Row, width: int) -> bool:
     """Whether a row is one for all tokens."""
     if isinstance(row, mx.array):
@@ -136,6 +154,6 @@ def takes_width(width: int) -> bool:
 
 
 def takes_rows(x: mx.array, *rows: Row) -> bool:
-    """Whether tokens (B, T, W) are such as these kernels read, and all of them share each of these rows."""
+    """Whether tokens (B, T, W) are such as these kernels read, and all of them, or all of a clip, share each row."""
     width = x.shape[-1]
-    return takes_width(width) and all(is_shared(row, width) for row in rows)
+    return takes_width(width) and all(is_shared(row, width) or is_own(row, x) for row in rows)
