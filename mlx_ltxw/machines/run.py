@@ -181,9 +181,8 @@ def shared_job(crew: Crew, job: Plan, how: str, tiles: bool) -> Plan:
 
 
 def _tiles(job: Plan, output: Output) -> bool:
-    """Whether the picture is decoded from its first tile to its last, so that all machines can share them."""
-    settings = job.settings
-    return output.path.suffix.lower() == ".mp4" and settings.video is None and not settings.takes
+    """Whether there is a picture to decode, whose tiles all machines can share."""
+    return output.path.suffix.lower() == ".mp4" and job.settings.makes_picture
 
 
 def _said(item: tuple[int, ResumePoint]) -> dict[str, Any]:

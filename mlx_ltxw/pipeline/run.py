@@ -228,11 +228,14 @@ def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, materia
     sounds = [_sound(job, networks, tokens, material) for tokens in _sounds(job, latents)]
     made = latents.video if job.settings.makes_picture else None
     pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
-    if made is not None:
-        pictures = [*itertools.tee(decode_video(networks, made, job.geometry, together), len(sounds))]
+    decoding = None if made is None else decode_video(networks, made, job.geometry, together)
+    if decoding is not None:
+        pictures = [*itertools.tee(decoding, len(sounds))]
     for number, (waveform, rate, seconds) in enumerate(sounds, 1):
         take = number if job.settings.takes else None
         yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone
+    if job.split.tiles and decoding is not None:
+        collections.deque(decoding, maxlen=0)  # what nobody asked for, the others decode all the same
 
 
 def _sounds(job: Plan, latents: Latents) -> list[mx.array]:

@@ -79,7 +79,8 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
         UserError: it does not fit with every block read as it is needed; the hint is what would.
     """
     machine = this_machine().within(memory)
-    program = program_memory(machine) if program is None else program
+    if program is None:
+        program = program_memory(machine, Geometry(*step.config.sizes, latent_grid(step.model)))
     budget = _planned(step, machine, program)
     if not fits(step, budget):
         raise UserError(*_refusal(step, machine, budget))

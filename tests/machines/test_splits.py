@@ -60,6 +60,8 @@ def cases(made_model, adapter, picture):
          "splits": ["tokens"]},
         {"name": "packed", "model": packed, "request": SMALL | {"adapters": [adapter]}, "splits": ["tokens", "tensor"],
          "stream": True},
+        {"name": "in time", "model": tiny, "request": SMALL | {"adapters": [adapter], "register_at": "0-1=soft"},
+         "splits": ["tokens", "tensor"]},
         {"name": "one step", "model": packed,
          "request": SMALL | GUIDED | {"frames": 9, "steps": 1, "adapters": [adapter]}, "splits": ["tensor"],
          "resident": True},
@@ -110,7 +112,7 @@ def test_three_machines_split_unevenly(made_model, adapter, picture, tmp_path):
 def test_three_machines_in_every_case(made_model, adapter, picture, tmp_path):
     *lines, _ = told(3, [*cases(made_model, adapter, picture).values()], tmp_path)
     check(lines)
-    assert len(lines) == 12
+    assert len(lines) == 14
 
 
 @pytest.mark.slow

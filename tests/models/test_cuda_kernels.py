@@ -107,7 +107,7 @@ def test_a_norm_and_a_rotation(emulated):
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_elementwise(emulated):
-    """Of a text's modulation, and of gates of heads; the last group of threads has nothing to do in part."""
+    """Of a text's modulation, of gates of heads, and gelu; the last group of threads has nothing to do in part."""
     dtype = mx.bfloat16
     x = drawn(2, 3, WIDTH, seed=0, dtype=dtype)
     table, network = drawn(1, WIDTH, seed=1), drawn(1, 1, WIDTH, seed=2, dtype=dtype)
@@ -118,7 +118,10 @@ def test_elementwise(emulated):
     heads = x.reshape(2, 3, 16, 64)
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
-    assert emulated.started == ["modulate_00_0", "gate_heads"]
+    y = 4 * wide(x)
+    gelu = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    assert is_rounded_once(elementwise.gelu(4 * x), gelu)
+    assert emulated.started == ["modulate_00_0", "gate_heads", "gelu"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")

@@ -34,6 +34,16 @@ _MODULATED = """
     own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) * (1.0f + (SCALE)) + (SHIFT));
   put(out + at, own);
 """
+_GELU = """
+  size_t at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
+  Eight<T> own = eight(x + at);
+  #pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float y = static_cast<float>(own.of[i]);
+    own.of[i] = static_cast<T>(y / (1.0f + expf(-1.5957691216f * (y + 0.044715f * y * y * y))));
+  }
+  put(out + at, own);
+"""
 _SCALED = """
   float factor = 2.0f / (1.0f + expf(-static_cast<float>(logits[at / HEAD])));
   #pragma unroll
@@ -55,6 +65,21 @@ def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
 def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     """`x * (1 + scale) + shift` of (B, T, W)."""
     return _with_rows("modulate", _MODULATED, [x], {"SCALE": scale, "SHIFT": shift})
+
+
+def takes_gelu(x: mx.array) -> bool:
+    """Whether `gelu` takes such numbers: on CUDA, 16-bit ones, for whole groups of threads."""
+    if not source.on_cuda() or x.size % (LANES * _THREADS) or x.dtype not in (mx.bfloat16, mx.float16):
+        return False
+    return working(_gelu_works, x.dtype)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """The tanh approximation of gelu, as `x sigmoid(2 z)`."""
+    made = kernel("gelu", ("x",), ("out",), _GELU)
+    constants = [("T", x.dtype), ("THREADS", _THREADS)]
+    (out,) = start(made, [x], constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
+    return out
 
 
 def takes_heads(x: mx.array, logits: mx.array) -> bool:
@@ -112,6 +137,12 @@ def _works(dtype: mx.Dtype, width: int) -> bool:
         and close(modulate(x, row, shift), wide * (1 + row) + shift)
         and close(modulate(x, (table, row), (table, shift)), wide * (1 + both) + table.astype(mx.float32) + shift)
     )
+
+
+def _gelu_works(dtype: mx.Dtype) -> bool:
+    x = (3 * mx.random.normal((3, LANES * _THREADS), key=mx.random.key(0))).astype(dtype)
+    y = x.astype(mx.float32)
+    return close(gelu(x), y * mx.sigmoid(1.5957691216 * (y + 0.044715 * y * y * y)))
 
 
 def _heads_work(dtype: mx.Dtype, heads: int, width: int) -> bool:
