@@ -37,6 +37,7 @@ _BEAT = 1.0
 _LARGEST = 1 << 34  # bytes of one message's payload
 _LARGEST_HEAD = 1 << 24
 _HEAD = struct.Struct("!QQ")
+HANGS = "The link that data goes over hangs: see its cable and its addresses."
 _CALL = 5.0
 """Seconds that one address has to answer."""
 _WELCOME = b"mlx-ltxw"
@@ -297,12 +298,14 @@ def _read(wire: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def watched(
-    rank: int, size: int, exchange: Callable[[bytes], list[bytes]], sentence: str, timeout: float = TIMEOUT
-) -> Iterator[None]:
-    """Ends this process when another machine is lost while the work inside goes on and does not end by itself.
+    rank: int, size: int, exchange: Callable[[bytes], list[bytes]], sentence: str, timeout: float = TIMEOUT,
+    pulse: Pulse | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Ends this process when another machine is lost while the work inside goes on and does not end by itself, or when
+    the link that data goes over hangs.
 
     Args:
-        rank, size, exchange, timeout: As for `Links.open`.
+        rank, size, exchange, timeout, pulse: As for `Links.open`.
         sentence: What to do then; the lost machine's name goes before it.
     """
     if size == 1:
@@ -314,8 +317,10 @@ def watched(
             links.say(message.values)  # the others may not be connected to the one that is gone
             time.sleep(_GRACE)
             end_here(f"Error: {message.values['lost']}. {sentence}", 2)
+        elif "hung" in message.values:
+            end_here(f"Error: {message.values['hung']}. {HANGS} {sentence}", 2)
 
-    links = Links.open(rank, size, exchange, timeout, heard)
+    links = Links.open(rank, size, exchange, timeout, heard, pulse)
     try:
         yield
     finally:

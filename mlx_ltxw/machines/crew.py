@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.links import TIMEOUT, Links, Message, end_here, within
+from mlx_ltxw.links import HANGS, TIMEOUT, Links, Message, end_here, within
 from mlx_ltxw.world import World
 
 LOST = 2
@@ -145,8 +145,7 @@ class Crew:
         elif "lost" in values:
             self.end(" ".join(filter(None, [f"{values['lost']}.", self.kept()])))
         elif "hung" in values:
-            advice = "The link that data goes over hangs: see its cable and its addresses."
-            self.end(" ".join(filter(None, [f"{values['hung']}.", advice, self.kept()])))
+            self.end(" ".join(filter(None, [f"{values['hung']}.", HANGS, self.kept()])))
         elif "failed" in values and self.on_lost is None:
             self.end(" ".join(filter(None, [f"{self.links.hosts[message.rank]}: {values['failed']}", self.kept()])))
         else:

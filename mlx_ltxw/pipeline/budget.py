@@ -17,6 +17,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import (
     AHEAD,
     DENOISING,
@@ -29,6 +30,7 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    libraries,
     previews,
     streaming,
     text_needs,
@@ -40,8 +42,6 @@ from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from mlx_ltxw.world import World
 
-LIBRARIES = 700_000_000
-"""What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
 _HALVES = ("weights", "activations")
@@ -181,7 +181,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     """
     limit = int(machine.budget * MARGIN)
     if program is None:
-        program = program_memory(machine)
+        program = program_memory(machine, work.stages[-1].geometry)
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
     blocks, fixed, stored = _weights(work)
@@ -235,9 +235,10 @@ def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Ne
     return dataclasses.replace(residency, keep_cached=sum(stored) < room)
 
 
-def program_memory(machine: Machine) -> int:
-    """Bytes of the program itself, with what its libraries will take; none where a card has memory of its own."""
-    return 0 if machine.backend == "cuda" else beside_mlx() + LIBRARIES
+def program_memory(machine: Machine, last: Geometry) -> int:
+    """Bytes of the program itself, with what its libraries will take for a clip; none where a card has memory of its
+    own."""
+    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last)
 
 
 def _refuse(budget: Budget) -> None:

@@ -35,7 +35,7 @@ PARTS = {
     "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
 }  # fmt: skip
 """Networks -> the part that begins when they are loaded."""
-AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.69, PICTURE: 0.8}
+AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8}
 """Of a part's activations, from where on MLX's CPU backend waits. It looks at its limit every tenth operation, and what
 it allocates before it does is the rest. Without a limit it holds up to three times as much, in no less time."""
 
@@ -241,6 +241,19 @@ def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()
     return needs
 
 
+def libraries(last: Geometry) -> int:
+    """Bytes that other libraries take beside MLX once a clip is measured and encoded.
+
+    FFmpeg and its codecs, x264's frames on their way, and what the measuring of a sound makes of it, which is a stretch
+    of some seconds at a time.
+
+    Args:
+        last: The clip's size.
+    """
+    sound = 14_000_000 * min(4.0, last.seconds) + 2_000_000 * last.seconds
+    return int(55_000_000 + sound + 290 * last.width * last.height)
+
+
 def previews(clip: Subject, last: Geometry) -> list[Need]:
     """Of a step's look and listen: one picture, and the whole sound."""
     pictures = [need for need in decoding_needs(clip, dataclasses.replace(last, frames=1)) if need.name == PICTURE]
@@ -261,9 +274,15 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
-    spectrum = tokens * config.channels * (23_400 + 14_600 * wider)  # the last level's, unfolded for its convolutions
+    spectrum = (
+        min(tokens, _PIECE) * config.channels * (24_000 + 15_000 * wider)
+    )  # the last level's, unfolded for its convolutions
     larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
+
+
+_PIECE = 156
+"""Tokens of a piece of a long sound, with those before it that it depends on."""
 
 
 def _picture(clip: Subject, size: Geometry) -> int:

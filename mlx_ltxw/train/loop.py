@@ -114,7 +114,7 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
     settle()
     world = job.world
     again = "Start the machines again; the last checkpoint goes on."
-    with watched(world.rank, world.size, world.exchange, again), limits(this_machine()) as parts:
+    with watched(world.rank, world.size, world.exchange, again, pulse=world.pulse), limits(this_machine()) as parts:
         yield from _trained(job, stop, parts)
 
 
@@ -289,10 +289,13 @@ class Trainer:
             self.blocks.done()
             for _ in range(1 + len(others), self.batches.rounds(self.state.step)):
                 self.blocks.keep_pace()
-        gradient = self.job.world.sum_in_order(gradient)
-        sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
-        tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
-        mx.eval(gradient, tail)
+        if self.job.world.size > 1:
+            mx.eval(gradient, losses)  # this machine's own work is done, and what follows is everybody's
+        with self.job.world.pulse:
+            gradient = self.job.world.sum_in_order(gradient)
+            sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
+            tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
+            mx.eval(gradient, tail)
         return gradient, tail
 
     def _lost(self, error: RuntimeError) -> None:

@@ -127,10 +127,8 @@ def test_partial_files_are_forgotten_when_they_are_whole(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"whole"
 
 
-def test_a_machine_is_called_at_its_next_address(monkeypatch):
-    """As in a ring of cables, where the first address is that of a cable to another machine."""
-    monkeypatch.setattr(links, "own_addresses", lambda: ["192.0.2.1", "127.0.0.1"])
-    monkeypatch.setattr(links, "_CALL", 0.3)
+def exchanges():
+    """What two machines that are threads here exchange by, one for each."""
     said, meet = {}, threading.Barrier(2)
 
     def exchange(rank):
@@ -141,6 +139,38 @@ def test_a_machine_is_called_at_its_next_address(monkeypatch):
 
         return every
 
+    return exchange
+
+
+def test_training_ends_when_the_link_hangs(monkeypatch):
+    monkeypatch.setattr(links, "_BEAT", 0.05)
+    monkeypatch.setattr(links, "own_addresses", lambda: ["127.0.0.1"])
+    told = []
+    monkeypatch.setattr(links, "end_here", lambda text, code: told.append((text, code)))
+    exchange = exchanges()
+
+    def sums(rank):
+        pulse = Pulse()
+        with links.watched(rank, 2, exchange(rank), "The last checkpoint goes on.", 0.4, pulse):
+            time.sleep(0.8)  # at work of its own
+            early = len(told)
+            with pulse:
+                time.sleep(1.2)
+        return early
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(sums, range(2))) == [0, 0]
+    text, code = told[0]
+    assert code == 2
+    assert text.startswith("Error: No machine has got on for ")
+    assert text.endswith("see its cable and its addresses. The last checkpoint goes on.")
+
+
+def test_a_machine_is_called_at_its_next_address(monkeypatch):
+    """As in a ring of cables, where the first address is that of a cable to another machine."""
+    monkeypatch.setattr(links, "own_addresses", lambda: ["192.0.2.1", "127.0.0.1"])
+    monkeypatch.setattr(links, "_CALL", 0.3)
+    exchange = exchanges()
     with ThreadPoolExecutor(2) as pool:
         opened = [pool.submit(Links.open, rank, 2, exchange(rank), 5.0) for rank in range(2)]
         one, other = (each.result(20) for each in opened)

@@ -1,6 +1,9 @@
 """The memory plan: what is predicted is what a run takes, and what is chosen fits."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import mlx.core as mx
 import pytest
@@ -247,3 +250,16 @@ def test_plan_shows_a_table_and_makes_nothing(tmp_path):
 def test_memory_that_is_no_size_is_refused(tmp_path):
     result = CliRunner().invoke(generate, [REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--memory", "lots"])
     assert "'lots' is no size" in str(result.exception)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
+def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch):
+    """MLX's memory, the program's own, and what its libraries take; MLX keeps no freed buffers beside them."""
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
+    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--json"]
+    words += ["--steps", "1", "--frames", "97", "--no-resume"]
+    said, *made = (
+        subprocess.run([*words, *more], capture_output=True, text=True, check=True).stdout for more in (["--plan"], [])
+    )
+    peak = max(json.loads(line).get("peak_memory", 0) for line in made[0].splitlines())
+    assert json.loads(said)["budget"]["peak"] == pytest.approx(peak, rel=0.1)
