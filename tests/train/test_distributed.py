@@ -86,8 +86,8 @@ def on_machines(count, model, run, settings, kill_at=None, **environment):
     if kill_at is not None:
         wait_for_step(ranks[0], run, kill_at)
         ranks[-1].send_signal(signal.SIGKILL)
-    for each in ranks:
-        each.communicate(timeout=200)
+    said = [each.communicate(timeout=200)[0] for each in ranks]
+    assert kill_at is not None or not any(each.returncode for each in ranks), said
     return run
 
 
