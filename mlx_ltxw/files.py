@@ -255,6 +255,15 @@ def read_text(path: Path | str, limit: int = LARGEST_TEXT, wanted: str = "Name a
     return text
 
 
+WHERE_FROM = "See that the disk with the model is there and sound, then run again."
+"""What to do where a model's files have gone since it was opened."""
+
+
+def lost(path: Path, reason: str | None) -> UserError:
+    """What to say of a model's file or folder that could be read before."""
+    return UserError(f"{path} can no longer be read ({reason}).", WHERE_FROM)
+
+
 def local_path(text: str) -> Path:
     """The path a user named, `~` resolved.
 

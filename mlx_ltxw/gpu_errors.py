@@ -1,7 +1,8 @@
 """What a GPU's errors mean, and what to do about them.
 
 MLX hands on the system's own words, and one cause has several: on a Mac the driver's (`IOGPUMetalError`, with its
-number and name in parentheses), on CUDA the runtime's, and MLX's where it cannot allocate at all.
+number and name in parentheses), on CUDA the runtime's, and MLX's where it cannot allocate at all, or cannot read a
+file when it comes to the weights in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import WHERE_FROM
 
 _Given = ParamSpec("_Given")
 _Item = TypeVar("_Item")
@@ -63,6 +65,7 @@ CAUSES = (
         f"It is mostly too little memory: close other programs, {_FEWER}. If it is so again, restart the machine and "
         "run `mlx-ltxw doctor`.",
     ),
+    Cause(("[read] unable to read",), "A file of the model can no longer be read.", WHERE_FROM),
 )  # fmt: skip
 """The first that fits counts."""
 

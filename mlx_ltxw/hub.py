@@ -246,7 +246,9 @@ def check_upload(repo: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     with _upload_errors(
-        f"Nothing can be uploaded to {repo}", "Log in with `hf auth login`, or leave {field:upload} out."
+        f"Nothing can be uploaded to {repo}",
+        "Log in with `hf auth login`, or leave {field:upload} out.",
+        "Connect and run it again, or leave {field:upload} out.",
     ):
         validate_repo_id(repo)
         account: Any = HfApi().whoami()
@@ -296,14 +298,18 @@ def push(
 
 
 @contextmanager
-def _upload_errors(what: str, hint: str) -> Iterator[None]:
-    """What the Hub says, in a sentence."""
+def _upload_errors(what: str, hint: str, cut_off: str = "") -> Iterator[None]:
+    """What the Hub says, in a sentence; `cut_off` is the hint where nothing was heard from it."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"{what}: this machine is not logged in to the Hub.", hint) from error
+    except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(f"{what}: {_first_line(error)[:300]}.", hint) from error
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{what}: the Hub cannot be reached ({_first_line(error)[:300]}).", cut_off or hint) from error
     except RuntimeError as error:  # of the client's threads, around what the Hub said
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise UserError(f"{what}: {_first_line(cause)[:300]}.", hint) from error

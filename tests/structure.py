@@ -31,7 +31,7 @@ DOWNWARDS = (
 
 MAY_IMPORT = {
     "cli": {"machines", "pipeline", "train", "convert", "media", "weights", "prompts", "takes", "doctor", "studio"},
-    "doctor": {"takes", "pipeline", "weights"},
+    "doctor": {"takes", "pipeline", "convert", "weights"},
     "studio": {"train", "takes", "pipeline", "adapter", "weights", "media", "prompts"},
     "machines": {"takes", "pipeline", "weights", "media"},
     "train": {"takes", "pipeline", "adapter", "models", "weights", "media", "prompts"},

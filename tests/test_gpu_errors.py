@@ -31,6 +31,7 @@ SEEN = {
     METAL.format("Caused GPU Address Fault Error (0000000b:kIOGPUCommandBufferCallbackErrorPageFault)"): "of its own",
     "cudaGraphLaunch failed: an illegal memory access was encountered": "error of its own",
     METAL.format("A text that nobody has seen yet"): "error of its own",
+    "[read] Unable to read from file.": "can no longer be read",
 }  # fmt: skip
 
 

@@ -43,9 +43,8 @@ def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None
     if hostfile is not None:
         hosts.hosts(hostfile, model, as_json)
     from mlx_ltxw.doctor.examine import examine
-    from mlx_ltxw.doctor.fits import LARGEST, table
+    from mlx_ltxw.doctor.fits import table
     from mlx_ltxw.machine import this_machine
-    from mlx_ltxw.pipeline.budget import program_memory
 
     found = []
     for one in examine(model, verify):
@@ -53,7 +52,7 @@ def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None
         if not as_json:
             _show(one)
     machine = this_machine()
-    rows, budget = table(machine.budget, program_memory(machine, LARGEST)), machine.budget
+    rows, budget = table(machine), machine.budget
     faults = [one for one in found if one.state == "fault"]
     if as_json:
         checks = [one.as_dict() for one in found]
@@ -84,7 +83,6 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
-    from mlx_ltxw.doctor.fits import BLOCKS
     from mlx_ltxw.printing import readable
 
     clips = list(rows[0]["clips"])
@@ -94,8 +92,10 @@ def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
         cells = []
         for clip in clips:
             cell = row["clips"][clip]
-            stay = {None: "no", BLOCKS: "all"}.get(cell["blocks"], f"{cell['blocks']}/{BLOCKS}")
+            stay = {None: "no", cell["of"]: "all"}.get(cell["blocks"], f"{cell['blocks']}/{cell['of']}")
             colour = "red" if cell["blocks"] is None else "green" if stay == "all" else "yellow"
             cells.append(click.style(f"{readable(cell['peak'])} {stay:>5}".rjust(18), fg=colour))
         click.echo(f"{row['precision']:<10}{readable(row['disk']):>10}" + "".join(cells))
-    click.echo(f"all: {BLOCKS} blocks stay in memory; 7/{BLOCKS}: that many do, the others are read for each step")
+    click.echo(
+        "all: all blocks of the transformer stay in memory; 7/48: that many do, the others are read for each step"
+    )

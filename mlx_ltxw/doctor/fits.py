@@ -1,55 +1,30 @@
-"""What of LTX-2.3 fits into a machine: sizes of clips by precision, on paper."""
+"""What of LTX-2.3 fits into a machine: the plan's own sum for clips of some sizes, at each precision."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_ltxw.pipeline.budget import MARGIN
-from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
-from mlx_ltxw.pipeline.needs import BUFFERS
+import mlx.core as mx
 
-GB = 10**9
+from mlx_ltxw.doctor.paper import PaperModel
+from mlx_ltxw.machine import Machine
+from mlx_ltxw.pipeline.budget import Work, best_budget
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.plan import latent_grid
+from mlx_ltxw.pipeline.recipes import ONE_STAGE, stages_of
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 
-
-@dataclass(frozen=True)
-class Precision:
-    """What the networks take in memory, in bytes; exact, from the published shapes (`scripts/sizes.py`).
-
-    Attributes:
-        name: As `convert -q` has it.
-        text_encoder, transformer, audio_side: Of the whole, and of what `--audio-only` loads.
-        disk: Of the whole model.
-    """
-
-    name: str
-    text_encoder: int
-    transformer: int
-    audio_side: int
-    disk: int
-
-
-PRECISIONS = (
-    Precision("bf16", int(23.5 * GB), int(38.0 * GB), int(6.6 * GB), int(69.7 * GB)),
-    Precision("-q 8", int(13.4 * GB), int(20.6 * GB), int(3.6 * GB), int(42.2 * GB)),
-    Precision("-q 4", int(8.1 * GB), int(11.4 * GB), int(1.9 * GB), int(27.6 * GB)),
-)
-
-FORWARD = {"sound alone": int(0.3 * GB), "704x480x97": int(0.75 * GB), "1280x704x121": int(1.95 * GB)}
-"""Bytes that a forward holds beyond the weights (one H200; `docs/log.md`, 2026-11-28)."""
-LARGEST = Geometry(1280, 704, 121, 24.0, LatentGrid(8, 32, 32, 0.01, 4))
-BLOCKS = 48
-_OUTSIDE = {"sound alone": int(0.3 * GB)}
-_OUTSIDE_BLOCKS = int(0.86 * GB)
-"""Of the transformer, bf16 at every precision."""
-_STATES = int(2.31 * GB)
-"""All hidden states of two prompts, three times over."""
-_OTHERS = max(
-    int((1.45 + 1.9) * GB),  # the video autoencoder, and what its decoding holds at most
-    int(2.31 * GB) + _STATES,  # the text projection
-    int((4.03 + 0.2) * GB),  # the connectors
-)
-_CACHE = int(0.25 * GB)  # freed buffers that MLX keeps
+PRECISIONS = {"bf16": None, "-q 8": "8", "-q 4": "4"}
+"""As `convert -q` has them."""
+CLIPS = {
+    "sound alone": Request("", audio_only=True),
+    "704x480x97": Request("", width=704, height=480, frames=97),
+    "1280x704x121": Request("", width=1280, height=704, frames=121),
+}
+_PROMPT = "a woman sits at a table by a window and whispers: " * 5
+"""As long as a caption."""
 
 
 @dataclass(frozen=True)
@@ -58,46 +33,50 @@ class Fit:
 
     Attributes:
         peak: Bytes at the largest moment of a run; one network is in memory at a time.
-        blocks: Of the transformer's 48, those that stay in memory; the others are read for each step. None where
-            it does not fit at all.
+        blocks: Of the transformer's, those that stay in memory; the others are read for each step. None where it does
+            not fit at all.
+        of: Blocks in all.
     """
 
     peak: int
     blocks: int | None
+    of: int
 
 
-def fit(precision: Precision, clip: str, budget: int, program: int = 0) -> Fit:
-    """How a clip fits into some bytes.
+def fit(model: PaperModel, clip: str, budget: int, program: int | None = None) -> Fit:
+    """How a clip in one stage of the distilled model fits into some bytes of a GPU.
 
     Args:
-        precision: Of the weights.
-        clip: A key of `FORWARD`.
+        model: At a precision.
+        clip: A key of `CLIPS`.
         budget: Bytes that a run may use.
-        program: Bytes that the program itself takes of them.
+        program: Bytes that the program itself takes of them; None for those of this machine.
     """
-    budget = int(budget * MARGIN) - program
-    weights = precision.audio_side if clip == "sound alone" else precision.transformer
-    outside = _OUTSIDE.get(clip, _OUTSIDE_BLOCKS)
-    others = max(_OTHERS, int(BUFFERS * precision.text_encoder / BLOCKS) + _STATES) + _CACHE
-    whole = max(weights + FORWARD[clip] + _CACHE, others)
-    if whole <= budget:
-        return Fit(whole + program, BLOCKS)
-    block = (weights - outside) // BLOCKS
-    fixed = outside + FORWARD[clip] + _CACHE + int(BUFFERS * block)
-    stay = (budget - fixed) // block
-    if stay < 0 or others > budget:
-        return Fit(max(fixed, others) + program, None)
-    stay = min(stay, BLOCKS - 1)
-    return Fit(max(others, fixed + stay * block) + program, stay)
+    request = dataclasses.replace(CLIPS[clip], prompt=_PROMPT, pipeline=ONE_STAGE)
+    settings = resolve(request, defaults_of(request, model), model.variant)
+    size = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
+    stages = stages_of(settings, model, size)
+    work = Work(
+        model, mx.bfloat16, settings.audio_only, stages, [settings.prompt], [], None, False, False, 0, stages[0].steps
+    )
+    plan = best_budget(work, Machine("metal", budget, budget), program)
+    count = model.network_config("transformer").layers
+    stay = count if plan.residency.layers is None else plan.residency.layers
+    return Fit(plan.peak, stay if plan.fits else None, count)
 
 
-def table(budget: int, program: int = 0) -> list[dict[str, object]]:
-    """One row a precision: `precision`, `disk`, and for each clip its peak in bytes and the blocks that stay."""
-    return [
-        {
-            "precision": precision.name,
-            "disk": precision.disk,
-            "clips": {clip: dataclasses.asdict(fit(precision, clip, budget, program)) for clip in FORWARD},
-        }
-        for precision in PRECISIONS
-    ]
+def table(machine: Machine, program: int | None = None) -> list[dict[str, object]]:
+    """One row a precision: `precision`, `disk`, and for each clip its peak in bytes and the blocks that stay.
+
+    Args:
+        machine: What there is.
+        program: As for `fit`; none is counted on a card with memory of its own.
+    """
+    if machine.backend == "cuda":
+        program = 0
+    rows = []
+    for name, packing in PRECISIONS.items():
+        model = PaperModel.at(packing)
+        clips = {clip: dataclasses.asdict(fit(model, clip, machine.budget, program)) for clip in CLIPS}
+        rows.append({"precision": name, "disk": model.disk, "clips": clips})
+    return rows

@@ -72,6 +72,11 @@ class Budget:
         return max(need.peak for need in self.needs) + self.program
 
     @property
+    def fits(self) -> bool:
+        """Whether the largest moment is within the limit."""
+        return self.peak <= self.limit
+
+    @property
     def decodes_beside(self) -> bool:
         """Whether sound and picture can be decoded while the whole transformer stays in memory."""
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
@@ -165,7 +170,18 @@ class Work:
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
-    """Plans a run: everything as fast as the machine's memory lets it.
+    """The plan of a run; arguments as `best_budget`'s.
+
+    Raises:
+        UserError: it does not fit with every block read as it is needed, or a decoder does not.
+    """
+    budget = best_budget(work, machine, program)
+    _refuse(budget)
+    return budget
+
+
+def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
+    """The plan of a run that is as fast as the machine's memory lets it be, whether it fits or not.
 
     As many of the transformer's blocks stay in memory as fit; the others are read for each step. The text encoder,
     which runs once, is read layer by layer in any case.
@@ -175,13 +191,10 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         machine: What there is.
         program: Bytes of the program itself; None for what it has now and its libraries will take, on a card with
             memory of its own for nothing.
-
-    Raises:
-        UserError: it does not fit with every block read as it is needed, or a decoder does not.
     """
     limit = int(machine.budget * MARGIN)
     if program is None:
-        program = program_memory(machine, work.stages[-1].geometry)
+        program = program_memory(machine, work.stages[-1].geometry, work.audio_only)
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
     blocks, fixed, stored = _weights(work)
@@ -203,9 +216,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         needs.append(Need(PREVIEWS, weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
-    budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
-    _refuse(budget)
-    return budget
+    return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
 def _weights(work: Work) -> tuple[list[int], int, list[int]]:
@@ -235,16 +246,16 @@ def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Ne
     return dataclasses.replace(residency, keep_cached=sum(stored) < room)
 
 
-def program_memory(machine: Machine, last: Geometry) -> int:
+def program_memory(machine: Machine, last: Geometry, audio_only: bool = False) -> int:
     """Bytes of the program itself, with what its libraries will take for a clip; none where a card has memory of its
     own."""
-    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last)
+    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only)
 
 
 def _refuse(budget: Budget) -> None:
     worst = max(budget.needs, key=lambda need: need.peak)
-    least = worst.peak + budget.program
-    if least <= budget.limit:
+    least = budget.peak
+    if budget.fits:
         return
     if worst.name.startswith(DENOISING):
         hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), or convert it with "

@@ -133,8 +133,6 @@ def streaming(
 
 _BEFORE, _BEFORE_WHOLE = 0.35, 0.3
 """Of a block, what is not finished when the next one has come."""
-BUFFERS = 2 + _BEFORE
-"""Blocks on their way on a GPU, where their dtype on disk is that in memory."""
 
 
 def text_needs(clip: Subject) -> list[Need]:
@@ -241,7 +239,7 @@ def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()
     return needs
 
 
-def libraries(last: Geometry) -> int:
+def libraries(last: Geometry, audio_only: bool = False) -> int:
     """Bytes that other libraries take beside MLX once a clip is measured and encoded.
 
     FFmpeg and its codecs, x264's frames on their way, and what the measuring of a sound makes of it, which is a stretch
@@ -249,9 +247,10 @@ def libraries(last: Geometry) -> int:
 
     Args:
         last: The clip's size.
+        audio_only: Whether no picture is written.
     """
     sound = 14_000_000 * min(4.0, last.seconds) + 2_000_000 * last.seconds
-    return int(55_000_000 + sound + 290 * last.width * last.height)
+    return int(55_000_000 + sound + (0 if audio_only else 290 * last.width * last.height))
 
 
 def previews(clip: Subject, last: Geometry) -> list[Need]:

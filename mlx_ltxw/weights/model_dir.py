@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, read_text
+from mlx_ltxw.files import inside, lost, read_text
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import (
     TEXT_ENCODER,
@@ -36,6 +38,25 @@ if TYPE_CHECKING:
     from mlx_ltxw.world import Turns
 
 _AGAIN = "Convert the checkpoint again."
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _while_there(
+    read: Callable[Concatenate[ModelDir, _Given], _Result],
+) -> Callable[Concatenate[ModelDir, _Given], _Result]:
+    """A method that says so where a folder of the model has gone since it was opened: a disk that was pulled out."""
+
+    @functools.wraps(read)
+    def wrapped(self: ModelDir, *arguments: _Given.args, **options: _Given.kwargs) -> _Result:
+        try:
+            return read(self, *arguments, **options)
+        except UserError as error:
+            if gone := [folder for folder in self.folders if not os.path.isdir(folder)]:
+                raise lost(gone[0], "it is gone") from error
+            raise
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -119,6 +140,11 @@ class ModelDir:
         return self.path / TEXT_ENCODER
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that it is read from."""
+        return (self.path,)
+
+    @property
     def upsamplers(self) -> list[str]:
         """Kinds of latent upsamplers that the directory holds, such as `spatial-x2`."""
         start, end = upsampler_name(""), ".json"
@@ -135,6 +161,7 @@ class ModelDir:
         """Whether upsamplers can be added; to what `convert` wrote they can."""
         return True
 
+    @_while_there
     def network_config(self, component: str) -> Any:
         """The config object of one network, such as `VideoVAEConfig`; loads no weights.
 
@@ -225,6 +252,7 @@ class ModelDir:
             if name == "config.json" or name.startswith(parts)
         }
 
+    @_while_there
     def load(
         self,
         component: str,
@@ -327,6 +355,7 @@ class ModelDir:
 
         return TextEncoder(self.load(TEXT_ENCODER, dtype, residency=residency), self.load_tokenizer())
 
+    @_while_there
     def load_tokenizer(self) -> PromptTokenizer:
         """The text encoder's tokenizer.
 

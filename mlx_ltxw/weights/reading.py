@@ -17,7 +17,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import lost
 from mlx_ltxw.weights.header import Tensor
 
 DTYPES = {
@@ -102,7 +102,7 @@ class TensorReader:
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise _lost(path, error.strerror) from error
+            raise lost(path, error.strerror) from error
         if not self.keep_cached and hasattr(fcntl, "F_NOCACHE"):
             fcntl.fcntl(handle, fcntl.F_NOCACHE, 1)
         return handle
@@ -127,9 +127,9 @@ class TensorReader:
             try:
                 count = os.preadv(handle, [into[done:]], at + done)
             except OSError as error:
-                raise _lost(path, error.strerror) from error
+                raise lost(path, error.strerror) from error
             if not count:
-                raise _lost(path, "it has become shorter")
+                raise lost(path, "it has become shorter")
             done += count
 
     def _forget(self, handle: int, at: int, length: int) -> None:
@@ -146,10 +146,3 @@ def _width(tensor: Tensor) -> int:
 def _step(tensor: Tensor) -> int:
     """Bytes of one piece of a tensor: whole rows where they lie apart."""
     return max(1, _PIECE // _width(tensor)) * _width(tensor) if tensor.apart else _PIECE
-
-
-def _lost(path: Path, reason: str | None) -> UserError:
-    return UserError(
-        f"{path} can no longer be read ({reason}).",
-        "See that the disk with the model is there and sound, then run again.",
-    )

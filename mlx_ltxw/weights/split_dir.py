@@ -42,6 +42,7 @@ GEMMA = "mlx-community/gemma-3-12b-it-4bit"
 
 _AGAIN = "Download it again, or name another model."
 _VARIANT = re.compile(rf"{TRANSFORMER}(-(?P<variant>dev|distilled)(-[\w.-]+)?)?\.safetensors")
+_CUT = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)  # that MLX packs
 _SAMPLE = 4096  # bytes of each tensor that tell one model from another
 
@@ -70,6 +71,11 @@ def choose_transformer(names: set[str], asked: str, where: str) -> str:
         return asked
     if not found:
         raise UserError(f"{where} has no transformer.", _AGAIN)
+    if cut := [name for name in found if _CUT.search(name)]:
+        raise UserError(
+            f"{where} has its transformer in pieces ({', '.join(cut)}), which the split layout never has.",
+            "Use an unchanged model of the split layout, or put the pieces together into one file.",
+        )
     if len(found) > 1:
         raise UserError(
             f"{where} has several transformers: {', '.join(found)}.",
@@ -134,6 +140,11 @@ class SplitDir(ModelDir):
         for kind, one in own_upsamplers.items():
             placed[upsampler_name(kind)] = dict(one.entries)
         return cls(directory, config, records, "", chosen, gemma, headers, placed, own_upsamplers)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that it is read from."""
+        return (self.path, *([self.gemma] if self.gemma is not None else []))
 
     @property
     def upsamplers(self) -> list[str]:

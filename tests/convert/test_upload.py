@@ -65,6 +65,20 @@ def test_login_is_checked_before_the_work(hub, tmp_path):
     assert hub.created == {}
 
 
+def test_without_a_connection_or_a_login(hub, tmp_path):
+    """Before the work: to log in helps only where the Hub answers."""
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    for changes, said in (
+        (nowhere, "Connection refused). Connect and run it again"),
+        ({"HF_HUB_OFFLINE": "1"}, "Connect and run it again, or leave --upload out"),
+        ({"HF_TOKEN": "", "HF_HOME": str(tmp_path)}, "this machine is not logged in to the Hub. Log in with `hf auth"),
+    ):
+        done = command(*asked(tmp_path / "model"), **{**hub.environment, **changes})
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "model").exists()
+
+
 def test_flags_that_need_each_other(tmp_path):
     done = command("convert", made().checkpoint, "-o", tmp_path / "model", "--private")
     assert (done.returncode, "--private belongs to --upload" in done.stderr) == (2, True)

@@ -28,6 +28,7 @@ from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from scripts.stage_peaks import measured, predicted
 
 GB = 10**9
+HUGE = Machine("cpu", 64 * GB, 64 * GB)
 SLACK = 1_000_000
 """Bytes, of parts that are small: a prompt's tokens are guessed from its letters."""
 REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
@@ -254,6 +255,13 @@ def test_plan_shows_a_table_and_makes_nothing(tmp_path):
     for part in ("text encoder", "denoising 25 frames of 128x128", "sound", "picture", "all 6 blocks stay in memory"):
         assert part in result.stdout
     assert not out.exists()
+
+
+def test_sound_alone_is_planned_without_a_video_encoder(built_in):
+    """Beside MLX x264 holds 290 bytes a pixel, of 704x480 98 MB: none where no picture is written."""
+    sound = budget_for(work(built_in, dataclasses.replace(REQUEST, audio_only=True, width=704, height=480)), HUGE)
+    clip = budget_for(work(built_in, dataclasses.replace(REQUEST, width=704, height=480)), HUGE)
+    assert clip.program - sound.program == pytest.approx(290 * 704 * 480, abs=20e6)
 
 
 def test_memory_that_is_no_size_is_refused(tmp_path):

@@ -166,6 +166,41 @@ def test_a_disk_that_fails_on_the_way_is_one_sentence(copied, spoil, moment):
     assert moment <= steps <= moment + 1  # a step may have begun with what was read ahead
 
 
+@pytest.mark.parametrize("residency", [RESIDENT, STREAMED], ids=["resident", "streamed"])
+@pytest.mark.parametrize("moment", ["Plan", "Conditioned", "Step"])
+def test_a_model_that_is_gone_on_the_way_is_one_sentence(copied, moment, residency):
+    """A disk that is pulled out before the text encoder, the transformer, a step or the decoders are read."""
+    job = plan(REQUEST, copied)
+    folder = copied.path
+    events = run(job, Networks(copied, job.dtype, residency=residency))
+
+    def go():
+        for event in [job] if moment == "Plan" else events:
+            if type(event).__name__ == moment and folder.exists():
+                folder.rename(folder.with_name("elsewhere"))
+        list(events)
+
+    with pytest.raises(UserError, match=r"model.* can no longer be read \(.*See that the disk with the model is there"):
+        go()
+
+
+@pytest.mark.parametrize("network", ["connectors", "transformer", "vocoder"])
+def test_weights_that_cannot_be_read_when_their_turn_comes_are_one_sentence(copied, network, monkeypatch):
+    """Those of a network in memory are read when they are first used: after it was loaded."""
+    job, load = plan(REQUEST, copied), ModelDir.load
+
+    def spoilt(self, component, *arguments, **options):
+        loaded = load(self, component, *arguments, **options)
+        if component == network:
+            for file in self.shards(component):
+                os.truncate(file, 5000)
+        return loaded
+
+    monkeypatch.setattr(ModelDir, "load", spoilt)
+    with pytest.raises(UserError, match=r"A file of the model can no longer be read .*See that the disk"):
+        list(run(job, Networks(copied, job.dtype)))
+
+
 def test_a_read_error_in_the_middle_is_one_sentence(dev, monkeypatch):
     streamed, real, reads = blocks(dev), os.preadv, []
 

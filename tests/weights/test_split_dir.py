@@ -143,6 +143,49 @@ def test_variant_of_an_unmarked_transformer(tree):
     assert open_dir(tree.rename(tree.with_name("ltx-2.3-mlx-distilled"))).variant == "distilled"
 
 
+@pytest.mark.parametrize(
+    "settings", [None, "[]", '{"bits": 8, "group_size": 64}'], ids=["missing", "no table", "of another model"]
+)
+def test_the_tensors_tell_how_they_are_packed(tmp_path, settings):
+    """`quantize_config.json` may be missing or wrong; other files beside, and an index, change nothing."""
+    folder = split_model(made().checkpoint, tmp_path / "q4", bits=4, group=32)
+    whole = open_dir(folder)
+    (folder / "quantize_config.json").unlink()
+    if settings is not None:
+        (folder / "quantize_config.json").write_text(settings)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    mx.save_safetensors(str(folder / "notes.safetensors"), {"stray": mx.zeros(3)})
+    (folder / "sub").mkdir()
+    again = open_dir(folder)
+    layers = again.quantized_layers("transformer")
+    assert {(one["bits"], one["group_size"]) for one in layers.values()} == {(4, 32)}
+    assert layers == whole.quantized_layers("transformer")
+    assert again.tensors("transformer") == whole.tensors("transformer")
+
+
+def test_official_names_of_layers_are_taken_too(tree):
+    """Some trees keep `to_out.0`."""
+    whole = open_dir(tree).load("transformer").parameters()
+
+    def rename(arrays):
+        for name in [name for name in arrays if ".to_out." in name]:
+            arrays[name.replace(".to_out.", ".to_out.0.")] = arrays.pop(name)
+
+    change(tree / "transformer-dev.safetensors", rename)
+    again = dict(tree_flatten(open_dir(tree).load("transformer").parameters()))
+    for name, array in tree_flatten(whole):
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_a_transformer_in_pieces(tree):
+    """Two halves of one are not two to choose from."""
+    first = tree / "transformer-dev-00001-of-00002.safetensors"
+    shutil.copy(tree / "transformer-dev.safetensors", tree / "transformer-dev-00002-of-00002.safetensors")
+    (tree / "transformer-dev.safetensors").rename(first)
+    with pytest.raises(UserError, match=r"in pieces \(transformer-dev-00001-of-00002"):
+        open_dir(tree)
+
+
 @pytest.mark.parametrize("name", ["vocoder.safetensors", "connector.safetensors", "embedded_config.json"])
 def test_files_that_are_missing(tree, name):
     (tree / name).unlink()
