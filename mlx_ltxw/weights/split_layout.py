@@ -56,12 +56,12 @@ STEMS = tuple(dict.fromkeys(row.stem for row in ROWS))
 """The files that a model needs."""
 
 _IN_TRANSFORMER = (
-    (re.compile(r"\.to_out\."), ".to_out.0."),
+    (re.compile(r"\.to_out\.(?!0\.)"), ".to_out.0."),
     (re.compile(r"ff\.proj_in\."), "ff.net.0.proj."),
     (re.compile(r"ff\.proj_out\."), "ff.net.2."),
     (re.compile(r"\.linear([12])\."), r".linear_\1."),
 )
-"""Modules that are called otherwise, in the transformer alone; connectors keep the official names."""
+"""Modules that are called otherwise, in the transformer alone; connectors keep the official names, and so may these."""
 
 _FLIPPED = re.compile(r"\.filter$|_basis$")
 

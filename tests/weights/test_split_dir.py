@@ -164,7 +164,7 @@ def test_the_tensors_tell_how_they_are_packed(tmp_path, settings):
 
 
 def test_official_names_of_layers_are_taken_too(tree):
-    """Some trees keep `to_out.0`."""
+    """A tree that keeps `to_out.0` holds the same model."""
     whole = open_dir(tree).load("transformer").parameters()
 
     def rename(arrays):
