@@ -30,6 +30,7 @@ LOCK = ".mlx-ltxw.lock"
 _PREFIX, _SUFFIX = ".mlx-ltxw-", ".part"
 _serial = itertools.count()
 _swept: set[str] = set()
+_partial: set[Path] = set()
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP}  # file systems that flush no folder
 _HINTS = {
@@ -113,6 +114,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         sweep(path.parent)
     with write_errors(path):
         partial, held = _begin(path.parent)
+    _partial.add(partial)
     try:
         yield partial
         with write_errors(path):
@@ -123,7 +125,15 @@ def replacing(path: Path | str) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     finally:
+        _partial.discard(partial)
         os.close(held)
+
+
+def abandon() -> None:
+    """Removes what this process has half-written, before it ends in the middle (`os._exit`)."""
+    for partial in tuple(_partial):
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -7,7 +7,9 @@ all take part in is called by all, in the same order.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mlx_ltxw.blas  # noqa: F401  # before MLX
@@ -21,6 +23,33 @@ from mlx_ltxw.errors import UserError
 _STARTERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by mlx.launch and mpirun for what they start
 
 
+class Pulse:
+    """How long ago this machine got on with what all machines do together.
+
+    Within `with pulse:` all are at the same work, and `beat` says that a piece of it is done. When no machine has got
+    on for long, though all live, what hangs is the way between them (`links.py`).
+    """
+
+    def __init__(self) -> None:
+        self._depth, self._since = 0, 0.0
+
+    def __enter__(self) -> None:
+        self.beat()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+
+    def beat(self) -> None:
+        """A piece is done."""
+        self._since = time.monotonic()
+
+    @property
+    def quiet(self) -> float | None:
+        """Seconds since the last piece; None while this machine is at work of its own."""
+        return time.monotonic() - self._since if self._depth else None
+
+
 @dataclass(frozen=True)
 class World:
     """The machines of a run.
@@ -29,11 +58,13 @@ class World:
         rank: This process's number, from 0; 0 writes.
         size: How many.
         group: MLX's, None when alone.
+        pulse: Whether this one gets on.
     """
 
     rank: int = 0
     size: int = 1
     group: Any = None
+    pulse: Pulse = field(default_factory=Pulse, compare=False, repr=False)
 
     @classmethod
     def join(cls) -> World:
@@ -56,8 +87,10 @@ class World:
 
     @staticmethod
     def launched() -> bool:
-        """Whether `mlx.launch` or `mpirun` started this process."""
-        return any(name in os.environ for name in _STARTERS)
+        """Whether `mlx.launch` or `mpirun` started this process; `mlx.launch -n 1` gives it an empty list of hosts."""
+        hosts = Path(os.environ.get("MLX_HOSTFILE", os.devnull))
+        alone = hosts.is_file() and not hosts.read_text().strip()
+        return any(name in os.environ for name in _STARTERS) and not alone
 
     @property
     def leads(self) -> bool:
@@ -88,10 +121,11 @@ class World:
 
     def exchange(self, data: bytes) -> list[bytes]:
         """What each machine says, in the order of the ranks; of any lengths."""
-        lengths = np.asarray(self.gather(mx.array([len(data)], dtype=mx.int32)))[:, 0]
-        padded = np.zeros(max(1, int(lengths.max())), np.uint8)
-        padded[: len(data)] = np.frombuffer(data, np.uint8)
-        rows = np.asarray(self.gather(mx.array(padded)))
+        with self.pulse:
+            lengths = np.asarray(_evaluated(self.gather(mx.array([len(data)], dtype=mx.int32))))[:, 0]
+            padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+            padded[: len(data)] = np.frombuffer(data, np.uint8)
+            rows = np.asarray(_evaluated(self.gather(mx.array(padded))))
         return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
     def shared(self, data: bytes = b"") -> bytes:
@@ -100,6 +134,12 @@ class World:
 
 
 ALONE = World()
+
+
+def _evaluated(x: mx.array) -> mx.array:
+    """Computed without Python's lock, which NumPy would hold while it waits; so this machine can say that it lives."""
+    mx.eval(x)
+    return x
 
 
 def share_of(total: int, size: int, unit: int = 1) -> list[int]:
@@ -143,6 +183,12 @@ class Turns:
     def settle(self) -> None:
         """Lets the latest result go, once it is computed."""
         self._latest = None
+
+    def finish(self) -> None:
+        """Computes all that was described, needed or not: the other machines take part in it."""
+        if self._latest is not None:
+            mx.eval(self._latest)
+        self.settle()
 
     def _in_turn(self, x: mx.array) -> mx.array:
         if self._latest is not None:

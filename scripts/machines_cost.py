@@ -11,6 +11,7 @@ relative difference from the step of one machine, bytes of weights, and bytes re
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -44,8 +45,24 @@ LINKS = {
 """Bytes a second that a machine receives, and seconds of a collective of next to nothing. Payload rates: 10 Gb/s less
 Ethernet's and TCP's framing; Thunderbolt 4's 40 Gb/s gives data 32 less its own framing, Thunderbolt 5's 80 Gb/s about
 as much more again; latencies as Apple and MLX give them for TCP and for RDMA (macOS 26.2). None of it measured here."""
+NCCL = {
+    "gather": ((17_571_840, 0.157e-3), (57_671_680, 0.38e-3)),
+    "sum": ((17_571_840, 0.143e-3), (57_671_680, 0.309e-3)),
+}
+"""Bytes that each of two H200s of one host received, and seconds, measured on 2026-11-28 with MLX 0.32.4: half of the
+keys of 4290 tokens and of 14,080, in bf16."""
+NCCL_LATENCY = 0.067e-3
+"""Seconds of either with next to nothing in it."""
+H200 = {(704, 480, 97): 0.821, (768, 512, 121): 0.354 * 0.821 / 0.254}
+"""Seconds of a guided step on one, measured on 2026-12-01; of the larger clip from its forward, whose step was not."""
 MACS = {"M4": 4.0e12, "M4 Pro": 8.0e12, "M4 Max": 16.0e12, "M3 Ultra": 26.0e12}
 """Sustained half-precision operations a second in large products: about nine tenths of the GPU's published peak."""
+
+
+def nccl_link() -> Speed:
+    """Two H200s, from the smaller collectives that were measured; of a device's arithmetic it says nothing."""
+    rates = {how: received / (seconds - NCCL_LATENCY) for how, ((received, seconds), _) in NCCL.items()}
+    return Speed(1.0, rates["gather"], NCCL_LATENCY, 0.0, rates["sum"])
 
 
 def denoiser(
@@ -166,7 +183,7 @@ def _same(a: mx.array | None, b: mx.array | None) -> bool:
 def _model_rate(sizes: Sizes, every: Any, seconds: float, speed: Speed) -> Speed:
     """Operations a second that the step of one machine came to, in place of those of a bare product."""
     nominal = estimate(sizes, every, WHOLE, 1, speed)
-    return Speed(speed.flops * nominal.seconds / seconds, speed.bandwidth, speed.latency, speed.operation)
+    return dataclasses.replace(speed, flops=speed.flops * nominal.seconds / seconds)
 
 
 @main.command()
@@ -180,6 +197,15 @@ def project(
     geometry = Geometry(width, height, frames, frame_rate, GRID)
     every = passes(DEV_VIDEO, DEV_AUDIO, numbers.layers)
     sizes = Sizes(numbers, geometry.video_tokens, geometry.audio_tokens, 0, 0, 2)
+    for size, alone in H200.items():
+        clip = Geometry(*size, frame_rate, GRID)
+        two = Sizes(numbers, clip.video_tokens, clip.audio_tokens, 0, 0, 2)
+        rate = _model_rate(two, every, alone, nccl_link())
+        found = {how: estimate(two, every, how, 2, rate) for how in (PASSES, TOKENS, TENSOR)}
+        report(
+            projected=True, machines="two H200, NCCL", size="x".join(map(str, size)), alone=round(alone, 3),
+            **{how: f"{one.seconds:.3f} s, {alone / one.seconds:.2f} x" for how, one in found.items()},
+        )  # fmt: skip
     for mac, flops in MACS.items():
         alone = estimate(sizes, every, WHOLE, 1, Speed(flops, 1.0, 0.0)).seconds
         for link, (bandwidth, latency) in LINKS.items():

@@ -22,7 +22,7 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import resident_memory
 from mlx_ltxw.pipeline.events import Decoded
-from mlx_ltxw.pipeline.needs import DENOISING, PICTURE, SOUND
+from mlx_ltxw.pipeline.needs import PARTS
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
@@ -32,12 +32,6 @@ from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 from scripts.random_model import report
-
-PARTS = {
-    "text_encoder": "text encoder", "text_projection": "text projection", "connectors": "connectors",
-    "transformer": DENOISING, "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
-}  # fmt: skip
-"""Networks -> the plan's parts."""
 
 
 class Peaks(dict[str, int]):

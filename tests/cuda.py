@@ -2,17 +2,27 @@
 
 import ctypes
 import hashlib
+import re
 import shutil
 import subprocess
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.ops.cuda import compiler
+
 COMPILER = shutil.which("g++")
 
-_TYPES = {mx.float32: "float", mx.bfloat16: "bfloat16"}
+_TYPES = compiler.TYPES
+_KINDS = {mx.bfloat16: np.uint16, mx.float16: np.float16, mx.float32: np.float32}
+_HALVES = {
+    r'asm\("cvt.rn.f16.f32.*?\);': "bits = std::bit_cast<unsigned short>(_Float16(value));",
+    r'asm\("cvt.f32.f16.*?\);': "value = float(std::bit_cast<_Float16>(bits));",
+}
+"""What the two conversions are in C++."""
 _SHIM = r"""
 #include <barrier>
+#include <bit>
 #include <cmath>
 #include <algorithm>
 #include <cstdint>
@@ -21,23 +31,12 @@ _SHIM = r"""
 #include <vector>
 #define __device__
 #define __shared__ static
-struct bfloat16 {
-  uint16_t bits;
-  bfloat16() = default;
-  explicit bfloat16(float value) {
-    uint32_t word; std::memcpy(&word, &value, 4);
-    bits = (word + 0x7fff + (word >> 16 & 1)) >> 16;  // to nearest, ties to even
-  }
-  operator float() const {
-    uint32_t word = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &word, 4);
-    return value;
-  }
-};
-struct Index { unsigned x; };
+#define __uint_as_float(x) std::bit_cast<float>(unsigned(x))
+#define __float_as_uint(x) std::bit_cast<unsigned>(float(x))
+PRELUDE
+struct Index { unsigned x, y, z; };
 thread_local Index threadIdx, blockIdx;
-Index gridDim;
+Index gridDim, blockDim;
 std::barrier<>* all;
 float exchanged[1024];
 #define EMULATED
@@ -85,8 +84,15 @@ float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 """
 
 
+def _shim():
+    prelude = compiler.PRELUDE
+    for pattern, instead in _HALVES.items():
+        prelude = re.sub(pattern, instead, prelude)
+    return _SHIM.replace("PRELUDE", prelude)
+
+
 class Emulated:
-    """Stands for `mx.fast.cuda_kernel`; what it compiles lies in a folder."""
+    """Stands for `compiler.cuda_kernel`; what it compiles lies in a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -113,28 +119,32 @@ class Emulated:
         shaped = [name for name in inputs if f"{name}_shape" in source]
         pointers += [f"const int* {name}_shape" for name in shaped]
         casts = ", ".join(f"({each.rpartition(' ')[0]})given[{i}]" for i, each in enumerate(pointers))
-        text = f"""{_SHIM}{header}
+        text = f"""{_shim()}{header}
 void kernel({", ".join(pointers)}) {{ {constants} {source} }}
-extern "C" void run(void** given, int blocks, int threads) {{
-  gridDim.x = blocks;
+extern "C" void run(void** given, unsigned x, unsigned y, unsigned z, int threads) {{
+  gridDim = {{x, y, z}};
+  blockDim = {{unsigned(threads), 1, 1}};
   std::barrier<> each(threads);
   all = &each;
   std::vector<std::thread> group;
   for (int thread = 0; thread < threads; ++thread)
     group.emplace_back([=, &each] {{
       threadIdx.x = thread;
-      for (int block = 0; block < blocks; ++block) {{ blockIdx.x = block; kernel({casts}); each.arrive_and_wait(); }}
+      for (unsigned block = 0; block < x * y * z; ++block) {{
+        blockIdx = {{block % x, block / x % y, block / x / y}};
+        kernel({casts});
+        each.arrive_and_wait();
+      }}
     }});
   for (auto& thread : group) thread.join();
 }}"""
         given = [_bytes(array) for array in arrays]
-        kinds = [np.uint16 if dtype == mx.bfloat16 else np.float32 for dtype in dtypes]
-        made = [np.zeros(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
+        made = [np.zeros(shape, _KINDS[dtype]) for shape, dtype in zip(shapes, dtypes, strict=True)]
         sizes = [np.array(arrays[inputs.index(name)].shape, np.int32) for name in shaped]
         everything = [*given, *made, *sizes]
         pointers = (ctypes.c_void_p * len(everything))(*(each.ctypes.data for each in everything))
         assert grid[0] % threadgroup[0] == 0
-        self._library(text).run(pointers, grid[0] // threadgroup[0], threadgroup[0])
+        self._library(text).run(pointers, grid[0] // threadgroup[0], *grid[1:], threadgroup[0])
         return [
             mx.array(each).view(mx.bfloat16) if dtype == mx.bfloat16 else mx.array(each)
             for each, dtype in zip(made, dtypes, strict=True)

@@ -23,7 +23,7 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.models.transformer.attention import Attention, Read
 from mlx_ltxw.models.transformer.rope import Rope
-from mlx_ltxw.models.transformer.spread import Spread
+from mlx_ltxw.models.transformer.spread import Spread, window
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import Linear, linears, replace, share
 
@@ -44,10 +44,17 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.branches = list(branches)
         self._gate: mx.array | None = None
+        self._first = 0
 
-    def set_gate(self, gate: mx.array | None) -> None:
-        """Scales the addition token by token from now on: (T, 1), or any shape that fits (..., T, out); None for 1."""
+    def set_gate(self, gate: mx.array | None, first: int = 0) -> None:
+        """Scales the addition token by token from now on.
+
+        Args:
+            gate: (T, 1), or any shape that fits (..., T, out); None for 1.
+            first: Of the tokens that this machine has, where others have the rest.
+        """
         self._gate = gate  # the underscore keeps it out of the parameters
+        self._first = first
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., in) -> (..., out), in the base's output dtype."""
@@ -63,7 +70,10 @@ class AdaptedLinear(nn.Module):
         update = self.branches[0](x, y, self.base)
         for branch in self.branches[1:]:
             update = update + branch(x, y, self.base)
-        return y + (update * self._gate.astype(update.dtype)).astype(y.dtype)
+        gate, tokens = self._gate, x.shape[-2]
+        if gate.ndim > 1 and gate.shape[-2] not in (1, tokens):
+            gate = gate[..., window(gate.shape[-2], self._first, tokens), :]
+        return y + (update * gate.astype(update.dtype)).astype(y.dtype)
 
 
 class SettledLinear(nn.Module):
@@ -258,7 +268,9 @@ def _round_factors(model: nn.Module, dtype: mx.Dtype) -> list[mx.array]:
     return factors
 
 
-def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array | None = None) -> None:
+def set_gates(
+    model: nn.Module, audio: mx.array | None = None, video: mx.array | None = None, first: int = 0
+) -> None:  # fmt: skip
     """Scales the adapter token by token, so that its strength can change within a clip.
 
     A linear is gated by the tokens it reads: queries and outputs of the audio attentions by `audio`; keys and values of
@@ -268,13 +280,14 @@ def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array |
         model: An adapted model; its base is not concerned.
         audio: (Ta, 1) strengths of the audio tokens, None for 1.
         video: (Tv, 1) of the video tokens.
+        first: Of the video tokens that this machine has, where others have the rest.
     """
     if blocks_on_demand(model) is not None:
 
         def gated(block: Block) -> Block:
             alone: Any = nn.Module()
             alone.transformer_blocks = [block]
-            set_gates(alone, audio, video)
+            set_gates(alone, audio, video, first)
             return alone.transformer_blocks[0]
 
         change_each(model, gated)
@@ -284,7 +297,8 @@ def set_gates(model: nn.Module, audio: mx.array | None = None, video: mx.array |
     wrapped = adapted_linears(model)
     texts = {path[: path.index(_TEXT_ATTENTION) - 1] for path in wrapped if _TEXT_ATTENTION in path}
     for path, linear in wrapped.items():
-        linear.set_gate(None if _TEXT_ATTENTION in path else gates.get(tokens_of(path)))
+        tokens = tokens_of(path)
+        linear.set_gate(None if _TEXT_ATTENTION in path else gates.get(tokens), first if tokens == "video" else 0)
     if audio is not None:
         modules = dict(model.named_modules())
         for text in (f"{block}.{_TEXT_ATTENTION}" for block in texts):

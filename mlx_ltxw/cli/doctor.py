@@ -43,7 +43,7 @@ def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None
     if hostfile is not None:
         hosts.hosts(hostfile, model, as_json)
     from mlx_ltxw.doctor.examine import examine
-    from mlx_ltxw.doctor.fits import table
+    from mlx_ltxw.doctor.fits import LARGEST, table
     from mlx_ltxw.machine import this_machine
     from mlx_ltxw.pipeline.budget import program_memory
 
@@ -53,7 +53,7 @@ def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None
         if not as_json:
             _show(one)
     machine = this_machine()
-    rows, budget = table(machine.budget, program_memory(machine)), machine.budget
+    rows, budget = table(machine.budget, program_memory(machine, LARGEST)), machine.budget
     faults = [one for one in found if one.state == "fault"]
     if as_json:
         checks = [one.as_dict() for one in found]

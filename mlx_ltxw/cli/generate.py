@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,13 +175,13 @@ def generate(
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
-    model_dir = open_model(model, text_encoder)
     files = Output(
         output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0,
         resume=resume,
     )  # fmt: skip
     show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
     with machines(split, link_timeout) as crew:
+        model_dir = open_model(model, text_encoder)
         asked = JointRun(split or "auto", memory, cache, plan_only, keep=keep_parts or bool(parts), again=parts)
         if crew is not None and not crew.leads:
             follow(crew, asked, model_dir, files)
@@ -194,7 +196,8 @@ def generate(
             seed, *_ = given.get("seeds", (-1,))
             requests = with_new_parts(requests, from_metadata or output, parts, seed)
         if crew is not None:
-            lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
+            with _telling_kept(files, show):
+                lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
         elif scripted:
             _make_script(requests, model_dir, files, show, asked.keep, parts, how)
         else:
@@ -220,7 +223,6 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
     from mlx_ltxw.pipeline.networks import Networks
     from mlx_ltxw.pipeline.request import RANDOM
     from mlx_ltxw.takes.make import begun, fit_again, make
-    from mlx_ltxw.takes.unfinished import file_beside
 
     job = dataclasses.replace(fit_again(request, model, files, how.memory), cache=how.cache)
     settings = job.settings
@@ -237,14 +239,23 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
     show.started([job])
     networks = Networks(job.model, job.dtype)
-    try:
+    with _telling_kept(files, show):
         made = show.follow(make(job, files, networks))
+    if show_drift:
+        show.drifts(job, made, networks)
+
+
+@contextmanager
+def _telling_kept(files: Output, show: Show) -> Iterator[None]:
+    """Says after Ctrl-C what is kept of a clip."""
+    from mlx_ltxw.takes.unfinished import file_beside
+
+    try:
+        yield
     except KeyboardInterrupt:
         if (kept := file_beside(files.path)).exists():
             show.note(f"{kept} keeps the steps that are done, and the same command goes on from there.")
         raise
-    if show_drift:
-        show.drifts(job, made, networks)
 
 
 def _make_script(

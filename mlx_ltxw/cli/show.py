@@ -54,7 +54,8 @@ class Show:
             }
             hints = [
                 hint for prompt, adapter in said.items() for hint in check_prompt(prompt, job.geometry.seconds, adapter)
-            ]
+                if settings.makes_sound
+            ]  # fmt: skip
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]
             notes = [spelled(text, self._spelling) for text in texts]
             if self.as_json:

@@ -92,7 +92,8 @@ def train(
     world = World.join()
     begun = begin(run, RunArguments(**given), world, file=file, settings=settings, resume=resume, memory=memory)
     if plan_only:
-        _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
+        if world.leads:
+            _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
         return
     if upload and world.leads:
         check_upload(upload)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from mlx_ltxw.pipeline.budget import MARGIN
+from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.needs import BUFFERS
 
 GB = 10**9
@@ -36,6 +37,7 @@ PRECISIONS = (
 
 FORWARD = {"sound alone": int(0.3 * GB), "704x480x97": int(0.75 * GB), "1280x704x121": int(1.95 * GB)}
 """Bytes that a forward holds beyond the weights (one H200; `docs/log.md`, 2026-11-28)."""
+LARGEST = Geometry(1280, 704, 121, 24.0, LatentGrid(8, 32, 32, 0.01, 4))
 BLOCKS = 48
 _OUTSIDE = {"sound alone": int(0.3 * GB)}
 _OUTSIDE_BLOCKS = int(0.86 * GB)

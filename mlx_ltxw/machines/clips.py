@@ -11,7 +11,6 @@ import json
 import queue
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_bytes
-from mlx_ltxw.links import Message
+from mlx_ltxw.links import Message, log
 from mlx_ltxw.machines import wire
 from mlx_ltxw.machines.crew import Crew
 from mlx_ltxw.pipeline.events import Adapted, Conditioned
@@ -202,7 +201,7 @@ def work(crew: Crew, make: Make) -> None:
         while True:
             crew.links.say({"want": True})
             piece = int(_next(given).values["piece"])
-            _log(f"makes {piece}")
+            log(f"makes {piece}")
             with tempfile.TemporaryDirectory(prefix="mlx-ltxw-") as name:
                 folder = Path(name)
                 crew.tidy[:] = [lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)]  # type: ignore[misc]
@@ -212,12 +211,7 @@ def work(crew: Crew, make: Make) -> None:
                 sizes = [[path.name, path.stat().st_size] for path in files]
                 payload = b"".join(path.read_bytes() for path in files)
                 crew.links.say({"made": piece, "events": said, "files": sizes}, payload)
-            _log(f"made {piece}: {json.dumps(sizes)}")
-
-
-def _log(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+            log(f"made {piece}: {json.dumps(sizes)}")
 
 
 def _next(given: queue.SimpleQueue[Message]) -> Message:

@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.guidance import Pass
 from mlx_ltxw.pipeline.pass_shares import block_runs, pass_shares
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.split import PASSES, TENSOR, TOKENS, WHOLE
-from mlx_ltxw.pipeline.wire import Sizes, pass_work, passes_of, predictions, step_traffic
+from mlx_ltxw.pipeline.wire import Sizes, WireTraffic, pass_work, passes_of, predictions, step_traffic
 from mlx_ltxw.printing import readable
 from mlx_ltxw.world import World, share_of
 
@@ -39,12 +39,19 @@ class Speed:
         bandwidth: Bytes a second that each machine receives in a gather.
         latency: Seconds of a collective of next to nothing.
         operation: Seconds of any other operation, however small its arrays; a small model's step is made of these.
+        summing: Bytes a second in a sum, which a backend may do faster than a gather; 0 for the same.
     """
 
     flops: float
     bandwidth: float
     latency: float
     operation: float = 0.0
+    summing: float = 0.0
+
+    def carrying(self, traffic: WireTraffic) -> float:
+        """Seconds that collectives take."""
+        sums = traffic.summed / (self.summing or self.bandwidth)
+        return (traffic.bytes - traffic.summed) / self.bandwidth + sums + traffic.collectives * self.latency
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def measured(world: World, dtype: mx.Dtype) -> Speed:
     every = speeds(world, dtype)
     return Speed(
         min(one.flops for one in every), min(one.bandwidth for one in every), max(one.latency for one in every),
-        max(one.operation for one in every),
+        max(one.operation for one in every), min(one.summing for one in every),
     )  # fmt: skip
 
 
@@ -85,12 +92,15 @@ def speeds(world: World, dtype: mx.Dtype) -> list[Speed]:
     mx.eval(a @ a)
     product = min(_timed(lambda: mx.eval(a @ a)) for _ in range(3))
     small, large = mx.zeros(1), mx.zeros(_PROBE // 4)
-    mx.eval(small, large, world.gather(small))
-    latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
     operation = min(_timed(lambda: mx.eval(_chain(small))) for _ in range(3)) / _CHAIN
-    carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
+    with world.pulse:
+        mx.eval(large, world.gather(small))
+        latency = statistics.median(_timed(lambda: mx.eval(world.gather(small))) for _ in range(9))
+        carrying = min(_timed(lambda: mx.eval(world.gather(large))) for _ in range(3))
+        summing = min(_timed(lambda: mx.eval(world.sum(large))) for _ in range(3))
     bandwidth = _PROBE * (world.size - 1) / max(1e-9, carrying - latency)
-    own = json.dumps([2 * size**3 / product, bandwidth, latency, operation])
+    sums = 2 * _PROBE * (world.size - 1) / world.size / max(1e-9, summing - latency)
+    own = json.dumps([2 * size**3 / product, bandwidth, latency, operation, sums])
     return [Speed(*json.loads(one)) for one in world.exchange(own.encode())]
 
 
@@ -122,16 +132,14 @@ def estimate(sizes: Sizes, every: Sequence[Pass], how: str, machines: int, speed
     """
     work, layers = pass_work(sizes), sizes.config.layers
     runs = len(block_runs(every, layers))
-    passes = runs / layers
+    texts = work.text * len({one.negative for one in every})
     if how == PASSES:
         runs = pass_shares(tuple(every), layers, machines).runs
-        each = work.all * runs / layers
-    elif how == TOKENS:
-        each = (work.video * share_of(sizes.video, machines)[0] / sizes.video + work.rest) * passes
-    else:
-        each = work.all * passes / (machines if how == TENSOR else 1)
+    share = share_of(sizes.video, machines)[0] / sizes.video if how == TOKENS else 1.0
+    each = (work.video * share + work.rest) * runs / layers + texts
+    each /= machines if how == TENSOR else 1
     traffic = step_traffic(sizes, list(every), how, machines)
-    gathering = traffic.bytes / speed.bandwidth + traffic.collectives * speed.latency
+    gathering = speed.carrying(traffic)
     computing = max(each / speed.flops, runs * _OPERATIONS * speed.operation)
     return Estimate(how, computing, gathering, traffic.bytes, traffic.collectives)
 

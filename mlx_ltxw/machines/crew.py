@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.links import TIMEOUT, Links, Message, within
+from mlx_ltxw.links import HANGS, TIMEOUT, Links, Message, end_here, within
 from mlx_ltxw.world import World
 
 LOST = 2
@@ -121,15 +121,16 @@ class Crew:
             return
         for one in self.tidy:
             one()
-        if self.leads:
-            sys.stderr.write(f"Error: {sentence}\n")
-            self.links.say({"end": sentence})
-        else:
-            self.links.say({"failed": sentence})
-            sys.stderr.write(f"{sentence}\n")
-        sys.stderr.flush()
-        time.sleep(0.1)  # what was said is on its way
-        os._exit(code)
+        self.links.say({"end" if self.leads else "failed": sentence})
+        end_here(f"Error: {sentence}" if self.leads else sentence, code, 0.1)  # what was said is on its way
+
+    def leave(self) -> None:
+        """Ends this process, which is not the leading one and was asked to end: for the others it is lost."""
+        for one in self.tidy:
+            one()
+        self.links.say({"lost": f"{self.links.hosts[self.world.rank]} was asked to end"})
+        self.links.close()
+        end_here("This machine was asked to end.", 143, 0.1)
 
     def take(self, message: Message) -> None:
         """Answers what another machine said, in the thread that heard it."""
@@ -137,15 +138,16 @@ class Crew:
         if not self.leads and ("bye" in values or "end" in values or "lost" in values):
             for one in self.tidy:
                 one()
-            sys.stderr.write(f"the leading machine has ended: {values}\n")
-            sys.stderr.flush()
-            os._exit(0 if "bye" in values else LOST)
+            why = "." if "bye" in values else f": {values.get('end') or values['lost']}"
+            end_here(f"The leading machine has ended{why}", 0 if "bye" in values else LOST)
         if "lost" in values and self.on_lost is not None:
             self.on_lost(message)
         elif "lost" in values:
             self.end(" ".join(filter(None, [f"{values['lost']}.", self.kept()])))
+        elif "hung" in values:
+            self.end(" ".join(filter(None, [f"{values['hung']}.", HANGS, self.kept()])))
         elif "failed" in values and self.on_lost is None:
-            self.end(f"{self.links.hosts[message.rank]}: {values['failed']}")
+            self.end(" ".join(filter(None, [f"{self.links.hosts[message.rank]}: {values['failed']}", self.kept()])))
         else:
             with self._lock:
                 if self._heard is None:
@@ -197,7 +199,7 @@ def meeting(world: World, timeout: float = TIMEOUT) -> Iterator[Crew]:
     if not world.leads:
         _speak_into(log_file(world.rank))
     with within(timeout, _ALONE.format(timeout)):
-        links = Links.open(world.rank, world.size, world.exchange, timeout, heard)
+        links = Links.open(world.rank, world.size, world.exchange, timeout, heard, world.pulse)
     with lock:
         crew = Crew(world, links)
     for message in waiting:
@@ -213,9 +215,13 @@ def meeting(world: World, timeout: float = TIMEOUT) -> Iterator[Crew]:
         if not world.leads:
             crew.end(str(error))
         raise
+    except KeyboardInterrupt:
+        if not world.leads:
+            crew.leave()
+        raise
     except BaseException as error:
         if not world.leads:
-            crew.end(f"{type(error).__name__}: {error}")
+            crew.end(f"{type(error).__name__}: {error}.")
         raise
     finally:
         if world.leads:

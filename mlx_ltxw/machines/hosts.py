@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import platform
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,6 +19,7 @@ from typing import Any
 
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_text
 from mlx_ltxw.machine import this_machine
 from mlx_ltxw.machines.cost import speeds
 from mlx_ltxw.takes.models import open_model
@@ -24,6 +28,11 @@ from mlx_ltxw.world import World
 
 _LONGEST = 300.0
 """Seconds that the hosts have to answer."""
+_ANSWER = 60.0
+"""Seconds that one host has to say its version."""
+_SSH = 255
+"""What `ssh` ends with when it is not the other's command that failed."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ALIKE = ("mlx_ltxw", "mlx", "system", "model")
 """What all must have alike for the bits of one machine."""
 
@@ -86,10 +95,16 @@ def examine_hosts(hostfile: Path, model: str | None) -> list[HostFacts]:
     """Asks every host of a hostfile, by `mlx.launch`, which must find this program at the same path on each.
 
     Raises:
-        UserError: they do not answer.
+        UserError: they do not answer; names those that cannot be reached, or have no such program.
     """
-    if not hostfile.is_file():
-        raise UserError(f"There is no hostfile {hostfile}.", "Write one, or let `mlx.distributed_config` write it.")
+    names = named_hosts(hostfile)
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        missing = [why for why in pool.map(_unreachable, names) if why]
+    if missing:
+        raise UserError(
+            " ".join(missing),
+            "`ssh HOST true` must work without a password for each, and the same program be at the same path.",
+        )
     beside = Path(sys.executable).with_name("mlx.launch")
     launcher = str(beside) if beside.exists() else shutil.which("mlx.launch")
     if launcher is None:
@@ -106,8 +121,47 @@ def examine_hosts(hostfile: Path, model: str | None) -> list[HostFacts]:
     for line in done.stdout.splitlines():
         if line.startswith('{"hosts"'):
             return [HostFacts(**one) for one in json.loads(line)["hosts"]]
-    last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+    said = [_COLOUR.sub("", line).strip() for line in (done.stderr + done.stdout).splitlines()]
+    last = next((line for line in reversed(said) if line and "[WARN]" not in line), "no word")
     raise UserError(f"The hosts cannot be examined: {last}", "Run `mlx.launch --verbose` with the same hostfile.")
+
+
+def named_hosts(hostfile: Path) -> list[str]:
+    """The names that a hostfile has for `ssh`.
+
+    Raises:
+        UserError: there is none, or it is no hostfile.
+    """
+    if not hostfile.is_file():
+        raise UserError(f"There is no hostfile {hostfile}.", "Write one, or let `mlx.distributed_config` write it.")
+    try:
+        said = json.loads(read_text(hostfile))
+        names = [str(one["ssh"]) for one in (said["hosts"] if isinstance(said, dict) else said)]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{hostfile} is not a hostfile.", "It is a JSON list of entries with `ssh` and `ips` (docs/machines.md)."
+        ) from error
+    if len(names) < 2:
+        raise UserError(f"{hostfile} names {len(names)} host.", "Name two or more.")
+    return names
+
+
+def _unreachable(host: str) -> str | None:
+    """Why a host cannot take part; None where its program answers. `mlx.launch` takes 127.0.0.1 for this one."""
+    if host == "127.0.0.1":
+        return None
+    command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]
+    command += [shlex.join([sys.executable, "-m", "mlx_ltxw", "--version"])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        return "There is no `ssh` here."
+    except subprocess.TimeoutExpired:
+        return f"{host} does not answer within {_ANSWER:g} s."
+    if not done.returncode:
+        return None
+    last = (done.stderr.strip() or "no word").splitlines()[-1].rstrip(".")
+    return f"{host} does not answer ({last})." if done.returncode == _SSH else f"{host} has no such program ({last})."
 
 
 def as_line(hosts: Sequence[HostFacts]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from mlx_ltxw import __version__
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.links import log
 from mlx_ltxw.machines.clips import Foreman, work
 from mlx_ltxw.machines.cost import Estimate
 from mlx_ltxw.machines.crew import Crew
@@ -167,7 +168,7 @@ def help_together(crew: Crew, job: Plan, how: str) -> None:
     progress = DoneBefore(dict(map(_point, said["points"])), frozenset(said["done"]))
     ours = shared_job(crew, job, how, said["tiles"])
     for event in run(ours, Networks(ours.model, ours.dtype), material=material_of(ours), progress=progress):
-        print(type(event).__name__, getattr(event, "seed", ""), getattr(event, "index", ""), flush=True)  # to the log
+        log(f"{type(event).__name__} {getattr(event, 'seed', '')} {getattr(event, 'index', '')}")
 
 
 def shared_job(crew: Crew, job: Plan, how: str, tiles: bool) -> Plan:
@@ -180,9 +181,8 @@ def shared_job(crew: Crew, job: Plan, how: str, tiles: bool) -> Plan:
 
 
 def _tiles(job: Plan, output: Output) -> bool:
-    """Whether the picture is decoded from its first tile to its last, so that all machines can share them."""
-    settings = job.settings
-    return output.path.suffix.lower() == ".mp4" and settings.video is None and not settings.takes
+    """Whether there is a picture to decode, whose tiles all machines can share."""
+    return output.path.suffix.lower() == ".mp4" and job.settings.makes_picture
 
 
 def _said(item: tuple[int, ResumePoint]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +16,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import not_a_file
+from mlx_ltxw.media import searched
 from mlx_ltxw.media.cut_off import ends_early
 
 logger = logging.getLogger(__name__)
@@ -77,13 +78,13 @@ def collected_notes() -> Iterator[list[str]]:
 
 
 @contextmanager
-def opened(path: Path | str, wanted: str = SOUND_OR_VIDEO, **options: str) -> Iterator[Any]:
+def opened(path: Path | str, wanted: str = SOUND_OR_VIDEO, search: int | None = None) -> Iterator[Any]:
     """Opens a local media file with PyAV and names it in every error that reading it raises.
 
     Args:
         path: A regular file; addresses, pipes and devices are refused.
         wanted: What to do where it is none that is read here: what kind of file to give.
-        options: More of FFmpeg's options for the container.
+        search: Bytes that FFmpeg may search for the next packet; `searched.SEARCH` when None. See `packets_of`.
 
     Raises:
         UserError: missing, no media file, or damaged at any point while it is read.
@@ -95,7 +96,15 @@ def opened(path: Path | str, wanted: str = SOUND_OR_VIDEO, **options: str) -> It
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     container = None
     try:
-        with av.open(f"file:{path}", options=_OPTIONS | options, **lenient) as container:
+        with (
+            closing(searched.SearchedFile(path, search or searched.SEARCH)) as file,
+            av.open(file, options=_OPTIONS, **lenient) as container,
+        ):
+            file.begin()
+            if file.lost:
+                _note_lost(path, file)
+                if "wav" in format_names(container):
+                    container.seek(0)  # it was looked through for headers, and FFmpeg still holds that it has ended
             if early := ends_early(path):
                 note(path, early)
             yield container
@@ -108,6 +117,31 @@ def opened(path: Path | str, wanted: str = SOUND_OR_VIDEO, **options: str) -> It
             text = f"{path} is a playlist, or of another kind that is not read here."
             raise UserError(text, wanted) from error
         raise UserError(f"{path} cannot be read as sound or video: {error.strerror}.", DAMAGED) from error
+
+
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of some streams of a container, from where it stands.
+
+    Where none of any stream comes for long, the file is taken to end there, which is said: a damaged one of gigabytes
+    would be searched to its end.
+    """
+    file, wanted = container.file.file, {stream.index for stream in streams}
+    for packet in container.demux():
+        file.found()
+        if packet.stream.index in wanted:
+            yield packet
+    _note_lost(container.name.removeprefix("file:"), file)
+
+
+def seek(container: Any, place: int, **options: Any) -> None:
+    """As the container's own `seek`; whatever was searched before does not count."""
+    container.file.file.begin()
+    container.seek(place, **options)
+
+
+def _note_lost(path: Path | str, file: searched.SearchedFile) -> None:
+    if file.lost:
+        note(path, "is damaged: a long stretch of it holds nothing to play, and what follows is left out.")
 
 
 def check_regular(path: Path | str, wanted: str) -> None:

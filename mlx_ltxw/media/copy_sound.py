@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.media.containers import SOUND, audio_stream, format_names, opened, start_of, video_stream
+from mlx_ltxw.media.containers import SOUND, audio_stream, format_names, opened, packets_of, start_of, video_stream
 
 CODECS = ("aac", "mp3", "ac3", "eac3", "alac", "opus")
 """What players of mp4 files read. FLAC would be allowed too, and is not played on Apple's machines."""
@@ -37,7 +37,7 @@ class SoundCopy:
 
     def mux(self, container: Any, length: Fraction) -> None:
         """Copies the packets that begin before `length` seconds."""
-        for packet in self._clip.demux(self._stream):
+        for packet in packets_of(self._clip, self._stream):
             if not packet.size or packet.pts is None:
                 continue
             packet.pts, packet.dts = packet.pts - self._origin, (packet.dts or packet.pts) - self._origin

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.media import searched
 from mlx_ltxw.media.containers import (
     DAMAGED,
     format_names,
     in_coded_order,
     note,
     opened,
+    packets_of,
     seconds_of,
+    seek,
     start_of,
     video_stream,
 )
@@ -24,6 +27,7 @@ from mlx_ltxw.media.unpacked import unpacked
 _EARLY = 0.5  # seconds that are decoded before they are used, for decoder and clock to settle
 _NEAR = 1.0  # seconds; what begins sooner is decoded from the start
 _MOST_DAMAGED = 0.1  # share of undecodable packets from which a file is refused
+_MOST_IN_A_ROW = 1000  # of them, and as many bytes as are searched for a packet: what follows is not tried
 
 # Formats whose packets carry their times. Elsewhere FFmpeg guesses, after a seek, from the number of bytes.
 _TIMED = {"mov", "matroska", "mpegts", "mpeg", "avi", "flv", "ogg", "asf", "mxf", "nut"}
@@ -52,11 +56,11 @@ def _decoded(path: Path | str, container: Any, stream: Any, start: float) -> Ite
     begin = float(start_of(stream))
     target = start - _EARLY
     if start - begin <= _NEAR:
-        yield from _frames(path, stream, container.demux(stream))
+        yield from _frames(path, stream, packets_of(container, stream))
     elif not _seekable(container, stream):
         audio = stream.type == "audio"
         yield from _frames(
-            path, stream, packets_at(path, container, stream, target) if audio else container.demux(stream)
+            path, stream, packets_at(path, container, stream, target) if audio else packets_of(container, stream)
         )
     else:
         yield from _landed(path, container, stream, begin, target)
@@ -91,7 +95,7 @@ def display_times(path: Path | str) -> list[tuple[int, int] | None]:
         ticks: list[int] = []
 
         def numbered() -> Iterator[Any]:
-            for packet in unpacked(stream, container.demux(stream)):
+            for packet in unpacked(stream, packets_of(container, stream)):
                 if packet.size:
                     packet.pts = len(ticks)  # its frame comes out with this number
                     ticks.append(packet.dts)
@@ -115,7 +119,7 @@ def _held_back(path: Path | str) -> int:
     """How many ticks after its first packet a picture's first frame comes out."""
     with opened(path) as container:
         stream = video_stream(container)
-        packets = (packet for packet in container.demux(stream) if packet.size)
+        packets = (packet for packet in packets_of(container, stream) if packet.size)
         first = next(packets, None)
         frame = None if first is None else next(_frames(path, stream, chain([first], packets)), None)
         return 0 if first is None or frame is None or None in (first.dts, frame.dts) else int(frame.dts - first.dts)
@@ -124,8 +128,8 @@ def _held_back(path: Path | str) -> int:
 def _landed(path: Path | str, container: Any, stream: Any, begin: float, target: float) -> Iterator[Any]:
     back = 0.5
     while target - back > begin:
-        container.seek(int((target - back) * 1e6))
-        frames = _timed(_frames(path, stream, _from_key(container.demux(stream), stream), landing=True))
+        seek(container, int((target - back) * 1e6))
+        frames = _timed(_frames(path, stream, _from_key(packets_of(container, stream), stream), landing=True))
         first = next(frames, None)
         if first is not None and seconds_of(first.pts, first.time_base) <= target:
             yield first
@@ -133,7 +137,7 @@ def _landed(path: Path | str, container: Any, stream: Any, begin: float, target:
             return
         back *= 4
     _rewind(container, begin)
-    yield from _frames(path, stream, container.demux(stream))
+    yield from _frames(path, stream, packets_of(container, stream))
 
 
 def _rewind(container: Any, begin: float) -> None:
@@ -141,9 +145,9 @@ def _rewind(container: Any, begin: float) -> None:
     import av
 
     try:
-        container.seek(int(min(begin, 0.0) * 1e6) - 1_000_000)
+        seek(container, int(min(begin, 0.0) * 1e6) - 1_000_000)
     except av.error.FFmpegError:
-        container.seek(int(begin * 1e6))
+        seek(container, int(begin * 1e6))
 
 
 def _seekable(container: Any, stream: Any) -> bool:
@@ -175,17 +179,20 @@ def _frames(path: Path | str, stream: Any, packets: Iterator[Any], landing: bool
 
     if stream.type == "video" and not stream.codec_context.is_open:
         stream.thread_type = "AUTO"
-    bad = count = 0
+    bad = count = row = size = 0  # the last two since the last frame
     for packet in packets:
         if not packet.size and packet.dts is not None:
             continue  # the picture before it stays; an empty packet without a time ends the stream
-        count += packet.size > 0
+        count, row, size = count + (packet.size > 0), row + 1, size + packet.size
+        if row > _MOST_IN_A_ROW and size > searched.SEARCH:
+            raise UserError(f"{path} is damaged: {row:,} packets in a row cannot be decoded.", DAMAGED)
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             bad += not landing
             continue
-        landing = landing and not frames
+        if frames:
+            landing, row, size = False, 0, 0
         yield from frames
     if bad > max(1, _MOST_DAMAGED * count):
         raise UserError(f"{path} is damaged: {bad} of {count} of its packets cannot be decoded.", DAMAGED)

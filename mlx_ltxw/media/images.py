@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import HDR_NAMES, RgbConverter, tone_mapped_still
-from mlx_ltxw.media.containers import check_regular, note, opened, video_stream
+from mlx_ltxw.media.containers import check_regular, collected_notes, note, opened, video_stream
 from mlx_ltxw.media.heif import decoded_heif, is_heif, open_heif
 from mlx_ltxw.printing import readable
 
@@ -57,7 +57,8 @@ def read_image(path: Path | str) -> np.ndarray:
             with Image.open(path, formats=formats) as image:
                 check_size(path, *image.size)
                 if getattr(image, "is_animated", False) and image.format != "MPO":
-                    note(path, "moves; its first picture is used.")
+                    what = "holds several pictures" if image.format == "TIFF" else "moves"
+                    note(path, f"{what}; its first picture is used.")
                 if image.format in _MAY_BE_HDR and (tone_mapped := _hdr(path)) is not None:
                     return tone_mapped
                 return np.asarray(_in_srgb(_upright(image)))
@@ -211,17 +212,15 @@ def _track(path: Path | str) -> np.ndarray:
 
 def _hdr(path: Path | str) -> np.ndarray | None:
     """A picture in PQ or HLG, tone-mapped, by FFmpeg, which reads its tags; None for any other."""
-    with opened(path) as container:
+    with collected_notes(), opened(path, search=MOST_BYTES) as container:  # of its tracks nobody need know
         stream = video_stream(container)
         transfer = 0 if stream is None else int(stream.codec_context.color_trc)
-        if transfer not in HDR_NAMES:
-            return None
-        frame: Any = next(container.decode(stream), None)
+        frame: Any = next(container.decode(stream), None) if transfer in HDR_NAMES else None
         if frame is None:
             return None
-        note(path, f"is a picture in {HDR_NAMES[transfer]}; it is tone-mapped.")
         rgb = frame.reformat(format="rgb48le").to_ndarray()
-        return tone_mapped_still(rgb, transfer, int(frame.color_primaries))
+    note(path, f"is a picture in {HDR_NAMES[transfer]}; it is tone-mapped.")
+    return tone_mapped_still(rgb, transfer, int(frame.color_primaries))
 
 
 def _too_large(path: Path | str, size: str) -> UserError:

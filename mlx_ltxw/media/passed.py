@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.media.containers import opened
+from mlx_ltxw.media.containers import opened, packets_of, seek
 
 _FILES = 8  # that are remembered
 _FIELDS = 4
@@ -70,11 +70,11 @@ def _packets(path: Path | str, container: Any, stream: Any, tick: float) -> Iter
     """From the last known packet before a tick on, or from the beginning; each is kept in the list."""
     passed = _of(path, stream)
     number = -1 if passed.refused else passed.at(tick)
-    packets = _entered(container, stream, passed, number) if number > 0 else container.demux(stream)
+    packets = _entered(container, stream, passed, number) if number > 0 else packets_of(container, stream)
     if packets is None:
         passed.refused = True
         with opened(path) as other:  # this one may not find its beginning again
-            yield from other.demux(other.streams[stream.index])
+            yield from packets_of(other, other.streams[stream.index])
         return
     number = max(0, number)
     for packet in packets:
@@ -91,8 +91,8 @@ def _entered(container: Any, stream: Any, passed: _Passed, number: int) -> Itera
 
     place, size, pts, _ = passed[number]
     try:
-        container.seek(place, unsupported_byte_offset=True)
-        packets = container.demux(stream)
+        seek(container, place, unsupported_byte_offset=True)
+        packets = packets_of(container, stream)
         first = next(packets)
     except (av.error.FFmpegError, StopIteration):
         return None

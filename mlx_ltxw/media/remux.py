@@ -21,6 +21,7 @@ from mlx_ltxw.media.containers import (
     format_names,
     in_coded_order,
     opened,
+    packets_of,
     restarts,
     start_of,
     video_stream,
@@ -199,7 +200,7 @@ def _dated(source: Path | str, clip: Any, stream: Any) -> Iterator[Any]:
     step = round(Fraction(frame_seconds(stream)) / stream.time_base)
     early: list[Any] = []
     known = iter(display_times(source)) if in_coded_order(clip, stream) else None
-    for packet in unpacked(stream, clip.demux(stream)):
+    for packet in unpacked(stream, packets_of(clip, stream)):
         if not packet.size:
             continue  # a frame that the camera dropped, or the demuxer's end mark
         if known is not None:

@@ -22,6 +22,7 @@ from mlx_ltxw.media.containers import (
     in_coded_order,
     note,
     opened,
+    packets_of,
     restarts,
     seconds_of,
     start_of,
@@ -60,7 +61,7 @@ def is_still(path: Path | str) -> bool:
         stream = video_stream(container)
         if stream is None or container.streams.audio:
             return False
-        packets = (packet for packet in container.demux(stream) if packet.size)
+        packets = (packet for packet in packets_of(container, stream) if packet.size)
         return next(packets, None) is not None and next(packets, None) is None
 
 
@@ -92,7 +93,7 @@ def picture_seconds(path: Path | str) -> float:
         if stream is None:
             return 0.0
         length = PictureLength(path, container, stream)
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             length.push(packet)
         return length.seconds()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -14,10 +15,11 @@ class Submissions:
     Args:
         every: Pieces that go together in one submission; 0: nothing is submitted.
         window: How many submissions may be unfinished; None for any number.
+        finished: Called when one is.
     """
 
-    def __init__(self, every: int, window: int | None) -> None:
-        self.every, self.window = every, window
+    def __init__(self, every: int, window: int | None, finished: Callable[[], None] = lambda: None) -> None:
+        self.every, self.window, self._finished = every, window, finished
         self._pieces = 0
         self._unfinished: deque[Any] = deque()
 
@@ -32,3 +34,4 @@ class Submissions:
         self._unfinished.append(piece)
         while len(self._unfinished) > self.window:
             mx.eval(self._unfinished.popleft())
+            self._finished()

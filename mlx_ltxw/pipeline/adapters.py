@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.keyframes import appended_positions, placed
 from mlx_ltxw.pipeline.recipes import distilled_lora
 from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.prompts.intervals import gate, parse_intervals
 from mlx_ltxw.tree import linears
@@ -125,7 +126,10 @@ class Models:
 LOCKED = "the picture is locked: exactly that of a run without the adapter"
 
 
-def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry, dtype: mx.Dtype) -> Models:
+def apply(
+    transformer: Transformer, chosen: Chosen, settings: Settings, geometry: Geometry, dtype: mx.Dtype,
+    split: Split = WHOLE_RUN,
+) -> Models:  # fmt: skip
     """Puts the adapters to work.
 
     Without the lock the adapted transformer takes the base's place. Plain weights are fused; quantised ones keep the
@@ -139,13 +143,14 @@ def apply(transformer: Transformer, chosen: Chosen, settings: Settings, geometry
         settings: Every choice of the run, resolved.
         geometry: Of the clip, for strengths in time.
         dtype: bf16 or fp32, of the activations.
+        split: Which of the video's tokens are here.
     """
     if not chosen.adapters:
         return Models(transformer, (), ())
     notes = list(chosen.summaries)
     if settings.register_at is not None:
         adapted = attach(transformer, chosen.adapters, chosen.placements)
-        _set_gates(adapted, settings, geometry)
+        _set_gates(adapted, settings, geometry, split)
         notes.append("the adapter's strength changes in time (experimental)")
     else:
         fused = fuse(
@@ -169,10 +174,11 @@ def reads_video(path: str) -> bool:
     return kind(path) == "video_to_audio_attn" and tokens_of(path) == "video"
 
 
-def _set_gates(adapted: Transformer, settings: Settings, geometry: Geometry) -> None:
+def _set_gates(adapted: Transformer, settings: Settings, geometry: Geometry, split: Split) -> None:
     intervals = parse_intervals(settings.register_at or "")
     times = geometry.video_positions()[0, 0]
     if (appended := appended_positions(placed(settings.images, geometry.frames), geometry)) is not None:
         times = np.concatenate([times, appended[0, 0]])
     audio = gate(intervals, geometry.audio_positions()[0, 0])
-    set_gates(adapted, mx.array(audio)[:, None], mx.array(gate(intervals, times))[:, None])
+    video = mx.array(gate(intervals, times))[:, None]
+    set_gates(adapted, mx.array(audio)[:, None], video, split.first(len(video)))

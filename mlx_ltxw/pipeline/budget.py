@@ -17,8 +17,11 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import (
+    AHEAD,
     DENOISING,
+    PARTS,
     PICTURE,
     SOUND,
     TEXT,
@@ -27,6 +30,7 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    libraries,
     previews,
     streaming,
     text_needs,
@@ -38,10 +42,10 @@ from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from mlx_ltxw.world import World
 
-LIBRARIES = 700_000_000
-"""What encoding a clip, measuring it, and freed memory that the system does not get back come to on two cores."""
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
+_HALVES = ("weights", "activations")
+PREVIEWS = "previews"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ class Budget:
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
         decoding = max(need.peak for need in self.needs if need.name in (SOUND, PICTURE))
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
+
+    def part(self, network: str) -> tuple[int, int]:
+        """What the part that a network belongs to may hold before MLX's CPU backend waits: bytes of weights, and of all
+        else. It looks every tenth operation, so this is less than is counted."""
+        name = PARTS.get(network, network)
+        beside = [need for need in self.needs if need.name == PREVIEWS] if name == DENOISING else []
+        needs = [need for need in self.needs if need.name.startswith(name)] + beside
+        weights, activations = (max((getattr(need, what) for need in needs), default=0) for what in _HALVES)
+        return weights, int(AHEAD.get(name, 1.0) * activations)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
@@ -168,7 +181,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     """
     limit = int(machine.budget * MARGIN)
     if program is None:
-        program = program_memory(machine)
+        program = program_memory(machine, work.stages[-1].geometry)
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
     blocks, fixed, stored = _weights(work)
@@ -187,7 +200,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
     if previewing:
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
-        needs.append(Need("previews", weights, previewing, 0))
+        needs.append(Need(PREVIEWS, weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
     needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
     budget = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
@@ -222,9 +235,10 @@ def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Ne
     return dataclasses.replace(residency, keep_cached=sum(stored) < room)
 
 
-def program_memory(machine: Machine) -> int:
-    """Bytes of the program itself, with what its libraries will take; none where a card has memory of its own."""
-    return 0 if machine.backend == "cuda" else beside_mlx() + LIBRARIES
+def program_memory(machine: Machine, last: Geometry) -> int:
+    """Bytes of the program itself, with what its libraries will take for a clip; none where a card has memory of its
+    own."""
+    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last)
 
 
 def _refuse(budget: Budget) -> None:

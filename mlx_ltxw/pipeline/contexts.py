@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -46,23 +46,28 @@ class Contexts:
         return self.audio_contexts[mx.array([self.prompts.index(prompt) for prompt in prompts])]
 
 
-def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype) -> Contexts:
+def encode_prompts(
+    model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype, begins: Callable[[str], None] = lambda _: None
+) -> Contexts:
     """Encodes prompts, each by itself, so that none depends on those beside it.
 
     Args:
         model_dir: Holds the text encoder, projection and connectors; each is loaded once.
         prompts: The prompt and, where guidance needs it, the negative prompt; then any others.
         dtype: bf16 or fp32, of the contexts.
+        begins: Is called with each network's name before it is loaded.
 
     Raises:
         UserError: a prompt is longer than the model reads.
     """
+    begins("text_encoder")
     encoder = model_dir.load_text_encoder(dtype, STREAMED)
     ids, mask = encoder.tokenize(list(prompts))
     hidden = encoder.token_states(ids, mask)
     mx.eval(mask, [states for _, states in hidden])
     del encoder
     mx.clear_cache()
+    begins("text_projection")
     projection = model_dir.load_text_projection(dtype)
     features = []
     for row, (start, states) in enumerate(hidden):  # with its padding a prompt of LTX-2.3 has 385 MB
@@ -73,6 +78,7 @@ def encode_prompts(model_dir: ModelDir, prompts: Sequence[str], dtype: mx.Dtype)
         features.append(projected)
     del projection, hidden, states, padded, projected
     mx.clear_cache()
+    begins("connectors")
     connectors = model_dir.load_connectors(dtype)
     made = []
     for row, one in enumerate(features):

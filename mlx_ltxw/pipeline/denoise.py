@@ -70,7 +70,8 @@ class Denoiser:
     def __call__(self, latents: Latents, sigma: float) -> Latents:
         """The guided prediction of clean latents at a noise level, with what is given in its place; fp32."""
         every = passes(self.video_guidance, self.audio_guidance, self._layers)
-        clean = self.split.all_passes(every, self.predict(latents, sigma, every), latents, self._layers)
+        with self.split.world.pulse:
+            clean = self.split.all_passes(every, self.predict(latents, sigma, every), latents, self._layers)
         steering = (self.video_guidance, self.audio_guidance, self.audio_guidance)
         video, audio, adapted = (
             None

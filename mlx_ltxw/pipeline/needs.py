@@ -2,7 +2,8 @@
 
 Weights are counted exactly, and what is held beside them in arrays of known sizes: tokens, texts, scores, pixels. How
 many of each are alive at once was measured, on one H200 in bf16 where work is handed over in bounded pieces, and
-on two CPU cores in fp32, where MLX runs up to ten operations ahead (`docs/log.md`, `python -m scripts.stage_peaks`).
+on two CPU cores in fp32, where MLX runs ahead of its work up to a limit that `AHEAD` sets (`docs/log.md`,
+`python -m scripts.stage_peaks`).
 """
 
 from __future__ import annotations
@@ -29,10 +30,19 @@ from mlx_ltxw.weights.streaming import Residency
 TEXT, PROJECTION, CONNECTORS = "text encoder", "text projection", "connectors"
 DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
 
+PARTS = {
+    "text_encoder": TEXT, "text_projection": PROJECTION, "connectors": CONNECTORS, "transformer": DENOISING,
+    "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
+}  # fmt: skip
+"""Networks -> the part that begins when they are loaded."""
+AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8}
+"""Of a part's activations, from where on MLX's CPU backend waits. It looks at its limit every tenth operation, and what
+it allocates before it does is the rest. Without a limit it holds up to three times as much, in no less time."""
+
 PROMPT = 1024
 """Tokens a prompt is padded to."""
-_LETTERS = 3
-"""Of a token, at least as a rule."""
+_LETTERS, _MARKS = 5, 12
+"""Of a token, in a long text; tokens of a short one that are no words."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,9 @@ def text_needs(clip: Subject) -> list[Need]:
     longest = max((_tokens(prompt) for prompt in clip.prompts), default=1)
     tokens = sum(map(_tokens, clip.prompts))
     text = clip.contexts // clip.dtype.size * itemsize
-    states = _STATES if machine.in_pieces else _STATES_WHOLE
+    whole, own, made = (5.25, 1.0, 2.6) if machine.in_pieces else (4.2, 0.7, 1.8)
     hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
+    hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
     return [
         Need(
             TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
@@ -148,18 +159,14 @@ def text_needs(clip: Subject) -> list[Need]:
         ),
         Need(
             PROJECTION, weights["text_projection"],
-            int(states * PROMPT * token + tokens * token + 2.6 * text), weights["text_projection"],
+            int(whole * PROMPT * token + own * tokens * token + made * text), weights["text_projection"],
         ),
         Need(CONNECTORS, weights["connectors"], _connectors(clip, text), weights["connectors"]),
     ]  # fmt: skip
 
 
-_STATES, _STATES_WHOLE = 5.25, 6.0
-"""All hidden states of a padded prompt: so many times over while they are projected."""
-
-
 def _tokens(prompt: str) -> int:
-    return min(PROMPT, len(prompt) // _LETTERS + 8)
+    return min(PROMPT, len(prompt) // _LETTERS + _MARKS)
 
 
 def _connectors(clip: Subject, text: int) -> int:
@@ -167,7 +174,7 @@ def _connectors(clip: Subject, text: int) -> int:
     if clip.machine.in_pieces:
         return 400_000_000
     config = clip.model.network_config("connectors")
-    return int(16.2 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 5.5 * text)
+    return int(8.9 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 3.0 * text)
 
 
 def forward(clip: Subject, stage: Stage) -> int:
@@ -190,9 +197,9 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
     if clip.audio_only:
-        return int(26 * audio + (16.7 if waiting else 4.7) * text + 11.2 * scores + held)
+        return int(19.5 * audio + (12.5 if waiting else 3.5) * text + 8.4 * scores + held)
     scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
-    return int((26 + waiting) * (video + audio) + (4.6 if waiting else 2.8) * text + 7.1 * scores + held)
+    return int((19.5 + waiting) * (video + audio) + (3.5 if waiting else 2.1) * text + 5.3 * scores + held)
 
 
 _GATHERED = 6.0
@@ -234,6 +241,19 @@ def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()
     return needs
 
 
+def libraries(last: Geometry) -> int:
+    """Bytes that other libraries take beside MLX once a clip is measured and encoded.
+
+    FFmpeg and its codecs, x264's frames on their way, and what the measuring of a sound makes of it, which is a stretch
+    of some seconds at a time.
+
+    Args:
+        last: The clip's size.
+    """
+    sound = 14_000_000 * min(4.0, last.seconds) + 2_000_000 * last.seconds
+    return int(55_000_000 + sound + 290 * last.width * last.height)
+
+
 def previews(clip: Subject, last: Geometry) -> list[Need]:
     """Of a step's look and listen: one picture, and the whole sound."""
     pictures = [need for need in decoding_needs(clip, dataclasses.replace(last, frames=1)) if need.name == PICTURE]
@@ -254,9 +274,15 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
-    spectrum = tokens * config.channels * (36_000 + 22_500 * wider)  # the last level's, unfolded for its convolutions
+    spectrum = (
+        min(tokens, _PIECE) * config.channels * (24_000 + 15_000 * wider)
+    )  # the last level's, unfolded for its convolutions
     larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
+
+
+_PIECE = 156
+"""Tokens of a piece of a long sound, with those before it that it depends on."""
 
 
 def _picture(clip: Subject, size: Geometry) -> int:
@@ -264,7 +290,8 @@ def _picture(clip: Subject, size: Geometry) -> int:
     channels, itemsize = clip.model.network_config("video_vae").decoder_base_channels, clip.text_itemsize
     tiling = Tiling()
     tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
-    whole = (3.31 * channels * itemsize + 34) * tile * min(size.frames, tiling.frames or size.frames)
+    held = (3.31, 34) if clip.machine.in_pieces else (2.88, 30)
+    whole = (held[0] * channels * itemsize + held[1]) * tile * min(size.frames, tiling.frames or size.frames)
     bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 

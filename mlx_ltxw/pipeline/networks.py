@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ class Networks:
         transformer_dtype: As asked for.
         dtype: Of all others but the vocoder.
         encoded: Prompts that the last call of `contexts` had to encode; the others were known.
+        begins: Is called with a network's name before it is loaded, and before one that was kept is used again.
 
     Args:
         model: Where the weights are.
@@ -60,6 +62,7 @@ class Networks:
         self._kept: dict[str, Any] = {}
         self._contexts: dict[str, tuple[mx.array, mx.array]] = {}
         self.encoded = 0
+        self.begins: Callable[[str], None] = _unheard
 
     def transformer(self, audio_only: bool, residency: Residency = RESIDENT, split: Split = WHOLE_RUN) -> Transformer:
         """The transformer; of one that is kept a clone, so that a run's adapters and settings end with the run.
@@ -75,6 +78,7 @@ class Networks:
         residency = self.residency or residency
         shard = split.shard(self.model.network_config("transformer"))
         shared = None if shard is None else (shard, split.turns)
+        self.begins("transformer")
         name = f"transformer {audio_only} {residency} {shard}"
         for other in [kept for kept in self._kept if kept.startswith("transformer") and kept != name]:
             del self._kept[other]  # there may be no room for both
@@ -86,18 +90,22 @@ class Networks:
 
     def video_vae(self) -> VideoVAE:
         """The video VAE."""
+        self.begins("video_vae")
         return self._once("video_vae", lambda: self.model.load_video_vae(self.dtype))
 
     def upsampler(self, kind: str) -> Upsampler:
         """A latent upsampler of the model's."""
+        self.begins(f"upsampler {kind}")
         return self._once(f"upsampler {kind}", lambda: self.model.load_upsampler(kind, self.dtype))
 
     def audio_vae(self) -> AudioVAE:
         """The audio VAE."""
+        self.begins("audio_vae")
         return self._once("audio_vae", lambda: self.model.load_audio_vae(self.dtype))
 
     def vocoder(self) -> VocoderWithBWE:
         """The vocoder, fp32."""
+        self.begins("vocoder")
         return self._once("vocoder", self.model.load_vocoder)
 
     def contexts(self, prompts: Sequence[str], cache: bool = True) -> Contexts:
@@ -116,13 +124,22 @@ class Networks:
         missing = [prompt for prompt, context in made.items() if context is None]
         self.encoded = len(missing)
         if missing:
-            encoded = encode_prompts(self.model, missing, self.dtype)
+            encoded = encode_prompts(self.model, missing, self.dtype, self.begins)
             for number, prompt in enumerate(missing):
                 made[prompt] = encoded.row(number)
                 disk.write(prompt, encoded.row(number))
         rows = {prompt: context for prompt, context in made.items() if context is not None}
         self._contexts = dict([*self._contexts.items(), *rows.items()][-max(_CONTEXTS, len(rows)) :])
         return joined(prompts, [rows[prompt] for prompt in prompts])
+
+    @contextmanager
+    def announcing(self, begins: Callable[[str], None]) -> Iterator[None]:
+        """Who is called as `begins` for a while."""
+        before, self.begins = self.begins, begins
+        try:
+            yield
+        finally:
+            self.begins = before
 
     def close(self) -> None:
         """Lets everything go."""
@@ -140,3 +157,7 @@ class Networks:
         if self.keep:
             self._kept[name] = network
         return network
+
+
+def _unheard(_: str) -> None:
+    """Nobody wants to know."""

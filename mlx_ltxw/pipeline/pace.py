@@ -92,7 +92,7 @@ class Pace:
         }
 
 
-def key(work: Work, stage: Stage, budget: Budget, machine: Machine) -> str:
+def key(work: Work, stage: Stage, budget: Budget, machine: Machine, split: tuple[str, int]) -> str:
     """Of what a rate holds for.
 
     Args:
@@ -100,11 +100,12 @@ def key(work: Work, stage: Stage, budget: Budget, machine: Machine) -> str:
         stage: Of the run.
         budget: Says how many blocks are read anew.
         machine: Where.
+        split: How several machines make it, and how many.
     """
     packed, config = work.model.quantized_layers("transformer"), work.model.network_config("transformer")
     facts = [
         platform.node(), machine.backend, device_name(), repr(config), name_of(work.dtype), work.audio_only,
-        repr(next(iter(packed.values()), None)), budget.residency.layers, work.sounds, work.tokens, work.tensor,
+        repr(next(iter(packed.values()), None)), budget.residency.layers, work.sounds, *split,
         len(passes(stage.video_guidance, stage.audio_guidance, config.layers)),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]

@@ -146,15 +146,15 @@ _IN_FLOAT16 = (
 )
 
 
-def pace_key(job: Plan, stage: Stage) -> str:
-    """What a stage's seconds are kept under (`Pace`)."""
-    return key(_work(job), stage, job.budget, job.machine)
+def pace_key(job: Plan, stage: Stage, split: tuple[str, int] | None = None) -> str:
+    """What a stage's seconds are kept under (`Pace`), as the plan is split or in another way."""
+    return key(_work(job), stage, job.budget, job.machine, split or (job.split.how, job.split.world.size))
 
 
-def _seconds(job: Plan) -> float | None:
+def _seconds(job: Plan, split: tuple[str, int] | None = None) -> float | None:
     """Of denoising, as long as its like took here."""
     pace = Pace(default_folder())
-    steps = [(stage.steps, pace.seconds(pace_key(job, stage), stage)) for stage in job.stages]
+    steps = [(stage.steps, pace.seconds(pace_key(job, stage, split), stage)) for stage in job.stages]
     if any(one is None for _, one in steps):
         return None
     return len(job.settings.seeds) * sum(count * (one or 0) for count, one in steps)
@@ -178,7 +178,8 @@ def split_over(job: Plan, how: str, machines: int) -> Plan:
         tensor=machines if how == TENSOR else 1,
     )
     budget = budget_for(work, job.machine)
-    return dataclasses.replace(job, budget=budget, resident=budget.decodes_beside)
+    share = dataclasses.replace(job, budget=budget, resident=budget.decodes_beside)
+    return dataclasses.replace(share, budget=dataclasses.replace(budget, seconds=_seconds(share, (how, machines))))
 
 
 def _work(job: Plan) -> Work:

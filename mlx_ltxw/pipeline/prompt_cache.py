@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -22,13 +21,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ltxw import __version__, blas
+from mlx_ltxw.cache_folder import cache_folder
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing
 from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.weights.model_dir import ModelDir
 
-VARIABLE = "MLX_LTXW_CACHE"
-"""Names the folder; 0 for none."""
 LARGEST = 2 << 30
 """Bytes of all files; those that were not read for longest go first."""
 
@@ -41,15 +39,8 @@ Context = tuple[mx.array, mx.array]
 
 
 def default_folder() -> Path | None:
-    """Where contexts are kept: `$MLX_LTXW_CACHE`, or the user's cache folder; None where the variable is 0."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen == "0":
-        return None
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlx-ltxw" / "prompts"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-ltxw" / "prompts"
+    """Where contexts are kept; None where nothing is to be."""
+    return cache_folder("prompts")
 
 
 class PromptCache:

@@ -24,7 +24,8 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
-_MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
+MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
+"""What no machine can make more of."""
 _MOST_SEEDS = 10_000
 
 
@@ -128,7 +129,7 @@ def _check_numbers(settings: Settings) -> None:
         raise UserError(f"There is no dtype '{settings.dtype}'.", f"Give one of {', '.join(DTYPES)}.")
     if settings.steps < 1:
         raise UserError(f"{settings.steps} denoising steps make nothing.", "Ask for at least 1.")
-    for name, most in _MOST.items():
+    for name, most in MOST.items():
         value = getattr(settings, name)
         if not value <= most:
             raise UserError(f"{name} is {value}, which is beyond any model.", f"Give {{field:{name}}} up to {most}.")

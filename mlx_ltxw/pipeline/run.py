@@ -68,7 +68,7 @@ def run(
     settle()
     ops.settle_compile()
     networks = networks or Networks(job.model, job.dtype)
-    with limits(job.machine):
+    with limits(job.machine) as parts, networks.announcing(lambda name: parts.begin(name, *job.budget.part(name))):
         yield from _run(job, networks, noise_source, material, progress)
 
 
@@ -156,7 +156,7 @@ def _stage_steps(
     denoiser = Denoiser(
         own.base, own.streams, contexts.astype(job.dtype), stage.video_guidance, stage.audio_guidance,
         *rotaries(own.base, stage.geometry, job.dtype, kept.appended, job.split), job.dtype, kept,
-        Walk.bounded(job.machine.in_pieces), job.split,
+        Walk.bounded(job.machine.in_pieces, job.split.world.pulse.beat), job.split,
         directly if job.split.how in (TENSOR, TOKENS) else calling(tokens),
     )  # fmt: skip
     if point is None:
@@ -167,6 +167,7 @@ def _stage_steps(
     fresh = fresh_noise(seed, number, 2 * stage.steps)
     clock, taken = time.perf_counter(), []
     predict = _Latest(denoiser)
+    models.networks.begins("transformer")
     for step, state in enumerate(stage.sampler(predict, start, stage.sigmas, fresh, done), done + 1):
         now, latents, at = time.perf_counter(), kept.own(state), index + step
         if step == stage.steps and sounds is not None:
@@ -176,6 +177,7 @@ def _stage_steps(
         level, clean = float(stage.sigmas[step - 1]), kept.own(predict.clean)
         taken.append(now - clock)
         yield Step(seed, at, job.steps, level, now - clock, peak_memory(), latents, clean, here)
+        models.networks.begins("transformer")  # previews are decoded between steps
         clock = time.perf_counter()
     if job.cache:
         Pace(default_folder()).note(pace_key(job, stage), stage, taken)
@@ -226,11 +228,14 @@ def _decoded(job: Plan, networks: Networks, seed: int, latents: Latents, materia
     sounds = [_sound(job, networks, tokens, material) for tokens in _sounds(job, latents)]
     made = latents.video if job.settings.makes_picture else None
     pictures: list[Iterator[np.ndarray] | None] = [None] * len(sounds)
-    if made is not None:
-        pictures = [*itertools.tee(decode_video(networks, made, job.geometry, together), len(sounds))]
+    decoding = None if made is None else decode_video(networks, made, job.geometry, together)
+    if decoding is not None:
+        pictures = [*itertools.tee(decoding, len(sounds))]
     for number, (waveform, rate, seconds) in enumerate(sounds, 1):
         take = number if job.settings.takes else None
         yield Decoded(seed, pictures.pop(), waveform, rate, seconds, peak_memory(), take)  # kept by the caller alone
+    if job.split.tiles and decoding is not None:
+        collections.deque(decoding, maxlen=0)  # what nobody asked for, the others decode all the same
 
 
 def _sounds(job: Plan, latents: Latents) -> list[mx.array]:

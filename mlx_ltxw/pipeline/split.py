@@ -28,7 +28,7 @@ from mlx_ltxw.pipeline.guidance import Pass
 from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.pass_shares import Handover, pass_shares
 from mlx_ltxw.pipeline.same_bits import least_alike
-from mlx_ltxw.world import ALONE, Turns, World
+from mlx_ltxw.world import ALONE, Turns, World, share_of
 
 WHOLE, CLIPS, PASSES, TOKENS, TENSOR = "whole", "clips", "passes", "tokens", "tensor"
 SPLITS = (CLIPS, PASSES, TOKENS, TENSOR)
@@ -169,6 +169,10 @@ class Split:
         if tokens not in self._spreads:
             self._spreads[tokens] = Spread(self.turns, tokens, least_alike(self.turns, video, forward))
         return own_tokens(video, self._spreads[tokens])
+
+    def first(self, tokens: int) -> int:
+        """This machine's first token of the video's."""
+        return sum(share_of(tokens, self.world.size)[: self.world.rank]) if self.how == TOKENS else 0
 
     def whole(self, velocity: mx.array, video: Modality) -> mx.array:
         """The video's velocity (B, T, C), of that of this machine's tokens, which `modality` gave."""

@@ -96,7 +96,7 @@ def stage_models(job: Plan, stage: Stage, transformer: Transformer) -> tuple[Mod
             [*adapters.adapters, *pair], (*adapters.placements, *chosen.placements),
             (*adapters.summaries, *chosen.summaries),
         )  # fmt: skip
-        return apply(transformer, both, job.settings, stage.geometry, job.dtype), False
+        return apply(transformer, both, job.settings, stage.geometry, job.dtype, job.split), False
     transformer, note = _distilled(job, transformer, pair, stage.distilled)
     models = models_of(job, transformer)
     return dataclasses.replace(models, notes=(*chosen.summaries, note, *models.notes)), False

@@ -22,9 +22,10 @@ def upsampled(latents: Latents, small: Geometry, upsampler: str, networks: Netwo
         networks: For the upsampler and the video VAE's statistics; nothing else of the VAE is read.
     """
     assert latents.video is not None
+    statistics = networks.video_vae().per_channel_statistics
     network = networks.upsampler(upsampler)
     grid = latents.video.reshape(1, *small.latent_shape, -1)
-    large = upsample(network, networks.video_vae().per_channel_statistics, grid)
+    large = upsample(network, statistics, grid)
     del network
     mx.clear_cache()
     return latents._replace(video=large.reshape(1, -1, large.shape[-1]))

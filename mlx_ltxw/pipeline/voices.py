@@ -45,7 +45,7 @@ def models_of(job: Plan, transformer: Transformer) -> Models:
         if row is not None:
             voices.setdefault(take.adapters, []).append((row, take.prompt))
     if not job.takes:
-        return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype)
+        return apply(transformer, job.adapters, job.settings, job.geometry, job.dtype, job.split)
     notes = [note for specs in voices for note in job.voices[specs].summaries]
     if len(voices) == 1:
         ((specs, rows),) = voices.items()
@@ -72,7 +72,7 @@ def _fused(job: Plan, transformer: Transformer, specs: Specs) -> tuple[Transform
     if not specs:
         return _keep_reading(transformer), (LOCKED,)
     chosen, settings = job.voices[specs], dataclasses.replace(job.settings, adapters=specs)
-    models = apply(transformer, chosen, settings, job.geometry, job.dtype)
+    models = apply(transformer, chosen, settings, job.geometry, job.dtype, job.split)
     return models.streams[0].model, models.notes[len(chosen.summaries) :]
 
 

@@ -63,16 +63,20 @@ class WireTraffic:
     Attributes:
         bytes: In all.
         collectives: Operations that all machines take part in, each of which waits for the slowest.
+        summed: Of the bytes, those of sums.
     """
 
     bytes: int = 0
     collectives: int = 0
+    summed: int = 0
 
     def __add__(self, other: WireTraffic) -> WireTraffic:
-        return WireTraffic(self.bytes + other.bytes, self.collectives + other.collectives)
+        return WireTraffic(
+            self.bytes + other.bytes, self.collectives + other.collectives, self.summed + other.summed
+        )  # fmt: skip
 
     def __mul__(self, count: int) -> WireTraffic:
-        return WireTraffic(self.bytes * count, self.collectives * count)
+        return WireTraffic(self.bytes * count, self.collectives * count, self.summed * count)
 
 
 def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> WireTraffic:
@@ -104,13 +108,13 @@ def step_traffic(sizes: Sizes, every: list[Pass], how: str, machines: int) -> Wi
 
 
 def _tokens(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
-    """Of one block: keys and values of the video's attention to itself, and of each reading of it."""
+    """Of one block: keys with values, of the video's attention to itself and of each reading of it."""
     config, most = sizes.config, share_of(sizes.video, machines)[0]
     token = most * sizes.itemsize * (machines - 1)  # bytes for each number that a token has
-    own = WireTraffic() if skips.video_self else WireTraffic(2 * token * config.video.dim, 2)
+    own = WireTraffic() if skips.video_self else WireTraffic(2 * token * config.video.dim, 1)
     if skips.cross:
         return own
-    return own + WireTraffic(2 * token * config.cross_dim, 2) * (1 + sizes.readings)
+    return own + WireTraffic(2 * token * config.cross_dim, 1) * (1 + sizes.readings)
 
 
 def _tensor(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
@@ -118,11 +122,12 @@ def _tensor(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
     config = sizes.config
     video, audio, rows = sizes.video, sizes.audio, sizes.rows
 
-    def summed(tokens: int, dim: int) -> WireTraffic:
-        return WireTraffic(2 * tokens * dim * sizes.itemsize * (machines - 1) // machines, 1)
+    def summed(tokens: int, dim: int, itemsize: int = sizes.itemsize) -> WireTraffic:
+        received = 2 * tokens * dim * itemsize * (machines - 1) // machines
+        return WireTraffic(received, 1, received)
 
     def norms(queries: int, keys: int) -> WireTraffic:
-        return WireTraffic(2 * (queries + keys) * 4 * (machines - 1) // machines, 1)
+        return summed(queries + keys, 1, 4)
 
     of_video, of_audio = summed(video, config.video.dim), summed(audio, config.audio.dim)
     total = of_video * 3 + of_audio * 3 + norms(video, TEXT) + norms(audio, TEXT)
@@ -148,15 +153,13 @@ class PassWork:
 
     Attributes:
         video: On the video's tokens, which `tokens` shares out.
-        rest: On sound and text, which it does not.
+        rest: On sound, which it does not.
+        text: Keys and values of a text, which passes that read the same one share, and no machine has from another.
     """
 
     video: float
     rest: float
-
-    @property
-    def all(self) -> float:
-        return self.video + self.rest
+    text: float
 
 
 def pass_work(sizes: Sizes) -> PassWork:
@@ -166,9 +169,10 @@ def pass_work(sizes: Sizes) -> PassWork:
     tokens, sound = sizes.video, sizes.audio * (1 + sizes.rows)
     video = tokens * (28 * v * v + 8 * v * cross) + 4 * tokens * (tokens * v + TEXT * v + sizes.audio * cross)
     rest = sound * (28 * a * a + 4 * a * cross) + 4 * sound * (sizes.audio * a + TEXT * a + tokens * cross)
-    rest += 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows))
-    rest += 4 * TEXT * v * config.video.context_dim + 4 * sizes.audio * a * cross if tokens else 0
-    return PassWork(float(video) * config.layers, float(rest) * config.layers)
+    rest += 4 * sizes.audio * a * cross if tokens else 0
+    text = 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows))
+    text += 4 * TEXT * v * config.video.context_dim if tokens else 0
+    return PassWork(*(float(one) * config.layers for one in (video, rest, text)))
 
 
 def predictions(stage: Stage) -> int:

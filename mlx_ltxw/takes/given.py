@@ -20,6 +20,7 @@ from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, images_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Defaults, Request, Settings
+from mlx_ltxw.pipeline.resolve import MOST
 from mlx_ltxw.pipeline.spans import added, parse_span
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -81,6 +82,9 @@ def _fit_to_changed(request: Request, defaults: Defaults, grid: LatentGrid) -> R
         if not math.isfinite(request.extend):
             raise UserError(f"{request.extend} is no number of seconds.", "Give {field:extend} seconds.")
         frames = (whole + added(request.extend, rate, grid.frames)) * grid.frames + 1
+        if frames > MOST["frames"]:
+            text = f"{{field:extend={request.extend:g}}} makes a clip of {frames} frames, which is beyond any model."
+            raise UserError(text, f"Give {{field:extend}} fewer seconds: a clip has up to {MOST['frames']} frames.")
         if request.frames not in (None, frames):
             raise UserError(
                 f"{{field:extend={request.extend:g}}} makes {frames} frames, not {request.frames}.",

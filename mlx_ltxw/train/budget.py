@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import PICTURE, PROMPT, Need, Subject, decoding_needs, streaming, text_needs, walking
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
+from mlx_ltxw.train.base import shared_residency
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import targets
 from mlx_ltxw.tree import linears, size_of
@@ -29,13 +30,15 @@ from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import layer_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.weights.streaming import RESIDENT, Residency, is_matrix
 
 TRAINING = "training"
 _WIDE = 4
 """Bytes of an activation, and of a trained number."""
 _VECTORS = 5.5
 """Vectors of all trained numbers: themselves, two moments, the gradient, and what the optimizer makes on its way."""
+_AHEAD = 0.9
+"""As `pipeline.needs.AHEAD` has it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class TrainingStep:
         audio_only: Whether the clips have no picture.
         machines: Over which a batch is spread.
         quantised: Whether to count as if the base's blocks had 4 bits.
+        shared: Whether each machine holds some rows of the base's blocks, which all gather when they are needed.
     """
 
     model: ModelDir
@@ -55,6 +59,12 @@ class TrainingStep:
     audio_only: bool
     machines: int = 1
     quantised: bool = False
+    shared: bool = False
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether machines can share the base: what is kept for the way back, or compiled, holds whole blocks."""
+        return not self.config.compile and (self.config.gradient_checkpointing or not self.config.coupled)
 
 
 def budget_for_training(step: TrainingStep, memory: int | None = None, program: int | None = None) -> Budget:
@@ -69,11 +79,19 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
         UserError: it does not fit with every block read as it is needed; the hint is what would.
     """
     machine = this_machine().within(memory)
-    program = program_memory(machine) if program is None else program
+    if program is None:
+        program = program_memory(machine, Geometry(*step.config.sizes, latent_grid(step.model)))
     budget = _planned(step, machine, program)
-    if budget.peak > budget.limit or (budget.residency is not RESIDENT and _bound_to_stay(step)):
+    if not fits(step, budget):
         raise UserError(*_refusal(step, machine, budget))
     return budget
+
+
+def fits(step: TrainingStep, budget: Budget) -> bool:
+    """Whether a run can be made so."""
+    if step.shared:
+        return step.can_be_shared and budget.peak <= budget.limit
+    return budget.peak <= budget.limit and (budget.residency is RESIDENT or not _bound_to_stay(step))
 
 
 def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
@@ -81,13 +99,14 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
     blocks, outside = _weights(step, lambda _: True)
-    audio, _ = _weights(step, of_adapted_audio)
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
     activations, room = step_bytes(step, size, machine), limit - program - outside
     residency, beside = RESIDENT, 0
-    if sum(blocks) > room - activations and not step.audio_only:
-        picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
-        read = [nbytes * part // max(1, whole) for nbytes, part, whole in zip(stored, picture, blocks, strict=True)]
+    if step.shared:
+        residency, again = shared_residency(step.config), 0
+        blocks, beside, choice = _shared(step, blocks, residency, machine)
+    elif sum(blocks) > room - activations and not step.audio_only:
+        audio, picture, read = _sides(step)
         beside = streaming(picture, read, machine, whole=True)
         left = room - activations - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
@@ -107,6 +126,22 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
+def _shared(
+    step: TrainingStep, blocks: Sequence[int], residency: Residency, machine: Machine
+) -> tuple[list[int], int, str]:
+    """What a machine holds of each block, and of those on their way, where machines share them; and that in words."""
+    parts, _ = _weights(step, lambda path: not residency.keeps(0, len(blocks), path))
+    there_and_back = sum(parts)
+    if step.config.gradient_checkpointing:
+        used = of_adapted_audio if not step.config.coupled else lambda _: True
+        there_and_back += sum(_weights(step, lambda path: is_matrix(path) and used(path))[0])
+    crossing = there_and_back * (step.machines - 1) // step.machines
+    held = [whole - part + -(-part // step.machines) for whole, part in zip(blocks, parts, strict=True)]
+    choice = f"each of {step.machines} machines holds its part of all {len(blocks)} blocks and gets the rest "
+    choice += f"({readable(crossing)}) from the others for each forward"
+    return held, streaming(parts, [0], machine, whole=True), choice
+
+
 def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:
     """Bytes of each block's parameters of some kind, and of those outside the blocks. On a CPU quantised ones are
     unpacked."""
@@ -115,23 +150,41 @@ def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int
     return ([nbytes * 3 // 10 for nbytes in blocks] if step.quantised else blocks), rest
 
 
+def _sides(step: TrainingStep) -> tuple[list[int], list[int], list[int]]:
+    """Bytes of each block's audio side, of its picture's side, and of what is read of the latter."""
+    blocks, _ = _weights(step, lambda _: True)
+    audio, _ = _weights(step, of_adapted_audio)
+    stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
+    picture = [whole - own for whole, own in zip(blocks, audio, strict=True)]
+    return audio, picture, [n * part // max(1, whole) for n, part, whole in zip(stored, picture, blocks, strict=True)]
+
+
+def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> int:
+    """Bytes beyond the base's weights that stay in memory, from where on MLX's CPU backend waits while it takes a step
+    (`Parts`)."""
+    activations = step_bytes(step, Geometry(*step.config.sizes, latent_grid(step.model)), machine)
+    _, picture, read = _sides(step)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=True)
+    return int(_AHEAD * activations) + beside
+
+
 def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
     """Bytes beyond the base's weights that one optimizer step holds."""
     config, transformer, itemsize = step.config, step.model.network_config("transformer"), default_dtype().size
     clips = -(-config.batch_size // step.machines)
     sound = size.audio_tokens * transformer.audio.dim * _WIDE
     text = PROMPT * transformer.audio.dim * _WIDE
-    video = 0 if step.audio_only else size.video_tokens * transformer.video.dim * _WIDE
+    width = transformer.video.dim * _WIDE
+    video = 0 if step.audio_only else size.video_tokens * width
     read = 0 if step.audio_only else size.video_tokens * transformer.audio.dim * _WIDE
     watching = walking(Subject(step.model, default_dtype(), machine, step.audio_only, [""]), size)
     trained = _VECTORS * _WIDE * trained_numbers(step) + (0 if step.audio_only else watching)
     if config.coupled and not step.audio_only:
-        return int(
-            trained + 660 * video + clips * transformer.layers * (8.7 if config.gradient_checkpointing else 74) * video
-        )
+        kept = 8.7 * video if config.gradient_checkpointing else 74 * video + 2.5 * (text + PROMPT * width)
+        return int(trained + 660 * video + clips * transformer.layers * kept)
     kept = sound + (video + 2 * text + 2 * read) * itemsize / _WIDE
     scores = transformer.audio.heads * size.audio_tokens * (size.audio_tokens + PROMPT + size.video_tokens) * _WIDE
-    texts = 8 if machine.in_pieces else 13
+    texts = 8 if machine.in_pieces else 9.5
     if config.gradient_checkpointing:
         return int(trained + clips * (transformer.layers * 1.5 * kept + config.audio_draws * texts * text))
     return int(trained + clips * config.audio_draws * transformer.layers * (texts * text + 15 * sound + scores))

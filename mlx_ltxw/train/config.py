@@ -23,7 +23,7 @@ _WORDS = tuple[str, ...]
 _AS_YAML = "Write values as in `steps: 500` or `modules: [audio_attn1]`."
 
 FREE_TO_CHANGE = ("steps", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_prompts", "preview_steps",
-                  "preview_seed", "log_every", "held_out_every", "trackio")  # fmt: skip
+                  "preview_seed", "log_every", "held_out_every", "trackio", "share_base")  # fmt: skip
 """Options that a resumed run may be given anew; all others decide what its adapter's numbers mean."""
 
 GROUPS = ("length", "adapter", "optimizer", "batch", "method", "held out", "checkpoints and samples", "size")
@@ -73,6 +73,10 @@ class TrainConfig:
     compile: bool | None = _option(
         None, "method", "Make the step one compiled function; null: on a Mac's GPU, and on CUDA single blocks of small "
         "clips; false: nothing.",
+    )  # fmt: skip
+    share_base: bool | None = _option(
+        None, "method", "On several machines: each holds a part of the base's blocks, gathered as they are needed; "
+        "null: where the base does not fit into one of them.",
     )  # fmt: skip
     held_out: float = _option(
         0.0, "held out", "Share of the clips that is not trained on but measured, whole voices where there are several."

@@ -80,4 +80,5 @@ class HeldOut:
         for group in self._groups:
             _, losses = self._objective(parameters, group, self._weight)
             total += float(losses[0])
+            self._objective.whole.done()
         return total

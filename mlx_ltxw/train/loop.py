@@ -16,16 +16,18 @@ from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.gpu_errors import telling_gpu_errors
 from mlx_ltxw.links import watched
-from mlx_ltxw.machine import peak_memory, settle
+from mlx_ltxw.machine import Parts, limits, peak_memory, settle, this_machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import checkpoint, finish
 from mlx_ltxw.train.base import load_base
+from mlx_ltxw.train.budget import TRAINING, TrainingStep, held_in_step
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
 from mlx_ltxw.train.gradient import optimizer
 from mlx_ltxw.train.gradient.batches import Batches
+from mlx_ltxw.train.gradient.blocks import IN_MEMORY, shared_blocks
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
 from mlx_ltxw.train.gradient.step import Objective
@@ -35,7 +37,7 @@ from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.page import write_page
 from mlx_ltxw.train.preview import choose_prompts, make_samples
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from mlx_ltxw.world import World
 
 
@@ -53,6 +55,7 @@ class Job:
         seconds: Of the clips together, where it is known; of their windows otherwise.
         notes: What is to be known before it starts.
         residency: Which of the base's blocks stay in memory.
+        shared: Whether each machine holds some rows of the others, and all gather them.
     """
 
     config: TrainConfig
@@ -64,6 +67,7 @@ class Job:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     residency: Residency = RESIDENT
+    shared: bool = False
 
 
 def check_base(model: ModelDir, force: bool) -> None:
@@ -109,12 +113,13 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
     ops.settle_compile()
     settle()
     world = job.world
-    with watched(world.rank, world.size, world.exchange, "Start the machines again; the last checkpoint goes on."):
-        yield from _trained(job, stop)
+    again = "Start the machines again; the last checkpoint goes on."
+    with watched(world.rank, world.size, world.exchange, again, pulse=world.pulse), limits(this_machine()) as parts:
+        yield from _trained(job, stop, parts)
 
 
-def _trained(job: Job, stop: Callable[[], bool]) -> Iterator[TrainingEvent]:
-    trainer = Trainer(job)
+def _trained(job: Job, stop: Callable[[], bool], parts: Parts) -> Iterator[TrainingEvent]:
+    trainer = Trainer(job, parts)
     yield trainer.started()
     if job.world.leads:
         yield from trainer.samples()
@@ -137,22 +142,32 @@ class Trainer:
 
     Attributes:
         state: What changes from step to step.
+
+    Args:
+        job: What to do.
+        parts: Is told what a step may hold; None for nobody.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, parts: Parts | None = None) -> None:
+        self.job, self._parts = job, parts
         config = job.config
         clips = [load_clip(file) for file in job.clips]
-        self.base, trained = load_base(job.model, all(clip.video is None for clip in clips), job.residency)
+        self.audio_only = all(clip.video is None for clip in clips)
+        together = job.world if job.shared else None
+        self.base, trained, layers = load_base(job.model, self.audio_only, job.residency, together)
+        self.blocks = IN_MEMORY if layers is None else shared_blocks(layers, config)
+        step = TrainingStep(job.model, config, self.audio_only, job.world.size)
+        self._held = held_in_step(step, this_machine(), job.residency)
         adapter, notes, self.initial_sha256 = initial_adapter(trained, config)
         self.notes = (*job.notes, *notes)
         self.layout, parameters = Layout.of(adapter)
-        self.objective = Objective(self.base, attach(trained, [(adapter, Strength())]), self.layout, config)
+        adapted = attach(trained, [(adapter, Strength())])
+        self.objective = Objective(self.base, adapted, self.layout, config, self.blocks)
         share = (job.world.rank, job.world.size)
         grid = latent_grid(job.model)
         self.batches = Batches(job.clips, self.base, grid, config, share)
         self.held_out = None
-        if job.held_out and job.world.leads:
+        if job.held_out and (job.world.leads or job.shared):  # all go over the blocks with the one that tells
             self.held_out = HeldOut(job.held_out, self.base, grid, config, self.objective)
         self.weight = mx.array(1 / config.clips_per_step)
         self.data = finish.Data.of(clips, job.seconds, len(job.held_out))
@@ -183,6 +198,8 @@ class Trainer:
         """
         clock = time.perf_counter()
         state, config = self.state, self.job.config
+        if self._parts is not None and not self.job.shared:  # with others' shares of blocks on their way besides
+            self._parts.begin(TRAINING, 0, self._held)
         try:
             gradient, tail = self._gradient(stop)
         except RuntimeError as error:
@@ -264,12 +281,21 @@ class Trainer:
         gradient, losses = self.objective(self.state.parameters, first, self.weight)
         for group in others:
             mx.eval(gradient, losses)  # one group's activations in memory at a time
+            self.blocks.done()
             more, further = self.objective(self.state.parameters, group, self.weight)
             gradient, losses = gradient + more, losses + further
-        gradient = self.job.world.sum_in_order(gradient)
-        sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
-        tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
-        mx.eval(gradient, tail)
+        if self.job.shared:
+            mx.eval(gradient, losses)  # before the sums, on every machine
+            self.blocks.done()
+            for _ in range(1 + len(others), self.batches.rounds(self.state.step)):
+                self.blocks.keep_pace()
+        if self.job.world.size > 1:
+            mx.eval(gradient, losses)  # this machine's own work is done, and what follows is everybody's
+        with self.job.world.pulse:
+            gradient = self.job.world.sum_in_order(gradient)
+            sums = self.job.world.sum_in_order(mx.concatenate([losses, mx.array([float(stop)])]))
+            tail = mx.concatenate([sums, optimizer.norm(gradient)[None]])
+            mx.eval(gradient, tail)
         return gradient, tail
 
     def _lost(self, error: RuntimeError) -> None:
@@ -295,7 +321,8 @@ class Trainer:
 
     def _sample(self, step: int, adapter: Path | None) -> Generator[TrainingEvent, None, Sampled]:
         job = self.job
-        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, self.base, job.config)
+        base = self.base if not job.shared else load_base(job.model, self.audio_only, STREAMED).transformer
+        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, base, job.config)
         page = write_page(job.run, job.config, self.metrics.lines if self.metrics else [])
         mx.clear_cache()
         return Sampled(step, tuple(samples), page)

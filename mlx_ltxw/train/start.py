@@ -16,7 +16,7 @@ from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.takes.models import open_model
-from mlx_ltxw.train.budget import TrainingStep, budget_for_training
+from mlx_ltxw.train.budget import TrainingStep
 from mlx_ltxw.train.checkpoint import check_options, saved_config, saved_steps
 from mlx_ltxw.train.config import TrainConfig, read_config
 from mlx_ltxw.train.data.cache import build_cache
@@ -30,6 +30,7 @@ from mlx_ltxw.train.held_out import hold_out
 from mlx_ltxw.train.loop import Job, check_base, check_folder
 from mlx_ltxw.train.metrics import check_trackio
 from mlx_ltxw.train.record import NAME, RunArguments, RunRecord, absolute, read_run, write_run
+from mlx_ltxw.train.sharing import agreed_budget
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.world import World
 
@@ -45,6 +46,7 @@ class Begun:
         model: The base.
         world: The machines.
         budget: What it needs in memory, and which of the base's blocks stay there.
+        shared: Whether each machine holds a part of the others, and all gather them.
     """
 
     run: Path
@@ -53,6 +55,7 @@ class Begun:
     model: ModelDir
     world: World
     budget: Budget
+    shared: bool = False
 
     @property
     def cache(self) -> Path:
@@ -116,8 +119,8 @@ def begin(
         check_options(run, before.config.with_sizes(model.generation), config)
     if config.trackio:
         check_trackio()
-    budget = budget_for_training(TrainingStep(model, config, given.audio_only, world.size), memory)
-    return Begun(run, given, config, model, world, budget)
+    budget, shared = agreed_budget(TrainingStep(model, config, given.audio_only, world.size), world, memory)
+    return Begun(run, given, config, model, world, budget, shared)
 
 
 @contextmanager
@@ -189,7 +192,7 @@ def job_of(begun: Begun, clips: Clips) -> Job:
     notes = tuple(filter(None, (begun.budget.line, clips.note, schedule)))
     return Job(
         begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes,
-        begun.budget.residency,
+        begun.budget.residency, begun.shared,
     )  # fmt: skip
 
 

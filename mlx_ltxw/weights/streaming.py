@@ -37,12 +37,14 @@ class Residency:
             of the transformer, for training under the lock.
         ahead: Streamed layers that are read ahead of the one at work.
         keep_cached: Whether the system may keep what was read, for the next time; see `TensorReader`.
+        vectors_stay: Whether of all layers biases, norms and tables stay, which are small.
     """
 
     layers: int | None = None
     audio_stays: bool = False
     ahead: int = 1
     keep_cached: bool = True
+    vectors_stay: bool = False
 
     def stays(self, index: int, count: int) -> bool:
         """Whether a layer of `count` stays whole."""
@@ -51,7 +53,15 @@ class Residency:
 
     def keeps(self, index: int, count: int, path: str) -> bool:
         """Whether a parameter of a layer stays, by its path in the layer."""
-        return self.stays(index, count) or (self.audio_stays and of_adapted_audio(path))
+        if self.stays(index, count) or (self.audio_stays and of_adapted_audio(path)):
+            return True
+        return self.vectors_stay and not is_matrix(path)
+
+
+def is_matrix(path: str) -> bool:
+    """Whether a layer's parameter is a linear's weight, or a part of a quantised one."""
+    module, _, leaf = path.rpartition(".")
+    return leaf in ("scales", "biases") or (leaf == "weight" and not module.endswith("norm"))
 
 
 RESIDENT = Residency()
@@ -95,7 +105,7 @@ class StreamedLayers(Generic[Layer]):
         dtype_of: Callable[[int, str, mx.Dtype], mx.Dtype],
         residency: Residency,
     ) -> None:
-        self.layers, self.streamed, self._dtype_of = list(layers), streamed, dtype_of
+        self.layers, self.streamed, self.dtype_of = list(layers), streamed, dtype_of
         self._ahead = residency.ahead
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
@@ -152,7 +162,7 @@ class StreamedLayers(Generic[Layer]):
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
-        arrays = coming.staging.taken(self.streamed[index], lambda path, stored: self._dtype_of(index, path, stored))
+        arrays = coming.staging.taken(self.streamed[index], lambda path, stored: self.dtype_of(index, path, stored))
         copy: Any = share(self.layers[index])
         copy.update(tree_unflatten(list(arrays.items())))
         return copy

@@ -297,6 +297,9 @@ def test_gate_scales_each_tokens_own_addition(length):
     assert mx.array_equal(gated[:, 0], bare[:, 0])
     assert mx.array_equal(gated[:, 2], full[:, 2])
     assert relative_error(gated[:, 1], 0.5 * (full[:, 1] + bare[:, 1])) < 1e-6
+    for first, here in ((0, slice(0, 2)), (1, slice(1, 3)), (2, slice(1, 3))):  # of several machines, the last two
+        adapted.set_gate(mx.array([[0.0], [0.5], [1.0]]), first)
+        assert relative_error(adapted(x[:, here]), gated[:, here]) < 1e-6
     assert "_gate" not in dict(tree_flatten(adapted.parameters()))
     adapted.set_gate(None)
     assert mx.array_equal(adapted(x), full)

@@ -69,6 +69,7 @@ def test_a_picture_to_a_sound_of_its_length(cli, files, tmp_path):
     done = generate(cli, made, "--audio", files / "line.wav", "--wav")
     assert read_metadata(made)["frames"] == 25
     assert "lasts 1.00 s; silence follows" not in done.err
+    assert "add --adapter" not in done.err  # nothing of the prompt is said
     wave = read_audio(made.with_suffix(".wav"), RATE)
     assert np.abs(wave[:RATE] - WAVE).max() < 1e-4
     longer = generate(cli, tmp_path / "b.mp4", "--audio", files / "line.wav", "--frames", 17)
@@ -218,7 +219,7 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--video", "clip.mp4", "--retake", "0-1", "--extend", "1"), "--retake and --extend exclude each other"),
         (("--video", "clip.mp4", "--extend", "0"), "0.0 is no number of seconds"),
         (("--video", "clip.mp4", "--extend", "inf"), "inf is no number of seconds"),
-        (("--video", "clip.mp4", "--extend", "1e9"), "which is beyond any model"),
+        (("--video", "clip.mp4", "--extend", "1e9"), "Give --extend fewer seconds: a clip has up to 65536 frames"),
         (
             ("--video", "clip.mp4", "--retake", "0-1", "--retake-what", "picture", "--adapter", "whisper"),
             "there is no sound for an adapter to act on",

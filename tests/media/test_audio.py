@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_file_is_said_and_the_file_named(tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     write_mp4(tmp_path / "silent.mp4", [np.zeros((9, 32, 32, 3), np.uint8)], 24, None)
     cases = {"text.wav": "cannot be read", "silent.mp4": "has no sound", "none.wav": "does not exist"}
-    for name, message in {**cases, "": "cannot be opened"}.items():
+    for name, message in {**cases, "": "is a folder"}.items():
         with pytest.raises(UserError, match=message) as raised:
             read_audio(tmp_path / name, 48000)
         assert str(tmp_path / name) in raised.value.message

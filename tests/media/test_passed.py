@@ -6,6 +6,7 @@ import pytest
 
 from mlx_ltxw.media import passed
 from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.media.containers import opened
 from tests.media.recorded import ffmpeg, needs_ffmpeg
 
 pytestmark = needs_ffmpeg
@@ -56,7 +57,7 @@ def test_packets_and_samples_are_those_of_reading_from_the_beginning(files, name
         for cut in order:
             part = read_audio(files / name, 48000, 1, start=cut, seconds=1.0)
             assert np.array_equal(part, fresh[CUTS.index(cut)])
-            with av.open(str(files / name)) as container:
+            with opened(files / name) as container:
                 stream = container.streams.audio[0]
                 packets = passed.packets_at(files / name, container, stream, cut)
                 found = [(p.pts, bytes(p)) for p, _ in zip((p for p in packets if p.size), range(40), strict=False)]

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ltxw.models.ops.cuda import attention, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer.adaln import add_gated, added_norms, modulate, modulated_norms
 from mlx_ltxw.models.transformer.attention import attend_gated, gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def emulated(monkeypatch, folder):
     made = Emulated(folder)
-    monkeypatch.setattr(mx.fast, "cuda_kernel", made, raising=False)
+    monkeypatch.setattr(compiler, "cuda_kernel", made)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
     for module in (norms, turns, elementwise, attention):
         monkeypatch.setattr(module, "working", lambda *_: True)
@@ -57,12 +57,14 @@ def is_rounded_once(got, want):
 def test_a_sum_and_two_norms(emulated, monkeypatch):
     """More tokens than blocks of threads; rows of one and of two summands."""
     dtype = mx.bfloat16
-    monkeypatch.setattr(norms, "BLOCKS", 2)
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 2)
     x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
     scale, shift, other = (drawn(1, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
-    table, network = drawn(1, WIDTH, seed=6), drawn(1, 1, WIDTH, seed=7, dtype=dtype)
-    after, (first, second) = added_norms(x, update, (table, network), [(scale, shift), ((table, network), other)], 1e-6)
-    both = wide(table) + wide(network)
+    table, network = drawn(3, WIDTH, seed=6), drawn(1, 1, 2, WIDTH, seed=7, dtype=dtype)
+    row = source.RowPair(table, network, 2, 1)
+    after, (first, second) = added_norms(x, update, row, [(scale, shift), (row.apart(), other)], 1e-6)
+    both = wide(table)[2] + wide(network)[0, 0, 1]
     summed = wide(x) + wide(update) * both
     assert is_rounded_once(after, summed)
     of_the_sum = normed(wide(after))
@@ -70,8 +72,24 @@ def test_a_sum_and_two_norms(emulated, monkeypatch):
     assert is_rounded_once(second, of_the_sum * (1 + both) + wide(other))
     (alone,) = modulated_norms(after, [(scale, shift)], 1e-6)
     assert mx.array_equal(alone, first)
-    assert mx.array_equal(add_gated(x, update, (table, network)), after)
+    assert mx.array_equal(add_gated(x, update, row), after)
     assert {name.split("_")[0] for name in emulated.started} == {"added", "norm", "add"}
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_rows_of_each_clip(emulated, monkeypatch):
+    """As training has them, whose clips have noise levels of their own; a text's too."""
+    dtype = mx.bfloat16
+    monkeypatch.setattr(norms, "THREADS", 128)
+    monkeypatch.setattr(norms, "CORES", 5)  # not as many for each clip
+    x, update = (drawn(2, 3, WIDTH, seed=seed, dtype=dtype) for seed in (0, 1))
+    gate, scale, shift = (drawn(2, 1, WIDTH, seed=seed) for seed in (2, 3, 4))
+    after, (got,) = added_norms(x, update, gate, [(scale, shift)], 1e-6)
+    assert is_rounded_once(after, wide(x) + wide(update) * wide(gate))
+    assert is_rounded_once(got, normed(wide(after)) * (1 + wide(scale)) + wide(shift))
+    assert mx.array_equal(add_gated(x, update, gate), after)
+    assert is_rounded_once(modulate(x, scale, shift), wide(x) * (1 + wide(scale)) + wide(shift))
+    assert emulated.started == ["added_norm_clip_clip_clip", "add_gated_clip", "modulate_clip_clip"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
@@ -89,7 +107,7 @@ def test_a_norm_and_a_rotation(emulated):
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
 def test_elementwise(emulated):
-    """Of a text's modulation, and of gates of heads; the last group of threads has nothing to do in part."""
+    """Of a text's modulation, of gates of heads, and gelu; the last group of threads has nothing to do in part."""
     dtype = mx.bfloat16
     x = drawn(2, 3, WIDTH, seed=0, dtype=dtype)
     table, network = drawn(1, WIDTH, seed=1), drawn(1, 1, WIDTH, seed=2, dtype=dtype)
@@ -100,7 +118,10 @@ def test_elementwise(emulated):
     heads = x.reshape(2, 3, 16, 64)
     gates = 2 / (1 + np.exp(-wide(logits)))
     assert is_rounded_once(gate_heads(heads, logits), wide(heads) * gates[..., None])
-    assert emulated.started == ["modulate_2_1", "gate_heads"]
+    y = 4 * wide(x)
+    gelu = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    assert is_rounded_once(elementwise.gelu(4 * x), gelu)
+    assert emulated.started == ["modulate_00_0", "gate_heads", "gelu"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
@@ -138,7 +159,8 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
             after, made = added_norms(x, update, (table, gate), [(scale, shift), (gate, scale)], 1e-6)
             made = [after, *made]
         elif which == "modulation":
-            made = [modulate(x, (table, gate), shift), add_gated(x, update, gate)]
+            row = source.RowPair(table, gate[:, :, None], 0, 0)
+            made = [modulate(x, row, shift), add_gated(x, update, row)]
         elif which == "heads":
             made = [gate_heads(x.reshape(1, 3, 8, 128), logits)]
         else:
@@ -150,7 +172,7 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
         apart.setattr(source, "on_cuda", lambda: False)
         want = mx.grad(call, argnums=(0, 1, 2, 3))(*given)
         assert float(call(*given)) != 0
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: zeros)
+    monkeypatch.setattr(compiler, "cuda_kernel", lambda *_, **__: zeros)
     source.kernel.cache_clear()
     assert float(call(*given)) == 0
     for got, expected in zip(mx.grad(call, argnums=(0, 1, 2, 3))(*given), want, strict=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_ltxw.models.ops import device, trial, unpack_cuda
-from mlx_ltxw.models.ops.cuda import elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.ops.trial import close, working
 from mlx_ltxw.models.transformer.adaln import added_norms, modulate, modulated_norm
 from mlx_ltxw.models.transformer.attention import gate_heads
@@ -28,7 +28,7 @@ def is_wrong(*_, output_shapes, output_dtypes, **__):
 def on_cuda(request, monkeypatch):
     """A card on which kernels of ours do not do what they should."""
     monkeypatch.setattr(device, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda *_, **__: request.param)
+    monkeypatch.setattr(compiler, "cuda_kernel", lambda *_, **__: request.param)
     caches = trial.working, source.kernel, norms._kernel, turns._kernel, elementwise._kernel, unpack_cuda._kernel
     for cached in caches:
         cached.cache_clear()

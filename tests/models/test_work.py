@@ -10,8 +10,8 @@ import pytest
 import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
-from mlx_ltxw.models.ops import activations, device, dot_product
-from mlx_ltxw.models.ops.cuda import elementwise, norms, source, turns
+from mlx_ltxw.models.ops import dot_product
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -26,26 +26,15 @@ from mlx_ltxw.models.transformer.adaln import added_norms
 from mlx_ltxw.models.transformer.attention import gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
 from mlx_ltxw.tree import share
-from tests.graph import kernels, operations
+from tests.graph import described_for_cuda, kernels, operations
 from tests.models.test_transformer import both, streams
 from tests.numbers import relative_error
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Networks describe what they would for CUDA, with one operation for each of MLX's fast ones."""
-    for module in (device, activations.device, dot_product.device):
-        monkeypatch.setattr(module, "slow_exponentials", lambda: False)
-        monkeypatch.setattr(module, "on_cpu", lambda: False)
-        monkeypatch.setattr(module, "backend", lambda: "cuda")
-    monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *_: mx.erf(x))
-    monkeypatch.setattr(
-        mx.fast, "scaled_dot_product_attention", lambda q, k, v, scale: mx.depends([mx.erfinv(q)], [k, v])[0]
-    )
-    mx.enable_compile()  # traces; nothing is computed
-    yield
-    mx.disable_compile()
+    with described_for_cuda(monkeypatch):
+        yield
 
 
 def described(layers, tmp_path):
@@ -66,7 +55,7 @@ def test_kernels_of_a_block(as_on_a_gpu, tmp_path):
     found = kernels(of_a_block(tmp_path))
     products = found["AddMM"] + found["Matmul"]
     fused = sum(count for name, count in found.items() if name.startswith("Compiled"))
-    assert (products, found["ErfInv"], found["Erf"]) == (34, 6, 20)
+    assert (products, found["Partition"], found["Sort"]) == (34, 6, 20)
     assert fused == 46
     assert sum(found.values()) == 34 + 6 + 20 + fused
 
@@ -84,7 +73,7 @@ def own_kernels(monkeypatch):
 
         return start
 
-    monkeypatch.setattr(mx.fast, "cuda_kernel", described, raising=False)
+    monkeypatch.setattr(compiler, "cuda_kernel", described)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
     monkeypatch.setattr(source, "takes_width", lambda _: True)
     for module in (norms, turns, elementwise):
@@ -110,11 +99,12 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     ours = own_kernels - begun - begun
     del found["Full"]  # what stands for ours
     assert ours == {
-        "norm_2_2": 2, "added_norm_2_2_2": 4, "added_norm_2_2_2_2_2": 2, "add_gated_2": 2, "modulate_2_2": 2,
-        "gate_heads": 6, "turned_norm": 8,
+        "norm_11_00": 2, "added_norm_22_77_66": 2, "added_norm_40_44_33": 2,
+        "added_norm_88_00_11_22_33": 1, "added_norm_88_22_33_00_11": 1,
+        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_norm": 8,
     }  # fmt: skip
     assert found["AddMM"] + found["Matmul"] == 34
-    assert (found["ErfInv"], found["Erf"]) == (6, 4)
+    assert (found["Partition"], found["Sort"]) == (6, 4)
     assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
     assert sum(found.values()) + sum(ours.values()) == 72
 
@@ -127,16 +117,17 @@ def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
         added_norms(x, x, row, [(row, row)], 1e-6)
         turned_norm(x, weight, 1e-6, angles, angles)
         gate_heads(x.reshape(takes, 3, 8, 128), mx.zeros((takes, 3, 8)))
-        assert own_kernels == {"added_norm_1_1_1": 1, "turned_norm": 1, "gate_heads": 1}
+        assert own_kernels == {"added_norm_0_0_0": 1, "turned_norm": 1, "gate_heads": 1}
         own_kernels.clear()
 
 
 def test_rows_of_their_own_are_not_for_our_kernels(own_kernels):
-    """They have one row for all tokens, and one table of angles for all of a batch."""
+    """They have one row for all tokens, or for those of a clip, and one table of angles for all of a batch."""
     x, row = mx.zeros((2, 3, 1024)), mx.zeros((1, 1, 1024))
     assert norms.takes(x, row, (row[0], row))
     assert elementwise.takes(x, row)
-    for own in (mx.zeros((2, 1, 1024)), mx.zeros((1, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
+    assert norms.takes(x, row, mx.zeros((2, 1, 1024)))
+    for own in (mx.zeros((1, 3, 1024)), mx.zeros((2, 3, 1024)), (row[0], mx.zeros((1, 3, 1024)))):
         assert not norms.takes(x, row, own)
         assert not elementwise.takes(x, own)
     assert turns.takes(x, mx.zeros((1, 3, 8, 64)))

@@ -1,6 +1,9 @@
 """The memory plan: what is predicted is what a run takes, and what is chosen fits."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import mlx.core as mx
 import pytest
@@ -25,8 +28,8 @@ from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from scripts.stage_peaks import measured, predicted
 
 GB = 10**9
-SLACK = 6_000_000
-"""Bytes, of parts that are small."""
+SLACK = 1_000_000
+"""Bytes, of parts that are small: a prompt's tokens are guessed from its letters."""
 REQUEST = Request('a woman, (woman, whispering): "close your eyes"', seeds=(1,), steps=1, frames=97)
 
 
@@ -50,18 +53,18 @@ def work(model, request=REQUEST, **changes):
         dataclasses.replace(REQUEST, frames=49),
         dataclasses.replace(REQUEST, frames=25, adapters=("whisper",)),
         dataclasses.replace(REQUEST, audio_only=True),
+        dataclasses.replace(REQUEST, width=192, height=192, frames=25),
     ],
-    ids=["plain", "locked", "sound alone"],
+    ids=["plain", "locked", "sound alone", "larger"],
 )
 def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
-    """Of the built-in model on a CPU, where activations are nearly all of it. MLX runs ahead there by up to ten
-    operations, and holds less where by chance it does not: hence the wider bound above."""
+    """Of the built-in model on a CPU, where activations are nearly all of it."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     job = plan(request_, built_in)
     said, found = predicted(job), measured(job)
     assert set(found) == {part for part, peak in said.items() if peak}
     for part, peak in found.items():
-        assert 0.9 * peak - SLACK <= said[part] <= 1.25 * peak + SLACK, part
+        assert 0.9 * peak - SLACK <= said[part] <= 1.1 * peak + SLACK, part
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -74,7 +77,7 @@ def test_streamed_blocks_take_what_was_predicted(dev, layers):
     beside = fixed + needs.streaming(blocks, stored, job.machine)
     said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
     found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
-    assert 0.9 * found["denoising"] <= said.peak <= 1.25 * found["denoising"]
+    assert 0.9 * found["denoising"] <= said.peak <= 1.1 * found["denoising"]
     streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
     assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
 
@@ -247,3 +250,16 @@ def test_plan_shows_a_table_and_makes_nothing(tmp_path):
 def test_memory_that_is_no_size_is_refused(tmp_path):
     result = CliRunner().invoke(generate, [REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--memory", "lots"])
     assert "'lots' is no size" in str(result.exception)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
+def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch):
+    """MLX's memory, the program's own, and what its libraries take; MLX keeps no freed buffers beside them."""
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
+    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--json"]
+    words += ["--steps", "1", "--frames", "97", "--no-resume"]
+    said, *made = (
+        subprocess.run([*words, *more], capture_output=True, text=True, check=True).stdout for more in (["--plan"], [])
+    )
+    peak = max(json.loads(line).get("peak_memory", 0) for line in made[0].splitlines())
+    assert json.loads(said)["budget"]["peak"] == pytest.approx(peak, rel=0.1)

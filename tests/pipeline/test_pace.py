@@ -7,10 +7,13 @@ import pytest
 
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.pace import NAME, Pace
-from mlx_ltxw.pipeline.plan import pace_key, plan
+from mlx_ltxw.pipeline.plan import pace_key, plan, split_over
+from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.pipeline.split import PASSES, Split
 from mlx_ltxw.printing import duration
+from mlx_ltxw.world import World
 
 REQUEST = Request("a woman whispers", width=64, height=64, frames=9, steps=3, seeds=(1,))
 
@@ -31,6 +34,17 @@ def test_told_once_a_run_was_made(dev, folder):
     assert again.line.endswith(f"denoising takes about {duration(again.seconds)}")
     assert again.as_dict()["seconds"] == again.seconds
     assert list(json.loads((folder / NAME).read_text()))
+
+
+def test_several_machines_have_a_rate_of_their_own(dev):
+    """Kept by their run, and told by the plan of each of them, but to nobody who makes the clip alone."""
+    job = plan(REQUEST, dev)
+    shared = dataclasses.replace(split_over(job, PASSES, 2), split=Split(PASSES, World(0, 2)))
+    assert shared.budget.seconds is None
+    Pace(default_folder()).note(pace_key(shared, job.stages[0]), job.stages[0], [1.5])
+    assert split_over(job, PASSES, 2).budget.seconds == pytest.approx(3 * 1.5)
+    assert split_over(job, PASSES, 3).budget.seconds is None
+    assert plan(REQUEST, dev).budget.seconds is None
 
 
 def test_more_tokens_take_longer(dev):

@@ -1,6 +1,7 @@
 """What is filled in, and the request that it stands for: each made of the other again."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from mlx_ltxw.pipeline.guidance import NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import RANDOM, Request
 from mlx_ltxw.pipeline.resolve import resolve
 from mlx_ltxw.studio.asked import Asked
-from mlx_ltxw.studio.draft import SCRIPT, Draft, DraftAdapter, DraftPart, ModelFacts, draft_of
+from mlx_ltxw.studio.draft import FREE, SCRIPT, Draft, DraftAdapter, DraftPart, ModelFacts, draft_of
 from mlx_ltxw.studio.wording import worded
 from tests.studio.test_spelled import REQUESTS
 
@@ -99,3 +100,17 @@ def test_sentences_name_what_the_page_has():
     assert worded("Give {field:frames} up to 9.") == "Give “Seconds” up to 9."
     assert worded("as parts of a {field:script}") == "as parts of a “Script”"
     assert worded("{field:some_other=3}") == "“some other” 3"
+
+
+def test_no_hints_of_speech_where_the_sound_is_given():
+    """An adapter that they would ask for is refused there."""
+    pytest.importorskip("nicegui")
+    from mlx_ltxw.studio.pages.words import hints_of
+
+    draft = Draft(mode=FREE, prompt='a room, (woman, whispering): "hush"')
+    form = SimpleNamespace(draft=draft, facts=None)
+    assert any("adapter" in hint.lower() for hint in hints_of(form))
+    draft.audio = "line.wav"
+    assert hints_of(form) == []
+    draft.revoice = 0.7
+    assert hints_of(form)

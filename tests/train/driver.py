@@ -1,8 +1,10 @@
 """Runs the training loop on made clips, in a process of its own: `python -m tests.train.driver MODEL RUN key=value...`.
 
-The clips are files of the cache with drawn numbers; everything else is what `mlx-ltxw train --resume` does.
+The clips are files of the cache with drawn numbers; everything else is what `mlx-ltxw train --resume` does. Set in the
+environment: `BASE=streamed` or `shared`, `SOUNDS=03` (numbers of clips without a picture), `HELD_OUT=1` (how many).
 """
 
+import dataclasses
 import os
 import resource
 import sys
@@ -71,15 +73,24 @@ def job(model_path, run, settings, sound_alone=(), world=None, count=5):
 def main(model_path, run, settings):
     from mlx_ltxw.cli.train import _asked_to_stop, _follow
     from mlx_ltxw.errors import UserError
+    from mlx_ltxw.train.base import shared_residency
     from mlx_ltxw.train.loop import train
+    from mlx_ltxw.weights.streaming import Residency
     from mlx_ltxw.world import World
 
     if limit := os.environ.get("LARGEST_FILE"):  # as on a full disk, a larger one cannot be written
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     world = World.join()
+    task = job(model_path, run, settings, world=world, sound_alone=tuple(map(int, os.environ.get("SOUNDS", ""))))
+    if os.environ.get("BASE") == "streamed":
+        task = dataclasses.replace(task, residency=Residency(0, audio_stays=True))
+    elif os.environ.get("BASE") == "shared":
+        task = dataclasses.replace(task, residency=shared_residency(task.config), shared=True)
+    if held := int(os.environ.get("HELD_OUT", "0")):
+        task = dataclasses.replace(task, clips=task.clips[held:], held_out=task.clips[:held])
     try:
         with _asked_to_stop() as asked:
-            done = _follow(train(job(model_path, run, settings, world=world), asked), world, asked)
+            done = _follow(train(task, asked), world, asked)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from mlx_ltxw.cli.train import train
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine
+from mlx_ltxw.machine import Machine, Parts
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
-from mlx_ltxw.train import budget, loop
+from mlx_ltxw.train import budget, loop, sharing
 from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
@@ -37,7 +37,8 @@ class Big:
     """LTX-2.3's sizes without its files: 48 blocks of 0.774 GB, 0.19 of them the audio's side."""
 
     def layer_bytes(self, *_, which=lambda _: True, **__):
-        return [774_000_000 if which("attn1.to_q.weight") else 190_000_000] * 48, 860_000_000
+        picture, sound = which("attn1.to_q.weight"), which("audio_attn1.to_q.weight")
+        return [584_000_000 * picture + 190_000_000 * sound] * 48, 860_000_000
 
 
 @pytest.fixture
@@ -63,6 +64,52 @@ def test_as_many_blocks_stay_as_fit(big, built_in, monkeypatch, gigabytes, stay)
         assert f"{stay} of 48 blocks stay in memory, the picture's side of the others" in made.line
 
 
+class Two:
+    """Two machines, of which the other says that it cannot hold the base whole."""
+
+    rank, size, leads = 0, 2, True
+
+    def __init__(self, **other):
+        self.other = {"host": "other", "whole": False, "alone": "", "together": ""} | other
+
+    def exchange(self, data):
+        return [data, json.dumps(self.other).encode()]
+
+
+@pytest.mark.parametrize(("options", "gigabytes"), [({}, 31), ({"gradient_checkpointing": True}, 27)])
+def test_two_machines_share_what_one_cannot_hold(big, built_in, monkeypatch, options, gigabytes):
+    """Of 48 blocks of 0.774 GB each holds half, and all of the audio's side where the way back needs it; one block and
+    what is left of another are on their way, 4 GB of a step and 0.86 outside the blocks beside."""
+    monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 128 * GB, gigabytes * GB))
+    task = dataclasses.replace(step(built_in, batch_size=2, **options), machines=2)
+    monkeypatch.setattr(sharing, "budget_for_training", lambda one, memory: budget_for_training(one, memory, 0))
+    made, shares = sharing.agreed_budget(task, Two())
+    assert shares
+    again = "gradient_checkpointing" in options
+    part = 0.774 if again else 0.774 - 0.19
+    training = next(need for need in made.needs if need.name.startswith(TRAINING))
+    assert training.weights == pytest.approx((48 * (0.774 - part / 2) + 2 * part + 0.86) * GB, rel=0.01)
+    crossing = 48 * (part + (0.19 if again else 0)) / 2
+    assert f"({crossing:.2f} GB) from the others" in training.choice
+    assert made.residency.audio_stays == (not again)
+
+
+def test_machines_agree_on_sharing(big, built_in, monkeypatch):
+    monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 128 * GB, 64 * GB))
+    monkeypatch.setattr(sharing, "budget_for_training", lambda one, memory: budget_for_training(one, memory, 0))
+    two = dataclasses.replace(step(built_in), machines=2)
+    assert not sharing.agreed_budget(two, Two(whole=True))[1]  # all hold it whole
+    assert sharing.agreed_budget(two, Two())[1]  # the other does not
+    assert not sharing.agreed_budget(two, Two(together="no room"))[1]  # each streams what it must
+    asked = dataclasses.replace(two, config=dataclasses.replace(two.config, share_base=True))
+    assert sharing.agreed_budget(asked, Two(whole=True))[1]
+    with pytest.raises(UserError, match="other: no room"):
+        sharing.agreed_budget(asked, Two(together="no room"))
+    coupled = dataclasses.replace(asked, config=dataclasses.replace(asked.config, coupled=True))
+    with pytest.raises(UserError, match="cannot share a base"):
+        sharing.agreed_budget(coupled, Two())
+
+
 def test_what_would_fit_is_named(big, built_in, monkeypatch):
     monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 24 * GB, 24 * GB))
     with pytest.raises(UserError, match=r"does not fit into 22\.80 GB whole") as told:
@@ -79,19 +126,23 @@ def test_what_would_fit_is_named(big, built_in, monkeypatch):
 
 
 def test_a_step_takes_what_was_predicted(tiny_model, tmp_path):
-    """Of the made model with texts as long as real ones; within a quarter, for MLX runs ahead by chance there."""
+    """Of the made model with texts as long as real ones."""
     task = job(tiny_model, tmp_path / "run", ["batch_size=2", "rank=4"])
     for file in task.clips:
         lengthen(file)
-    trainer = loop.Trainer(task)
+    trainer = loop.Trainer(task, Parts(Machine("cpu", GB, GB)))
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    trainer.step(False)
+    limit = mx.set_memory_limit(GB)
+    try:
+        trainer.step(False)
+    finally:
+        mx.set_memory_limit(limit)
     size = Geometry(*task.config.sizes, latent_grid(task.model))
     said = budget.step_bytes(TrainingStep(task.model, task.config, False), size, Machine("cpu", GB, GB))
-    assert said == pytest.approx(mx.get_peak_memory() - before, rel=0.25)
+    assert said == pytest.approx(mx.get_peak_memory() - before, rel=0.1)
 
 
 def lengthen(file):

@@ -9,7 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.ops import device
+from mlx_ltxw.models.ops.cuda import elementwise
 from mlx_ltxw.models.ops.exponentials import sigmoid
+from mlx_ltxw.models.ops.twins import twin
 
 _SINE = (3.14159263, -5.16770949, 2.55007173, -0.59827557, 0.07765671)
 """sin(pi z) / z as a polynomial in z^2 on |z| <= 1/2; largest error of the sine 1.4e-8 (Chebyshev fit)."""
@@ -17,13 +19,19 @@ _SINE = (3.14159263, -5.16770949, 2.55007173, -0.59827557, 0.07765671)
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of gelu, as PyTorch computes it for bf16."""
-    return _gelu_by_sigmoid(x) if device.slow_exponentials() else _gelu_by_tanh(x)
+    if device.slow_exponentials():
+        return _gelu_by_sigmoid(x)
+    made: Any = (_fused_gelu if elementwise.takes_gelu(x) else _gelu_by_tanh)(x)
+    return made
 
 
 @mx.compile
 def _gelu_by_tanh(x: mx.array) -> mx.array:
     y = x.astype(mx.float32)
     return (0.5 * y * (1 + mx.tanh(_gelu_inner(y)))).astype(x.dtype)
+
+
+_fused_gelu = twin(elementwise.gelu, _gelu_by_tanh)
 
 
 def _gelu_by_sigmoid(x: mx.array) -> mx.array:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
+_without_gradients = False
+
+
+@contextmanager
+def no_gradients() -> Iterator[None]:
+    """Twins are their kernels and nothing else, which is less to describe, and to be done, for each call."""
+    global _without_gradients
+    before, _without_gradients = _without_gradients, True
+    try:
+        yield
+    finally:
+        _without_gradients = before
+
 
 def twin(fused: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """`fused`, whose gradient is that of `plain`.
+    """`fused`, whose gradient is that of `plain`, except where there are `no_gradients`.
 
     Args:
         fused, plain: Of the same trees of arrays and constants, to the same tree of arrays.
@@ -32,5 +46,7 @@ def twin(fused: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., 
         _, gradients = mx.vjp(over, arrays, [array for _, array in tree_flatten(cotangent)])
         return gradients
 
-    made: Any = function
-    return made
+    def call(*args: Any) -> Any:
+        return fused(*args) if _without_gradients else function(*args)
+
+    return call

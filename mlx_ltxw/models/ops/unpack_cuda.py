@@ -8,10 +8,11 @@ and is what every other backend uses.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.models.ops.cuda import compiler
+from mlx_ltxw.models.ops.cuda.compiler import Kernel
 from mlx_ltxw.models.ops.trial import close, working
 
 CODES = 16
@@ -24,16 +25,18 @@ _SCALES_OF = {"affine": 0, "mxfp8": 1, "mxfp4": 1, "nvfp4": 2}
 """What a scale is: a float (and its group has a bias), e8m0, e4m3."""
 
 _HEADER = """
-#include <cuda_fp16.h>
+__device__ inline float of_half(unsigned bits) {
+  float16 half;
+  half.bits = bits;
+  return static_cast<float>(half);
+}
 
 // Small floats are halfs with the exponent moved: their subnormals come out right, by one exact product.
 __device__ inline float from_e4m3(unsigned code) {
-  unsigned short bits = ((code & 0x80u) << 8) | ((code & 0x7fu) << 7);
-  return __half2float(__ushort_as_half(bits)) * 256.0f;
+  return of_half(((code & 0x80u) << 8) | ((code & 0x7fu) << 7)) * 256.0f;
 }
 __device__ inline float from_e2m1(unsigned code) {
-  unsigned short bits = ((code & 8u) << 12) | ((code & 7u) << 9);
-  return __half2float(__ushort_as_half(bits)) * 16384.0f;
+  return of_half(((code & 8u) << 12) | ((code & 7u) << 9)) * 16384.0f;
 }
 __device__ inline float from_e8m0(unsigned code) { return __uint_as_float(code << 23); }
 
@@ -42,7 +45,7 @@ template <typename T> struct alignas(16) Numbers { T of[16]; };
 """
 
 _SOURCE = """
-  auto thread = cooperative_groups::this_grid().thread_rank();
+  size_t thread = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   auto group = thread * 16 / GROUP;
   auto codes = reinterpret_cast<const Codes<BITS>*>(weight)[thread];
   float scale, bias = 0.0f;
@@ -73,10 +76,8 @@ _NUMBERS = 0xF7F7F7F7
 
 
 @functools.cache
-def _kernel() -> Any:
-    return mx.fast.cuda_kernel(
-        "unpack_codes", ["weight", "scales", "biases"], ["out"], source=_SOURCE, header=_HEADER
-    )  # fmt: skip
+def _kernel() -> Kernel:
+    return compiler.cuda_kernel("unpack_codes", ["weight", "scales", "biases"], ["out"], _SOURCE, _HEADER)
 
 
 def fits(weight: mx.array, group_size: int, bits: int, mode: str) -> bool:

@@ -143,7 +143,9 @@ def audio_reads_video(table: mx.array, modulation: mx.array) -> tuple[Row, Row]:
 
 def reading_gate(table: mx.array, gate: mx.array) -> Row:
     """The gate of what a stream reads of the other; (5, dim) and (B, 1, 1, dim)."""
-    (row,) = modulation_rows(table[4:], gate, slice(0, 1))
+    if len(gate) == 1 and source.takes_width(table.shape[-1]):
+        return source.RowPair(table, gate, CROSS_ROWS - 1, 0)
+    (row,) = modulation_rows(table[CROSS_ROWS - 1 :], gate, slice(0, 1))
     return row
 
 
@@ -153,7 +155,9 @@ def modulation_rows(table: mx.array, modulation: mx.array, which: slice) -> list
     A table is sliced even for a single row, because an index alone would be a gather, a kernel of its own. A sum that
     serves all tokens is made before it is used, unless a kernel of ours adds its rows up by itself.
     """
-    if modulation.shape[1] == 1 and not (len(modulation) == 1 and source.takes_width(table.shape[-1])):
+    if modulation.shape[1] == 1:
+        if len(modulation) == 1 and source.takes_width(table.shape[-1]):
+            return [source.RowPair(table, modulation, row, row) for row in range(which.start, which.stop)]
         summed = _summed(table[which], modulation[:, 0, which])
         return [summed[:, row : row + 1] for row in range(which.stop - which.start)]
     return [(table[row : row + 1], modulation[:, :, row]) for row in range(which.start, which.stop)]
@@ -165,8 +169,13 @@ def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     return made
 
 
-@mx.compile
 def _modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
+    made: Any = _modulated(x, apart(scale), apart(shift))
+    return made
+
+
+@mx.compile
+def _modulated(x: mx.array, scale: Row, shift: Row) -> mx.array:
     return (x.astype(mx.float32) * (1 + whole(scale)) + whole(shift)).astype(x.dtype)
 
 
@@ -219,8 +228,13 @@ def add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
     return made
 
 
-@mx.compile
 def _add_gated(x: mx.array, update: mx.array, gate: Row) -> mx.array:
+    made: Any = _added(x, update, apart(gate))
+    return made
+
+
+@mx.compile
+def _added(x: mx.array, update: mx.array, gate: Row) -> mx.array:
     return (x.astype(mx.float32) + update.astype(mx.float32) * whole(gate)).astype(x.dtype)
 
 
@@ -232,6 +246,15 @@ def _summed(table: mx.array, modulation: mx.array) -> mx.array:
     return table.astype(mx.float32) + modulation.astype(mx.float32)
 
 
+def apart(row: Row) -> mx.array | tuple[mx.array, mx.array]:
+    """A row for MLX's kernels: itself, or its summands."""
+    if isinstance(row, mx.array):
+        return row
+    first, second, *places = row
+    return source.RowPair(first, second, *places).apart() if places else (first, second)
+
+
 def whole(row: Row) -> mx.array:
     """The vector itself, fp32."""
-    return row if isinstance(row, mx.array) else row[0].astype(mx.float32) + row[1].astype(mx.float32)
+    parts = apart(row)
+    return parts if isinstance(parts, mx.array) else parts[0].astype(mx.float32) + parts[1].astype(mx.float32)

@@ -146,7 +146,8 @@ class Attention(nn.Module):
         queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
         values = self._split(read.values)
         if spread is not None:
-            keys, values = spread.whole(keys), spread.whole(values)
+            keys, values = spread.keys_and_values(keys, values)
+            done((keys, values))  # they are on their way while the queries are made
         done((queries, keys, values))
         if gates is None:
             return _attend_tokens(queries, keys, values, self.scale, read.counts)

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import share
 
@@ -53,7 +54,7 @@ def calling(tokens: int) -> Call:
 
 
 class Compiled:
-    """Calls compiled methods, and keeps their traces.
+    """Calls compiled methods, none of which is to have a gradient, and keeps their traces.
 
     Of two blocks whose modules are of the same classes with the same settings, the second runs the first one's trace
     with arrays of its own. MLX traces anew for other shapes.
@@ -90,7 +91,8 @@ class Compiled:
         def function(arrays: Any, *args: Any) -> Any:  # a module tree arrives as plain dictionaries
             block = share(self._traced)
             block.update(arrays)
-            return method(block, *args, done=nothing_done)
+            with no_gradients():
+                return method(block, *args, done=nothing_done)
 
         return function
 

@@ -114,22 +114,24 @@ class Walk:
             its activations in memory. 0 waits for each.
         run: How a step is called; training may put a way here that computes it again in the backward pass.
         in_parts: Whether each part of a block that the step calls `done` is a submission of its own.
+        finished: Called when a submission is.
     """
 
     submit_every: int = 0
     window: int | None = None
     run: Callable[[BlockStep[Any], Any, Streams, BlockSkips, Done], Streams] = run_step
     in_parts: bool = False
+    finished: Callable[[], None] = lambda: None
 
     @classmethod
-    def bounded(cls, in_parts: bool = True) -> Walk:
+    def bounded(cls, in_parts: bool = True, finished: Callable[[], None] = lambda: None) -> Walk:
         """In submissions of which few are unfinished: parts of blocks, of which no more than `WINDOW` are; otherwise
         whole ones, one beside that at work."""
-        return cls(1, WINDOW, in_parts=True) if in_parts else cls(1, 1)
+        return cls(1, WINDOW if in_parts else 1, in_parts=in_parts, finished=finished)
 
     def submissions(self) -> Submissions:
         """Takes the work of one pass, forwards or backwards, block by block."""
-        return Submissions(self.submit_every, self.window)
+        return Submissions(self.submit_every, self.window, self.finished)
 
     def over(
         self, blocks: Blocks[Item], step: BlockStep[Item], streams: Streams, skips: Skips = NO_SKIPS

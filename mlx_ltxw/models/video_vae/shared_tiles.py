@@ -62,8 +62,11 @@ def decoded_by(
         pixels = mx.zeros(0, dtype)
         if world.rank < len(turn):
             pixels = mx.concatenate(list(decode(turn[world.rank])), axis=1).reshape(-1)
-        gathered = world.gather(mx.concatenate([pixels, mx.zeros(longest - pixels.size, dtype)]))
-        mx.eval(gathered)
+        pixels = mx.concatenate([pixels, mx.zeros(longest - pixels.size, dtype)])
+        mx.eval(pixels)
+        with world.pulse:
+            gathered = world.gather(pixels)
+            mx.eval(gathered)
         del pixels
         if world.leads:
             for number, (tile, shape) in enumerate(zip(turn, shapes, strict=True)):

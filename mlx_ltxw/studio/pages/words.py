@@ -95,6 +95,8 @@ def hints_of(form: Form) -> list[str]:
     draft = form.draft
     adapted = any(one.source.strip() for one in draft.adapters)
     usual = form.facts.seconds if form.facts else 5.0
+    if draft.mode != SCRIPT and draft.audio is not None and draft.revoice is None:
+        return []  # nothing of it is said
     if draft.mode != SCRIPT:
         prompt, _ = _sentence(form)
         found = check_prompt(prompt, draft.seconds or usual, adapted) if prompt else []

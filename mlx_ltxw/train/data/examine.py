@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import blocks_of
-from mlx_ltxw.media.containers import MediaInfo, collected_notes, info_of, note, opened, video_stream
+from mlx_ltxw.media.containers import MediaInfo, collected_notes, info_of, note, opened, packets_of, video_stream
 from mlx_ltxw.media.video import PictureLength, picture_seconds
 from mlx_ltxw.train.data.cutting import RATE, Levels, levels
 
@@ -75,15 +75,11 @@ class _Watched:
         self._sought = True
         self._container.seek(*args, **options)
 
-    def demux(self, stream: Any) -> Iterator[Any]:
-        if self._sought:
-            yield from self._container.demux(stream)
-            return
-        for packet in self._container.demux(stream, self._stream):
-            if packet.stream.index == self._stream.index:
+    def demux(self) -> Iterator[Any]:
+        for packet in self._container.demux():
+            if packet.stream.index == self._stream.index and not self._sought:
                 self._length.push(packet)
-            else:
-                yield packet
+            yield packet
 
     def seconds(self) -> float:
         """How long the picture lasts; reads the rest of the file.
@@ -93,6 +89,6 @@ class _Watched:
         """
         if self._sought:
             return picture_seconds(self._path)
-        for packet in self._container.demux(self._stream):
+        for packet in packets_of(self._container, self._stream):
             self._length.push(packet)
         return self._length.seconds()

@@ -13,15 +13,20 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_ltxw.adapter.branches import LowRankBranch
+from mlx_ltxw.models.ops.cuda import many
 from mlx_ltxw.models.transformer import Call, Modality, Shared, Transformer, Walk
 from mlx_ltxw.models.transformer.block import Block, StreamState
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.models.transformer.rope import Rope
 from mlx_ltxw.models.transformer.walk import Done, Streams
+from mlx_ltxw.train.gradient.blocks import IN_MEMORY, WholeBlocks
 from mlx_ltxw.train.gradient.pullbacks import Gradients, Pullback, attend, feed_forward, gated_sum, modulated_norm
+from mlx_ltxw.train.gradient.recompute import CastLinear
+from mlx_ltxw.tree import replace, share
 
 
 class BlockPass(Protocol):
@@ -42,6 +47,7 @@ def gradient(
     again: bool,
     walk: Walk,
     call: Call | None = None,
+    whole: WholeBlocks = IN_MEMORY,
 ) -> tuple[mx.array, Gradients]:
     """Loss and gradient of all LoRA factors of a model's audio stream.
 
@@ -57,6 +63,7 @@ def gradient(
             next block is described, or keeps no more than a block in memory at a time; inside a compiled function
             nothing may be submitted.
         call: Calls a block's two ways as compiled functions (`traced`); None to describe each block anew.
+        whole: Where blocks come from; with a call they are in memory.
 
     Returns:
         The loss, and the gradients of the factors.
@@ -64,11 +71,11 @@ def gradient(
     state = model.audio_state(audio, video)
     rope = None if video is None else video.rotary.cross
     videos, blocks = iter(watched), []
-    run: BlockPass = partial(traced, call, again) if call else computed_again if again else audio_block
+    run: BlockPass = partial(traced, call, again) if call else partial(computed_again, whole) if again else audio_block
 
     def step(block: Block, streams: Streams, _: BlockSkips, done: Done) -> Streams:
         (x,), shared, own = streams, next(videos), Gradients()
-        after, back = run(block, x, shared, rope, state, own)
+        after, back = run(block if again else whole.there(block), x, shared, rope, state, own)
         blocks.append((back, own))
         return (after,)
 
@@ -111,22 +118,29 @@ def audio_block(
     def back(cotangent: mx.array) -> mx.array:
         while backs:
             norm_back, change_back, gate_back = backs.pop()
-            cotangent = cotangent + norm_back(change_back(gate_back(cotangent)))
+            cotangent = norm_back(change_back(gate_back(cotangent)), cotangent)
+        gradients.multiplied()
         return cotangent
 
     return x, back
 
 
 def computed_again(
-    block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, gradients: Gradients
-) -> tuple[mx.array, Pullback]:
-    """As `audio_block`, but that the pullback computes the block again when its turn comes, and not before."""
-    after, _ = audio_block(block, x, shared, video_rope, state, gradients)
+    whole: WholeBlocks, block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState,
+    gradients: Gradients,
+) -> tuple[mx.array, Pullback]:  # fmt: skip
+    """As `audio_block`, but that the pullback computes the block again when its turn comes, and not before.
+
+    Args:
+        whole: Where the block comes from, each time.
+        block, x, shared, video_rope, state, gradients: As for `audio_block`.
+    """
+    after, _ = audio_block(whole.there(block), x, shared, video_rope, state, gradients)
     inputs = _Inputs.of(x, shared, state)
 
     def back(cotangent: mx.array) -> mx.array:
         x, shared, own = inputs.after(cotangent, state)
-        _, pullback = audio_block(block, x, shared, video_rope, own, gradients)
+        _, pullback = audio_block(whole.back(block), x, shared, video_rope, own, gradients)
         return pullback(cotangent)
 
     return after, back
@@ -207,6 +221,7 @@ class _Kept(Gradients):
 def _made(
     block: Block, x: mx.array, shared: Shared, video_rope: Rope | None, state: StreamState, done: Done
 ) -> mx.array:  # fmt: skip
+    block = _cast(block, x.dtype, shared, read=True)
     return audio_block(block, x, shared, video_rope, state, Gradients())[0]
 
 
@@ -215,6 +230,7 @@ def _there(
 ) -> tuple[mx.array, list[Any]]:
     """What the block makes of `x`, and what the way back has use for."""
     keeping = _Keeping()
+    block = _cast(block, x.dtype, shared, read=True)
     after, _ = audio_block(block, x, shared, video_rope, state, keeping)
     return after, keeping.kept
 
@@ -225,9 +241,42 @@ def _back(
 ) -> tuple[mx.array, list[tuple[mx.array, mx.array] | None]]:  # fmt: skip
     """The cotangent of the block's input, and the gradients of its branches, in their order; None where none is."""
     gradients = Gradients() if kept is None else _Kept(kept)
+    block = _cast(block, x.dtype, shared, read=kept is None)
     _, pullback = audio_block(block, x, shared, video_rope, state, gradients)
     onwards = pullback(cotangent)
     return onwards, [gradients.get(id(branch)) for branch in _branches(block)]
+
+
+def _cast(block: Block, dtype: mx.Dtype, shared: Shared, read: bool) -> Block:
+    """The block with the weights of its audio stream cast in one kernel, those that are multiplied with.
+
+    Args:
+        block: Left as it is.
+        dtype: Of the stream.
+        shared: What it need not read of text and video.
+        read: Whether it reads either at all.
+    """
+    known = {"audio_attn2": shared.text, "video_to_audio_attn": shared.read}
+    unread = [f"{name}.to_{part}" for name, found in known.items() if found or not read for part in "kv"]
+    unread += ["video_to_audio_attn."] * (shared.video is None)
+    layers = {
+        path: layer for path, layer in block.named_modules()
+        if isinstance(layer, CastLinear) and path.startswith(_AUDIO) and not path.startswith(tuple(unread))
+    }  # fmt: skip
+    if not layers:
+        return block
+    block = share(block)
+    for (path, layer), weight in zip(
+        layers.items(), many.cast([layer.weight for layer in layers.values()], dtype), strict=True
+    ):
+        plain = nn.Linear(1, 1)
+        plain.weight, plain.bias = weight, layer.bias
+        replace(block, path, plain)
+    return block
+
+
+_AUDIO = ("audio_attn1.", "audio_attn2.", "video_to_audio_attn.", "audio_ff.")
+"""What `Block.audio_updates` multiplies with."""
 
 
 def _branches(part: Any) -> list[LowRankBranch]:

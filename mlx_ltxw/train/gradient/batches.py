@@ -76,15 +76,26 @@ class Batches:
         count = config.clips_per_step
         order = clip_order(config.seed, len(self.files), step * count, count)
         keys = noise_keys(config.seed, step, count)
-        groups = []
-        for start in range(0, count, config.batch_size):
-            slots = range(start, start + config.batch_size)[self.rank :: self.machines]
+        return [
+            self._group(shape, [order[slot] for slot in chosen], keys[chosen])
+            for shape, chosen in self._chosen(order, self.rank)
+        ]
+
+    def rounds(self, step: int) -> int:
+        """How many groups that step has on the machine that has most."""
+        count = self.config.clips_per_step
+        order = clip_order(self.config.seed, len(self.files), step * count, count)
+        return max(len(self._chosen(order, rank)) for rank in range(self.machines))
+
+    def _chosen(self, order: Sequence[int], rank: int) -> list[tuple[Shape, list[int]]]:
+        """A machine's groups of a step: their shapes, and their places in its order."""
+        size = self.config.batch_size
+        groups: list[tuple[Shape, list[int]]] = []
+        for start in range(0, len(order), size):
             by_shape: dict[Shape, list[int]] = {}
-            for slot in slots:
+            for slot in range(start, start + size)[rank :: self.machines]:
                 by_shape.setdefault(_shape(self._clip(order[slot])), []).append(slot)
-            groups += [
-                self._group(shape, [order[slot] for slot in chosen], keys[chosen]) for shape, chosen in by_shape.items()
-            ]
+            groups += by_shape.items()
         return groups
 
     def _clip(self, index: int) -> CachedClip:

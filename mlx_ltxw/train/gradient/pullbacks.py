@@ -17,8 +17,10 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.cuda import many, norms_back
+from mlx_ltxw.models.ops.cuda.many import Outer
 from mlx_ltxw.models.transformer import adaln
-from mlx_ltxw.models.transformer.adaln import Row, add_gated, whole
+from mlx_ltxw.models.transformer.adaln import Row, add_gated, apart, whole
 from mlx_ltxw.models.transformer.attention import Attention, for_each_query, gate_heads
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.rope import Rope, turned_back
@@ -28,11 +30,15 @@ from mlx_ltxw.train.gradient.recompute import CastLinear
 Pullback = Callable[[mx.array], mx.array]
 """Cotangent of a result to the cotangent of the input."""
 
-Kept = TypeVar("Kept", bound=Row)
+Kept = TypeVar("Kept", bound=mx.array | tuple[mx.array, mx.array])
 
 
 class Gradients(dict[int, tuple[mx.array, mx.array]]):
-    """By the identity of a `LowRankBranch`: the gradients of its A and B, fp32. Pullbacks write into it."""
+    """By the identity of a `LowRankBranch`: the gradients of its A and B, fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._outers: list[tuple[int, Outer, Outer]] = []
 
     def keep(self, value: Kept) -> Kept:
         """Passes on what a pullback will use, and would not make again; told of each such thing, in order.
@@ -41,6 +47,16 @@ class Gradients(dict[int, tuple[mx.array, mx.array]]):
         but arrays: the first gives all of these, and the second takes them (`audio_stream.py`).
         """
         return value
+
+    def add(self, branch: LowRankBranch, a: Outer, b: Outer) -> None:
+        """Takes the gradients of a branch's A and B, which are there when they have been `multiplied`."""
+        self._outers.append((id(branch), a, b))
+
+    def multiplied(self) -> None:
+        """Makes all that was added, together."""
+        made = iter(many.outers([outer for _, *both in self._outers for outer in both]) if self._outers else ())
+        self.update((branch, (next(made), next(made))) for branch, _, _ in self._outers)
+        self._outers.clear()
 
 
 class Projected(NamedTuple):
@@ -76,7 +92,7 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
     def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
         scaled = cotangent if branch.scale == 1 else branch.scale * cotangent
         narrow = scaled @ b
-        gradients[id(branch)] = ((narrow.T @ x).astype(mx.float32), (scaled.T @ hidden).astype(mx.float32))
+        gradients.add(branch, Outer(x, narrow, across=True), Outer(scaled, hidden, across=False))
         return mx.addmm(_frozen_back(frozen, cotangent, onto), narrow, a)
 
     return Projected(value, back)
@@ -84,18 +100,27 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
 
 def modulated_norm(
     x: mx.array, scale: Row, shift: Row, eps: float, gradients: Gradients
-) -> tuple[mx.array, Pullback]:  # fmt: skip
-    """RMS norm and modulation of (B, T, dim), as every part of a block begins."""
+) -> tuple[mx.array, Callable[[mx.array, mx.array], mx.array]]:  # fmt: skip
+    """RMS norm and modulation of (B, T, dim), as every part of a block begins.
+
+    Returns:
+        The result; and what takes its cotangent and another one of `x`, and adds to that.
+    """
+    scale = apart(scale)
     value, scale = gradients.keep(adaln.modulated_norm(x, scale, shift, eps)), gradients.keep(scale)
 
-    def back(cotangent: mx.array) -> mx.array:
-        return _unnormed(x, _stretched(cotangent, scale), eps)
+    def back(cotangent: mx.array, onto: mx.array) -> mx.array:
+        row = scale if isinstance(scale, mx.array) else whole(scale)
+        if norms_back.takes_modulated(x, row):
+            return norms_back.modulated_back(x, row, eps, cotangent, onto)
+        return onto + _unnormed(x, _stretched(cotangent, scale), eps)
 
     return value, back
 
 
 def gated_sum(x: mx.array, update: mx.array, gate: Row, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """`x + update * gate`, as every part ends; the pullback gives the cotangent of `update`, `x` has the sum's own."""
+    gate = apart(gate)
     value, gate = gradients.keep(add_gated(x, update, gate)), gradients.keep(gate)
     return value, lambda cotangent: _gated(cotangent, gate)
 
@@ -225,9 +250,13 @@ def _turned_heads(
 ) -> tuple[mx.array, Pullback]:
     """`Attention.turned_heads` of rows (B * tokens, H * D)."""
     x = gradients.keep(x)
-    turned = gradients.keep(attention.turned_heads(x.reshape(-1, tokens, x.shape[1]), norm, rope))
+    rows = x.reshape(-1, tokens, x.shape[1])
+    turned = gradients.keep(attention.turned_heads(rows, norm, rope))
 
     def back(cotangent: mx.array) -> mx.array:
+        if norms_back.takes_turned(rows, norm.weight, attention.head_dim, rope):
+            apart = cotangent.transpose(0, 2, 1, 3)  # as the products have made it
+            return norms_back.turned_back(rows, norm.weight, norm.eps, rope, apart).reshape(x.shape)
         unturned = cotangent if rope is None else turned_back(cotangent, *rope)
         return _unnormed(x, unturned.reshape(x.shape) * norm.weight.astype(x.dtype), norm.eps)
 

@@ -15,8 +15,9 @@ from mlx_ltxw.tree import dense_weight, linears, replace, share
 
 
 def checkpointed(
-    step: BlockStep[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips, done: Done = nothing_done
-) -> Streams:
+    step: BlockStep[nn.Module], block: nn.Module, streams: Streams, skips: BlockSkips, done: Done = nothing_done,
+    whole: Callable[[nn.Module, Streams], Any] = lambda block, streams: block,
+) -> Streams:  # fmt: skip
     """Runs a step of a walk (`Walk.run`) so that the backward pass computes it again instead of keeping activations.
 
     What is trained goes in as an argument, since a gradient reaches the arguments of a custom function alone, never
@@ -26,6 +27,10 @@ def checkpointed(
     `mx.checkpoint` leaves open when the trained numbers' gradients are computed. Those that end beside the chain of
     blocks (keys and values of the text) would come last of all, and each block that was computed again would be kept
     for them. Here a block's own gradients come before the chain goes on.
+
+    Args:
+        step, block, streams, skips, done: As for `Walk.run`.
+        whole: Gives a block what it is computed with beside that, once its streams are there, there and back.
     """
     names, trained = [], []
     for name, value in tree_flatten(block.trainable_parameters()):
@@ -35,7 +40,8 @@ def checkpointed(
     def forward(*given: mx.array) -> Streams:
         copy: Any = share(block)
         copy.update(tree_unflatten(list(zip(names, given, strict=False))))
-        return step(copy, given[len(names) :], skips, nothing_done)
+        before = given[len(names) :]
+        return step(whole(copy, before), before, skips, nothing_done)
 
     run: Any = mx.custom_function(forward)
 

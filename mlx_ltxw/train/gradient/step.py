@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from mlx_ltxw.models.transformer import Call, Compiled, Modality, Rotary, Shared
 from mlx_ltxw.models.transformer import compiles as blocks_compile
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
+from mlx_ltxw.train.gradient.blocks import IN_MEMORY, WholeBlocks
 from mlx_ltxw.train.gradient.layout import Factors, Layout, clear_factors, set_factors
 from mlx_ltxw.train.gradient.loss import noised, velocity_loss
 from mlx_ltxw.train.gradient.recompute import cast_at_each_use, checkpointed
@@ -121,9 +123,13 @@ class Objective:
             numbers except while a gradient is computed.
         layout: Which part of the vector is which factor.
         config: The run's training options.
+        whole: Where the blocks of both come from.
     """
 
-    def __init__(self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig) -> None:
+    def __init__(
+        self, base: Transformer, adapted: Transformer, layout: Layout, config: TrainConfig,
+        whole: WholeBlocks = IN_MEMORY,
+    ) -> None:  # fmt: skip
         self.base, self.adapted, self.layout, self.config = base, adapted, layout, config
         self.dtype = DTYPES[config.activations]
         adapted.freeze()
@@ -133,8 +139,10 @@ class Objective:
         self._branches = layout.branches(adapted)
         clear_factors(self._branches)
         self._walk = walking(compiled)
-        self._call = None if compiled or config.compile is False else Compiled()
-        self._coupled_walk = Walk(run=checkpointed) if config.gradient_checkpointing else Walk()  # inside a gradient
+        self.whole = whole
+        self._call = None if compiled or config.compile is False or whole is not IN_MEMORY else Compiled()
+        again = partial(checkpointed, whole=whole.after)
+        self._coupled_walk = Walk(run=again) if config.gradient_checkpointing else Walk()  # inside a gradient
         self._step = mx.compile(self._drawn_gradient) if compiled else self._drawn_gradient
 
     def __call__(self, parameters: mx.array, group: Group, weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -198,6 +206,7 @@ class Objective:
             lambda velocity: weight * mx.sum(self._audio_loss(velocity, group, noise)),
             again=self.config.gradient_checkpointing,
             walk=self._walk,
+            whole=self.whole,
             call=call,
         )
         gradients: Factors = []

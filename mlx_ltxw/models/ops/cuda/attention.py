@@ -69,6 +69,7 @@ template <typename T> __device__ inline unsigned packed(float a, float b) {
 template <int D> __device__ inline int place(int row, int eighth) { return (row * (D / 8) + (eighth ^ (row & 7))) * 8; }
 template <typename T, int D, int THREADS>
 __device__ inline void fetch_tile(T* tile, const T* from, int first, int rows, size_t stride) {
+  #pragma unroll 1
   for (int i = threadIdx.x; i < 64 * (D / 8); i += THREADS) {
     int row = i / (D / 8), eighth = i % (D / 8);
     bool there = first + row < rows;
@@ -88,6 +89,7 @@ _SOURCE = """
   const T* queries = q + size_t(batch) * tokens * stride + head * D;
   const T* keys = k + size_t(context * batch) * rows * stride + head * D;
   const T* values = v + size_t(context * batch) * rows * stride + head * D;
+  #pragma unroll 1
   for (int i = threadIdx.x; i < 64 * (D / 8); i += THREADS) {
     int row = i / (D / 8), eighth = i % (D / 8);
     bool there = first + row < tokens;

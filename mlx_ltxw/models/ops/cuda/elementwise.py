@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.models.ops.cuda import source
-from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, start, summands, takes_rows
+from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, offsets, short, start, summands, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
 
 _THREADS = 256
@@ -19,6 +19,7 @@ _BEGIN = """
 """
 _ROW = """
   int column = at % WIDTH;
+  size_t clip = at / WIDTH / x_shape[1];
 """
 _ADDED = """
   Eight<T> more = eight(update + at);
@@ -31,6 +32,16 @@ _MODULATED = """
   #pragma unroll
   for (int i = 0; i < 8; ++i)
     own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) * (1.0f + (SCALE)) + (SHIFT));
+  put(out + at, own);
+"""
+_GELU = """
+  size_t at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 8;
+  Eight<T> own = eight(x + at);
+  #pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float y = static_cast<float>(own.of[i]);
+    own.of[i] = static_cast<T>(y / (1.0f + expf(-1.5957691216f * (y + 0.044715f * y * y * y))));
+  }
   put(out + at, own);
 """
 _SCALED = """
@@ -56,6 +67,21 @@ def modulate(x: mx.array, scale: Row, shift: Row) -> mx.array:
     return _with_rows("modulate", _MODULATED, [x], {"SCALE": scale, "SHIFT": shift})
 
 
+def takes_gelu(x: mx.array) -> bool:
+    """Whether `gelu` takes such numbers: on CUDA, 16-bit ones, for whole groups of threads."""
+    if not source.on_cuda() or x.size % (LANES * _THREADS) or x.dtype not in (mx.bfloat16, mx.float16):
+        return False
+    return working(_gelu_works, x.dtype)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """The tanh approximation of gelu, as `x sigmoid(2 z)`."""
+    made = kernel("gelu", ("x",), ("out",), _GELU)
+    constants = [("T", x.dtype), ("THREADS", _THREADS)]
+    (out,) = start(made, [x], constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
+    return out
+
+
 def takes_heads(x: mx.array, logits: mx.array) -> bool:
     """Whether `gate_heads` takes such heads (B, T, H, D), and logits of their dtype: on CUDA."""
     _, _, heads, width = x.shape
@@ -79,23 +105,23 @@ def _blocks(x: mx.array) -> int:
 
 def _with_rows(name: str, code: str, tokens: list[mx.array], rows: dict[str, Row]) -> mx.array:
     x = tokens[0]
-    parts = {row: summands(given) for row, given in rows.items()}
-    made = _kernel(name, code, tuple((row, len(given)) for row, given in parts.items()))
+    made = _kernel(name, code, tuple((row, offsets(given, x)) for row, given in rows.items()))
     constants = [("T", x.dtype), ("WIDTH", x.shape[-1]), ("THREADS", _THREADS)]
-    arrays = [*tokens, *(part for given in parts.values() for part in given)]
+    arrays = [*tokens, *(array for given in rows.values() for array, _ in summands(given))]
     (out,) = start(made, arrays, constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
     return out
 
 
 @functools.cache
-def _kernel(name: str, code: str, rows: tuple[tuple[str, int], ...]) -> Any:
-    """The kernel for rows of one or two summands each."""
+def _kernel(name: str, code: str, rows: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+    """The kernel for rows of one or two summands each, at those offsets."""
     inputs = ["x", *(["update"] if "update" in code else [])]
-    for row, count in rows:
-        names = [f"{row.lower()}{part}" for part in range(count)]
-        code = code.replace(row, " + ".join(f"static_cast<float>({each}[column + i])" for each in names))
+    for row, places in rows:
+        names = [f"{row.lower()}{part}" for part in range(len(places))]
+        parts = [f"static_cast<float>({one}[{at} + column + i])" for one, at in zip(names, places, strict=True)]
+        code = code.replace(row, " + ".join(parts))
         inputs += names
-    called = "_".join([name, *(str(count) for _, count in rows)])
+    called = "_".join([name, *(short(places) for _, places in rows)])
     return kernel(called, tuple(inputs), ("out",), _BEGIN + _ROW + code)
 
 
@@ -111,6 +137,12 @@ def _works(dtype: mx.Dtype, width: int) -> bool:
         and close(modulate(x, row, shift), wide * (1 + row) + shift)
         and close(modulate(x, (table, row), (table, shift)), wide * (1 + both) + table.astype(mx.float32) + shift)
     )
+
+
+def _gelu_works(dtype: mx.Dtype) -> bool:
+    x = (3 * mx.random.normal((3, LANES * _THREADS), key=mx.random.key(0))).astype(dtype)
+    y = x.astype(mx.float32)
+    return close(gelu(x), y * mx.sigmoid(1.5957691216 * (y + 0.044715 * y * y * y)))
 
 
 def _heads_work(dtype: mx.Dtype, heads: int, width: int) -> bool:

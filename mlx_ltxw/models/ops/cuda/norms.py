@@ -13,15 +13,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, start, summands, takes_rows
+from mlx_ltxw.models.ops.cuda.source import LANES, Row, is_own, kernel, offsets, short, start, summands, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
 
-BLOCKS = 528
-"""Blocks of threads at most, four for each core of an H100 or H200; more tokens are taken by turns."""
+THREADS, CORES = 1024, 132
+"""Threads that work together on a core, and cores: as many as an H100 or H200 has. More tokens are taken by turns."""
 
 _BEGIN = """
   constexpr int PARTS = WIDTH / (8 * THREADS);
   __shared__ float sums[2][32];
+  int clip = blockIdx.x % CLIPS;
   float scales[COUNT][8 * PARTS], shifts[COUNT][8 * PARTS];
 """
 _ROW = "  kept<PARTS, THREADS>({to}, {names});\n"
@@ -30,26 +31,38 @@ _ROWS = """
   for (int one = 0; one < COUNT; ++one)
     #pragma unroll
     for (int i = 0; i < 8 * PARTS; ++i) scales[one][i] = 1.0f + scales[one][i];
-  int rows = x_shape[0] * x_shape[1];
-  for (int row = blockIdx.x, turn = 0; row < rows; row += gridDim.x, turn ^= 1) {
-    size_t at = size_t(row) * WIDTH + threadIdx.x * 8;
+  int rows = x_shape[0] * x_shape[1] / CLIPS, step = gridDim.x / CLIPS;
+  size_t at = (size_t(clip) * rows + blockIdx.x / CLIPS) * WIDTH + threadIdx.x * 8;
+  Eight<T> next[PARTS], more[PARTS];
+  #pragma unroll
+  for (int part = 0; part < PARTS; ++part) FETCH
+  for (int row = blockIdx.x / CLIPS, turn = 0; row < rows; row += step, turn ^= 1, at += size_t(step) * WIDTH) {
     Eight<T> own[PARTS];
     float sum = 0.0f;
     #pragma unroll
-    for (int part = 0; part < PARTS; ++part) own[part] = eight(x + at + part * THREADS * 8);
+    for (int part = 0; part < PARTS; ++part) own[part] = next[part];
 """
+_READ = "next[part] = eight(x + at + part * THREADS * 8);"
+_READ_BOTH = (
+    "{ next[part] = eight(x + at + part * THREADS * 8); more[part] = eight(update + at + part * THREADS * 8); }"
+)
 _ADDED = """
     #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
-      Eight<T> more = eight(update + at + part * THREADS * 8);
       #pragma unroll
       for (int i = 0; i < 8; ++i)
         own[part].of[i] = static_cast<T>(
-            static_cast<float>(own[part].of[i]) + static_cast<float>(more.of[i]) * gates[part * 8 + i]);
+            static_cast<float>(own[part].of[i]) + static_cast<float>(more[part].of[i]) * gates[part * 8 + i]);
       put(after + at + part * THREADS * 8, own[part]);
     }
 """
 _NORMED = """
+    if (row + step < rows) {  // what comes next is on its way while this is added up and written
+      at += size_t(step) * WIDTH;
+      #pragma unroll
+      for (int part = 0; part < PARTS; ++part) FETCH
+      at -= size_t(step) * WIDTH;
+    }
     #pragma unroll
     for (int part = 0; part < PARTS; ++part)
       #pragma unroll
@@ -97,26 +110,34 @@ def _started(
     width = x.shape[-1]
     threads = min(512, width // LANES)
     given = [*((change[1],) if change else ()), *(row for pair in rows for row in pair)]
-    made = _kernel(change is not None, tuple(len(summands(row)) for row in given), eps)
-    arrays = [x, *((change[0],) if change else ()), *(part for row in given for part in summands(row))]
-    constants = [("T", x.dtype), ("WIDTH", width), ("THREADS", threads), ("COUNT", len(rows))]
+    clips = len(x) if any(is_own(row, x) for row in given) else 1  # each block of threads is for one
+    made = _kernel(change is not None, tuple(offsets(row, x) for row in given), eps)
+    arrays = [x, *((change[0],) if change else ()), *(array for row in given for array, _ in summands(row))]
+    together = max(1, THREADS // threads)
+    constants = [
+        ("T", x.dtype), ("WIDTH", width), ("THREADS", threads), ("COUNT", len(rows)), ("CLIPS", clips),
+        ("TOGETHER", together),
+    ]  # fmt: skip
     results = len(rows) + (change is not None)
-    return start(made, arrays, constants, min(x.size // width, BLOCKS), threads, [(x.shape, x.dtype)] * results)
+    blocks = clips * min(x.size // width // clips, max(1, CORES * together // clips))
+    return start(made, arrays, constants, blocks, threads, [(x.shape, x.dtype)] * results)
 
 
 @functools.cache
-def _kernel(adds: bool, counts: tuple[int, ...], eps: float) -> Any:
-    """The kernel for rows of one or two summands: the gate's, then each scale's and shift's."""
-    count = len(counts) // 2
+def _kernel(adds: bool, places: tuple[tuple[str, ...], ...], eps: float) -> Any:
+    """The kernel for rows of one or two summands, at those offsets: the gate's, then each scale's and shift's."""
+    count = len(places) // 2
     into = [*(["gates"] if adds else []), *(f"{name}[{one}]" for one in range(count) for name in ("scales", "shifts"))]
-    names = [[f"row{number}_{part}" for part in range(parts)] for number, parts in enumerate(counts)]
+    names = [[f"row{number}_{part}" for part in range(len(row))] for number, row in enumerate(places)]
+    sums = [[f"{name} + {at}" for name, at in zip(*pair, strict=True)] for pair in zip(names, places, strict=True)]
     source = _BEGIN + ("  float gates[8 * PARTS];\n" if adds else "")
-    source += "".join(_ROW.format(to=to, names=", ".join(row)) for to, row in zip(into, names, strict=True))
-    source += _ROWS + (_ADDED if adds else "") + _NORMED.replace("EPS", f"{eps!r}f")
+    source += "".join(_ROW.format(to=to, names=", ".join(row)) for to, row in zip(into, sums, strict=True))
+    loop = _ROWS + (_ADDED if adds else "") + _NORMED.replace("EPS", f"{eps!r}f")
+    source += loop.replace("FETCH", _READ_BOTH if adds else _READ)
     source += "".join(_OUT.format(one=one) for one in range(count)) + "    }\n  }\n"
     inputs = ("x", *(("update",) if adds else ()), *(name for row in names for name in row))
     outputs = (*(("after",) if adds else ()), *(f"out{one}" for one in range(count)))
-    called = f"{'added_' if adds else ''}norm_{'_'.join(map(str, counts))}"
+    called = "_".join(["added_norm" if adds else "norm", *(short(row) for row in places)])
     return kernel(called, inputs, outputs, source)
 
 
