@@ -249,6 +249,11 @@ def _refuse(budget: Budget) -> None:
     if worst.name.startswith(DENOISING):
         hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), or convert it with "
         hint += "{field:quantize=4}; {field:audio_only=True} needs the least."
+    elif worst.name == SOUND:
+        hint = "Make it shorter ({field:frames}), close other programs, or use a machine with more memory."
+    elif worst.name == PICTURE:
+        hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), close other programs, or "
+        hint += "use a machine with more memory."
     else:
         hint = "Close other programs, or use a machine with more memory."
     raise UserError(

@@ -187,7 +187,19 @@ def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
     texts = 8 if machine.in_pieces else 9.5
     if config.gradient_checkpointing:
         return int(trained + clips * (transformer.layers * 1.5 * kept + config.audio_draws * texts * text))
-    return int(trained + clips * config.audio_draws * transformer.layers * (texts * text + 15 * sound + scores))
+    draws = clips * config.audio_draws
+    if not machine.in_pieces:
+        return int(trained + draws * transformer.layers * (texts * text + 15 * sound + scores))
+    kept_of_a_clip = 4 * text + video + 3 * read + 15 * sound + scores  # contexts, and keys and values of them
+    return int(trained + draws * transformer.layers * kept_of_a_clip + _under_way(step, draws, text, read, scores))
+
+
+def _under_way(step: TrainingStep, draws: int, text: int, read: int, scores: int) -> int:
+    """Bytes of the two blocks that a GPU may be at or is told of: the sound's weights in fp32, and what is made of
+    contexts and scores on the way back."""
+    audio, _ = _weights(step, of_adapted_audio)
+    cast = max(audio) * _WIDE // default_dtype().size if step.config.activations == "float32" else 0
+    return 2 * (cast + draws * (6 * text + 3 * read + 2 * scores))
 
 
 def trained_numbers(step: TrainingStep) -> int:

@@ -33,6 +33,7 @@ PARTS = {
     "guided": ("transformer", "guided"),
     "scaling": ("transformer", "scaling"),
     "variants": ("variants", "measure"),
+    "kernels": ("kernels", "measure"),
     "packings": ("variants", "packings"),
     "vocoder": ("networks", "vocoder"),
     "vae": ("networks", "vae"),

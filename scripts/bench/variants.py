@@ -21,8 +21,6 @@ from mlx_ltxw.models.transformer import (
     directly,
     joint_forward,
 )
-from mlx_ltxw.models.transformer.adaln import modulated_norm
-from mlx_ltxw.models.transformer.rope import turned_norm
 from scripts.bench.figures import Figure, timed
 from scripts.bench.packings import PACKINGS, packed_copy, walk
 from scripts.bench.setting import Setting
@@ -47,8 +45,7 @@ def forward(model: Transformer, streams: tuple[Modality, Modality], call: Call, 
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """Each way at each size, with its error against the first; then the fused kernels alone."""
-    yield from kernels(setting)
+    """Each way at each size, with its error against the first."""
     ways: dict[str, tuple[bool, Callable[[], Call]]] = {
         "MLX's kernels": (False, lambda: directly), "ours": (True, lambda: directly),
         "compiled": (False, Compiled), "ours, compiled": (True, Compiled),
@@ -68,32 +65,6 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 more = {"describing, s": round(time.perf_counter() - clock, 4), "the first time, s": round(begun, 2)}
             first = made if first is None else first
             yield Figure(name, size, seconds, more=more | {"error": f"{relative_error(made, first):.1e}"})
-
-
-def kernels(setting: Setting) -> Iterator[Figure]:
-    """A norm with its modulation, and one with its rotation: fused and apart, of one clip's tokens."""
-    for stream, tokens in ((setting.config.video, 4290), (setting.config.video, 468), (setting.config.audio, 101)):
-        width, heads, keys = stream.dim, stream.heads, mx.random.split(mx.random.key(0), 4)
-        x = mx.random.normal((1, tokens, width), key=keys[0]).astype(setting.dtype)
-        scale, shift = (mx.random.normal((1, 1, width), key=key) for key in keys[1:3])
-        angles = mx.random.normal((1, tokens, heads, width // heads // 2), key=keys[3])
-        turns = mx.cos(angles).astype(setting.dtype), mx.sin(angles).astype(setting.dtype)
-        weight = mx.ones(width, setting.dtype)
-        mx.eval(x, scale, shift, turns, weight)
-        works = {
-            "norm and modulation": partial(modulated_norm, x, scale, shift, 1e-6),
-            "norm and rotation": partial(turned_norm, x, weight, 1e-6, *turns),
-        }
-        for name, work in works.items():
-            found, seconds = {}, {}
-            for fused in (False, True):
-                with with_kernels(fused):
-                    many = lambda work=work: [work() for _ in range(20)]  # noqa: E731
-                    seconds[fused] = [each / 20 for each in timed(many, setting.runs)]
-                    found[fused] = wide(work())
-            error = f"{relative_error(found[True], found[False]):.1e}"
-            apart = f"{1e6 * min(seconds[False]):.1f}"
-            yield Figure(name, f"{tokens}x{width}", seconds[True], more={"apart, us": apart, "error": error})
 
 
 def packings(setting: Setting) -> Iterator[Figure]:

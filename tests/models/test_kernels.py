@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_ltxw.models.ops import unpack_cuda
-from mlx_ltxw.models.ops.cuda import compiler, many, norms_back, source
+from mlx_ltxw.models.ops.cuda import compiler, gates_back, many, norms_back, source
 from mlx_ltxw.models.transformer.adaln import modulate
 from mlx_ltxw.models.transformer.rope import apply_split_rope
 from tests.cuda import Emulated
@@ -29,7 +29,14 @@ def emulated(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_a_card(monkeypatch, emulated):
     monkeypatch.setattr(compiler, "cuda_kernel", lambda name, i, o, text, header="": emulated(name, i, o, text, header))
-    caches = source.kernel, norms_back._kernel, many._cast_kernel, many._outers_kernel, unpack_cuda._kernel
+    caches = (
+        source.kernel,
+        gates_back._kernel,
+        norms_back._kernel,
+        many._cast_kernel,
+        many._outers_kernel,
+        unpack_cuda._kernel,
+    )
     for cache in caches:
         cache.cache_clear()
     yield
@@ -84,6 +91,24 @@ def test_the_gradient_of_a_turned_norm(dtype, rotated):
     got = norms_back.turned_back(x, weight, EPS, turns if rotated else None, cotangent)
     assert got.dtype == dtype
     assert error(got, back) < ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, slow(mx.bfloat16)])
+def test_the_gradients_of_gates(dtype):
+    """Of fewer heads than fill the last block of threads."""
+    cotangent, out = random(0, 2, 3, 5, HEAD, dtype=dtype), random(1, 2, 5, 3, HEAD, dtype=dtype)
+    logits = random(2, 2, 3, 5, dtype=dtype)
+    exact = [one.astype(mx.float32) for one in (cotangent, out.transpose(0, 2, 1, 3), logits)]
+
+    def gated(out, logits):
+        return out * (2 * mx.sigmoid(logits))[..., None]
+
+    (value,), (mixed, slopes) = mx.vjp(gated, exact[1:], exact[:1])
+    got = gates_back.gradients(cotangent, out, logits)
+    assert {one.dtype for one in got} == {dtype}
+    assert error(got.mixed, mixed.transpose(0, 2, 1, 3)) < ROUNDING[dtype]
+    assert error(got.means[..., 0], mx.sum(value * exact[0], axis=-1).transpose(0, 2, 1)) < ROUNDING[dtype]
+    assert error(got.logits, slopes) < ROUNDING[dtype]
 
 
 def test_weights_are_cast_together(monkeypatch):

@@ -11,7 +11,7 @@ import tests.reference.transformer as official
 from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.models.ops import dot_product
-from mlx_ltxw.models.ops.cuda import compiler, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -76,7 +76,7 @@ def own_kernels(monkeypatch):
     monkeypatch.setattr(compiler, "cuda_kernel", described)
     monkeypatch.setattr(source, "on_cuda", lambda: True)
     monkeypatch.setattr(source, "takes_width", lambda _: True)
-    for module in (norms, turns, elementwise):
+    for module in (norms, turns, elementwise, attention):
         monkeypatch.setattr(module, "working", lambda *_: True)
     monkeypatch.setattr(elementwise, "LANES", 1)
     caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel
@@ -119,6 +119,24 @@ def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
         gate_heads(x.reshape(takes, 3, 8, 128), mx.zeros((takes, 3, 8)))
         assert own_kernels == {"added_norm_0_0_0": 1, "turned_norm": 1, "gate_heads": 1}
         own_kernels.clear()
+
+
+def test_attention_of_small_clips_alone(own_kernels):
+    """cuDNN is faster on the device, and the only one for float32."""
+
+    def takes(queries, keys, width=64, dtype=mx.bfloat16, contexts=1):
+        q, gates = mx.zeros((2, queries, 4, width), dtype), mx.zeros((2, queries, 4), dtype)
+        k = mx.zeros((contexts, keys, 4, width), dtype)
+        return attention.takes(q, k, k, gates)
+
+    assert takes(468, 1024)
+    assert takes(101, 101, width=128, contexts=2)
+    assert not takes(1024, 1024)
+    assert not takes(101, 4290)
+    assert not takes(4290, 101)
+    assert not takes(101, 101, dtype=mx.float32)
+    assert not takes(101, 101, width=32)
+    assert not takes(101, 101, contexts=3)
 
 
 def test_rows_of_their_own_are_not_for_our_kernels(own_kernels):

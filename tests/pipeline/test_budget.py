@@ -198,6 +198,15 @@ def test_what_cannot_fit_is_refused(big, built_in):
         budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB), program=0)
 
 
+def test_a_clip_too_long_to_be_decoded_may_be_shorter(built_in):
+    """Of the built-in model's parts the sound is the largest, and the picture where it is large."""
+    for size, worst in ((128, "sound"), (512, "picture")):
+        made = work(built_in, dataclasses.replace(REQUEST, width=size, height=size))
+        with pytest.raises(UserError, match=f"a part of it needs .*: {worst}") as told:
+            budget_for(made, Machine("cpu", GB // 8, GB // 8), program=0)
+        assert "frames" in told.value.hint
+
+
 def test_a_run_follows_its_plan(dev, monkeypatch):
     job = plan(Request("a woman", width=64, height=64, frames=9, steps=2, seeds=(3,)), dev)
     asked = []

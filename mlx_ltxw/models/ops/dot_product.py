@@ -59,9 +59,12 @@ def attention_weights(queries: mx.array, keys: mx.array, scale: float) -> tuple[
 
 
 def heads_first(x: mx.array) -> mx.array:
-    """(B, T, H, D) -> (B, H, T, D); on a CPU copied in fp32, where every product would copy it."""
+    """(B, T, H, D) -> (B, H, T, D); copied where every product would copy it: on a CPU in fp32, and on CUDA, where a
+    product of such views takes twice as long to start as one of what lies in rows (29 and 15 us on an H200)."""
     x = x.transpose(0, 2, 1, 3)
-    return mx.contiguous(x.astype(mx.float32)) if device.slow_exponentials() else x
+    if device.slow_exponentials():
+        return mx.contiguous(x.astype(mx.float32))
+    return mx.contiguous(x) if device.backend() == "cuda" else x
 
 
 def _softmax_of_two(scores: mx.array) -> tuple[mx.array, mx.array]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.models.ops.cuda import many
@@ -163,6 +164,7 @@ def traced(
         after = call(_made, block, x, shared, video_rope, state)
     else:
         after, kept = call(_there, block, x, shared, video_rope, state)
+        shared = tree_map(_stand_in, shared)  # what is described with it is not computed, and it is let go of
 
     def back(cotangent: mx.array) -> mx.array:
         given = (x, shared, state) if inputs is None else inputs.after(cotangent, state)
@@ -172,6 +174,10 @@ def traced(
         return onwards
 
     return after, back
+
+
+def _stand_in(leaf: Any) -> Any:
+    return mx.zeros_like(leaf) if isinstance(leaf, mx.array) else leaf
 
 
 class _Inputs(NamedTuple):

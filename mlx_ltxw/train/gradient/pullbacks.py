@@ -17,7 +17,8 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.ops.cuda import many, norms_back
+from mlx_ltxw.models.ops.cuda import gates_back, many, norms_back
+from mlx_ltxw.models.ops.cuda.gates_back import GateGradients
 from mlx_ltxw.models.ops.cuda.many import Outer
 from mlx_ltxw.models.transformer import adaln
 from mlx_ltxw.models.transformer.adaln import Row, add_gated, apart, whole
@@ -156,13 +157,13 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
     queries, queries_back = _turned_heads(attention, attention.q_norm, q.value, shape[1], attending.rope, gradients)
     key_rope = attending.key_rope or attending.rope
     keys, keys_back = _turned_heads(attention, attention.k_norm, k.value, tokens, key_rope, gradients)
-    values, logits = gradients.keep(v.value), gradients.keep(gates.value.reshape(*shape[:2], -1))
-    mixed = _Mix(queries, keys, values.reshape(keys.shape), logits, attention.scale, gradients)
+    logits = gradients.keep(gates.value.reshape(*shape[:2], -1))
+    mixed = _Mix(queries, keys, v.value.reshape(keys.shape), logits, attention.scale, gradients)
     out = project(attention.to_out[0], gradients.keep(mixed.value), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
         d_queries, d_keys, d_values, d_gates = mixed.back(out.back(as_matrix(cotangent)))
-        d_keys, d_values = keys_back(d_keys), d_values.reshape(values.shape)
+        d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
         d_x = q.back(queries_back(d_queries), gates.back(as_matrix(d_gates)))
         if context is None:
             return v.back(d_values, k.back(d_keys, d_x)).reshape(shape)
@@ -194,10 +195,10 @@ class _Mix:
     ) -> None:  # fmt: skip
         self.sharing, self.logits, self.scale = len(queries) // len(keys), logits, scale
         keys, values = for_each_query(keys, len(queries)), for_each_query(values, len(queries))
-        self.queries, self.keys, self.values = (ops.heads_first(x) for x in (queries, keys, values))
+        keep = gradients.keep
+        self.queries, self.keys, self.values = (keep(ops.heads_first(x)) for x in (queries, keys, values))
         self.parts = ops.head_groups(self.queries, self.keys)
         made = (ops.attention_weights(self.queries[:, part], self.keys[:, part], scale) for part in self.parts)
-        keep = gradients.keep
         self.weights = [(keep(weights), None if norm is None else keep(norm)) for weights, norm in made]
         mixed = [
             _times(weights @ self.values[:, part], norm)
@@ -213,9 +214,7 @@ class _Mix:
         As in FlashAttention-2 (arXiv:2307.08691, section 3.1), but that the weights are kept.
         """
         cotangent = cotangent.reshape(self.out.shape)
-        mean, d_logits = _gate_gradients(mx.sum(cotangent * self.out, axis=-1), self.logits)
-        means = mean.swapaxes(1, 2)[..., None]  # (B, H, T, 1), of the gradients of a token's weights
-        d_mixed = gate_heads(cotangent, self.logits).transpose(0, 2, 1, 3)
+        d_mixed, means, d_logits = self._back_to_heads(cotangent)
         d_queries, d_keys, d_values = [], [], []
         for part, (weights, norm) in zip(self.parts, self.weights, strict=True):
             normed = _times(d_mixed[:, part], norm)
@@ -227,6 +226,13 @@ class _Mix:
         results = _joined(d_queries), self._summed(_joined(d_keys)), self._summed(_joined(d_values)), d_logits
         own, keys, values, gates = (result.astype(self.logits.dtype) for result in results)
         return own, keys, values, gates
+
+    def _back_to_heads(self, cotangent: mx.array) -> GateGradients:
+        if gates_back.takes(cotangent):
+            return gates_back.gradients(cotangent, self.out.transpose(0, 2, 1, 3), self.logits)
+        mean, d_logits = _gate_gradients(mx.sum(cotangent * self.out, axis=-1), self.logits)
+        means = mean.swapaxes(1, 2)[..., None]  # of the gradients of a token's weights
+        return GateGradients(gate_heads(cotangent, self.logits).transpose(0, 2, 1, 3), means, d_logits)
 
     def _summed(self, cotangent: mx.array) -> mx.array:
         """Over the queries in a row that share a context."""
@@ -251,7 +257,7 @@ def _turned_heads(
     """`Attention.turned_heads` of rows (B * tokens, H * D)."""
     x = gradients.keep(x)
     rows = x.reshape(-1, tokens, x.shape[1])
-    turned = gradients.keep(attention.turned_heads(rows, norm, rope))
+    turned = attention.turned_heads(rows, norm, rope)
 
     def back(cotangent: mx.array) -> mx.array:
         if norms_back.takes_turned(rows, norm.weight, attention.head_dim, rope):

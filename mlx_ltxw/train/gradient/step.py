@@ -8,7 +8,7 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
@@ -112,6 +112,12 @@ def walking(compiled: bool) -> Walk:
     if compiled:
         return Walk()
     return Walk.bounded() if this_machine().in_pieces else Walk(submit_every=1, window=0)
+
+
+def beside(walk: Walk) -> Walk:
+    """The same where blocks are compiled: one is described beside the one at work, since each holds all that it makes,
+    and the host is seldom further ahead."""
+    return replace(walk, window=min(walk.window, 1)) if walk.window else walk
 
 
 class Objective:

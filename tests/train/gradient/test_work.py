@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 import tests.reference.transformer as official
-from mlx_ltxw.models.ops.cuda import compiler, elementwise, many, norms, norms_back, source, turns
+from mlx_ltxw.models.ops.cuda import compiler, elementwise, gates_back, many, norms, norms_back, source, turns
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig, Walk
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import pullbacks, step
@@ -31,15 +31,16 @@ def as_one_operation(*_):
 @pytest.fixture(params=[True, False], ids=["our kernels", "MLX's"])
 def ours(request, monkeypatch):
     """Whether the card runs our kernels."""
-    for module in (norms, turns, elementwise, norms_back, many):
+    for module in (norms, turns, elementwise, norms_back, gates_back, many):
         monkeypatch.setattr(module, "working", lambda *_: request.param)
+    monkeypatch.setattr(gates_back, "takes", lambda _: request.param)
     for module in (source, norms_back):
         monkeypatch.setattr(
             module, "takes_width", lambda _: request.param
         )  # this model's widths are none of a real one
     monkeypatch.setattr(elementwise, "LANES", 1)
     monkeypatch.setattr(compiler, "cuda_kernel", as_one_operation)
-    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel, norms_back._kernel
+    caches = source.kernel, norms._kernel, turns._kernel, elementwise._kernel, norms_back._kernel, gates_back._kernel
     caches = *caches, many._cast_kernel, many._outers_kernel
     for cache in caches:
         cache.cache_clear()
@@ -79,7 +80,7 @@ def of_a_block(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "own", "kernels_of_mlx"),
-    [({}, (52, 212), 351), ({"compile": False}, (50, 232), 345), ({"gradient_checkpointing": True}, (67, 271), 443)],
+    [({}, (54, 204), 360), ({"compile": False}, (52, 230), 354), ({"gradient_checkpointing": True}, (69, 272), 461)],
     ids=["compiled", "described", "computed again"],
 )
 def test_kernels_of_a_block(as_on_a_gpu, ours, tmp_path, options, own, kernels_of_mlx):

@@ -18,9 +18,12 @@ from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.cuda.source import kernel, start
 from mlx_ltxw.models.ops.trial import close, working
 
-SCORES, KEYS = 1024 * 1024, 1024
-"""Up to how many scores of a head, and keys, this kernel is used: a block of threads goes over the keys one tile after
-another."""
+SCORES, LONGEST = 512 * 1024, 1024
+"""Up to how many scores of a head, and how many queries or keys, this kernel is used.
+
+On an H200 cuDNN takes a third of its time on the device (1024 queries and keys, 32 heads of 128: 39 us and 131), but 24
+to 35 us of the host's, where this takes 10. A forward at 192x192x97 takes 0.057 s with it and 0.066 without.
+"""
 _WIDTHS = (64, 128)
 _TILE, _THREADS = 64, 128
 
@@ -201,7 +204,7 @@ def takes(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array) 
     """Whether `gated` takes these: on CUDA, few scores, 16-bit numbers of one dtype, one context or one for each."""
     (batch, tokens, _, width), dtype = queries.shape, queries.dtype
     contexts, rows, _, _ = keys.shape
-    if not source.on_cuda() or width not in _WIDTHS or rows > KEYS or tokens * rows > SCORES:
+    if not source.on_cuda() or width not in _WIDTHS or max(tokens, rows) > LONGEST or tokens * rows > SCORES:
         return False
     if contexts not in (1, batch) or keys.shape != values.shape:
         return False
