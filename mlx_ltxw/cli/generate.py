@@ -101,8 +101,8 @@ LONGEST_PROMPT = 1 << 20
     "several.",
 )  # fmt: skip
 @click.option(
-    "--takes", metavar="N|MANNERS", help="Several sounds on one picture, which is made once: a number of seeds, or "
-    "'whispering, soft, normal'.",
+    "--takes", multiple=True, metavar="N|MANNERS", help="Several sounds on one picture, which is made once: a "
+    "number of seeds, or 'whispering, soft, normal'; repeat for both.",
 )  # fmt: skip
 @click.option(
     "--take", "single_takes", multiple=True, metavar="'adapter=whisper:0.8 manner=soft seed=3'",
@@ -117,7 +117,10 @@ LONGEST_PROMPT = 1 << 20
 )
 @click.option("--fuse", is_flag=True, default=None, help="Fuse adapters into quantised weights too.")
 @click.option("--allow-partial", is_flag=True, default=None, help="Leave out what of an adapter has no place.")
-@click.option("--register-at", metavar="0-2=whispering,2-4=normal", help="Strength in time (experimental).")
+@click.option(
+    "--register-at", multiple=True, metavar="0-2=whispering,2-4=normal",
+    help="Strength in time (experimental); repeat for more.",
+)  # fmt: skip
 @click.option("--video-cfg", type=float, help="Guidance of the picture towards the prompt.")
 @click.option("--audio-cfg", type=float, help="Guidance of the sound towards the prompt.")
 @click.option("--stg", type=float, help="Spatio-temporal guidance of both.")
@@ -313,15 +316,16 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     flags["prompt"] = _prompt(flags["prompt"], flags.pop("prompt_file"), sentence)
     flags["audio_only"] = flags["audio_only"] or None
     flags["takes"] = _takes(flags["takes"], flags.pop("single_takes"))
+    flags["register_at"] = ",".join(flags["register_at"]) if flags["register_at"] else None
     flags["seeds"] = _seeds(flags["seeds"], flags.pop("num"))
     return {name: value for name, value in flags.items() if value not in (None, ())} | {"guidance": guidance}
 
 
-def _takes(several: str | None, single: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `--takes`, then those of `--take`."""
+def _takes(several: tuple[str, ...], single: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of every `--takes`, then those of `--take`."""
     from mlx_ltxw.prompts.takes import takes_of
 
-    return (() if several is None else takes_of(several)) + (takes_of(single) if single else ())
+    return tuple(take for one in (*several, *filter(None, [single])) for take in takes_of(one))
 
 
 def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:

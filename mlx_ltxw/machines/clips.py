@@ -11,7 +11,6 @@ import json
 import queue
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,6 +26,7 @@ from mlx_ltxw.links import Message, log
 from mlx_ltxw.machines import wire
 from mlx_ltxw.machines.crew import Crew
 from mlx_ltxw.pipeline.events import Adapted, Conditioned
+from mlx_ltxw.scratch import temporary_folder
 from mlx_ltxw.takes.events import Note, TakeEvent
 
 _LOOK = 0.2
@@ -202,8 +202,7 @@ def work(crew: Crew, make: Make) -> None:
             crew.links.say({"want": True})
             piece = int(_next(given).values["piece"])
             log(f"makes {piece}")
-            with tempfile.TemporaryDirectory(prefix="mlx-ltxw-") as name:
-                folder = Path(name)
+            with temporary_folder() as folder:
                 crew.tidy[:] = [lambda folder=folder: shutil.rmtree(folder, ignore_errors=True)]  # type: ignore[misc]
                 with closing(make(piece, folder)) as events:
                     said = wire.told(events)

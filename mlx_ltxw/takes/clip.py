@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mlx_ltxw.media.measure import Measurement, measure
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Settings
+from mlx_ltxw.scratch import temporary_folder
 from mlx_ltxw.takes.compose import finished
 from mlx_ltxw.takes.events import Suspect
 from mlx_ltxw.takes.given import clip_frames, shown_frames
@@ -103,8 +103,8 @@ class Clip:
     def _repr_html_(self) -> str:
         """A player, for notebooks."""
         tag, kind, ending = ("video", "video/mp4", ".mp4") if self.has_picture else ("audio", "audio/wav", ".wav")
-        with tempfile.TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / f"clip{ending}").read_bytes()
+        with temporary_folder() as folder:
+            data = self.save(folder / f"clip{ending}").read_bytes()
         source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
         take = "" if self._made.take is None else f", take {self._made.take}"
         caption = html.escape(f"{self.settings.prompt} (seed {self.settings.seeds[0]}{take})")

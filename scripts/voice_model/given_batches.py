@@ -46,11 +46,16 @@ def velocity(model: Model, batch: Batch, video: Tensor, audio: Tensor, sigma: Te
     )
 
 
+def keyframes_of(batch: int) -> Tensor:
+    """The number of each row's keyframe (B,)."""
+    return torch.tensor([KEYFRAMES[row % len(KEYFRAMES)] for row in range(batch)], device=DEVICE)
+
+
 def places_with_keyframe(batch: int) -> tuple[Tensor, Tensor]:
     """The clip's tokens and 16 of one keyframe, by the official rule: frame and frame + 8, in seconds."""
     video, audio = positions(batch)
     frame = video[:, :, :FRAME_TOKENS].clone()
-    start = torch.tensor([KEYFRAMES[row % len(KEYFRAMES)] for row in range(batch)], device=DEVICE)
+    start = keyframes_of(batch)
     frame[:, 0] = (torch.stack([start, start + 8], -1)[:, None].float() / 24).expand(-1, FRAME_TOKENS, -1)
     return torch.cat([video, frame], 2), audio
 
@@ -76,7 +81,7 @@ class Drawer:
         self.held = self.plain + self.whole
         """Rows on which the sound must read what it read before."""
         self.places, self.places_keyframe = positions(batch), places_with_keyframe(batch)
-        self.keyframes = torch.tensor([KEYFRAMES[row % len(KEYFRAMES)] for row in range(batch)], device=DEVICE)
+        self.keyframes = keyframes_of(batch)
 
     def mixed(self) -> Batch:
         """Plain clips; pictures wholly given; stretches to be made; first frames given."""

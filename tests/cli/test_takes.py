@@ -121,7 +121,8 @@ def test_takes_of_a_given_picture(made, cli, tmp_path):
 
 
 def test_several_seeds_and_a_number_of_them(cli, tmp_path):
-    done = cli("generate", PROMPT, "-o", tmp_path / "a.wav", *SMALL, "--num", 2, "--seed", 4, "--takes", 2)
+    takes = ("--takes", 1, "--takes", "seed=+1")
+    done = cli("generate", PROMPT, "-o", tmp_path / "a.wav", *SMALL, "--num", 2, "--seed", 4, *takes)
     assert done.code == 0, done.err
     names = [f"a-{seed}.take{take}.wav" for seed in (4, 5) for take in (1, 2)]
     assert done.out.split() == [str(tmp_path / name) for name in names]
@@ -133,6 +134,9 @@ def test_several_seeds_and_a_number_of_them(cli, tmp_path):
     ("flags", "words"),
     [
         (("--takes", ""), "A take is empty"),
+        (("--takes", "loud", "--takes", "2"), "no manner 'loud'"),
+        (("--register-at", "0-1=loud", "--register-at", "1-2=soft", "--adapter", "whisper"), "'0-1=loud'"),
+        (("--register-at", "0-1=soft", "--register-at", "0-2=soft", "--adapter", "whisper"), "'0-2=soft' does not"),
         (("--takes", "0"), "0 takes make nothing"),
         (("--takes", "1000"), "1000 takes are too many"),
         (("--takes", "loud"), "no manner 'loud'"),

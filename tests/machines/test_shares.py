@@ -23,7 +23,9 @@ from tests.convert.made import converted
 from tests.numbers import relative_error
 
 PLAIN, PACKED = (None, None), ("8", 32)
-CASES = [(PLAIN, 3), (PACKED, 3), (("4", 64), 2), (("mxfp8", None), 2), (("nvfp4", None), 3), (("mxfp4", None), 3)]
+QUICK = [(PACKED, 3)]
+SLOW = [(PLAIN, 3), (("4", 64), 2), (("mxfp8", None), 2), (("nvfp4", None), 3), (("mxfp4", None), 3)]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 ATTENTIONS = ("attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
 HEADS = 4
 
@@ -54,7 +56,7 @@ def own_heads(x, rank, count):
     return x[..., part.start * width : part.stop * width]
 
 
-@pytest.mark.parametrize(("how", "count"), CASES, ids=[f"{how[0]} over {count}" for how, count in CASES])
+@pytest.mark.parametrize(("how", "count"), CASES, ids=[f"{how[0]} over {count}" for how, count in QUICK + SLOW])
 def test_shares_make_the_whole(how, count):
     """Neither heads nor groups of packed weights divide by three; a group of 64 spans the heads of both of two."""
     model = converted(*how)
@@ -155,7 +157,7 @@ KINDS = ("lora", "full", "loha", "lokr", "dora-rows", "dora-base_rows", "dora-co
          "lokrdora-base_rows")  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [PLAIN, PACKED], ids=["plain", "8 bits"])
+@pytest.mark.parametrize("how", [pytest.param(PLAIN, marks=pytest.mark.slow), PACKED], ids=["plain", "8 bits"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_of_every_kind_are_shared_out(kind, how):
     """Lengths of a DoRA go through all machines' rows or columns: what each measures is summed."""

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scripts.voice_model.evaluate_clips import Prompt
-from scripts.voice_model.evaluate_given import Bench, face, mouth, picture, sound, voiced_in
+from scripts.voice_model.evaluate_given import Bench, face, mouth, picture, share_of, sound, voiced_in
 from scripts.voice_model.measure import Voicing
 from scripts.voice_model.true_clips import speak_missing
 
@@ -27,12 +27,14 @@ def bench(tmp_path_factory):
     return Bench(folder, steps=8)
 
 
-def test_the_face_of_a_given_picture_talks(bench):
+@pytest.mark.parametrize("said", [LINE, OTHER], ids=["its own name", "another's name"])
+def test_the_face_of_a_given_picture_talks(bench, said):
     still = bench.folder / "face.png"
     Image.fromarray(picture(bench.base(LINE))[0]).save(still)
-    made = bench.clip("image", LINE.text("plain"), 100, images=(str(still),))
-    known = [face(bench.base(line)) for line in (LINE, OTHER)]
-    assert np.abs(face(made) - known[0]).mean() < 0.5 * np.abs(face(made) - known[1]).mean()
+    made = bench.clip(f"image-{said.number}", said.text("plain"), 100, images=(str(still),))
+    known = {line.voice: face(bench.base(line)) for line in (LINE, OTHER)}
+    assert share_of(made, LINE.voice, known) == 1
+    assert np.abs(face(made) - known[LINE.voice]).mean() < 0.5 * np.abs(face(made) - known[OTHER.voice]).mean()
     assert mouth(made) >= 0.7
 
 

@@ -85,6 +85,7 @@ class Kernel:
     ) -> None:  # fmt: skip
         self.name, self.inputs, self.outputs = name, tuple(inputs), tuple(outputs)
         self.source, self.header = source, header
+        self._shaped = [number for number, one in enumerate(self.inputs) if f"{one}_shape" in source]
         self._made: dict[Any, tuple[str, bytes]] = {}
 
     def __call__(
@@ -102,9 +103,7 @@ class Kernel:
             output_shapes, output_dtypes: Of each output.
         """
         dtypes = tuple(array.dtype for array in inputs)
-        shaped = [
-            array.shape for name, array in zip(self.inputs, inputs, strict=True) if f"{name}_shape" in self.source
-        ]
+        shaped = [inputs[number].shape for number in self._shaped]
         key = dtypes, tuple(template), tuple(output_dtypes), tuple(map(len, shaped)), math.prod(threadgroup)
         if key not in self._made:
             name = f"{self.name}_{len(self._made)}"
