@@ -15,7 +15,6 @@ from mlx_ltxw.weights.model_dir import ModelDir
 
 CONFIGS = Path(__file__).parent / "ltx-2.3.json"
 """The checkpoint's own config, and Gemma-3 12B's."""
-Shapes = dict[str, tuple[int, ...]]
 
 
 class PaperModel(ModelDir):
@@ -73,7 +72,7 @@ def _network_config(component: str) -> Any:
 
 
 @functools.cache
-def _shapes(component: str) -> tuple[Shapes, frozenset[str]]:
+def _shapes(component: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """Of a network: every parameter's shape, and the paths of its linears."""
     import mlx.nn as nn
 
