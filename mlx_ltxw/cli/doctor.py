@@ -97,5 +97,5 @@ def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
             cells.append(click.style(f"{readable(cell['peak'])} {stay:>5}".rjust(18), fg=colour))
         click.echo(f"{row['precision']:<10}{readable(row['disk']):>10}" + "".join(cells))
     click.echo(
-        "all: all blocks of the transformer stay in memory; 7/48: that many do, the others are read for each step"
+        "all: the transformer stays in memory; 7/48: so many blocks do, the others are read each step"
     )
