@@ -96,6 +96,4 @@ def _show_table(rows: list[dict[str, Any]], budget: int) -> None:
             colour = "red" if cell["blocks"] is None else "green" if stay == "all" else "yellow"
             cells.append(click.style(f"{readable(cell['peak'])} {stay:>5}".rjust(18), fg=colour))
         click.echo(f"{row['precision']:<10}{readable(row['disk']):>10}" + "".join(cells))
-    click.echo(
-        "all: the transformer stays in memory; 7/48: so many blocks do, the others are read each step"
-    )
+    click.echo("all: the transformer stays in memory; 7/48: so many blocks do, the others are read each step")
