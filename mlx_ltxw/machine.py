@@ -37,11 +37,13 @@ class Machine:
         total: Bytes of memory; unified on a Mac, the card's on CUDA.
         budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
             the total.
+        chosen: Whether the budget is less than that, since someone asked for less.
     """
 
     backend: str
     total: int
     budget: int
+    chosen: bool = False
 
     @property
     def in_pieces(self) -> bool:
@@ -54,9 +56,9 @@ class Machine:
 
     def within(self, memory: int | None) -> Machine:
         """The machine with no more than some bytes to use; None for all that it has."""
-        if memory is None:
+        if memory is None or memory >= self.budget:
             return self
-        return dataclasses.replace(self, total=min(self.total, memory), budget=min(self.budget, memory))
+        return dataclasses.replace(self, total=min(self.total, memory), budget=memory, chosen=True)
 
     @property
     def cache_limit(self) -> int:

@@ -176,7 +176,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
         UserError: it does not fit with every block read as it is needed, or a decoder does not.
     """
     budget = best_budget(work, machine, program)
-    _refuse(budget)
+    _refuse(budget, machine)
     return budget
 
 
@@ -252,23 +252,27 @@ def program_memory(machine: Machine, last: Geometry, audio_only: bool = False) -
     return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only)
 
 
-def _refuse(budget: Budget) -> None:
+def _refuse(budget: Budget, machine: Machine) -> None:
     worst = max(budget.needs, key=lambda need: need.peak)
     least = budget.peak
     if budget.fits:
         return
+    changes = []
     if worst.name.startswith(DENOISING):
-        hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), or convert it with "
-        hint += "{field:quantize=4}; {field:audio_only=True} needs the least."
+        changes.append("make it smaller or shorter ({field:width}, {field:height}, {field:frames})")
+        changes.append("convert it with {field:quantize=4} ({field:audio_only=True} needs the least)")
     elif worst.name == SOUND:
-        hint = "Make it shorter ({field:frames}), close other programs, or use a machine with more memory."
+        changes.append("make it shorter ({field:frames})")
     elif worst.name == PICTURE:
-        hint = "Make it smaller or shorter ({field:width}, {field:height}, {field:frames}), close other programs, or "
-        hint += "use a machine with more memory."
-    else:
-        hint = "Close other programs, or use a machine with more memory."
+        changes.append("make it smaller or shorter ({field:width}, {field:height}, {field:frames})")
+    if machine.chosen:
+        changes.append(f"let it use {readable(1.01 * least / MARGIN)} ({{field:memory}})")
+    elif not worst.name.startswith(DENOISING):
+        changes += ["close other programs", "use a machine with more memory"]
+    hint = ", ".join(changes[:-1]) + (", or " if changes[:-1] else "") + changes[-1] + "."
     raise UserError(
-        f"This run may use {readable(budget.limit)}, and a part of it needs {readable(least)}: {worst.name}.", hint
+        f"This run may use {readable(budget.limit)}, and a part of it needs {readable(least)}: {worst.name}.",
+        hint[0].upper() + hint[1:],
     )
 
 

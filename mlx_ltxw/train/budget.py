@@ -256,4 +256,5 @@ def _refusal(step: TrainingStep, machine: Machine, budget: Budget) -> tuple[str,
         planned = _planned(other, machine, budget.program)
         if planned.peak <= planned.limit and (planned.residency is RESIDENT or not _bound_to_stay(other)):
             return text, hint
-    return text, "Train on shorter or smaller clips ({field:width}, {field:height}, {field:frames}), or on sound alone."
+    hint = "Train on shorter or smaller clips ({field:width}, {field:height}, {field:frames}), or on sound alone."
+    return text, f"{hint} It may use less than there is ({{field:memory}})." if machine.chosen else hint

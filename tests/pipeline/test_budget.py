@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -206,6 +207,19 @@ def test_a_clip_too_long_to_be_decoded_may_be_shorter(built_in):
         with pytest.raises(UserError, match=f"a part of it needs .*: {worst}") as told:
             budget_for(made, Machine("cpu", GB // 8, GB // 8), program=0)
         assert "frames" in told.value.hint
+
+
+def test_who_asked_for_less_is_told_what_would_do(built_in):
+    machine = Machine("cpu", 64 * GB, 64 * GB)
+    with pytest.raises(UserError) as told:
+        budget_for(work(built_in), machine.within(GB // 8), program=0)
+    assert "programs" not in told.value.hint
+    enough = re.search(r"let it use (.*) \(memory\)", told.value.hint)
+    assert enough
+    budget_for(work(built_in), machine.within(read_bytes(enough[1].replace(" ", ""))), program=0)
+    with pytest.raises(UserError, match="frames") as told:
+        budget_for(work(built_in), Machine("cpu", GB // 8, GB // 8), program=0)
+    assert "close other programs" in told.value.hint
 
 
 def test_a_run_follows_its_plan(dev, monkeypatch):
