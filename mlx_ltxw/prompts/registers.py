@@ -38,7 +38,7 @@ WORDS_PER_SECOND = 9300 / 3600
 _QUOTES = '"“”„«»'
 _CLOSING = {'"': '"“”', "“": '”"', "”": '”"', "„": "“”", "«": "»", "»": "«"}
 _TURN = re.compile(
-    r"[(（]\s*(?P<speaker>[^(),:（），：]+?)\s*(?:[,，]\s*(?P<manner>[^():（）：]*?)\s*)?[)）]\s*"
+    r"[(（]\s*(?P<speaker>[^\s(),:（），：][^(),:（），：]*?)\s*(?:[,，]\s*(?P<manner>[^():（）：]*?)\s*)?[)）]\s*"
     rf"(?:(?P<colon>[:：])\s*|(?=[{_QUOTES}]))"
 )
 _SPEAKER_WORDS = {"woman", "man", "women", "men", "female", "male", "girl", "boy", "lady", "guy", "speaker", "narrator"}

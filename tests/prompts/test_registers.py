@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.prompts.registers import build_prompt, check_prompt, mend, parse
+from mlx_ltxw.prompts.registers import Prompt, build_prompt, check_prompt, mend, parse
 
 CARD = 'a woman in dim light, (woman, whispering): "close your eyes"'
 
@@ -40,6 +40,11 @@ def test_built_prompts_ask_for_their_register_and_need_no_hint(speaker, manner):
 def test_a_speaker_who_says_next_to_nothing(said, line, quoted):
     (turn,) = parse(f"a room, (woman, whispering): {said}").turns
     assert (turn.line, turn.quoted, turn.manner) == (line, quoted, "whispering")
+
+
+@pytest.mark.parametrize("text", ["( ):", '( ): "a"', "(  , whispering): hi", "(\u3000):x", "(\n):"])
+def test_brackets_without_anybody_are_scene(text):
+    assert parse(text) == Prompt(text, ())
 
 
 def test_built_words():
