@@ -58,6 +58,7 @@ def test_a_lost_machine_ends_a_split_clip_which_goes_on(cli, made_model, tmp_pat
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_lost_machine_gives_its_clip_back(cli, made_model, tmp_path):
     more = ("--steps", "50", "--seed", "1", "--num", "4")
     (tmp_path / "alone").mkdir()

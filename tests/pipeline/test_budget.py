@@ -283,6 +283,7 @@ def test_memory_that_is_no_size_is_refused(tmp_path):
     assert "'lots' is no size" in str(result.exception)
 
 
+@pytest.mark.slow  # beside other processes it may hold a quarter more
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
 def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch):
     """MLX's memory, the program's own, and what its libraries take; MLX keeps no freed buffers beside them."""

@@ -258,6 +258,7 @@ def evaluate_short(folder, adapter, *more):
     return evaluate.main(["--out", str(folder), "--adapter", str(adapter), *sizes, *more])
 
 
+@pytest.mark.slow
 def test_a_short_run_makes_everything_and_a_second_one_nothing(tmp_path, monkeypatch, capsys):
     adapter, draw = save_adapter(tmp_path / "quiet.safetensors", 1), np.random.default_rng(0)
     folder, names = tmp_path / "out", ("whisper", "soft", "plain", "whisper-unlocked", "soft-unlocked")

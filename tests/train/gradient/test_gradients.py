@@ -399,7 +399,7 @@ def test_a_mac_compiles_the_step_and_submits_nothing(pair, monkeypatch):
     made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
 
 
-@pytest.mark.parametrize("how", ["decoupled", "decoupled in one", "coupled"])
+@pytest.mark.parametrize("how", ["decoupled", pytest.param("decoupled in one", marks=pytest.mark.slow), "coupled"])
 def test_checkpointing_keeps_one_block_at_a_time(how):
     """The peak grows with the blocks without it, and hardly with it: a block's own gradients (the keys and values of
     text and video among them) come before the next block is computed again. In one, as a compiled step runs: by the
