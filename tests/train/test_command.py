@@ -89,7 +89,8 @@ def test_an_upload_is_checked_before_the_work(tiny_model, data, tmp_path, monkey
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"can be uploaded to me/quiet: the Hub cannot be reached \(no route\)\. Connect"):
+    said = r"can be uploaded to me/quiet: the Hub cannot be reached \(no route\)\. Connect"
+    with pytest.raises(UserError, match=said):
         train("--data", data, "-o", run, "-m", tiny_model, "--upload", "me/quiet")
     assert not run.exists()
     monkeypatch.setattr(Api, "whoami", lambda self: {"name": "somebody", "orgs": []})
