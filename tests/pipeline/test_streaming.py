@@ -47,7 +47,10 @@ def last_latents(model, request, residency):
     return [np.array(stream) for stream in steps[-1].latents if stream is not None]
 
 
-@pytest.mark.parametrize("residency", [STREAMED, Residency(1), Residency(0, ahead=3, keep_cached=False)])
+@pytest.mark.parametrize(
+    "residency",
+    [STREAMED, Residency(1), pytest.param(Residency(0, ahead=3, keep_cached=False), marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "change",
     [
