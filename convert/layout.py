@@ -18,6 +18,8 @@ _PREFIXES = (
     ("vocoder.", "vocoder", "vocoder."),
 )
 """(official prefix, component, what is stripped); the first that fits counts."""
+STRIPPED = {component: stripped for _, component, stripped in _PREFIXES}
+"""Component -> what its official names have before the parameter's path."""
 
 _TRANSFORMER_ROOTS = (
     *_CONNECTORS, "transformer_blocks.", "scale_shift_table", "audio_scale_shift_table", "patchify_proj.",

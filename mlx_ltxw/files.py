@@ -27,7 +27,8 @@ LARGEST_TEXT = 64 << 20
 """Bytes of the largest text or table that is read whole, unless a caller says otherwise."""
 
 LOCK = ".mlx-ltxw.lock"
-_PREFIX, _SUFFIX = ".mlx-ltxw-", ".part"
+PARTIAL_PREFIX, PARTIAL_SUFFIX = ".mlx-ltxw-", ".part"
+"""Of names that are given up with their process."""
 _serial = itertools.count()
 _swept: set[str] = set()
 _partial: set[Path] = set()
@@ -156,7 +157,7 @@ def sweep(folder: Path, deep: bool = False) -> None:
     """
     _swept.add(str(folder))
     with suppress(OSError):  # a folder that cannot be listed is no reason to stop
-        for part in folder.glob(f"{'**/' if deep else ''}{_PREFIX}*{_SUFFIX}"):
+        for part in folder.glob(f"{'**/' if deep else ''}{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
             with suppress(OSError):
                 handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
                 try:
@@ -293,7 +294,7 @@ def inside(folder: Path, name: object) -> Path:
 def _begin(folder: Path) -> tuple[Path, int]:
     """A new file to write to, and the handle that holds its lock."""
     while True:
-        partial = folder / f"{_PREFIX}{os.getpid()}-{next(_serial)}{_SUFFIX}"
+        partial = folder / f"{PARTIAL_PREFIX}{os.getpid()}-{next(_serial)}{PARTIAL_SUFFIX}"
         try:
             handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX, _SUFFIX = ".mlx-ltxw-", ".part"
+from mlx_ltxw.files import PARTIAL_PREFIX, PARTIAL_SUFFIX
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def temporary_folder() -> Iterator[Path]:
     """
     sweep_folders(Path(tempfile.gettempdir()))
     while True:
-        folder = Path(tempfile.mkdtemp(_SUFFIX, _PREFIX))
+        folder = Path(tempfile.mkdtemp(PARTIAL_SUFFIX, PARTIAL_PREFIX))
         with suppress(FileNotFoundError):  # another process swept it before it was held
             handle = _hold(folder)
             break
@@ -41,7 +41,7 @@ def sweep_folders(where: Path) -> None:
     Args:
         where: Only folders in it that `temporary_folder` made are touched.
     """
-    for folder in where.glob(f"{_PREFIX}*{_SUFFIX}"):
+    for folder in where.glob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
         with suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlx_ltxw.convert.layout import DIFFUSION, axes
+from mlx_ltxw.convert.layout import STRIPPED, axes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from scripts.voice_model import training
 from scripts.voice_model.audio_vae import AudioVAE
@@ -20,22 +20,13 @@ from scripts.voice_model.transformer import Model
 from scripts.voice_model.video_vae import VideoVAE
 from scripts.voice_model.vocoder import build
 
-PREFIXES = {
-    "transformer": DIFFUSION,
-    "connectors": DIFFUSION,
-    "text_projection": "text_embedding_projection.",
-    "video_vae": "vae.",
-    "audio_vae": "audio_vae.",
-    "vocoder": "vocoder.",
-}
-
 
 def tensors(component: str, folder: Path = BUILTIN_MODEL) -> dict[str, Tensor]:
     """Every tensor of a component of the converted model in fp32, in PyTorch's layout, under its name there."""
     found = {}
     for file in sorted(folder.glob(f"{component}*.safetensors")):
         for name, value in load_file(file).items():
-            moved = axes(component, PREFIXES[component] + name, value.ndim)
+            moved = axes(component, STRIPPED[component] + name, value.ndim)
             back = value if moved is None else value.permute(*np.argsort(moved).tolist())
             found[name] = back.float().contiguous()
     return found
