@@ -6,6 +6,7 @@ in memory what they pass. Who searches reads little at a time; a packet, a table
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 SEARCH = 64 << 20
@@ -62,11 +63,16 @@ class SearchedFile:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As a file's."""
+        """As a file's; a place that no file has (a damaged header names it) is FFmpeg's own error, not an `OSError`."""
         self._jumps -= 1
         if self._jumps < 0:
             self._left = 0
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -errno.EINVAL
 
     def tell(self) -> int:
         """As a file's."""

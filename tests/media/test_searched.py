@@ -1,5 +1,8 @@
 """What is damaged is searched for so long and no longer, whatever its format: counted in bytes that are read."""
 
+import contextlib
+import errno
+
 import av
 import numpy as np
 import pytest
@@ -117,3 +120,28 @@ def test_headers_may_be_long(counted, tmp_path):
     (tmp_path / "a.mp3").write_bytes(head + cover + (tmp_path / "a.mp3").read_bytes())
     assert probe(tmp_path / "a.mp3").rate == 48000
     assert abs(len(read_audio(tmp_path / "a.mp3", 48000, 1)) / 48000 - 2) < 0.1
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 40, 128])
+@pytest.mark.parametrize(("format", "codec"), [("wav", "pcm_s16le"), ("mp3", "libmp3lame"), ("flac", "flac"),
+                                               ("ogg", "libopus"), ("mov", "aac"), ("matroska", "aac"),
+                                               ("mpegts", "mp2"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"),
+                                               ("caf", "pcm_s16le")])  # fmt: skip
+def test_the_first_bytes_of_a_file_are_refused_in_a_sentence(tmp_path, format, codec, size):
+    """FFmpeg seeks to places before their start."""
+    path = tmp_path / f"a.{format}"
+    packed(path, format, codec, seconds=0.2)
+    path.write_bytes(path.read_bytes()[:size])
+    for read in (probe, lambda path: read_audio(path, 48000, 1)):
+        with contextlib.suppress(UserError):
+            read(path)
+
+
+def test_a_place_before_the_start_is_ffmpegs_error_and_a_failing_disk_is_not(tmp_path, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(bytes(8))
+    file = searched.SearchedFile(tmp_path / "a.bin", SEARCH)
+    assert file.seek(-1) == -errno.EINVAL
+    assert file.seek(3) == file.tell() == 3
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.seek(0)
