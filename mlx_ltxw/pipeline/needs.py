@@ -19,6 +19,7 @@ from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.given_needs import NOTHING, Given, picture_encoding, sound_encoding
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
@@ -29,13 +30,18 @@ from mlx_ltxw.weights.streaming import Residency
 
 TEXT, PROJECTION, CONNECTORS = "text encoder", "text projection", "connectors"
 DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
+GIVEN_SOUND, GIVEN_PICTURE, UPSAMPLER_PART = "given sound", "given picture", "upsampler"
+"""Encoders are told apart from their decoders by these names."""
 
 PARTS = {
     "text_encoder": TEXT, "text_projection": PROJECTION, "connectors": CONNECTORS, "transformer": DENOISING,
     "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
 }  # fmt: skip
 """Networks -> the part that begins when they are loaded."""
-AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8}
+AHEAD = {
+    PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8, GIVEN_SOUND: 0.68,
+    GIVEN_PICTURE: 0.7, UPSAMPLER_PART: 0.5,
+}  # fmt: skip
 """Of a part's activations, from where on MLX's CPU backend waits. It looks at its limit every tenth operation, and what
 it allocates before it does is the rest. Without a limit it holds up to three times as much, in no less time."""
 
@@ -55,6 +61,7 @@ class Need:
         activations: Bytes of everything else.
         read: Bytes from disk in all, the first time included.
         choice: How it is done, where there is a choice, and why; or nothing.
+        beside: Of the weights, bytes that are in memory when the part begins.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Need:
     activations: int
     read: int
     choice: str = ""
+    beside: int = 0
 
     @property
     def peak(self) -> int:
@@ -82,6 +90,9 @@ class Subject:
         sounds: Adapted sounds beside the picture.
         adapters: Bytes of their factors.
         machines: That the video's tokens are spread over.
+        given: What is not made, but encoded.
+        makes_sound, makes_picture: Whether they are decoded.
+        quantised: Whether to count as if the blocks had 4 bits.
     """
 
     model: ModelDir
@@ -92,6 +103,10 @@ class Subject:
     sounds: int = 0
     adapters: int = 0
     machines: int = 1
+    given: Given = NOTHING
+    makes_sound: bool = True
+    makes_picture: bool = True
+    quantised: bool = False
 
     @property
     def config(self) -> TransformerConfig:
@@ -102,6 +117,11 @@ class Subject:
     def text_itemsize(self) -> int:
         """Bytes of a number of the text path."""
         return 4 if self.dtype == mx.float32 else 2
+
+    @property
+    def outside(self) -> mx.Dtype:
+        """Of the networks beside the transformer."""
+        return mx.float32 if self.text_itemsize == 4 else mx.bfloat16
 
     @property
     def contexts(self) -> int:
@@ -184,14 +204,15 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
     """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
     it, and what a run holds all along."""
     config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
-    video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
+    tokens = size.video_tokens + clip.given.tokens(size)
+    video = 0 if clip.audio_only else tokens * config.video.dim * itemsize
     audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
         return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
-    longest = size.audio_tokens if clip.audio_only else size.video_tokens
+    longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
     if clip.audio_only:
@@ -207,7 +228,7 @@ then turned for the attention, in two blocks."""
 
 def _unpacked(clip: Subject) -> int:
     """Bytes of quantised weights that a card or a CPU unpacks before it multiplies by them, several at a time."""
-    if clip.machine.backend == "metal" or not clip.model.quantized_layers("transformer"):
+    if clip.machine.backend == "metal" or not (clip.quantised or clip.model.quantized_layers("transformer")):
         return 0
     config = clip.config
     return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
@@ -217,23 +238,60 @@ _UNPACKED = 8
 """Of a feed-forward network's matrices."""
 
 
-def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
-    """Between the stages and after them.
+def given_needs(clip: Subject, sizes: Sequence[Geometry]) -> list[Need]:
+    """Of what is given, once for each size of the picture in the run's stages: encoded before the first of them.
+
+    Args:
+        clip: What is made.
+        sizes: Of its stages.
+    """
+    outside, in_pieces, given = clip.outside, clip.machine.in_pieces, clip.given
+    needs = []
+    if given.sound:
+        weights, other = sound_encoding(clip.model, outside, sizes[-1], in_pieces)
+        needs.append(Need(GIVEN_SOUND, weights, other + clip.held, weights))
+    frames = given.frames or min(1, given.pictures)
+    for size in dict.fromkeys(sizes) if frames else ():
+        weights, other = picture_encoding(clip.model, outside, frames, size, in_pieces)
+        name = f"{GIVEN_PICTURE} of {size.width}x{size.height}" + (f", {frames} frames" if given.frames else "")
+        needs.append(Need(name, weights, other + clip.held, weights))
+    return needs
+
+
+def upsampler_need(clip: Subject, kind: str, large: Geometry, kept: int) -> Need:
+    """Between two stages, while the transformer stays where it is.
+
+    Args:
+        clip: What is made.
+        kind: Of the upsampler.
+        large: The second stage's size.
+        kept: Bytes of the transformer's weights in memory.
+    """
+    config = clip.model.network_config(upsampler_name(kind))
+    stored = sum(tensor.nbytes for tensor in clip.model.tensors(upsampler_name(kind)))
+    own = sum(part_bytes(clip.model, upsampler_name(kind), clip.outside).values())
+    vae = part_bytes(clip.model, "video_vae", clip.outside)
+    own += sum(nbytes for part, nbytes in vae.items() if part not in ("encoder", "decoder"))
+    array = large.video_tokens * config.mid_channels * clip.outside.size
+    other = _TILE if clip.machine.in_pieces else _TAPS * array
+    why = "beside the transformer" if kept else ""
+    return Need(f"{UPSAMPLER_PART} {kind}", kept + own, other + clip.held, stored, why, kept)
+
+
+_TAPS = 45
+"""Arrays of the larger size that upsampling holds on a CPU: a convolution copies what it reads 27 times, once a tap."""
+
+
+def decoding_needs(clip: Subject, last: Geometry) -> list[Need]:
+    """After the stages: what is made of sound and picture; what is only given is not decoded.
 
     Args:
         clip: What is decoded.
         last: Its size.
-        upsamplers: Kinds that are used.
     """
-    outside = mx.float32 if clip.text_itemsize == 4 else mx.bfloat16
-    needs = []
-    vae = part_bytes(clip.model, "video_vae", outside)
-    for kind in upsamplers:
-        size = sum(tensor.nbytes for tensor in clip.model.tensors(upsampler_name(kind)))
-        statistics = sum(nbytes for part, nbytes in vae.items() if part not in ("encoder", "decoder"))
-        needs.append(Need(f"upsampler {kind}", size + statistics, _TILE, size))
-    needs.append(_sound(clip, last, outside))
-    if not clip.audio_only:
+    needs = [_sound(clip, last, clip.outside)] if clip.makes_sound else []
+    if clip.makes_picture and not clip.audio_only:
+        vae = part_bytes(clip.model, "video_vae", clip.outside)
         weights = sum(nbytes for part, nbytes in vae.items() if part != "encoder")
         needs.append(Need(PICTURE, weights, _picture(clip, last) + clip.held, weights))
     return needs
@@ -280,6 +338,8 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
 
 
+_BEHIND = 1.25
+"""Of a tile along time, with what is there of the one before it."""
 _PIECE = 156
 """Tokens of a piece of a long sound, with those before it that it depends on."""
 
@@ -290,7 +350,9 @@ def _picture(clip: Subject, size: Geometry) -> int:
     tiling = Tiling()
     tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
     held = (3.31, 34) if clip.machine.in_pieces else (2.88, 30)
-    whole = (held[0] * channels * itemsize + held[1]) * tile * min(size.frames, tiling.frames or size.frames)
+    longest = tiling.frames or size.frames
+    frames = size.frames if size.frames <= longest else _BEHIND * longest
+    whole = (held[0] * channels * itemsize + held[1]) * tile * frames
     bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
