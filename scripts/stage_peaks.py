@@ -21,6 +21,7 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import Parts, resident_memory
 from mlx_ltxw.pipeline.events import Decoded
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material
 from mlx_ltxw.pipeline.needs import GIVEN_PICTURE, GIVEN_SOUND, PARTS, UPSAMPLER_PART
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
@@ -69,13 +70,13 @@ def watched() -> Iterator[Peaks]:
         Parts.begin = begin  # type: ignore[method-assign]
 
 
-def measured(job: Plan, networks: Networks | None = None) -> Peaks:
+def measured(job: Plan, networks: Networks | None = None, material: Material = NO_MATERIAL) -> Peaks:
     """Runs a plan; what its parts held, beyond what was held before."""
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
     with watched() as peaks:
-        for event in run(job, networks):
+        for event in run(job, networks, material=material):
             if isinstance(event, Decoded) and event.video is not None:
                 for _ in event.video:
                     pass

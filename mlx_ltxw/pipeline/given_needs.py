@@ -75,7 +75,7 @@ def picture_encoding(model: ModelDir, dtype: mx.Dtype, frames: int, size: Geomet
     return weights, int(max(copies * pixels, _INNER * piece * first) + 1.1 * turned * dtype.size)
 
 
-_PIECES_ON_GPU, _PIECES_LEAST, _PER_PIXEL = 34, 410_000_000, 1210
+_PIECES_ON_GPU, _PIECES_LEAST, _PER_PIXEL = 38, 410_000_000, 1210
 """On an H200 encoding 704x480 in bf16 held 0.82 GB, of 97 frames or of 481; other sizes are projected."""
 _INNER = 14.5
 """Arrays as large as the first layer's that the layers behind it hold."""

@@ -18,6 +18,7 @@ from mlx_ltxw.machine import Machine
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
+from mlx_ltxw.models.video_vae.tiling import spans
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.given_needs import NOTHING, Given, picture_encoding, sound_encoding
 from mlx_ltxw.pipeline.guidance import passes
@@ -338,8 +339,8 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
 
 
-_BEHIND = 1.25
-"""Of a tile along time, with what is there of the one before it."""
+_BEFORE_IT = 14
+"""Frames of the tile before, beside one that is not the first along time."""
 _PIECE = 156
 """Tokens of a piece of a long sound, with those before it that it depends on."""
 
@@ -350,8 +351,9 @@ def _picture(clip: Subject, size: Geometry) -> int:
     tiling = Tiling()
     tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
     held = (3.31, 34) if clip.machine.in_pieces else (2.88, 30)
-    longest = tiling.frames or size.frames
-    frames = size.frames if size.frames <= longest else _BEHIND * longest
+    times, _, _ = spans(tiling, size.latent_shape, clip.model.network_config("video_vae").scale)
+    later = max((len(time.weights) + _BEFORE_IT for time in times[1:]), default=0)
+    frames = max(min(size.frames, tiling.frames or size.frames), later)
     whole = (held[0] * channels * itemsize + held[1]) * tile * frames
     bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))

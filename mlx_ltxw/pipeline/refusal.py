@@ -30,7 +30,7 @@ def refusal(work: Work, budget: Budget, machine: Machine, planned: Planned, marg
         margin: Of the memory that a plan may fill.
     """
     worst = max(budget.needs, key=lambda need: need.peak)
-    changes = list(_fitting(work, planned))
+    changes = list(_fitting(work, planned)) or list(_both(work, planned))
     if machine.chosen:
         changes.append(f"let it use {readable(1.01 * budget.peak / margin)} ({{field:memory}})")
     if not changes:
@@ -55,6 +55,24 @@ def _fitting(work: Work, planned: Planned) -> Iterator[str]:
             yield f"make it smaller ({{field:width={width}}}, {{field:height={height}}})"
     if not work.model.quantized_layers("transformer") and planned(dataclasses.replace(work, quantised=True)).fits:
         yield "convert the model with {field:quantize=4}"
+
+
+def _both(work: Work, planned: Planned) -> Iterator[str]:
+    """A smaller and shorter clip, as large as possible, where neither alone is enough."""
+    if work.audio_only or work.given.frames:
+        return
+    last, sizes = work.stages[-1].geometry, _smaller_sizes(work)
+    lengths = range(1 + last.grid.frames, last.frames, last.grid.frames)
+    least = lengths[:1]
+    size = _largest(len(sizes) * len(least), lambda n: planned(resized(shorter(work, least[0]), *sizes[n])).fits)
+    if size is None:
+        return
+    small = resized(work, *sizes[size])
+    count = _largest(len(lengths), lambda n: planned(shorter(small, lengths[n])).fits)
+    assert count is not None
+    width, height = sizes[size]
+    sides = f"{{field:width={width}}}, {{field:height={height}}}"
+    yield f"make it smaller and shorter ({sides}, {{field:frames={lengths[count]}}})"
 
 
 def shorter(work: Work, frames: int) -> Work:
