@@ -88,5 +88,5 @@ def sound_encoding(model: ModelDir, dtype: mx.Dtype, size: Geometry, in_pieces: 
     if in_pieces:
         return weights, min(250_000_000, 1_600_000 * size.audio_tokens)
     wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
-    of_token = config.channels * (17_000 + 5_500 * wider)  # its spectrum frames at the first two levels, unfolded
+    of_token = config.channels * (9_000 + 11_000 * wider)  # its spectrum frames at the first two levels, unfolded
     return weights, of_token * min(size.audio_tokens, FRAMES)

@@ -51,10 +51,9 @@ def drawn(job):
     [
         ({"images": ("a.png", "b.png@8")}, {"given picture", "sound", "picture"}),
         ({"video": "a.mp4", "retake": "0.1-0.4"}, {"given picture", "given sound", "sound", "picture"}),
-        ({"video": "a.mp4", "retake": "0.1-0.4", "retake_what": "sound"}, {"given picture", "given sound", "sound"}),
         ({"audio": "a.wav"}, {"given sound", "picture"}),
     ],
-    ids=["pictures", "retake", "its sound", "sound"],
+    ids=["pictures", "retake", "sound"],
 )
 def test_what_is_given_takes_what_was_predicted(built_in, changes, parts, monkeypatch):
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
@@ -105,6 +104,19 @@ def test_what_is_encoded_follows_from_the_request(built_in):
     assert of(video="a.mp4") == Given(frames=17)
     assert of(video="a.mp4", revoice=0.5) == Given(frames=17, sound=True)
     assert of(video="a.mp4", extend=8 / 24) == Given(frames=9, sound=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "decoded"),
+    [
+        ({"retake": "0.1-0.4", "retake_what": "sound"}, {"sound"}),
+        ({"retake": "0.1-0.4", "retake_what": "picture"}, {"picture"}),
+        ({"revoice": 0.5}, {"sound"}),
+    ],
+)
+def test_what_is_only_given_is_not_decoded(built_in, changes, decoded):
+    needs = plan(dataclasses.replace(CLIP, video="a.mp4", **changes), built_in).budget.needs
+    assert {need.name for need in needs} & {"sound", "picture"} == decoded
 
 
 def test_pictures_on_the_way_make_the_steps_larger(built_in):

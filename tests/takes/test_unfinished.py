@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_an_error_says_what_is_kept(tmp_path, monkeypatch):
         run(REQUEST, Output(tmp_path / "out.mp4"))
     monkeypatch.undo()
     assert of(Resumed, run(REQUEST, Output(tmp_path / "out.mp4")))[0].index == 3
+
+
+def test_nothing_is_kept_in_a_folder_that_is_gone(tmp_path):
+    """A disk that is unplugged between two steps."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"out\.mp4 cannot be written: .* is not a folder") as told:  # noqa: PT012
+        for event in make(fit(REQUEST, open_model()), Output(folder / "out.mp4")):
+            if isinstance(event, Step) and event.index == 1:
+                shutil.rmtree(folder)
+    assert "kept" not in told.value.hint
 
 
 def test_lost_numbers_are_not_kept(tmp_path, monkeypatch):
