@@ -22,8 +22,8 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
-from mlx_ltxw.weights.components import TEXT_ENCODER, upsampler_name
-from mlx_ltxw.weights.memory import layer_bytes, part_bytes, weights_in_memory
+from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS, upsampler_name
+from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 
@@ -139,7 +139,7 @@ def text_needs(clip: Subject) -> list[Need]:
     """From prompts to contexts."""
     model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
     dtype = mx.float32 if itemsize == 4 else mx.bfloat16
-    weights = weights_in_memory(model, dtype, clip.audio_only)
+    projection, connectors = (network_bytes(model, name, dtype) for name in TEXT_PARTS)
     layers, rest = layer_bytes(model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
     read, _ = layer_bytes(model, TEXT_ENCODER, None, on_disk="embed_tokens", stored=True)
     gemma = model.network_config(TEXT_ENCODER)
@@ -156,10 +156,9 @@ def text_needs(clip: Subject) -> list[Need]:
             sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
         ),
         Need(
-            PROJECTION, weights["text_projection"],
-            int(whole * PROMPT * token + own * tokens * token + made * text), weights["text_projection"],
+            PROJECTION, projection, int(whole * PROMPT * token + own * tokens * token + made * text), projection,
         ),
-        Need(CONNECTORS, weights["connectors"], _connectors(clip, text), weights["connectors"]),
+        Need(CONNECTORS, connectors, _connectors(clip, text), connectors),
     ]  # fmt: skip
 
 
@@ -267,7 +266,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     """The audio autoencoder, then the vocoder: one is gone when the other comes."""
     parts = part_bytes(clip.model, "audio_vae", dtype)
     decoder = sum(nbytes for part, nbytes in parts.items() if part != "encoder")
-    vocoder = weights_in_memory(clip.model, dtype)["vocoder"]
+    vocoder = network_bytes(clip.model, "vocoder", dtype)
     tokens, read = last.audio_tokens, decoder + vocoder
     if clip.machine.in_pieces:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)

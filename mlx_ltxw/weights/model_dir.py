@@ -20,9 +20,10 @@ from mlx_ltxw.weights.components import (
     is_upsampler,
     upsampler_name,
 )
-from mlx_ltxw.weights.header import Tensor, read_header
+from mlx_ltxw.weights.header import Tensor, known_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
+from mlx_ltxw.weights.remembered import remembered
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -214,17 +215,14 @@ class ModelDir:
         """
         folder = f"{TEXT_ENCODER}/" if component == TEXT_ENCODER else ""
         index = self.path / f"{folder or component}{'model' if folder else ''}.safetensors.index.json"
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise UserError(f"{index} is no index of tensors.", _AGAIN)
-        chosen = sorted({file for name, file in weight_map.items() if not audio_only or audio_side(name)})
+        chosen = sorted({file for name, file in _weight_map(index).items() if not audio_only or audio_side(name)})
         if strange := [file for file in chosen if folder + file not in self.files]:
             raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", _AGAIN)
         return [inside(index.parent, file) for file in chosen]
 
     def tensors(self, component: str, audio_only: bool = False) -> list[Tensor]:
         """The headers' entries of one network; reads no weights."""
-        return [t for file in self.shards(component, audio_only) for t in read_header(file).tensors.values()]
+        return [t for file in self.shards(component, audio_only) for t in known_header(file).tensors.values()]
 
     def arrays(self, component: str, audio_only: bool = False) -> dict[str, mx.array]:
         """All arrays of one network by parameter path; each is read from disk when it is first used."""
@@ -384,6 +382,15 @@ def _is_ours(config: Mapping[str, Any]) -> bool:
     own = config["config"].get("mlx_ltxw", {})
     parts = [own, *config.get("quantization", {}).values()]
     return all(isinstance(part, dict) for part in parts) and isinstance(own.get("generation", {}), dict)
+
+
+@remembered
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """The file of each tensor, from an index."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise UserError(f"{index} is no index of tensors.", _AGAIN)
+    return weight_map
 
 
 def _read_json(path: Path) -> dict[str, Any]:

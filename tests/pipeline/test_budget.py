@@ -102,11 +102,8 @@ def big_layers(_, name, *__, share=None, **___):
 def big(monkeypatch):
     for module in (budget, needs):
         monkeypatch.setattr(module, "layer_bytes", big_layers)
-    monkeypatch.setattr(
-        needs, "weights_in_memory",
-        lambda *_: {"text_projection": 2_300_000_000, "connectors": GB, "transformer": 38 * GB, "audio_vae": 10**8,
-                    "vocoder": 5 * 10**8, "video_vae": 2_500_000_000},
-    )  # fmt: skip
+    networks = {"text_projection": 2_300_000_000, "connectors": GB, "vocoder": 5 * 10**8}
+    monkeypatch.setattr(needs, "network_bytes", lambda model, component, dtype: networks[component])
 
 
 # 0.95 of the memory, less what is outside the blocks (0.9 GB), 2.35 blocks on their way and a little, by blocks.
