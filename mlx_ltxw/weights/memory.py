@@ -7,7 +7,6 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from mlx_ltxw.models.transformer.tensor import TensorShare
-from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.dtype import default_dtype, stays_float32
 from mlx_ltxw.weights.header import Tensor
 from mlx_ltxw.weights.loading import LAYER

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.transformer.tensor import TensorShare
     from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
+    from mlx_ltxw.weights.arriving import Arrival
     from mlx_ltxw.weights.streaming import Residency
     from mlx_ltxw.world import Turns
 
@@ -258,6 +259,7 @@ class ModelDir:
         audio_only: bool = False,
         residency: Residency | None = None,
         share: tuple[TensorShare, Turns] | None = None,
+        arriving: bool = False,
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
@@ -271,12 +273,15 @@ class ModelDir:
             residency: For the transformer and the text encoder: which layers stay in memory, None for all.
             share: For the transformer over several machines: this one's share of it, which alone is read from disk,
                 and the machines.
+            arriving: Of a transformer that stays in memory whole, on a GPU: its blocks may still be on their way when
+                it is given; who asks for one waits for it (`weights/arriving.py`).
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.machine import on_cpu
         from mlx_ltxw.models.transformer.tensor import shard_transformer
+        from mlx_ltxw.weights.arriving import Arrival, as_needed, let_arrive
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.eager import read_now
         from mlx_ltxw.weights.loading import fill, quantize_layers
@@ -293,25 +298,34 @@ class ModelDir:
         options = {"with_video": False} if audio_only else {}
         config = self.network_config(component)
         tensors = {tensor.name: tensor for tensor in self.tensors(component, audio_only)}
-        network = component_named(component).build(config, tensors, **options)
-        layers = self.quantized_layers(component)
-        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
 
         def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
             return memory_dtype(component, name, stored, target)
 
+        layers_at, arrival = component_named(component).layers_at, None
+        at_once = component == "transformer" and (share is not None or not on_cpu())
+        if arriving and at_once and share is None and residency is RESIDENT:
+            arrival = Arrival(as_needed(layers_at, config.layers, tensors), in_memory)  # while the network is built
+        network = component_named(component).build(config, tensors, **options)
+        layers = self.quantized_layers(component)
+        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
         arrays = self.arrays(component, audio_only) if share is None else unread(tensors.values())
         arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
         fill(network, arrays, f"{component} of {self.path}")
         if share is not None:
             shard_transformer(network, *share)
             tensors = shared_tensors(tensors.values(), share[0], layers)
-        layers_at = component_named(component).layers_at
-        if component == "transformer" and (share is not None or not on_cpu()):
+        if arrival is not None:
+            let_arrive(network, layers_at, arrival, functools.partial(self._come, arrival))
+        elif at_once:
             read_now(network, staying(layers_at, len(network[layers_at]), tensors, residency), in_memory)
         if residency is not RESIDENT:
             stream_layers(network, layers_at, tensors, in_memory, residency)
         return network.eval()
+
+    @_while_there
+    def _come(self, arrival: Arrival, part: int) -> None:
+        arrival.wait_for(part)
 
     def load_transformer(
         self,
@@ -319,9 +333,10 @@ class ModelDir:
         audio_only: bool = False,
         residency: Residency | None = None,
         share: tuple[TensorShare, Turns] | None = None,
+        arriving: bool = False,
     ) -> Transformer:
         """As `load`."""
-        return self.load("transformer", dtype, audio_only, residency, share)
+        return self.load("transformer", dtype, audio_only, residency, share, arriving)
 
     def load_connectors(self, dtype: mx.Dtype | None = None) -> Connectors:
         """As `load`."""
