@@ -22,6 +22,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
+from mlx_ltxw.weights.arriving import GROUP
 from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS, upsampler_name
 from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -294,6 +295,16 @@ def _picture(clip: Subject, size: Geometry) -> int:
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
 
+def arriving(machine: Machine, stored: Sequence[int]) -> int:
+    """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`).
+
+    Args:
+        machine: A CPU reads them in another way.
+        stored: Bytes of each block on disk.
+    """
+    return min(GROUP, max(stored)) if machine.in_pieces else 0
+
+
 def denoising(
     clip: Subject, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
     walks: int,
@@ -314,6 +325,7 @@ def denoising(
     stay = [index for index in range(count) if residency.stays(index, count)]
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
+        activations += arriving(clip.machine, stored)
         return Need(name, weights, activations, sum(stored) + beside, f"all {count} blocks stay in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
     choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each step"
