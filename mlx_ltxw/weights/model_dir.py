@@ -284,7 +284,6 @@ class ModelDir:
         from mlx_ltxw.weights.arriving import Arrival, as_needed, let_arrive
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.eager import read_now
-        from mlx_ltxw.weights.loading import fill, quantize_layers
         from mlx_ltxw.weights.shares import shared_tensors, unread
         from mlx_ltxw.weights.streaming import RESIDENT, staying, stream_layers
 
@@ -307,14 +306,11 @@ class ModelDir:
         if arriving and at_once and share is None and residency is RESIDENT:
             arrival = Arrival(as_needed(layers_at, config.layers, tensors), in_memory)  # while the network is built
         network = component_named(component).build(config, tensors, **options)
-        layers = self.quantized_layers(component)
-        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
         arrays = self.arrays(component, audio_only) if share is None else unread(tensors.values())
-        arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
-        fill(network, arrays, f"{component} of {self.path}")
+        self._fill(component, network, arrays, audio_only, in_memory)
         if share is not None:
             shard_transformer(network, *share)
-            tensors = shared_tensors(tensors.values(), share[0], layers)
+            tensors = shared_tensors(tensors.values(), share[0], self.quantized_layers(component))
         if arrival is not None:
             let_arrive(network, layers_at, arrival, functools.partial(self._come, arrival))
         elif at_once:
@@ -322,6 +318,18 @@ class ModelDir:
         if residency is not RESIDENT:
             stream_layers(network, layers_at, tensors, in_memory, residency)
         return network.eval()
+
+    def _fill(
+        self, component: str, network: nn.Module, arrays: Mapping[str, mx.array], audio_only: bool,
+        in_memory: Callable[[str, mx.Dtype], mx.Dtype],
+    ) -> None:  # fmt: skip
+        """Puts arrays of a network into it, in their dtypes in memory, unread."""
+        from mlx_ltxw.weights.loading import fill, quantize_layers
+
+        layers = self.quantized_layers(component)
+        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
+        arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
+        fill(network, arrays, f"{component} of {self.path}")
 
     @_while_there
     def _come(self, arrival: Arrival, part: int) -> None:
