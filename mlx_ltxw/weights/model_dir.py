@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, lost, read_text
-from mlx_ltxw.parsing import parse_json
+from mlx_ltxw.files import inside, lost
 from mlx_ltxw.weights.components import (
     TEXT_ENCODER,
     TEXT_PARTS,
@@ -23,7 +22,7 @@ from mlx_ltxw.weights.components import (
 from mlx_ltxw.weights.header import Tensor, known_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
-from mlx_ltxw.weights.remembered import remembered
+from mlx_ltxw.weights.model_files import AGAIN, is_ours, read_json, weight_map
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from mlx_ltxw.weights.streaming import Residency
     from mlx_ltxw.world import Turns
 
-_AGAIN = "Convert the checkpoint again."
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
@@ -94,8 +92,8 @@ class ModelDir:
             )
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
-        config = _read_json(directory / "config.json")
-        if not _is_ours(config):
+        config = read_json(directory / "config.json")
+        if not is_ours(config):
             raise UserError(f"{directory / 'config.json'} is not what convert writes.", "Convert the checkpoint again.")
         return cls(directory, config, files)
 
@@ -171,7 +169,7 @@ class ModelDir:
             UserError: the config is damaged, or describes another model; or there is no such upsampler.
         """
         if component == TEXT_ENCODER:
-            return component_named(component).read_config(_read_json(self.text_encoder / "config.json"))
+            return component_named(component).read_config(read_json(self.text_encoder / "config.json"))
         if is_upsampler(component):
             return component_named(component).read_config(self._upsampler_file(component).get("config", {}))
         numbers = {}
@@ -183,7 +181,7 @@ class ModelDir:
     def _upsampler_file(self, name: str) -> dict[str, Any]:
         """What `convert` wrote about an upsampler: its own `config`, `model_version` and `source`."""
         self._held_upsampler(name)
-        return _read_json(self.path / f"{name}.json")
+        return read_json(self.path / f"{name}.json")
 
     def _held_upsampler(self, name: str) -> str:
         """The kind of an upsampler that is there, by its component's name.
@@ -216,9 +214,9 @@ class ModelDir:
         """
         folder = f"{TEXT_ENCODER}/" if component == TEXT_ENCODER else ""
         index = self.path / f"{folder or component}{'model' if folder else ''}.safetensors.index.json"
-        chosen = sorted({file for name, file in _weight_map(index).items() if not audio_only or audio_side(name)})
+        chosen = sorted({file for name, file in weight_map(index).items() if not audio_only or audio_side(name)})
         if strange := [file for file in chosen if folder + file not in self.files]:
-            raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", _AGAIN)
+            raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", AGAIN)
         return [inside(index.parent, file) for file in chosen]
 
     def tensors(self, component: str, audio_only: bool = False) -> list[Tensor]:
@@ -394,30 +392,3 @@ class ModelDir:
             UserError: names every file that differs.
         """
         check_hashes(self.path, self.files, progress)
-
-
-def _is_ours(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` has the shape that convert gives it."""
-    known = config.get("variant") in ("dev", "distilled") and isinstance(config.get("model_version", ""), str)
-    tables = [config.get("config"), config.get("quantization", {}), config.get("source", {})]
-    if not known or not all(isinstance(table, dict) for table in tables):
-        return False
-    own = config["config"].get("mlx_ltxw", {})
-    parts = [own, *config.get("quantization", {}).values()]
-    return all(isinstance(part, dict) for part in parts) and isinstance(own.get("generation", {}), dict)
-
-
-@remembered
-def _weight_map(index: Path) -> Mapping[str, str]:
-    """The file of each tensor, from an index."""
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index} is no index of tensors.", _AGAIN)
-    return weight_map
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    value = parse_json(read_text(path), str(path), _AGAIN)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object.", _AGAIN)
-    return value
