@@ -1,6 +1,6 @@
 """In which dtype everything of a run is multiplied, and how often, by what networks describe; nothing is computed.
 
-On a GPU a product of float32 takes many times as long as one of bfloat16, and a float32 number anywhere on the way makes
+On a GPU a product of float32 takes many times as long as one of bfloat16, and one float32 number on the way makes
 all that follows float32. Counts are worked out from the architecture.
 """
 
@@ -84,9 +84,7 @@ def guided(job):
         dataclasses.replace(one, stg=1.0, stg_blocks=(BLOCKS - 1,))
         for one in (stage.video_guidance, stage.audio_guidance)
     )
-    return dataclasses.replace(
-        job, stages=(dataclasses.replace(stage, video_guidance=own, audio_guidance=of_audio),)
-    )
+    return dataclasses.replace(job, stages=(dataclasses.replace(stage, video_guidance=own, audio_guidance=of_audio),))
 
 
 TEXTS = 4
