@@ -156,7 +156,7 @@ def test_pictures(dev):
 
 def test_sound(dev):
     """Spectra in bfloat16 and waveforms in float32, whatever comes in."""
-    vae, vocoder = dev.load_audio_vae(mx.bfloat16), dev.load_vocoder()
+    vae, vocoder = dev.load_audio_vae(mx.bfloat16), dev.load("vocoder", mx.bfloat16)
     with multiplied() as found:
         mel = vae.decode(mx.zeros((1, 5, vae.config.features), mx.float32))
     assert found == {BF16: convolutions(vae.decoder)}
