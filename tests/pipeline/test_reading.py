@@ -112,7 +112,7 @@ def size(model, component):
 
 
 def overhead(model, component):
-    """Bytes at most of what else lies in its files: each header twice, by us and by MLX, its index twice, the config."""
+    """Bytes at most of what else lies in its files: headers and index twice, by us and by MLX, and the config."""
     headers = sum(file.stat().st_size for file in model.shards(component)) - sum(
         tensor.nbytes for tensor in model.tensors(component)
     )
