@@ -114,13 +114,13 @@ def fuse(
                 on_demand[index] if quantized else on_demand.layers[index], *options, later=not quantized
             )
         else:
-            index = _arriving(result, prefix)
-            if index is not None and quantized:
-                result.transformer_blocks[index]  # waits for it
-            later, bare = index is not None and not quantized, at(result, prefix)
+            number = _arriving(result, prefix)
+            if number is not None and quantized:
+                result.transformer_blocks[number]  # waits for it
+            later, bare = number is not None and not quantized, at(result, prefix)
             block = fuse_changes(bare, *options, later=later)
-            if index is not None and later:
-                coming[index] = _fused_when_come(bare, block, own)
+            if number is not None and later:
+                coming[number] = _fused_when_come(bare, block, own)
             for path in own:
                 replace(result, start + path, at(block.model, path))
         fused += [start + path for path in block.fused]

@@ -58,7 +58,7 @@ class PromptCache:
         maker = [
             _FORMAT,
             __version__,
-            mx.__version__,
+            mx.__version__,  # type: ignore[attr-defined]
             str(mx.default_device()),
             blas.identity() if on_cpu() else "",
             str(dtype),
