@@ -120,7 +120,7 @@ class Request:
             if not isinstance(value, wanted) or isinstance(value, bool):
                 raise UserError(f"{{field:{name}}} is {value!r}.", hint)
             if isinstance(value, Real) and not isinstance(value, int | float):  # one of numpy's, which JSON lacks
-                object.__setattr__(self, name, int(value) if wanted is Integral else float(value))
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
         for name in ("video", "audio", "distilled_lora"):
             if (file := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(file))
