@@ -21,7 +21,7 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.weights.streaming import RESIDENT
 from tests.adapter.helpers import factors, official_file
-from tests.graph import multiplied, multiplying_as_on_cuda
+from tests.graph import multiplied, multiplying_as_on_cuda, operations
 
 REQUEST = Request("a woman whispers", width=64, height=64, frames=9, steps=1, seeds=(3,), dtype="bfloat16")
 BF16, FP32 = ("bfloat16",), ("float32",)
@@ -54,7 +54,7 @@ def of_a_step(job, monkeypatch, packed=False):
         every = passes(self.video_guidance, self.audio_guidance, self._layers)
         with multiplied() as found:
             made = self.predict(latents, sigma, every)
-        seen.append((found, [*made]))
+        seen.extend((found, made))
         raise Described
 
     def contexts(self, prompts, cache):
@@ -74,7 +74,7 @@ def of_a_step(job, monkeypatch, packed=False):
     monkeypatch.setattr(Networks, "_loaded", loaded)
     with pytest.raises(Described):
         list(run(job, Networks(job.model, job.dtype)))
-    return seen[0]
+    return seen
 
 
 def guided(job):
@@ -103,7 +103,7 @@ OF_OWN = BLOCKS * (3 + 3 + 2) + 2
 @pytest.mark.parametrize("packed", [False, True], ids=["", "8 bits"])
 def test_a_guided_step(dev, packed, monkeypatch):
     found, made = of_a_step(guided(plan(REQUEST, dev)), monkeypatch, packed)
-    assert made == ["cond", "uncond", "ptb", "mod"]
+    assert [*made] == ["cond", "uncond", "ptb", "mod"]
     assert found == {BF16: BASE, ATTENTION: OF_BASE}
 
 
@@ -118,6 +118,14 @@ def test_an_adapter_without_the_lock_costs_nothing(dev, adapter, monkeypatch):
     fused = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, lock_video=False)
     found, _ = of_a_step(guided(plan(fused, dev)), monkeypatch)
     assert found == {BF16: BASE, ATTENTION: OF_BASE}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["", "8 bits"])
+def test_no_step_is_described_with_its_gradient(dev, adapter, monkeypatch, tmp_path, packed):
+    """Which is wrapping around every kernel of ours, rotation, packed weight and adapter."""
+    locked = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, lock_video=True)
+    _, made = of_a_step(guided(plan(locked, dev)), monkeypatch, packed)
+    assert operations(tmp_path / "graph.dot", *made.values())["CustomTransforms"] == 0
 
 
 def test_the_text(dev):
