@@ -27,6 +27,7 @@ from mlx_ltxw.pipeline.needs import (
     TEXT,
     Need,
     Subject,
+    arriving,
     decoding_needs,
     denoising,
     forward,
@@ -222,7 +223,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     between = [upsampler_need(clip, s.upsampler, s.geometry, 0).peak for s in work.stages if s.upsampler is not None]
     activations = max(previewing, *between, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
-    if sum(blocks) + beside > room:
+    if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = [*text_needs(clip), *given_needs(clip, [stage.geometry for stage in work.stages])]
