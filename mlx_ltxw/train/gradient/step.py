@@ -8,7 +8,7 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
@@ -106,18 +106,13 @@ def compiles(config: TrainConfig, streams: bool = False) -> bool:
 def walking(compiled: bool) -> Walk:
     """How a decoupled step goes over the blocks (`audio_stream.gradient`).
 
-    A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
-    A compiled function may submit nothing.
+    A GPU begins while Python describes the next block, and no more than that one: each is handed over whole, the base's
+    with it, and holds all that it makes. On a CPU, where nothing is gained by that, each is waited for. A compiled
+    function may submit nothing.
     """
     if compiled:
         return Walk()
-    return Walk.bounded() if this_machine().in_pieces else Walk(submit_every=1, window=0)
-
-
-def beside(walk: Walk) -> Walk:
-    """The same where blocks are compiled: one is described beside the one at work, since each holds all that it makes,
-    and the host is seldom further ahead."""
-    return replace(walk, window=min(walk.window, 1)) if walk.window else walk
+    return Walk.bounded(in_parts=False) if this_machine().in_pieces else Walk(submit_every=1, window=0)
 
 
 class Objective:
