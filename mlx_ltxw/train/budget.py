@@ -16,6 +16,7 @@ from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming, text_needs
+from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
 from mlx_ltxw.train.base import shared_residency
@@ -63,7 +64,8 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
     blocks, outside = _weights(step, lambda _: True)
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
-    activations, room = step_bytes(step, size, machine), limit - program - outside
+    activations = step_bytes(step, size, machine)
+    room = limit - program - outside - packed(TRAINING, subject, [size], step.draws)
     residency, beside = RESIDENT, 0
     if step.shared:
         residency, again = shared_residency(step.config), 0
@@ -86,6 +88,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     needs = [*text_needs(subject), *_encoding(step, decoding, machine)]
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
     needs += [Need(f"samples' {need.name}", weights + need.weights, need.activations, need.read) for need in decoding]
+    needs = with_packed(needs, subject, [size], step.draws)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 

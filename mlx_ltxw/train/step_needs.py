@@ -31,8 +31,10 @@ _OPTIMIZER = 5
 """Vectors that the optimizer makes on its way: the gradient, and four of what AdamW is made of."""
 _SOUNDS, _SOUNDS_ALONE = 26.5, 21
 """Arrays of the whole sound that a block keeps: with an attention to the picture and without."""
-_AT_WORK = 1.4
-"""Of what a block keeps, all that it makes at once on a CPU."""
+_AT_WORK, _AT_WORK_AGAIN = 1.4, 2.2
+"""Times what a block keeps: all that it makes at once on a CPU; and that it makes again on the way back."""
+_WATCHING = 0.85
+"""Of what a forward of a clip holds, that of the base's blocks whose last streams nobody reads."""
 _WHOLE = 55
 """Arrays of the whole video that two blocks hold which a GPU is handed whole, not part by part."""
 
@@ -138,7 +140,8 @@ def _at_work(step: TrainingStep, size: Geometry, machine: Machine, kept: int) ->
     watching = 0 if step.audio_only else walking(subject, size, rows=step.clips)
     again = step.config.gradient_checkpointing
     if not machine.in_pieces:
-        return max(watching, int(_AT_WORK * kept)) + again * kept
+        watching = int(_WATCHING * watching)
+        return max(watching + kept, int(_AT_WORK_AGAIN * kept)) if again else max(watching, int(_AT_WORK * kept))
     transformer = step.model.network_config("transformer")
     video = 0 if step.audio_only else step.clips * size.video_tokens
     if not step.audio_only and step.clips * size.video_tokens <= COMPILED_UP_TO.get(machine.backend, 0):
