@@ -72,7 +72,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         blocks, beside, choice = _shared(step, blocks, residency, machine)
     elif sum(blocks) > room - activations and not step.audio_only:
         audio, picture, read = _sides(step)
-        beside = streaming(picture, read, machine, whole=True)
+        beside = streaming(picture, read, machine, whole=machine.in_pieces)
         left = room - activations - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
@@ -131,7 +131,7 @@ def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> 
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     activations = step_bytes(step, size, machine) - state_bytes(step)  # which is there before
     _, picture, read = _sides(step)
-    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=True)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=machine.in_pieces)
     return int(_AHEAD * activations) + beside
 
 

@@ -92,7 +92,7 @@ def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
     the ways there and back hold and of what the optimizer does."""
     vector = _FLOAT32 * trained_numbers(step)
     if step.config.coupled and not step.audio_only:
-        return int(5.5 * vector + _coupled(step, size, machine))
+        return int((5.5 if machine.in_pieces else _STATE) * vector + _coupled(step, size, machine))
     kept, inputs = kept_of_block(step, size, machine)
     layers = step.model.network_config("transformer").layers
     again = step.config.gradient_checkpointing
@@ -173,6 +173,12 @@ def _coupled(step: TrainingStep, size: Geometry, machine: Machine) -> float:
     transformer = step.model.network_config("transformer")
     video = size.video_tokens * transformer.video.dim * _FLOAT32
     texts = PROMPT * (transformer.audio.dim + transformer.video.dim) * _FLOAT32
-    kept = 8.7 * video if step.config.gradient_checkpointing else 74 * video + 2.5 * texts
     subject = Subject(step.model, default_dtype(), machine, step.audio_only, [""])
-    return walking(subject, size) + 660 * video + step.clips * transformer.layers * kept
+    again, blocks = step.config.gradient_checkpointing, step.clips * transformer.layers
+    if machine.in_pieces:
+        return walking(subject, size) + 660 * video + blocks * (8.7 * video if again else 74 * video + 2.5 * texts)
+    streams = video + size.audio_tokens * transformer.audio.dim * _FLOAT32
+    tokens = size.video_tokens + size.audio_tokens
+    scores = transformer.audio.heads * tokens * (tokens + PROMPT) * _FLOAT32
+    kept = 20 * streams + 2.5 * texts + scores
+    return walking(subject, size, rows=step.clips) + (blocks * streams + step.clips * kept if again else blocks * kept)
