@@ -86,8 +86,8 @@ def measured(job: Plan, networks: Networks | None = None, material: Material = N
 
 
 def predicted(job: Plan) -> dict[str, int]:
-    """The plan's, by the same names."""
-    return {part: max((n.peak for n in job.budget.needs if n.name.startswith(part)), default=0)
+    """The plan's, of MLX's arrays, by the same names."""
+    return {part: max((n.arrays for n in job.budget.needs if n.name.startswith(part)), default=0)
             for part in [*dict.fromkeys(PARTS.values()), *OTHERS]}  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from mlx_ltxw.pipeline.needs import (
     text_needs,
     upsampler_need,
 )
+from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.pipeline.refusal import refusal
 from mlx_ltxw.printing import duration, readable
@@ -110,7 +111,8 @@ class Budget:
         """For a terminal: a line a part, and the sum of it."""
         head = ("part", "weights", "other", "peak", "read")
         rows = [
-            (need.name, *map(readable, (need.weights, need.activations, need.peak, need.read))) for need in self.needs
+            (need.name, *map(readable, (need.weights, need.peak - need.weights, need.peak, need.read)))
+            for need in self.needs
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
@@ -222,7 +224,9 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     previewing = max((need.peak for need in looks), default=0)
     between = [upsampler_need(clip, s.upsampler, s.geometry, 0).peak for s in work.stages if s.upsampler is not None]
     activations = max(previewing, *between, *(forward(clip, stage) for stage in work.stages))
-    residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
+    sizes = [stage.geometry for stage in work.stages]
+    room = limit - program - activations - packed(DENOISING, clip, sizes)
+    residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
@@ -235,7 +239,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     if previewing:
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
         needs.append(Need(PREVIEWS, weights, previewing, 0))
-    needs += decoding_needs(clip, work.stages[-1].geometry)
+    needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry)], clip, sizes)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
