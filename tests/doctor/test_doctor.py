@@ -133,12 +133,13 @@ def test_the_published_configs():
 
 
 def test_what_fits():
-    """By hand: at 8 bits and 704x480x97 the transformer's 20.62 GB, a forward's 0.72; in bf16 2.35 blocks of 0.774 GB
+    """By hand: at 8 bits and 704x480x97 the transformer's 20.62 GB, a forward's 0.72, and what of
+    a block is there twice while it arrives, 0.13; in bf16 2.35 blocks of 0.774 GB
     on their way, 0.86 outside of them, and then as many as fit into 95 % of 23 GB, 21.85. The connectors' 4.03 GB and
     the 0.4 beside them are the largest moment where the transformer is small."""
     rows = {row["precision"]: row["clips"] for row in table(Machine("metal", 23 * GB, 23 * GB), program=0)}
     assert rows["-q 8"]["704x480x97"]["blocks"] == 48
-    assert rows["-q 8"]["704x480x97"]["peak"] == pytest.approx(21.34 * GB, rel=2e-3)
+    assert rows["-q 8"]["704x480x97"]["peak"] == pytest.approx(21.47 * GB, rel=2e-3)
     assert rows["-q 8"]["1280x704x121"]["blocks"] == 43  # (21.85 - 0.86 - 2.2 - 2.35 * 0.411) / 0.411
     assert rows["bf16"]["704x480x97"]["blocks"] == 23  # (21.85 - 0.86 - 0.72 - 2.35 * 0.774) / 0.774
     assert rows["-q 4"]["sound alone"]["peak"] == pytest.approx(4.43 * GB, rel=2e-3)
