@@ -6,7 +6,10 @@ the processes they start; `MLX_LTXW_TEST_DEVICE=gpu` leaves MLX's own choice.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,13 +30,19 @@ if os.environ.get("MLX_LTXW_TEST_DEVICE") != "gpu":
     mx.set_default_device(mx.cpu)
     if mx.is_available(mx.gpu):
         os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
-os.environ.setdefault("MLX_LTXW_CACHE", "0")  # a test encodes what it asks for, and leaves nothing in the user's folder
+if "MLX_LTXW_CACHE" not in os.environ:
+    # Nothing of the user's folder is read or written. One prompt's encoding is most of what a tiny clip takes: each is
+    # kept for the session, whose processes and those they start find the folder named here.
+    os.environ["MLX_LTXW_CACHE"] = tempfile.mkdtemp(prefix="mlx-ltxw-tests-")
+    atexit.register(shutil.rmtree, os.environ["MLX_LTXW_CACHE"], ignore_errors=True)
 if mx.default_device() == mx.Device(mx.cpu):
     mx.disable_compile()  # as every run on the CPU does
 settle()  # as every run does
 
 # Fresh random examples wherever a person runs the tests; the same ones each time in CI, so that it fails for a change.
+# `--hypothesis-profile=explore` draws many times as many (`tests/properties.py`).
 hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False, max_examples=3000, print_blob=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("repeatable")
 

@@ -53,7 +53,7 @@ def read_image(path: Path | str) -> np.ndarray:
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of EXIF that is damaged
             with Image.open(path, formats=formats) as image:
                 check_size(path, *image.size)
                 if getattr(image, "is_animated", False) and image.format != "MPO":

@@ -1,4 +1,4 @@
-"""Two thousand damaged adapter files: each loads right or fails with a UserError; no no-op, no traceback."""
+"""Damaged adapter files: each loads right or fails with a UserError; no no-op, no traceback."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.adapter.apply import adapt
@@ -20,6 +20,7 @@ from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.tree import linears
+from tests.properties import examples
 
 SIZES = {
     "transformer_blocks.0.audio_attn1.to_q": (4, 6),
@@ -220,6 +221,7 @@ def expected(path):
                     stem, role = key.removesuffix("." + ending), role_name
         assert role, key
         bare = re.sub(r"^(base_model\.model\.|model\.|diffusion_model\.|transformer\.|lora_unet_)*", "", stem)
+        bare = re.sub(r"^(base_model_model_|model_|diffusion_model_|transformer_(?!blocks[._]))*", "", bare)
         modules.setdefault(flat[bare], {})[role] = values
     result = {}
     for name, parts in modules.items():
@@ -239,9 +241,12 @@ ROLES = {
     "magnitude": ("magnitude",),
 }
 OUTCOMES = {"loaded": 0, "refused": 0}
+COUNT = 1000
+TINY = np.finfo(np.float32).tiny
+"""Below it fp32 has nothing; a file in fp64 may."""
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(COUNT)
 @given(damaged())
 def test_damaged_files_load_right_or_say_why(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
@@ -266,14 +271,14 @@ def test_damaged_files_load_right_or_say_why(tmp_path_factory, content):
     for name, delta in want.items():
         assert name not in adapted  # wrapped
         got = np.asarray(change(adapter.deltas[name], here[name].weight), np.float64)
-        assert np.allclose(got, delta, rtol=1e-5, atol=1e-6 * np.abs(delta).max())
+        assert np.allclose(got, delta, rtol=1e-5, atol=1e-6 * np.abs(delta).max() + TINY)
 
 
 def test_the_fuzz_above_saw_both_outcomes():
-    if sum(OUTCOMES.values()) < 2000:
+    if sum(OUTCOMES.values()) < COUNT:
         pytest.skip("runs after the fuzz")
-    assert OUTCOMES["loaded"] > 100
-    assert OUTCOMES["refused"] > 1000
+    assert OUTCOMES["loaded"] > 0.05 * COUNT
+    assert OUTCOMES["refused"] > 0.5 * COUNT
 
 
 @pytest.mark.parametrize("seed", range(4))
