@@ -93,6 +93,12 @@ def test_a_take_is_read_again_as_it_is_written(text):
     assert read_take(str(take)) == take
 
 
+@pytest.mark.parametrize("values", [[3], [None], [["soft"]], {"soft": 1}, 2.5, True, None])
+def test_what_is_no_text_is_no_take(values):
+    with pytest.raises(UserError, match="are no takes"):
+        takes_of(values)
+
+
 @examples(100)
 @given(st.one_of(TAKES, st.lists(TAKES, max_size=3), st.integers(), ODD))
 def test_any_takes_are_takes_or_a_sentence(given_takes):
