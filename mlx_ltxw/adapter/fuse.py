@@ -34,6 +34,7 @@ from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, by_block
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
+from mlx_ltxw.weights.arriving import Arriving
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def fuse(
         placements = [place(adapter, model) for adapter, _ in adapters]
     changes = by_module(adapters, placements)
     result = model if consume else share(model)
-    on_demand, fetched = blocks_on_demand(result), dict[int, Any]()
+    on_demand, fetched, coming = blocks_on_demand(result), dict[int, Any](), dict[int, Callable[[], None]]()
     fused: list[str] = []
     losses: dict[str, float] = {}
     for prefix, own in by_block(changes).items():
@@ -113,19 +114,51 @@ def fuse(
                 on_demand[index] if quantized else on_demand.layers[index], *options, later=not quantized
             )
         else:
-            block = fuse_changes(at(result, prefix), *options)
+            number = _arriving(result, prefix)
+            if number is not None and quantized:
+                result.transformer_blocks[number]  # waits for it
+            later, bare = number is not None and not quantized, at(result, prefix)
+            block = fuse_changes(bare, *options, later=later)
+            if number is not None and later:
+                coming[number] = _fused_when_come(bare, block, own)
             for path in own:
                 replace(result, start + path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
     if fetched:
         result.transformer_blocks = ChangedBlocks(on_demand, fetched)
+    if coming:
+        result.transformer_blocks = result.transformer_blocks.then(lambda index: coming.pop(index, _nothing)())
     unfused = tuple(path for path in changes if path not in set(fused))
     return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
 
 def _fused_later(options: tuple[Changes, bool, Callable[[str], bool]], block: Block) -> Block:
     return fuse_changes(block, *options, later=True).model
+
+
+def _arriving(model: nn.Module, prefix: str) -> int | None:
+    """The number of a block that may still be on its way; None for what is there."""
+    arriving = prefix and isinstance(model.transformer_blocks, Arriving)
+    return int(prefix.rpartition(".")[2]) if arriving else None
+
+
+def _fused_when_come(bare: Block, block: Fused[Block], changes: Changes) -> Callable[[], None]:
+    """Puts the sums into the arrays of a block that was fused for later, from weights that have come by then."""
+    pairs = [(at(bare, path), at(block.model, path), changes[path]) for path in block.fused]
+
+    def fuse_now() -> None:
+        for linear, fresh, each in pairs:
+            for name, array in _fused_linear(linear, each, later=False)[0].items():
+                if fresh[name] is not array:
+                    fresh[name][...] = array
+        pairs.clear()  # the bare weights may go
+
+    return fuse_now
+
+
+def _nothing() -> None:
+    """Of a block that no adapter changes."""
 
 
 def fuse_changes(

@@ -53,7 +53,7 @@ def read_image(path: Path | str) -> np.ndarray:
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of EXIF that is damaged
+            warnings.simplefilter("ignore")  # of sizes, which are checked, and of damaged EXIF; they name no file
             with Image.open(path, formats=formats) as image:
                 check_size(path, *image.size)
                 if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -174,13 +174,18 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 
 def _of_deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floating point; Pillow alone would cut off what is above 255."""
+    """Grey of 16 or 32 bits or floating point; Pillow alone would cut off what is above 255.
+
+    Pixels that are no numbers are black, those of the value that the file calls transparent white.
+    """
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
-    whole = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else whole
-    grey = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+    most = values.max(initial=0, where=np.isfinite(values))
+    whole = 65535.0 if image.mode.startswith("I;16") or most > 255 else 255.0
+    top = 1.0 if image.mode == "F" and most <= 1 else whole
+    grey = np.clip(np.rint(np.nan_to_num(values) * (255 / top)), 0, 255).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -33,6 +33,7 @@ _GAP = 0.015  # seconds; codecs lose 20 ms or more at a time, and timestamps are
 _BACK = 0.1  # seconds; a clock that goes back by more was set anew, as where recordings were joined
 _LONGEST = 3600.0  # seconds of silence in one go
 _BLOCK = 5.0  # seconds
+_LOUDEST = 2.0**20  # of full scale 1, also of whole numbers up to 2^15 in a float file; encoders fail far above it
 _COUNTED = {"flac", "caf", "w64", "wv", "tta", "ape"}  # formats whose headers count the samples
 
 
@@ -50,7 +51,8 @@ def opened_sound(
         seconds: The most to give; all when None.
 
     Raises:
-        UserError: no sound in it, or damaged; an mp4 also when it ends before its header says.
+        UserError: no sound in it, or damaged, also by samples that are no numbers; an mp4 also when it ends before
+            its header says.
     """
     with opened(path, SOUND) as container:
         yield sound_of(path, container, start, seconds)
@@ -69,7 +71,7 @@ def sound_of(
     origin = float(start_of(video_stream(container) or stream))
     pieces = _in_step(path, container, stream, origin + start)
     most = math.inf if seconds is None else math.ceil(seconds * rate)
-    return rate, channels, _gathered(pieces, round(_BLOCK * rate), most)
+    return rate, channels, _of_numbers(path, _gathered(pieces, round(_BLOCK * rate), most))
 
 
 def slices(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
@@ -100,6 +102,16 @@ def _gathered(pieces: Iterable[np.ndarray], size: int, most: float) -> Iterator[
             break
     if held:
         yield np.concatenate(held)
+
+
+def _of_numbers(path: Path | str, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Blocks that are checked as they are taken: files of floating point may hold anything."""
+    for block in blocks:
+        if not (block.min(initial=0) > -_LOUDEST and block.max(initial=0) < _LOUDEST):  # false of NaN too
+            raise UserError(
+                f"{path} is damaged: its sound holds samples that are no numbers, or far beyond full scale.", DAMAGED
+            )
+        yield block
 
 
 def _in_step(path: Path | str, container: Any, stream: Any, begin: float) -> Iterator[np.ndarray]:
@@ -168,7 +180,10 @@ def _pieces(frames: Iterable[Any], channels: int, rate: int) -> Iterator[tuple[A
 
     def samples(frame: Any) -> np.ndarray:
         wave: np.ndarray = frame.to_ndarray()
-        return wave.T if mix is None else wave.reshape(-1, len(mix)) @ mix
+        if mix is None:
+            return wave.T
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no number is told of the mix
+            return wave.reshape(-1, len(mix)) @ mix
 
     def converted(frame: Any) -> list[np.ndarray]:
         return [samples(part) for part in resampler.resample(frame)] if resampler else []

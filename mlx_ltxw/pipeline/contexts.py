@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import STREAMED
+from mlx_ltxw.weights.streaming import STREAMED_ONCE
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def encode_prompts(
         UserError: a prompt is longer than the model reads.
     """
     begins("text_encoder")
-    encoder = model_dir.load_text_encoder(dtype, STREAMED)
+    encoder = model_dir.load_text_encoder(dtype, STREAMED_ONCE)
     ids, mask = encoder.tokenize(list(prompts))
     hidden = encoder.token_states(ids, mask)
     mx.eval(mask, [states for _, states in hidden])

@@ -86,7 +86,7 @@ class Networks:
         return share(network) if self.keep else network
 
     def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
-        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared)
+        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared, arriving=True)
 
     def video_vae(self) -> VideoVAE:
         """The video VAE."""

@@ -10,6 +10,7 @@ import numpy as np
 from mlx_ltxw.media.containers import probe
 from mlx_ltxw.media.copy_sound import copies_sound
 from mlx_ltxw.media.measure import Measurement, measure
+from mlx_ltxw.media.video import describe_picture
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import Material, level_of, made_of
 from mlx_ltxw.pipeline.plan import Plan
@@ -137,7 +138,7 @@ def _kept_notes(job: Plan, made: Made) -> list[str]:
     if not made.video:
         notes.append("The picture is copied as it is.")
     elif len(made_frames(job)) < shown_frames(job):
-        notes.append("The rest of the picture is kept frame by frame, and encoded again (H.264, CRF 18).")
+        notes.append(f"The rest of the picture is {_seen(video, job)}, and encoded again (H.264, CRF 18).")
     if sound.rate is None:
         return notes
     if not made.audio and copies_sound(video):
@@ -147,6 +148,18 @@ def _kept_notes(job: Plan, made: Made) -> list[str]:
         rest = "The rest of the sound" if made.audio else "The sound"
         notes.append(f"{rest} is kept sample by sample{mixed}, and encoded again (AAC).")
     return notes
+
+
+def _seen(video: str, job: Plan) -> str:
+    """What becomes of a clip's frames before they are encoded: what the model's sizes and the run's rate ask for."""
+    settings, clip, rate = job.settings, describe_picture(video), probe(video).fps
+    changes = []
+    if (clip.width, clip.height) != (settings.width, settings.height):
+        cut = " and cropped" if clip.width * settings.height != clip.height * settings.width else ""
+        changes.append(f"scaled{cut} from {clip.width}x{clip.height} to {settings.width}x{settings.height}")
+    if rate is not None and abs(float(rate) - settings.frame_rate) > 0.01:
+        changes.append(f"shown at {settings.frame_rate:g} frames a second in place of {float(rate):g}")
+    return " and ".join(changes) or "kept frame by frame"
 
 
 def _leaves(span: tuple[float, float], job: Plan) -> bool:

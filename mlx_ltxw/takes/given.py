@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mlx_ltxw.media.remux import check_remux
 from mlx_ltxw.media.video import Picture, describe_picture, is_still, read_video
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material, images_of, made_of
+from mlx_ltxw.pipeline.keyframes import parse_image
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.request import Defaults, Request, Settings
 from mlx_ltxw.pipeline.resolve import MOST
@@ -37,6 +39,7 @@ def fit_to_given(request: Request, defaults: Defaults, grid: LatentGrid) -> Requ
     Raises:
         UserError: a file cannot be read, has no picture or sound, is too short, or a stretch is outside of it.
     """
+    _check_specs(request.images)
     if request.video is not None and (request.extend is not None or _remade(request)):
         return _fit_to_changed(request, defaults, grid)
     if request.video is not None:
@@ -141,13 +144,36 @@ def shown_frames(job: Plan) -> int:
 
 
 def sound_seconds(path: str) -> float:
-    """How long a file's sound lasts; all of it is decoded, since headers only estimate."""
-    return len(read_audio(path, 8000, 1)) / 8000
+    """How long a file's sound lasts; all of it is decoded, since headers only estimate.
+
+    Raises:
+        UserError: no sound in it, or no more of it than a header.
+    """
+    return len(_heard(path, 8000)) / 8000
 
 
 def has_sound(path: str) -> bool:
     """Whether a file has a sound track."""
     return probe(path).rate is not None
+
+
+def _check_specs(images: Sequence[str]) -> None:
+    """Refuses a picture whose file is there, and what is written behind its name is neither a frame nor a strength."""
+    for text in images:
+        file = parse_image(text).file
+        ends = [at for at, letter in enumerate(file) if letter in "@:"]
+        if not Path(file).exists() and (known := next((at for at in ends if Path(file[:at]).is_file()), None)):
+            raise UserError(
+                f"'{text[known:]}' behind {file[:known]} is no frame and no strength.",
+                "Write FILE@FRAME:STRENGTH, with a whole number, `first` or `last`, and a strength such as 0.8.",
+            )
+
+
+def _heard(path: str, rate: int) -> np.ndarray:
+    wave = read_audio(path, rate, 1)
+    if not len(wave):
+        raise UserError(f"{path} holds no sound: it ends where that would begin.", "Give a file with sound.")
+    return wave
 
 
 def _sound(job: Plan) -> Callable[[int], np.ndarray] | None:
@@ -203,7 +229,7 @@ def _crop_note(file: str, settings: Settings) -> str | None:
 
 
 def _sound_notes(file: str, seconds: float) -> list[str]:
-    info, wave = probe(file, SOUND), read_audio(file, 16000, 1)
+    info, wave = probe(file, SOUND), _heard(file, 16000)
     notes, lasts = [], len(wave) / 16000
     if lasts > seconds + 0.05:
         notes.append(f"{file} lasts {lasts:.2f} s; its first {seconds:.2f} s are used.")
@@ -211,7 +237,7 @@ def _sound_notes(file: str, seconds: float) -> list[str]:
         notes.append(f"{file} lasts {lasts:.2f} s; silence follows to {seconds:.2f} s.")
     if info.channels and info.channels > 2:
         notes.append(f"{file} has {info.channels} channels; the model hears them mixed down to two.")
-    if not len(wave) or np.abs(wave).max() < 1e-4:
+    if np.abs(wave).max() < 1e-4:
         notes.append(f"{file} is silent.")
     return notes
 

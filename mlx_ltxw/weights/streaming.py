@@ -38,6 +38,7 @@ class Residency:
         ahead: Streamed layers that are read ahead of the one at work.
         keep_cached: Whether the system may keep what was read, for the next time; see `TensorReader`.
         vectors_stay: Whether of all layers biases, norms and tables stay, which are small.
+        once: Whether the layers are gone over once, so that behind the last one nothing is read ahead.
     """
 
     layers: int | None = None
@@ -45,6 +46,7 @@ class Residency:
     ahead: int = 1
     keep_cached: bool = True
     vectors_stay: bool = False
+    once: bool = False
 
     def stays(self, index: int, count: int) -> bool:
         """Whether a layer of `count` stays whole."""
@@ -69,6 +71,9 @@ RESIDENT = Residency()
 
 STREAMED = Residency(0)
 """None stays."""
+
+STREAMED_ONCE = Residency(0, once=True)
+"""None stays, and none is asked for twice."""
 
 
 @dataclass
@@ -106,7 +111,7 @@ class StreamedLayers(Generic[Layer]):
         residency: Residency,
     ) -> None:
         self.layers, self.streamed, self.dtype_of = list(layers), streamed, dtype_of
-        self._ahead = residency.ahead
+        self._ahead, self._once = residency.ahead, residency.once
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
         self._free: list[Staging] = []
@@ -169,7 +174,7 @@ class StreamedLayers(Generic[Layer]):
 
     def _read_ahead(self, index: int) -> None:
         """Begins to read the next streamed layers, those of the next forward after the last; forgets all others."""
-        order = [(index + step) % len(self) for step in range(1, len(self))]
+        order = [*range(index + 1, len(self)), *([] if self._once else range(index))]
         wanted = [later for later in order if self.streamed[later]][: self._ahead]
         self._forget([other for other in self._coming if other not in wanted])
         for later in wanted:

@@ -34,6 +34,7 @@ def files(tmp_path_factory):
     write_mp4(folder / "mute.mp4", [frames], 24, None)
     write_wav(folder / "line.wav", WAVE, RATE)
     write_wav(folder / "silent.wav", WAVE * 0, RATE)
+    write_wav(folder / "nothing.wav", WAVE[:0], RATE)
     return folder
 
 
@@ -201,11 +202,15 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--image", "face.png@90"), "is outside of the clip, which has frames 0 to 16"),
         (("--image", "face.png", "--image", "face.png@first"), "Two pictures are given for frame 0"),
         (("--image", "face.png:1.5"), "has a strength of 1.5"),
+        (("--image", "face.png@1.5"), "'@1.5' behind face.png is no frame and no strength"),
+        (("--image", "face.png:0,5"), "':0,5' behind face.png is no frame and no strength"),
+        (("--image", "face.png:0.8@last"), "':0.8@last' behind face.png is no frame and no strength"),
         (("--image", "line.wav"), "line.wav is no picture"),
         (("--image", "face.png", "--audio-only"), "--image and --audio-only exclude each other"),
         (("--audio", "line.wav", "--adapter", "whisper"), "Add --revoice to give it a new register"),
         (("--audio", "line.wav", "--audio-only"), "nothing is left to make"),
         (("--audio", "face.png"), "has no sound that can be decoded"),
+        (("--audio", "nothing.wav"), "nothing.wav holds no sound"),
         (("--revoice",), "--revoice has no sound to make again"),
         (("--audio", "line.wav", "--revoice", "0"), "0.0 is no strength for --revoice"),
         (("--audio", "line.wav", "--revoice", "nan"), "nan is no strength for --revoice"),
@@ -214,6 +219,7 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--video", "clip.mp4", "--retake", "1-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "3-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "1-1"), "is empty"),
+        (("--video", "clip.mp4", "--retake", "0-0.3", "--retake", "1-1.2"), "--retake is given 2 times"),
         (("--video", "clip.mp4", "--retake", "soon"), "'soon' is no stretch of time"),
         (("--video", "clip.mp4", "--retake-what", "sound"), "Add --retake"),
         (("--video", "clip.mp4", "--retake", "0-1", "--extend", "1"), "--retake and --extend exclude each other"),

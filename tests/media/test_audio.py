@@ -1,5 +1,7 @@
 """Sound in and out, against soundfile, closed forms and FFmpeg."""
 
+import warnings
+
 import av
 import numpy as np
 import pytest
@@ -52,6 +54,22 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path):
         write_wav(tmp_path / "a.wav", np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="waveform"):
         write_wav(tmp_path / "a.wav", np.zeros((2, 1000)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_file_of_samples_that_are_no_numbers_is_refused(tmp_path, value):
+    """Of six channels too, which are mixed; whole numbers in a file of floats are loud, and are read."""
+    wave = np.zeros((9600, 6))
+    wave[5000, 2] = value
+    for name, channels in (("a.wav", wave[:, :3]), ("b.wav", wave)):
+        soundfile.write(tmp_path / name, channels.astype(np.float32), 48000, subtype="FLOAT")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserError, match="samples that are no numbers, or far beyond full scale"):
+                read_audio(tmp_path / name, 16000)
+    wave[5000, 2] = 32767
+    soundfile.write(tmp_path / "c.wav", wave[:, 2].astype(np.float32), 48000, subtype="FLOAT")
+    assert read_audio(tmp_path / "c.wav", 48000).max() == 32767
 
 
 @pytest.mark.parametrize(("rate", "target"), [(22050, 16000), (16000, 48000), (48000, 44100), (44100, 16000)])

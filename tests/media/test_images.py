@@ -68,6 +68,30 @@ def test_sixteen_bits_and_grey(tmp_path):
     np.testing.assert_array_equal(grey, np.repeat(PICTURE[..., :1], 3, axis=-1))
 
 
+def test_grey_that_is_no_number_and_grey_that_is_transparent(tmp_path):
+    values = np.full((20, 32), 0.5, np.float32)
+    values[0], values[1], values[2] = np.nan, np.inf, -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image(saved(tmp_path / "a.tif", Image.fromarray(values)))
+    assert [found[row].max() for row in (0, 1, 2, 3)] == [0, 255, 0, 128]
+    deep = np.full((20, 32), 30000, np.uint16)
+    deep[:5] = 1234
+    found = read_image(saved(tmp_path / "b.png", Image.fromarray(deep), transparency=1234))
+    assert (found[:5] == 255).all()
+    assert (found[5:] == 117).all()
+
+
+def test_what_pillow_warns_of_is_not_printed(tmp_path):
+    """A TIFF whose list of tags is cut off; the sentence that it is no picture is enough."""
+    whole = saved(tmp_path / "a.tif", Image.fromarray(PICTURE)).read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[:20])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=r"is no picture|is damaged"):
+            read_image(tmp_path / "a.tif")
+
+
 def test_inks_and_colour_profiles(tmp_path):
     """Cyan ink alone takes away the red; a profile of swapped colours is taken out again."""
     cyan = read_image(saved(tmp_path / "a.tiff", Image.new("CMYK", (32, 20), (255, 0, 0, 0))))

@@ -13,6 +13,9 @@ from mlx_ltxw.media.mp4 import write_mp4
 from mlx_ltxw.pipeline.geometry import LatentGrid
 from mlx_ltxw.pipeline.request import Defaults, Request
 from mlx_ltxw.takes.given import fit_to_clip, material_of
+from mlx_ltxw.takes.make import fit
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
+from mlx_ltxw.weights.model_dir import ModelDir
 
 GRID = LatentGrid(8, 32, 32, 0.01, 4)
 DEFAULTS = Defaults(width=768, height=512, frame_rate=24.0)
@@ -33,6 +36,22 @@ def test_shape_and_length_are_the_clips(tmp_path, width, height, frames, rate, s
     assert (request.width, request.height, request.frames, request.frame_rate) == (*seen, 24.0)
     told = fit_to_clip(Request("a", video=str(path), width=96, frames=9, frame_rate=12.0), DEFAULTS, GRID)
     assert (told.width, told.height, told.frames, told.frame_rate) == (96, seen[1], 9, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "words"),
+    [
+        ((64, 32), 24, "is kept frame by frame,"),
+        ((128, 64), 24, "is scaled from 128x64 to 64x32,"),
+        ((96, 64), 30, "is scaled and cropped from 96x64 to 64x32 and shown at 24 frames a second in place of 30,"),
+    ],
+)
+def test_what_is_kept_at_another_size_or_rate_is_said(tmp_path, size, rate, words):
+    path = str(tmp_path / "clip.mp4")
+    write_mp4(path, [np.zeros((2 * rate, size[1], size[0], 3), np.uint8)], rate, None)
+    request = Request("a", video=path, retake="0.5-1", width=64, height=32, frame_rate=24.0)
+    notes = fit(request, ModelDir.open(BUILTIN_MODEL)).warnings
+    assert any(f"The rest of the picture {words} and encoded again (H.264, CRF 18)." == note for note in notes), notes
 
 
 def test_a_sound_is_no_picture(tmp_path):

@@ -12,7 +12,7 @@ from mlx_ltxw.models.transformer import Transformer, TransformerConfig, Walk
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import pullbacks, step
 from mlx_ltxw.train.gradient.layout import Layout
-from tests.graph import described_for_cuda, kernels, operations
+from tests.graph import described_for_cuda, kernels, multiplied, multiplying_as_on_cuda, operations
 from tests.train.clips import objective, small
 
 SMALL = TrainConfig(rank=3, alpha=3.0)
@@ -89,3 +89,36 @@ def test_kernels_of_a_block(as_on_a_gpu, ours, tmp_path, options, own, kernels_o
     found = kernels(of_a_block(dataclasses.replace(SMALL, **options), tmp_path))
     counted = found["CumMin"], sum(found.values()) - found["CumMin"]
     assert counted == (own if ours else (0, kernels_of_mlx)), Counter(found).most_common()
+
+
+def multiplied_in(layers, config):
+    """What a step of so many blocks multiplies, by dtypes."""
+    model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
+    model.set_dtype(mx.bfloat16)
+    case = small(model, config)
+    made = objective(case)
+    with multiplied() as found:
+        made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
+    return found
+
+
+FORWARDS = 17 - 4 + 2 * 12 + 2 * 3
+"""Of the adapted sound: three attentions of five linears and a network of two, but for keys and values of what the base
+has read; two factors of 12 adapters; scores and values of three attentions."""
+BACKWARDS = 17 + 2 * 12 + 4 * 3 + 2 * 12
+"""Through each linear and both of its factors, through attentions, and to the 24 factors themselves; of what goes to
+the contexts nothing is computed."""
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "again"), [(False, 0), (True, FORWARDS + 4)], ids=["", "computed again, contexts too"]
+)
+def test_dtypes_of_a_block(checkpointing, again, monkeypatch):
+    """The base's 34 products are of its weights' dtype, all of the adapted sound's in float32, there and back."""
+    multiplying_as_on_cuda(monkeypatch)
+    monkeypatch.setattr(step, "default_dtype", lambda: mx.bfloat16)
+    config = dataclasses.replace(SMALL, compile=False, gradient_checkpointing=checkpointing)
+    found = multiplied_in(3, config) - multiplied_in(2, config)
+    assert found == {
+        ("bfloat16",): 34, ("attention", "bfloat16"): 6, ("float32",): FORWARDS + BACKWARDS + again,
+    }  # fmt: skip
