@@ -66,13 +66,11 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def made_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_dir() -> Path:
     """A made tiny checkpoint and its Gemma: `ltx-2.3-tiny-dev.safetensors` and `gemma/`. Read only."""
-    from scripts.make_checkpoint import make  # loads torch and transformers
+    from tests.convert.made import made
 
-    directory = tmp_path_factory.mktemp("made")
-    make(directory, "tiny")
-    return directory
+    return made().gemma.parent
 
 
 @pytest.fixture(scope="session")

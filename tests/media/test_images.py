@@ -209,19 +209,3 @@ def test_a_file_that_is_larger_than_any_picture(tmp_path):
         file.truncate(5 << 30)  # takes no room on the disk
     with pytest.raises(UserError, match=r"has 5\.37 GB, more than any picture"):
         read_image(path)
-
-
-def test_no_library_warns_of_a_picture(tmp_path):
-    """Pillow tells of EXIF that is cut; the user is told of what is wrong with the picture alone."""
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 3, "a" * 100
-    Image.new("RGB", (32, 24), "red").save(tmp_path / "a.jpg", exif=exif)
-    data = bytearray((tmp_path / "a.jpg").read_bytes())
-    at = data.index(b"Exif\0\0")
-    data[at + 14 : at + 16] = b"\xff\xff"  # entries, of which there are two
-    (tmp_path / "b.jpg").write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_image(tmp_path / "b.jpg").shape == (24, 32, 3)
-    with pytest.warns(UserWarning, match="EXIF"), Image.open(tmp_path / "b.jpg") as image:
-        image.getexif()
