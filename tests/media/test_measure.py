@@ -199,7 +199,7 @@ def test_unmeasurable_clips_are_named(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.full(4800, np.nan), 48000, subtype="FLOAT")
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 48000)
     (tmp_path / "text.wav").write_text("hello")
-    for name, message in {"nan.wav": "not finite", "empty.wav": "is empty", "text.wav": "cannot be read"}.items():
+    for name, message in {"nan.wav": "no numbers", "empty.wav": "is empty", "text.wav": "cannot be read"}.items():
         with pytest.raises(UserError, match=message) as raised:
             measure(tmp_path / name)
         assert name in raised.value.message
