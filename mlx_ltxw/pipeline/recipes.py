@@ -20,6 +20,7 @@ from mlx_ltxw.pipeline.guidance import NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import HQ, ONE_STAGE, PIPELINES, TWO_STAGE, Request, Settings
 from mlx_ltxw.pipeline.samplers import Sampler, euler, res_2s
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, SECOND_STAGE_SIGMAS, ltx2_sigmas
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -156,6 +157,27 @@ def smaller(geometry: Geometry, upsampler: str, model: ModelDir) -> Geometry:
     one = dataclasses.replace(geometry, width=geometry.width * down // up, height=geometry.height * down // up)
     one.check()
     return one
+
+
+def check_built_in(request: Request, model: ModelDir) -> None:
+    """Refuses recipes for which nobody publishes what the built-in model would need.
+
+    Raises:
+        UserError: two stages, or a distilled LoRA, of the model that ships with the package.
+    """
+    if model.path != BUILTIN_MODEL:
+        return
+    stages = request.pipeline not in (None, ONE_STAGE)
+    for field, given in (
+        ("pipeline", stages),
+        ("upsampler", request.upsampler),
+        ("distilled_lora", request.distilled_lora),
+    ):
+        if given:
+            raise UserError(
+                "The built-in model makes clips in one stage: there is no upsampler and no distilled LoRA for it.",
+                f"Leave {{field:{field}}} out, or use LTX-2.3 with {{field:model}}.",
+            )
 
 
 def check_recipe(settings: Settings, variant: str) -> None:

@@ -83,7 +83,7 @@ def test_a_run_is_the_same_to_the_last_bit(kind, change, residency, adapter, req
 def arriving_blocks(monkeypatch):
     """Transformers come as a GPU has them: while they are at work. What MLX would read of them is zeros, and the second
     block is not there before a forward has come to the first one."""
-    load, arrays, piece, call = ModelDir.load, ModelDir.arrays, TensorReader._read_piece, Block.__call__
+    load, arrays, fill, call = ModelDir.load, ModelDir.arrays, TensorReader.fill, Block.__call__
     at_work = threading.Event()
 
     def as_on_a_gpu(self, component, *args, **options):
@@ -96,16 +96,17 @@ def arriving_blocks(monkeypatch):
         found = arrays(self, component, *args)
         return {name: mx.zeros_like(one) for name, one in found.items()} if component == "transformer" else found
 
-    def after_the_first(self, files, tensor, *args):
-        assert not tensor.name.startswith("transformer_blocks.1.") or at_work.wait(200), "no block is at work"
-        return piece(self, files, tensor, *args)
+    def after_the_first(self, places):
+        second = any(tensor.name.startswith("transformer_blocks.1.") for tensor, _ in places)
+        assert not second or at_work.wait(200), "no block is at work"
+        return fill(self, places)
 
     def noted(self, *args, **options):
         at_work.set()
         return call(self, *args, **options)
 
     for owner, name, patch in (
-        (ModelDir, "load", as_on_a_gpu), (ModelDir, "arrays", of_zeros), (TensorReader, "_read_piece", after_the_first),
+        (ModelDir, "load", as_on_a_gpu), (ModelDir, "arrays", of_zeros), (TensorReader, "fill", after_the_first),
         (Block, "__call__", noted),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, patch)
