@@ -234,9 +234,9 @@ def test_a_run_follows_its_plan(dev, monkeypatch):
     asked = []
     load = ModelDir.load_transformer
 
-    def loading(self, dtype=None, audio_only=False, residency=None, *more):
+    def loading(self, dtype=None, audio_only=False, residency=None, *more, **options):
         asked.append(residency)
-        return load(self, dtype, audio_only, residency, *more)
+        return load(self, dtype, audio_only, residency, *more, **options)
 
     monkeypatch.setattr(ModelDir, "load_transformer", loading)
     small = dataclasses.replace(job, budget=dataclasses.replace(job.budget, residency=STREAMED))
