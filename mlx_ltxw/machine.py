@@ -39,12 +39,14 @@ class Machine:
         budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
             the total.
         chosen: Whether the budget is less than that, since someone asked for less.
+        blas_threads: In how many threads a CPU's matrix products are made.
     """
 
     backend: str
     total: int
     budget: int
     chosen: bool = False
+    blas_threads: int = 1
 
     @property
     def in_pieces(self) -> bool:
@@ -78,8 +80,10 @@ def this_machine() -> Machine:
     """Reads MLX's device information, and the system's where MLX tells nothing (CPU)."""
     mx = _mlx()
     if on_cpu():
+        from mlx_ltxw import blas
+
         total = host_memory()
-        return Machine("cpu", total, total)
+        return Machine("cpu", total, total, blas_threads=blas.threads())
     info = mx.device_info()
     total = int(info.get("memory_size") or info["total_memory"])
     budget = info.get("max_recommended_working_set_size") or info.get("free_memory") or total
