@@ -145,7 +145,7 @@ def test_what_fits():
     assert rows["-q 4"]["sound alone"]["peak"] == pytest.approx(4.43 * GB, rel=2e-3)
     beside = table(Machine("metal", 24 * GB, 24 * GB), program=GB)[1]["clips"]["704x480x97"]
     assert beside["blocks"] == 48
-    assert beside["peak"] == pytest.approx(22.34 * GB, rel=2e-3)
+    assert beside["peak"] == pytest.approx(22.47 * GB, rel=2e-3)
     card = table(Machine("cuda", 24 * GB, 24 * GB))[1]["clips"]["704x480x97"]  # has its memory to itself
     assert card["peak"] == rows["-q 8"]["704x480x97"]["peak"]
     none = table(Machine("metal", 3 * GB, 3 * GB), program=0)[0]["clips"]["704x480x97"]
