@@ -112,8 +112,8 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
 
 def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
     """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
-    all clips in a row and the result as they were; of six attentions the values as heads and the result as rows; of four
-    norms without a rotation the heads."""
+    all clips in a row and the result as they were; of six attentions values as heads and results as rows; of four norms
+    without a rotation the heads."""
 
     monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
 
