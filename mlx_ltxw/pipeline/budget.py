@@ -16,8 +16,9 @@ from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.between_needs import given_needs, upsampler_need
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.given_needs import NOTHING, Given
+from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.needs import (
     AHEAD,
     DENOISING,
@@ -31,16 +32,13 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
-    given_needs,
     libraries,
     previews,
     streaming,
     text_needs,
-    upsampler_need,
 )
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.recipes import Stage
-from mlx_ltxw.pipeline.refusal import refusal
 from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -178,22 +176,10 @@ class Work:
     tokens: int = 1
     tensor: int = 1
     previews: bool = False
-    given: Given = NOTHING
+    given: Encoded = NOTHING
     makes_sound: bool = True
     makes_picture: bool = True
     quantised: bool = False
-
-
-def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
-    """The plan of a run; arguments as `best_budget`'s.
-
-    Raises:
-        UserError: it does not fit with every block read as it is needed, or a decoder does not.
-    """
-    budget = best_budget(work, machine, program)
-    if not budget.fits:
-        raise refusal(work, budget, machine, lambda other: best_budget(other, machine, program), MARGIN)
-    return budget
 
 
 def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -272,7 +258,7 @@ def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Ne
     return dataclasses.replace(residency, keep_cached=sum(stored) < room)
 
 
-def program_memory(machine: Machine, last: Geometry, audio_only: bool = False, given: Given = NOTHING) -> int:
+def program_memory(machine: Machine, last: Geometry, audio_only: bool = False, given: Encoded = NOTHING) -> int:
     """Bytes of the program itself, with what its libraries and a given clip's frames will take; none where a card has
     memory of its own."""
     return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only) + given.beside(last)

@@ -20,7 +20,7 @@ PIXELS = 3
 
 
 @dataclass(frozen=True)
-class Given:
+class Encoded:
     """What a run is given.
 
     Attributes:
@@ -45,7 +45,7 @@ class Given:
         return self.appended * rows * columns
 
 
-NOTHING = Given()
+NOTHING = Encoded()
 
 
 def picture_encoding(model: ModelDir, dtype: mx.Dtype, frames: int, size: Geometry, in_pieces: bool) -> tuple[int, int]:

@@ -21,12 +21,12 @@ from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
 from mlx_ltxw.models.video_vae.tiling import spans
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.given_needs import NOTHING, Given, picture_encoding, sound_encoding
+from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.arriving import GROUP
-from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS, upsampler_name
+from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
 from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
@@ -113,7 +113,7 @@ class Subject:
     sounds: int = 0
     adapters: int = 0
     machines: int = 1
-    given: Given = NOTHING
+    given: Encoded = NOTHING
     makes_sound: bool = True
     makes_picture: bool = True
     quantised: bool = False
@@ -254,50 +254,6 @@ _UNPACKED = 8
 """Of a feed-forward network's matrices."""
 
 
-def given_needs(clip: Subject, sizes: Sequence[Geometry]) -> list[Need]:
-    """Of what is given, once for each size of the picture in the run's stages: encoded before the first of them.
-
-    Args:
-        clip: What is made.
-        sizes: Of its stages.
-    """
-    outside, in_pieces, given = clip.outside, clip.machine.in_pieces, clip.given
-    needs = []
-    if given.sound:
-        weights, other = sound_encoding(clip.model, outside, sizes[-1], in_pieces)
-        needs.append(Need(GIVEN_SOUND, weights, other + clip.held, weights))
-    frames = given.frames or min(1, given.pictures)
-    for size in dict.fromkeys(sizes) if frames else ():
-        weights, other = picture_encoding(clip.model, outside, frames, size, in_pieces)
-        name = f"{GIVEN_PICTURE} of {size.width}x{size.height}" + (f", {frames} frames" if given.frames else "")
-        needs.append(Need(name, weights, other + clip.held, weights))
-    return needs
-
-
-def upsampler_need(clip: Subject, kind: str, large: Geometry, kept: int) -> Need:
-    """Between two stages, while the transformer stays where it is.
-
-    Args:
-        clip: What is made.
-        kind: Of the upsampler.
-        large: The second stage's size.
-        kept: Bytes of the transformer's weights in memory.
-    """
-    config = clip.model.network_config(upsampler_name(kind))
-    stored = sum(tensor.nbytes for tensor in clip.model.tensors(upsampler_name(kind)))
-    own = sum(part_bytes(clip.model, upsampler_name(kind), clip.outside).values())
-    vae = part_bytes(clip.model, "video_vae", clip.outside)
-    own += sum(nbytes for part, nbytes in vae.items() if part not in ("encoder", "decoder"))
-    array = large.video_tokens * config.mid_channels * clip.outside.size
-    other = _TILE if clip.machine.in_pieces else _TAPS * array
-    why = "beside the transformer" if kept else ""
-    return Need(f"{UPSAMPLER_PART} {kind}", kept + own, other + clip.held, stored, why, kept)
-
-
-_TAPS = 45
-"""Arrays of the larger size that upsampling holds on a CPU: a convolution copies what it reads 27 times, once a tap."""
-
-
 def decoding_needs(clip: Subject, last: Geometry) -> list[Need]:
     """After the stages: what is made of sound and picture; what is only given is not decoded.
 
@@ -333,7 +289,7 @@ def previews(clip: Subject, last: Geometry) -> list[Need]:
     return pictures + [need for need in decoding_needs(clip, last) if need.name == SOUND]
 
 
-_TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
+TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
 """Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
 
 
@@ -375,7 +331,7 @@ def _picture(clip: Subject, size: Geometry) -> int:
     later = max((len(time.weights) + _BEFORE_IT for time in times[1:]), default=0)
     frames = max(min(size.frames, tiling.frames or size.frames), later)
     whole = (held[0] * channels * itemsize + held[1]) * tile * frames
-    bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
+    bound = TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from math import gcd
-from typing import TYPE_CHECKING
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
+from mlx_ltxw.pipeline.budget import MARGIN, Budget, Work, best_budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.printing import readable
 
-if TYPE_CHECKING:
-    from mlx_ltxw.pipeline.budget import Budget, Work
-
-Planned = Callable[["Work"], "Budget"]
+Planned = Callable[[Work], Budget]
 """The plan of a run on the machine at hand."""
+
+
+def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
+    """The plan of a run; arguments as `best_budget`'s.
+
+    Raises:
+        UserError: it does not fit with every block read as it is needed, or a decoder does not.
+    """
+    budget = best_budget(work, machine, program)
+    if not budget.fits:
+        raise refusal(work, budget, machine, lambda other: best_budget(other, machine, program), MARGIN)
+    return budget
 
 
 def refusal(work: Work, budget: Budget, machine: Machine, planned: Planned, margin: float) -> UserError:

@@ -9,11 +9,11 @@ import pytest
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
-from mlx_ltxw.pipeline.budget import budget_for
 from mlx_ltxw.pipeline.given import Material
-from mlx_ltxw.pipeline.given_needs import Given, picture_encoding
+from mlx_ltxw.pipeline.given_needs import Encoded, picture_encoding
 from mlx_ltxw.pipeline.plan import _work, given_of, plan
 from mlx_ltxw.pipeline.recipes import TWO_STAGE
+from mlx_ltxw.pipeline.refusal import budget_for
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.printing import read_bytes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
@@ -98,12 +98,12 @@ def test_what_is_encoded_follows_from_the_request(built_in):
         job = plan(dataclasses.replace(CLIP, **changes), built_in)
         return given_of(job.settings, job.geometry)
 
-    assert of() == Given()
-    assert of(images=("a.png", "b.png@last", "c.png@8:0.5")) == Given(pictures=3, appended=2)
-    assert of(audio="a.wav", revoice=0.7) == Given(sound=True)
-    assert of(video="a.mp4") == Given(frames=17)
-    assert of(video="a.mp4", revoice=0.5) == Given(frames=17, sound=True)
-    assert of(video="a.mp4", extend=8 / 24) == Given(frames=9, sound=True)
+    assert of() == Encoded()
+    assert of(images=("a.png", "b.png@last", "c.png@8:0.5")) == Encoded(pictures=3, appended=2)
+    assert of(audio="a.wav", revoice=0.7) == Encoded(sound=True)
+    assert of(video="a.mp4") == Encoded(frames=17)
+    assert of(video="a.mp4", revoice=0.5) == Encoded(frames=17, sound=True)
+    assert of(video="a.mp4", extend=8 / 24) == Encoded(frames=9, sound=True)
 
 
 @pytest.mark.parametrize(
