@@ -133,7 +133,7 @@ class Unfinished:
     def _kept(self) -> str:
         steps = f"Step {self._index} of {self._job.steps} is"
         if self._index == self._job.steps:
-            steps = f"All {self._index} steps are"
+            steps = f"All {self._index} steps are" if self._index > 1 else "Its one step is"
         return f"{steps} kept in {self.path.name}, and the same request goes on from there."
 
     def _keep(self, step: Step) -> Iterator[Note]:
