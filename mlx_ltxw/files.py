@@ -34,12 +34,14 @@ _swept: set[str] = set()
 _partial: set[Path] = set()
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP}  # file systems that flush no folder
+BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+"""What the system says of a disk that is gone or damaged."""
 _HINTS = {
     errno.ENOSPC: "Free some space on that disk, or choose another output folder.",
     errno.EDQUOT: "Your quota on that disk is used up; free some space, or choose another output folder.",
     errno.EFBIG: "The file is larger than this disk or account allows; choose another output folder.",
     errno.EROFS: "That disk is read-only; choose another output folder.",
-}
+} | dict.fromkeys(BROKEN, "See that the disk is connected and sound, or choose another output folder.")
 _ANOTHER = "Choose an output file in a folder that exists and that you may write to."
 
 
@@ -265,18 +267,35 @@ def lost(path: Path, reason: str | None) -> UserError:
     return UserError(f"{path} can no longer be read ({reason}).", WHERE_FROM)
 
 
+@contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Turns what the system says about reading `path`, which could be read before, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise lost(Path(path), error.strerror) from error
+
+
 def local_path(text: str) -> Path:
     """The path a user named, `~` resolved.
 
     Raises:
         UserError: no system has such a name.
     """
-    if "\0" in text or len(os.fsencode(text)) > 4095 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+    if not _may_be_a_name(text):
         short = text if len(text) <= 80 else f"{text[:77]}…"
         raise UserError(f"'{short}' cannot be the name of a file.", "Check the path.")
     with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
         return Path(text).expanduser()
     return Path(text)
+
+
+def _may_be_a_name(text: str) -> bool:
+    try:
+        whole = os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
+    return b"\0" not in whole and len(whole) <= 4095 and all(len(part) <= 255 for part in whole.split(b"/"))
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -61,7 +61,8 @@ class Bar:
             if step.index == step.total:
                 self._bar.refresh()
         elif step.index == step.total:
-            click.echo(f"{self._label} {step.seed}: {self._steps} steps in {self._seconds:.1f} s, {pace}", err=True)
+            steps = f"{self._steps} step{'s' * (self._steps != 1)}"
+            click.echo(f"{self._label} {step.seed}: {steps} in {self._seconds:.1f} s, {pace}", err=True)
         if step.index == step.total:
             self._decoding_since = time.perf_counter()
 

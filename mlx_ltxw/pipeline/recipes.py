@@ -6,9 +6,9 @@ Source: `ltx_pipelines/ti2vid_one_stage.py`, `ti2vid_two_stages.py`, `ti2vid_two
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -99,7 +99,7 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
 def lora_source(text: str) -> str:
     """The file or repo of `FILE|REPO[:STRENGTH]`; as `adapter.strength.parse_adapter`, whatever the strength is."""
     source, colon, given = text.rpartition(":")
-    return text if not colon or given[:1] in ("/", "\\") or Path(text).exists() else source
+    return text if not colon or given[:1] in ("/", "\\") or os.path.exists(text) else source
 
 
 def stages_of(settings: Settings, model: ModelDir, geometry: Geometry) -> tuple[Stage, ...]:

@@ -70,7 +70,13 @@ class _Kept:
 
 
 def file_beside(output: Path) -> Path:
-    """Where a run's progress is kept."""
+    """Where a run's progress is kept.
+
+    Raises:
+        UserError: the output is a folder's name, or none.
+    """
+    if not output.name:  # as of "", "." and "/"
+        raise UserError(f"'{output}' is a folder, and a clip is a file.", "Give a name that ends in .mp4 or .wav.")
     return output.with_name(output.name + ENDING)
 
 
@@ -121,13 +127,13 @@ class Unfinished:
             self._remove()
             raise
         except UserError as error:
-            raise (error.followed_by(self._kept()) if self._index else error) from error
+            raise (error.followed_by(self._kept()) if self._index and self.path.is_file() else error) from error
         self._remove()
 
     def _kept(self) -> str:
         steps = f"Step {self._index} of {self._job.steps} is"
         if self._index == self._job.steps:
-            steps = f"All {self._index} steps are"
+            steps = f"All {self._index} steps are" if self._index > 1 else "Its one step is"
         return f"{steps} kept in {self.path.name}, and the same request goes on from there."
 
     def _keep(self, step: Step) -> Iterator[Note]:

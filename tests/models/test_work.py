@@ -12,6 +12,7 @@ from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.models.ops import dot_product
 from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -107,6 +108,30 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     assert (found["Partition"], found["Sort"]) == (6, 4)
     assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
     assert sum(found.values()) + sum(ours.values()) == 72
+
+
+def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
+    """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
+    all clips in a row and the result as they were; of six attentions values as heads and results as rows; of four norms
+    without a rotation the heads."""
+
+    monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
+
+    def described(layers):
+        model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
+        model.set_dtype(mx.bfloat16)
+        mx.eval(model.parameters())
+        halved = (
+            one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
+            for one in both(model, *streams(model.config))
+        )
+        with no_gradients():
+            return operations(tmp_path / "graph.dot", *model(*halved))
+
+    found = described(2) - described(1)
+    assert found["Transpose"] == 34
+    assert found["Broadcast"] - found["Full"] == 34  # one more for each that stands for a kernel of ours
+    assert found["Reshape"] == 2 * 34 + 2 * 6 + 4
 
 
 def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
