@@ -34,12 +34,14 @@ _swept: set[str] = set()
 _partial: set[Path] = set()
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file systems; two runs are the user's care there
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP}  # file systems that flush no folder
+BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE}
+"""What the system says of a disk that is gone or damaged."""
 _HINTS = {
     errno.ENOSPC: "Free some space on that disk, or choose another output folder.",
     errno.EDQUOT: "Your quota on that disk is used up; free some space, or choose another output folder.",
     errno.EFBIG: "The file is larger than this disk or account allows; choose another output folder.",
     errno.EROFS: "That disk is read-only; choose another output folder.",
-}
+} | dict.fromkeys(BROKEN, "See that the disk is connected and sound, or choose another output folder.")
 _ANOTHER = "Choose an output file in a folder that exists and that you may write to."
 
 
@@ -263,6 +265,15 @@ WHERE_FROM = "See that the disk with the model is there and sound, then run agai
 def lost(path: Path, reason: str | None) -> UserError:
     """What to say of a model's file or folder that could be read before."""
     return UserError(f"{path} can no longer be read ({reason}).", WHERE_FROM)
+
+
+@contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Turns what the system says about reading `path`, which could be read before, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise lost(Path(path), error.strerror) from error
 
 
 def local_path(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a GPU's errors mean, and what to do about them.
+"""What the errors of a GPU, and of a disk that is gone, mean, and what to do about them.
 
 MLX hands on the system's own words, and one cause has several: on a Mac the driver's (`IOGPUMetalError`, with its
 number and name in parentheses), on CUDA the runtime's, and MLX's where it cannot allocate at all, or cannot read a
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import WHERE_FROM
+from mlx_ltxw.files import BROKEN, WHERE_FROM
 
 _Given = ParamSpec("_Given")
 _Item = TypeVar("_Item")
@@ -71,9 +71,12 @@ CAUSES = (
 
 
 def explained(error: BaseException) -> UserError | None:
-    """The error for the user, with the system's own words at the end; None for one that is no GPU's."""
+    """The error for the user, with the system's own words at the end; None for one that is no GPU's nor disk's."""
     if isinstance(error, MemoryError):
         return UserError(CAUSES[0].message, CAUSES[0].hint)
+    if isinstance(error, OSError) and error.errno in BROKEN:
+        what = f"{error.filename} cannot" if error.filename else "A file can no longer"
+        return UserError(f"{what} be read or written ({error.strerror}).", WHERE_FROM)
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
@@ -86,10 +89,10 @@ def explained(error: BaseException) -> UserError | None:
 
 @contextmanager
 def gpu_errors() -> Iterator[None]:
-    """Turns a GPU's errors into sentences; all others pass."""
+    """Turns the errors of a GPU and of a broken disk into sentences; all others pass."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         told = explained(error)
         if told is None:
             raise

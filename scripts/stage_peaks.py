@@ -12,7 +12,6 @@ import contextlib
 import gc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
@@ -20,9 +19,10 @@ import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there befo
 import click
 import mlx.core as mx
 
-from mlx_ltxw.machine import resident_memory
+from mlx_ltxw.machine import Parts, resident_memory
 from mlx_ltxw.pipeline.events import Decoded
-from mlx_ltxw.pipeline.needs import PARTS
+from mlx_ltxw.pipeline.given import NO_MATERIAL, Material
+from mlx_ltxw.pipeline.needs import GIVEN_PICTURE, GIVEN_SOUND, PARTS, UPSAMPLER_PART
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
 from mlx_ltxw.pipeline.request import Request
@@ -32,6 +32,9 @@ from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 from scripts.random_model import report
+
+OTHERS = (GIVEN_SOUND, GIVEN_PICTURE, UPSAMPLER_PART)
+"""Parts that not every run has."""
 
 
 class Peaks(dict[str, int]):
@@ -46,34 +49,34 @@ class Peaks(dict[str, int]):
         """Ends a part, and begins another; "" for none."""
         if self._part:
             self[self._part] = max(self.get(self._part, 0), mx.get_peak_memory())
-        self._part = PARTS.get(component, component)
+        self._part = PARTS.get(component) or next((part for part in OTHERS if component.startswith(part)), component)
         mx.reset_peak_memory()
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[Peaks]:
     """Takes down what each part holds while runs go on in this process."""
-    peaks, load = Peaks(), ModelDir.load
+    peaks, begin = Peaks(), Parts.begin
 
-    def loading(self: ModelDir, component: str, *arguments: Any, **more: Any) -> Any:
-        peaks.begin(component)
-        return load(self, component, *arguments, **more)
+    def beginning(self: Parts, name: str, weights: int, activations: int) -> None:
+        peaks.begin(name)
+        begin(self, name, weights, activations)
 
-    ModelDir.load = loading  # type: ignore[method-assign]
+    Parts.begin = beginning  # type: ignore[method-assign]
     try:
         yield peaks
         peaks.begin("")
     finally:
-        ModelDir.load = load  # type: ignore[method-assign]
+        Parts.begin = begin  # type: ignore[method-assign]
 
 
-def measured(job: Plan, networks: Networks | None = None) -> Peaks:
+def measured(job: Plan, networks: Networks | None = None, material: Material = NO_MATERIAL) -> Peaks:
     """Runs a plan; what its parts held, beyond what was held before."""
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
     with watched() as peaks:
-        for event in run(job, networks):
+        for event in run(job, networks, material=material):
             if isinstance(event, Decoded) and event.video is not None:
                 for _ in event.video:
                     pass
@@ -85,7 +88,7 @@ def measured(job: Plan, networks: Networks | None = None) -> Peaks:
 def predicted(job: Plan) -> dict[str, int]:
     """The plan's, of MLX's arrays, by the same names."""
     return {part: max((n.arrays for n in job.budget.needs if n.name.startswith(part)), default=0)
-            for part in dict.fromkeys(PARTS.values())}  # fmt: skip
+            for part in [*dict.fromkeys(PARTS.values()), *OTHERS]}  # fmt: skip
 
 
 @click.command()

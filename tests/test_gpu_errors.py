@@ -1,5 +1,7 @@
 """A GPU's errors by their texts as they were seen, explained at every door."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -101,3 +103,16 @@ def test_the_command_tells(text):
     assert done.stderr.startswith("Error: There is not enough memory for this (")
     assert "-q 4" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE])
+def test_a_disk_that_is_gone_is_told(code):
+    """Whatever reads it; what a program's mistake may be keeps its traceback."""
+    with (
+        pytest.raises(UserError, match=f"/x/model.json cannot be read or written .{os.strerror(code)}.") as told,
+        gpu_errors(),
+    ):
+        raise OSError(code, os.strerror(code), "/x/model.json")
+    assert "disk" in told.value.hint
+    assert explained(OSError(code, os.strerror(code))).message.startswith("A file can no longer be read")
+    assert explained(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None

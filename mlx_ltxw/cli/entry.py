@@ -63,7 +63,7 @@ def call(stopped: Callable[[], bool]) -> int:
         return result if isinstance(result, int) else 0
     except click.Abort as error:
         raise KeyboardInterrupt from error
-    except (UserError, click.ClickException, RuntimeError, MemoryError) as error:
+    except (UserError, click.ClickException, RuntimeError, MemoryError, OSError) as error:
         if stopped():
             raise KeyboardInterrupt from error
         return _told(error)

@@ -13,11 +13,12 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.adapter.source import Located
-from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.between_needs import given_needs, upsampler_need
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.needs import (
     AHEAD,
     DENOISING,
@@ -82,7 +83,7 @@ class Budget:
     def decodes_beside(self) -> bool:
         """Whether sound and picture can be decoded while the whole transformer stays in memory."""
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
-        decoding = max(need.peak for need in self.needs if need.name in (SOUND, PICTURE))
+        decoding = max((need.peak for need in self.needs if need.name in (SOUND, PICTURE)), default=0)
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
 
     def part(self, network: str) -> tuple[int, int]:
@@ -92,7 +93,9 @@ class Budget:
         beside = [need for need in self.needs if need.name == PREVIEWS] if name == DENOISING else []
         needs = [need for need in self.needs if need.name.startswith(name)] + beside
         weights, activations = (max((getattr(need, what) for need in needs), default=0) for what in _HALVES)
-        return weights, int(AHEAD.get(name, 1.0) * activations)
+        weights -= max((need.beside for need in needs), default=0)
+        ahead = next((share for part, share in AHEAD.items() if name.startswith(part)), 1.0)
+        return weights, int(ahead * activations)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it; bytes."""
@@ -154,6 +157,9 @@ class Work:
         tokens: Machines that the video's tokens are spread over.
         tensor: Machines that the blocks' weights are spread over.
         previews: Whether a step's picture and sound are decoded beside the transformer.
+        given: What of the clip is not made, but encoded.
+        makes_sound, makes_picture: Whether they are decoded.
+        quantised: Whether to count as if the blocks had 4 bits.
     """
 
     model: ModelDir
@@ -170,17 +176,10 @@ class Work:
     tokens: int = 1
     tensor: int = 1
     previews: bool = False
-
-
-def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
-    """The plan of a run; arguments as `best_budget`'s.
-
-    Raises:
-        UserError: it does not fit with every block read as it is needed, or a decoder does not.
-    """
-    budget = best_budget(work, machine, program)
-    _refuse(budget, machine)
-    return budget
+    given: Encoded = NOTHING
+    makes_sound: bool = True
+    makes_picture: bool = True
+    quantised: bool = False
 
 
 def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -197,30 +196,36 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     """
     limit = int(machine.budget * MARGIN)
     if program is None:
-        program = program_memory(machine, work.stages[-1].geometry, work.audio_only)
+        program = program_memory(machine, work.stages[-1].geometry, work.audio_only, work.given)
     adapters = sum(located.path.stat().st_size for located in _located(work))
-    clip = Subject(work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens)
+    clip = Subject(
+        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
+        work.makes_sound, work.makes_picture, work.quantised,
+    )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
     copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
-    previewing = max(need.peak for need in previews(clip, work.stages[-1].geometry)) if work.previews else 0
-    activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
+    looks = previews(clip, work.stages[-1].geometry) if work.previews else []
+    previewing = max((need.peak for need in looks), default=0)
+    between = [upsampler_need(clip, s.upsampler, s.geometry, 0).peak for s in work.stages if s.upsampler is not None]
+    activations = max(previewing, *between, *(forward(clip, stage) for stage in work.stages))
     sizes = [stage.geometry for stage in work.stages]
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
-    needs = text_needs(clip)
+    needs = [*text_needs(clip), *given_needs(clip, [stage.geometry for stage in work.stages])]
     for stage in work.stages:
+        if stage.upsampler is not None:
+            needs.append(upsampler_need(clip, stage.upsampler, stage.geometry, needs[-1].weights))
         walks = work.walks * stage.steps // max(1, sum(one.steps for one in work.stages))
         needs.append(denoising(clip, stage, residency, blocks, stored, beside, walks))
     if previewing:
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
         needs.append(Need(PREVIEWS, weights, previewing, 0))
-    upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
-    needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry, upsamplers)], clip, sizes)
+    needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry)], clip, sizes)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
@@ -233,6 +238,8 @@ def _weights(work: Work) -> tuple[list[int], int, list[int]]:
     for share in shares if work.tensor > 1 else [None]:
         blocks, fixed = layer_bytes(work.model, "transformer", work.dtype, work.audio_only, share=share)
         stored, _ = layer_bytes(work.model, "transformer", None, work.audio_only, stored=True, share=share)
+        if work.quantised:
+            blocks, stored = ([nbytes * 3 // 10 for nbytes in one] for one in (blocks, stored))
         counted.append((blocks, fixed, stored))
     return max(counted, key=lambda one: sum(one[0]))
 
@@ -251,34 +258,10 @@ def keeps_cached(residency: Residency, stored: Sequence[int], needs: Sequence[Ne
     return dataclasses.replace(residency, keep_cached=sum(stored) < room)
 
 
-def program_memory(machine: Machine, last: Geometry, audio_only: bool = False) -> int:
-    """Bytes of the program itself, with what its libraries will take for a clip; none where a card has memory of its
-    own."""
-    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only)
-
-
-def _refuse(budget: Budget, machine: Machine) -> None:
-    worst = max(budget.needs, key=lambda need: need.peak)
-    least = budget.peak
-    if budget.fits:
-        return
-    changes = []
-    if worst.name.startswith(DENOISING):
-        changes.append("make it smaller or shorter ({field:width}, {field:height}, {field:frames})")
-        changes.append("convert it with {field:quantize=4} ({field:audio_only=True} needs the least)")
-    elif worst.name == SOUND:
-        changes.append("make it shorter ({field:frames})")
-    elif worst.name == PICTURE:
-        changes.append("make it smaller or shorter ({field:width}, {field:height}, {field:frames})")
-    if machine.chosen:
-        changes.append(f"let it use {readable(1.01 * least / MARGIN)} ({{field:memory}})")
-    elif not worst.name.startswith(DENOISING):
-        changes += ["close other programs", "use a machine with more memory"]
-    hint = ", ".join(changes[:-1]) + (", or " if changes[:-1] else "") + changes[-1] + "."
-    raise UserError(
-        f"This run may use {readable(budget.limit)}, and a part of it needs {readable(least)}: {worst.name}.",
-        hint[0].upper() + hint[1:],
-    )
+def program_memory(machine: Machine, last: Geometry, audio_only: bool = False, given: Encoded = NOTHING) -> int:
+    """Bytes of the program itself, with what its libraries and a given clip's frames will take; none where a card has
+    memory of its own."""
+    return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only) + given.beside(last)
 
 
 def _located(work: Work) -> set[Located]:

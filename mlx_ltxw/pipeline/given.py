@@ -12,6 +12,7 @@ from mlx_ltxw.pipeline.encode import encode_frames, encode_picture, encode_sound
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.keyframes import Keyframe, appended_positions, placed
 from mlx_ltxw.pipeline.latents import NOTHING_GIVEN, Conditions, Given, Remade, Stream
+from mlx_ltxw.pipeline.needs import GIVEN_PICTURE, GIVEN_SOUND
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, Stage
 from mlx_ltxw.pipeline.request import Settings
@@ -87,7 +88,7 @@ def _audio(job: Plan, stage: Stage, tokens: mx.array | None) -> tuple[Stream, St
 def _encoded_sound(job: Plan, networks: Networks, material: Material) -> mx.array | None:
     if material.sound is None:
         return None
-    vae = networks.audio_vae()
+    vae = networks.audio_vae(GIVEN_SOUND)
     tokens = encode_sound(vae, material.sound(vae.config.sample_rate), job.geometry.audio_tokens, networks.dtype)
     mx.eval(tokens)
     return tokens
@@ -96,7 +97,9 @@ def _encoded_sound(job: Plan, networks: Networks, material: Material) -> mx.arra
 def _video(job: Plan, networks: Networks, material: Material, geometry: Geometry) -> Given | None:
     if material.frames is None:
         return _with_images(job, networks, material, geometry) if material.images else None
-    tokens = encode_frames(networks.video_vae(), material.frames(geometry.width, geometry.height), networks.dtype)
+    pixels = material.frames(geometry.width, geometry.height)
+    tokens = encode_frames(networks.video_vae(GIVEN_PICTURE), pixels, networks.dtype)
+    del pixels
     frames, rows, columns = geometry.latent_shape
     made, each = made_of(job.settings, geometry), rows * columns
     if not made.video:
@@ -110,7 +113,7 @@ def _video(job: Plan, networks: Networks, material: Material, geometry: Geometry
 
 def _with_images(job: Plan, networks: Networks, material: Material, geometry: Geometry) -> Given:
     """Frame 0's picture takes the place of the first latent frame; the others' tokens are appended."""
-    vae = networks.video_vae()
+    vae = networks.video_vae(GIVEN_PICTURE)
     keyframes = placed(job.settings.images, geometry.frames)
     encoded = [
         encode_picture(vae, read(geometry.width, geometry.height), networks.dtype)

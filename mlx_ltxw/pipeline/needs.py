@@ -19,25 +19,32 @@ from mlx_ltxw.models import ops
 from mlx_ltxw.models.audio_vae import AudioVAEConfig
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.video_vae import Tiling
+from mlx_ltxw.models.video_vae.tiling import spans
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.arriving import GROUP
-from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS, upsampler_name
+from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
 from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 
 TEXT, PROJECTION, CONNECTORS = "text encoder", "text projection", "connectors"
 DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
+GIVEN_SOUND, GIVEN_PICTURE, UPSAMPLER_PART = "given sound", "given picture", "upsampler"
+"""Encoders are told apart from their decoders by these names."""
 
 PARTS = {
     "text_encoder": TEXT, "text_projection": PROJECTION, "connectors": CONNECTORS, "transformer": DENOISING,
     "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,
 }  # fmt: skip
 """Networks -> the part that begins when they are loaded."""
-AHEAD = {PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8}
+AHEAD = {
+    PROJECTION: 0.85, CONNECTORS: 0.88, DENOISING: 0.87, SOUND: 0.68, PICTURE: 0.8, GIVEN_SOUND: 0.68,
+    GIVEN_PICTURE: 0.7, UPSAMPLER_PART: 0.5,
+}  # fmt: skip
 """Of a part's activations, from where on MLX's CPU backend waits. It looks at its limit every tenth operation, and what
 it allocates before it does is the rest. Without a limit it holds up to three times as much, in no less time."""
 
@@ -57,6 +64,7 @@ class Need:
         activations: Bytes of everything else.
         read: Bytes from disk in all, the first time included.
         choice: How it is done, where there is a choice, and why; or nothing.
+        beside: Of the weights, bytes that are in memory when the part begins.
         packed: Bytes of OpenBLAS's copies of what its threads multiply, which no part gives back (`blas.packed`).
     """
 
@@ -65,6 +73,7 @@ class Need:
     activations: int
     read: int
     choice: str = ""
+    beside: int = 0
     packed: int = 0
 
     @property
@@ -91,6 +100,9 @@ class Subject:
         sounds: Adapted sounds beside the picture.
         adapters: Bytes of their factors.
         machines: That the video's tokens are spread over.
+        given: What is not made, but encoded.
+        makes_sound, makes_picture: Whether they are decoded.
+        quantised: Whether to count as if the blocks had 4 bits.
     """
 
     model: ModelDir
@@ -101,6 +113,10 @@ class Subject:
     sounds: int = 0
     adapters: int = 0
     machines: int = 1
+    given: Encoded = NOTHING
+    makes_sound: bool = True
+    makes_picture: bool = True
+    quantised: bool = False
 
     @property
     def config(self) -> TransformerConfig:
@@ -111,6 +127,11 @@ class Subject:
     def text_itemsize(self) -> int:
         """Bytes of a number of the text path."""
         return 4 if self.dtype == mx.float32 else 2
+
+    @property
+    def outside(self) -> mx.Dtype:
+        """Of the networks beside the transformer."""
+        return mx.float32 if self.text_itemsize == 4 else mx.bfloat16
 
     @property
     def contexts(self) -> int:
@@ -199,14 +220,15 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
         rows: Clips that go together in one forward.
     """
     config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
-    video = 0 if clip.audio_only else rows * size.video_tokens * config.video.dim * itemsize
+    tokens = size.video_tokens + clip.given.tokens(size)
+    video = 0 if clip.audio_only else rows * tokens * config.video.dim * itemsize
     audio = rows * size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = rows * (clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize)
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
         return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
-    longest = size.audio_tokens if clip.audio_only else size.video_tokens
+    longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
     if clip.audio_only:
@@ -222,7 +244,7 @@ then turned for the attention, in two blocks."""
 
 def _unpacked(clip: Subject) -> int:
     """Bytes of quantised weights that a card or a CPU unpacks before it multiplies by them, several at a time."""
-    if clip.machine.backend == "metal" or not clip.model.quantized_layers("transformer"):
+    if clip.machine.backend == "metal" or not (clip.quantised or clip.model.quantized_layers("transformer")):
         return 0
     config = clip.config
     return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
@@ -232,23 +254,16 @@ _UNPACKED = 8
 """Of a feed-forward network's matrices."""
 
 
-def decoding_needs(clip: Subject, last: Geometry, upsamplers: Sequence[str] = ()) -> list[Need]:
-    """Between the stages and after them.
+def decoding_needs(clip: Subject, last: Geometry) -> list[Need]:
+    """After the stages: what is made of sound and picture; what is only given is not decoded.
 
     Args:
         clip: What is decoded.
         last: Its size.
-        upsamplers: Kinds that are used.
     """
-    outside = mx.float32 if clip.text_itemsize == 4 else mx.bfloat16
-    needs = []
-    vae = part_bytes(clip.model, "video_vae", outside)
-    for kind in upsamplers:
-        size = sum(tensor.nbytes for tensor in clip.model.tensors(upsampler_name(kind)))
-        statistics = sum(nbytes for part, nbytes in vae.items() if part not in ("encoder", "decoder"))
-        needs.append(Need(f"upsampler {kind}", size + statistics, _TILE, size))
-    needs.append(_sound(clip, last, outside))
-    if not clip.audio_only:
+    needs = [_sound(clip, last, clip.outside)] if clip.makes_sound else []
+    if clip.makes_picture and not clip.audio_only:
+        vae = part_bytes(clip.model, "video_vae", clip.outside)
         weights = sum(nbytes for part, nbytes in vae.items() if part != "encoder")
         needs.append(Need(PICTURE, weights, _picture(clip, last) + clip.held, weights))
     return needs
@@ -274,7 +289,7 @@ def previews(clip: Subject, last: Geometry) -> list[Need]:
     return pictures + [need for need in decoding_needs(clip, last) if need.name == SOUND]
 
 
-_TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
+TILE, _TILE_WHOLE, _PER_TILE_PIXEL = 600_000_000, 830_000_000, 1830
 """Bytes that decoding a tile in pieces holds at most: these, and so many for each of its pixels."""
 
 
@@ -294,6 +309,10 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
 
 
+_BEFORE_IT = 14
+"""Frames of the tile before, beside one that is not the first along time."""
+
+
 def wider(config: AudioVAEConfig) -> int:
     """How many times wider the level before the last is."""
     return config.multipliers[1] if len(config.multipliers) > 1 else 1
@@ -308,8 +327,11 @@ def _picture(clip: Subject, size: Geometry) -> int:
     channels, itemsize = clip.model.network_config("video_vae").decoder_base_channels, clip.text_itemsize
     tiling, tile = Tiling(), tile_pixels(size)
     held = (3.31, 34) if clip.machine.in_pieces else (2.88, 30)
-    whole = (held[0] * channels * itemsize + held[1]) * tile * min(size.frames, tiling.frames or size.frames)
-    bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
+    times, _, _ = spans(tiling, size.latent_shape, clip.model.network_config("video_vae").scale)
+    later = max((len(time.weights) + _BEFORE_IT for time in times[1:]), default=0)
+    frames = max(min(size.frames, tiling.frames or size.frames), later)
+    whole = (held[0] * channels * itemsize + held[1]) * tile * frames
+    bound = TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
 

@@ -88,9 +88,9 @@ class Networks:
     def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
         return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared, arriving=True)
 
-    def video_vae(self) -> VideoVAE:
-        """The video VAE."""
-        self.begins("video_vae")
+    def video_vae(self, part: str = "video_vae") -> VideoVAE:
+        """The video VAE; `part` is what begins with it, where that is not decoding (`needs.PARTS`)."""
+        self.begins(part)
         return self._once("video_vae", lambda: self.model.load_video_vae(self.dtype))
 
     def upsampler(self, kind: str) -> Upsampler:
@@ -98,9 +98,9 @@ class Networks:
         self.begins(f"upsampler {kind}")
         return self._once(f"upsampler {kind}", lambda: self.model.load_upsampler(kind, self.dtype))
 
-    def audio_vae(self) -> AudioVAE:
-        """The audio VAE."""
-        self.begins("audio_vae")
+    def audio_vae(self, part: str = "audio_vae") -> AudioVAE:
+        """The audio VAE; `part` as for `video_vae`."""
+        self.begins(part)
         return self._once("audio_vae", lambda: self.model.load_audio_vae(self.dtype))
 
     def vocoder(self) -> VocoderWithBWE:

@@ -10,16 +10,20 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
-from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work, budget_for
+from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
+from mlx_ltxw.pipeline.given_needs import Encoded
 from mlx_ltxw.pipeline.guidance import passes
+from mlx_ltxw.pipeline.keyframes import placed
 from mlx_ltxw.pipeline.pace import Pace, key
 from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.recipes import Stage, check_built_in, default_pipeline, described, stages_of
+from mlx_ltxw.pipeline.refusal import budget_for
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 from mlx_ltxw.pipeline.same_bits import tries
 from mlx_ltxw.pipeline.samplers import res_2s
+from mlx_ltxw.pipeline.spans import added
 from mlx_ltxw.pipeline.split import TENSOR, TOKENS, WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
 from mlx_ltxw.prompts.lines import check_lines
@@ -190,8 +194,20 @@ def _work(job: Plan) -> Work:
     return Work(
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
-        walks * len(settings.seeds),
+        walks * len(settings.seeds), given=given_of(settings, job.geometry), makes_sound=settings.makes_sound,
+        makes_picture=settings.makes_picture,
     )  # fmt: skip
+
+
+def given_of(settings: Settings, geometry: Geometry) -> Encoded:
+    """What a run's encoders read, of its settings alone."""
+    changed = settings.revoice is not None or settings.retake is not None or settings.extend is not None
+    frames = settings.frames if settings.video is not None else 0
+    if frames and settings.extend is not None:
+        frames -= added(settings.extend, settings.frame_rate, geometry.grid.frames) * geometry.grid.frames
+    images = placed(settings.images, settings.frames)
+    appended = sum(keyframe.frame != 0 for keyframe in images)
+    return Encoded(frames, len(images), appended, settings.audio is not None or (bool(frames) and changed))
 
 
 def latent_grid(model: ModelDir) -> LatentGrid:

@@ -7,6 +7,7 @@ import mlx.core as mx
 from mlx_ltxw.models.upsampler import upsample
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.latents import Latents
+from mlx_ltxw.pipeline.needs import UPSAMPLER_PART
 from mlx_ltxw.pipeline.networks import Networks
 
 
@@ -22,7 +23,7 @@ def upsampled(latents: Latents, small: Geometry, upsampler: str, networks: Netwo
         networks: For the upsampler and the video VAE's statistics; nothing else of the VAE is read.
     """
     assert latents.video is not None
-    statistics = networks.video_vae().per_channel_statistics
+    statistics = networks.video_vae(f"{UPSAMPLER_PART} {upsampler}").per_channel_statistics
     network = networks.upsampler(upsampler)
     grid = latents.video.reshape(1, *small.latent_shape, -1)
     large = upsample(network, statistics, grid)

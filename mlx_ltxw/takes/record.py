@@ -15,6 +15,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import read_errors
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.given import images_of
 from mlx_ltxw.pipeline.plan import Plan
@@ -256,9 +257,14 @@ def given_hashes(job: Plan) -> list[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content; read once while the file stays the same."""
-    stat = path.stat()
-    return _hashed(path, stat.st_size, stat.st_mtime_ns)
+    """Of a file's content; read once while the file stays the same.
+
+    Raises:
+        UserError: it is gone, or cannot be read.
+    """
+    with read_errors(path):
+        stat = path.stat()
+        return _hashed(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -127,7 +127,7 @@ class Unfinished:
             self._remove()
             raise
         except UserError as error:
-            raise (error.followed_by(self._kept()) if self._index else error) from error
+            raise (error.followed_by(self._kept()) if self._index and self.path.is_file() else error) from error
         self._remove()
 
     def _kept(self) -> str:

@@ -37,7 +37,7 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
     Args:
         step: What a forward goes over.
         memory: Bytes to plan for; None for what the machine has to give.
-        program: As for `pipeline.budget.budget_for`.
+        program: As for `pipeline.refusal.budget_for`.
 
     Raises:
         UserError: it does not fit with every block read as it is needed; the hint is what would.

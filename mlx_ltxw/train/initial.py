@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import mlx.core as mx
 
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
@@ -17,6 +15,7 @@ from mlx_ltxw.printing import some
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from mlx_ltxw.tree import linears
+from mlx_ltxw.weights.manifest import sha256 as hash_of
 
 
 def initial_adapter(base: Transformer, config: TrainConfig) -> tuple[Adapter, tuple[str, ...], str]:
@@ -58,7 +57,7 @@ def initial_adapter(base: Transformer, config: TrainConfig) -> tuple[Adapter, tu
         notes.append(
             f"{given.name} does not change {untouched} of the {len(deltas)} trained modules; these start afresh."
         )
-    sha256 = hashlib.sha256(located.path.read_bytes()).hexdigest()
+    sha256 = hash_of(located.path).sha256
     return Adapter("initial", "official", deltas, alphas=fresh.alphas), tuple(notes), sha256
 
 

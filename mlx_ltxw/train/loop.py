@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import mlx.core as mx
 from mlx_ltxw.adapter.apply import attach
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.gpu_errors import telling_gpu_errors
+from mlx_ltxw.gpu_errors import gpu_errors, telling_gpu_errors
 from mlx_ltxw.links import watched
 from mlx_ltxw.machine import Parts, limits, peak_memory, settle, this_machine
 from mlx_ltxw.models import ops
@@ -123,6 +124,11 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
 def _trained(job: Job, stop: Callable[[], bool], parts: Parts) -> Iterator[TrainingEvent]:
     trainer = Trainer(job, parts)
     yield trainer.started()
+    with trainer.saving():
+        yield from _steps(job, stop, trainer)
+
+
+def _steps(job: Job, stop: Callable[[], bool], trainer: Trainer) -> Iterator[TrainingEvent]:
     if job.world.leads:
         yield from trainer.samples()
     while trainer.state.step < job.config.steps:
@@ -137,6 +143,10 @@ def _trained(job: Job, stop: Callable[[], bool], parts: Parts) -> Iterator[Train
     if job.world.leads:
         yield from trainer.finish()
     job.world.wait()
+
+
+class LostLoss(UserError):
+    """The loss is no number any more: going on would lose it again."""
 
 
 class Trainer:
@@ -209,7 +219,7 @@ class Trainer:
             raise
         audio, video, stops, length = (float(x) for x in tail)
         if not math.isfinite(audio + video + length):
-            raise UserError(
+            raise LostLoss(
                 f"The loss or its gradient is no number any more at step {state.step + 1}.",
                 "Lower learning_rate and start again, or, if it was a fault, go on with {field:resume=True}.",
             )
@@ -228,6 +238,26 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.add(progress.to_dict())
         return progress, stops > 0
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Saves the last whole step when a disk or the device ends the run, and says in the error what is saved.
+
+        Raises:
+            UserError: that error.
+        """
+        try:
+            with gpu_errors():
+                yield
+        except LostLoss:
+            raise
+        except UserError as error:
+            with suppress(UserError, RuntimeError):  # the very disk may be full or gone
+                if self.job.world.size == 1 and self.state.step not in checkpoint.saved_steps(self.job.run):
+                    self._save()
+            saved = checkpoint.saved_steps(self.job.run)[-1:]
+            told = [f"Step {step} is saved, and {{field:resume=True}} goes on from there." for step in saved]
+            raise (error.followed_by(told[0]) if told and self.job.world.size == 1 else error) from error
 
     def keep(self, always: bool = False) -> Iterator[TrainingEvent]:
         """Saves and makes samples when it is time; the lead machine's work."""
@@ -317,7 +347,7 @@ class Trainer:
     def _step_adapter(self) -> Path:
         """The adapter of this step in a file of its own, for the pipeline to read."""
         folder = checkpoint.checkpoint_folder(self.job.run, self.state.step)
-        if not (folder / "state.safetensors").is_file():
+        if not all((folder / f"{name}.safetensors").is_file() for name in ("state", "adapter")):
             self._save()
         return folder / "adapter.safetensors"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -26,6 +25,7 @@ from mlx_ltxw.takes.record import sample_record
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.weights.dtype import default_dtype, name_of
+from mlx_ltxw.weights.manifest import sha256 as hash_of
 from mlx_ltxw.weights.model_dir import ModelDir
 
 INDEX = "samples.json"
@@ -143,7 +143,7 @@ def make_samples(
 def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) -> dict[str, Any]:
     """What decides how samples sound."""
     names = ("width", "height", "frames", "frame_rate", "preview_steps", "preview_seed")
-    digest = hashlib.sha256(adapter.read_bytes()).hexdigest() if adapter else None
+    digest = hash_of(adapter).sha256 if adapter else None
     return {name: getattr(config, name) for name in names} | {"adapter": digest, "prompts": list(prompts)}
 
 

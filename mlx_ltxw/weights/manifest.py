@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, read_text, write_text
+from mlx_ltxw.files import inside, read_errors, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
 
 NAME = "manifest.json"
@@ -27,9 +27,13 @@ class FileRecord:
 
 
 def sha256(path: Path, progress: Callable[[int], object] = lambda _: None) -> FileRecord:
-    """Hashes a file of any size in constant memory; `progress` gets the bytes of each step."""
+    """Hashes a file of any size in constant memory; `progress` gets the bytes of each step.
+
+    Raises:
+        UserError: it is gone, or cannot be read.
+    """
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with read_errors(path), path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import read_text
+from mlx_ltxw.files import read_errors, read_text
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.components import (
@@ -322,7 +322,7 @@ def _packing(layer: str, entries: dict[str, Tensor], wanted: tuple[int, ...]) ->
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    with tensor.path.open("rb") as file:
+    with read_errors(tensor.path), tensor.path.open("rb") as file:
         file.seek(tensor.start)
         return file.read(tensor.nbytes)
 
@@ -336,7 +336,7 @@ def _sampled(path: Path) -> str:
 
 
 def _samples(header: Header) -> Iterator[bytes]:
-    with header.path.open("rb") as file:
+    with read_errors(header.path), header.path.open("rb") as file:
         for name, tensor in header.tensors.items():
             file.seek(tensor.start)
             yield f"{name} {tensor.dtype} {tensor.shape}".encode()

@@ -46,7 +46,7 @@ def test_an_adapter_beside_the_checkpoint_is_left_out_with_a_word(tmp_path, caps
     conversion = prepare(folder, data=False)
     assert "ltx-2.3-distilled-lora.safetensors is an adapter (LoRA) and is left out" in capsys.readouterr().err
     assert [path.name for path in conversion.source.paths] == ["ltx-2.3-dev.safetensors"]
-    assert conversion.plan.placed == conversion.plan.total > 1000
+    assert conversion.plan.placed == conversion.plan.total > 600
     assert conversion.variant == "dev"
     (folder / "ltx-2.3-dev.safetensors").unlink()
     with pytest.raises(UserError, match="This is an adapter"):
@@ -59,7 +59,7 @@ def test_truncated_file(tmp_path):
     with pytest.raises(UserError, match="truncated"):
         convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert prepare(path, data=False).plan.placed > 1000  # a dry run needs the header alone
+    assert prepare(path, data=False).plan.placed > 600  # a dry run needs the header alone
 
 
 def test_file_that_shrinks_during_the_run(tmp_path):

@@ -49,7 +49,7 @@ def test_the_command(tmp_path):
     found = json.loads(done.stdout)
     assert found["ok"] is True
     areas = {check["area"]: check for check in found["checks"]}
-    assert areas["model"]["facts"]["tensors"] > 1000
+    assert areas["model"]["facts"]["tensors"] > 600
     assert areas["self-test"]["facts"]["errors"]["sound, float32"] < 5e-3
     assert all(check["advice"] for check in found["checks"] if check["state"] == "fault")
 
@@ -133,18 +133,19 @@ def test_the_published_configs():
 
 
 def test_what_fits():
-    """By hand: at 8 bits and 704x480x97 the transformer's 20.62 GB, a forward's 0.72; in bf16 2.35 blocks of 0.774 GB
+    """By hand: at 8 bits and 704x480x97 the transformer's 20.62 GB, a forward's 0.72, and what of
+    a block is there twice while it arrives, 0.13; in bf16 2.35 blocks of 0.774 GB
     on their way, 0.86 outside of them, and then as many as fit into 95 % of 23 GB, 21.85. The connectors' 4.03 GB and
     the 0.4 beside them are the largest moment where the transformer is small."""
     rows = {row["precision"]: row["clips"] for row in table(Machine("metal", 23 * GB, 23 * GB), program=0)}
     assert rows["-q 8"]["704x480x97"]["blocks"] == 48
-    assert rows["-q 8"]["704x480x97"]["peak"] == pytest.approx(21.34 * GB, rel=2e-3)
+    assert rows["-q 8"]["704x480x97"]["peak"] == pytest.approx(21.47 * GB, rel=2e-3)
     assert rows["-q 8"]["1280x704x121"]["blocks"] == 43  # (21.85 - 0.86 - 2.2 - 2.35 * 0.411) / 0.411
     assert rows["bf16"]["704x480x97"]["blocks"] == 23  # (21.85 - 0.86 - 0.72 - 2.35 * 0.774) / 0.774
     assert rows["-q 4"]["sound alone"]["peak"] == pytest.approx(4.43 * GB, rel=2e-3)
     beside = table(Machine("metal", 24 * GB, 24 * GB), program=GB)[1]["clips"]["704x480x97"]
     assert beside["blocks"] == 48
-    assert beside["peak"] == pytest.approx(22.34 * GB, rel=2e-3)
+    assert beside["peak"] == pytest.approx(22.47 * GB, rel=2e-3)
     card = table(Machine("cuda", 24 * GB, 24 * GB))[1]["clips"]["704x480x97"]  # has its memory to itself
     assert card["peak"] == rows["-q 8"]["704x480x97"]["peak"]
     none = table(Machine("metal", 3 * GB, 3 * GB), program=0)[0]["clips"]["704x480x97"]

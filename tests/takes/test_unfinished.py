@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from mlx_ltxw.takes.script import make_script, plan_parts
 from tests.cli.conftest import cli  # noqa: F401
 
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'
-REQUEST = Request(PROMPT, width=64, height=32, frames=17, steps=3)
-FLAGS = ("--width", 64, "--height", 32, "--frames", 17)
+REQUEST = Request(PROMPT, width=64, height=32, frames=9, steps=3)
+FLAGS = ("--width", 64, "--height", 32, "--frames", 9)
 
 
 def cut_at(kind, request, output, count=1):
@@ -167,6 +168,17 @@ def test_an_error_says_what_is_kept(tmp_path, monkeypatch):
     assert of(Resumed, run(REQUEST, Output(tmp_path / "out.mp4")))[0].index == 3
 
 
+def test_nothing_is_kept_in_a_folder_that_is_gone(tmp_path):
+    """A disk that is unplugged between two steps."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"out\.mp4 cannot be written: .* is not a folder") as told:  # noqa: PT012
+        for event in make(fit(REQUEST, open_model()), Output(folder / "out.mp4")):
+            if isinstance(event, Step) and event.index == 1:
+                shutil.rmtree(folder)
+    assert "kept" not in told.value.hint
+
+
 def test_lost_numbers_are_not_kept(tmp_path, monkeypatch):
     """The same request would lose them again."""
 
@@ -251,7 +263,7 @@ def test_a_script_s_part_goes_on(tmp_path):
 
 def test_a_killed_command_goes_on(cli, tmp_path):  # noqa: F811
     """SIGKILL, while a step is at work."""
-    words = ["generate", PROMPT, "--width", 64, "--height", 32, "--frames", 17, "--steps", 40, "--wav"]
+    words = ["generate", PROMPT, "--width", 64, "--height", 32, "--frames", 9, "--steps", 40, "--wav"]
     command = [sys.executable, "-c", "from mlx_ltxw.cli import main; main()", *map(str, words)]
     path = tmp_path / "out.mp4"
     with subprocess.Popen([*command, "-o", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -269,7 +281,7 @@ def test_a_killed_command_goes_on(cli, tmp_path):  # noqa: F811
     assert names(tmp_path) == ["out.mp4", "out.wav"]
     assert cli(*words, "-o", tmp_path / "whole.mp4").code == 0
     assert np.array_equal(read_audio(path, 48000), read_audio(tmp_path / "whole.mp4", 48000))
-    ours, theirs = (np.concatenate(list(read_video(p, 17, 24.0, 64, 32))) for p in (path, tmp_path / "whole.mp4"))
+    ours, theirs = (np.concatenate(list(read_video(p, 9, 24.0, 64, 32))) for p in (path, tmp_path / "whole.mp4"))
     assert np.array_equal(ours, theirs)
     assert (tmp_path / "out.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 

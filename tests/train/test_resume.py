@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -156,3 +157,42 @@ def test_a_damaged_checkpoint_is_told(whole, tmp_path):
             checkpoint.saved_config(tmp_path)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert json.loads(header["__metadata__"]["training"])["step"] == 40
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_folder_that_is_gone_is_one_sentence(tiny_model, tmp_path, back):
+    """Between two steps: what is done is saved in a new one, and where that cannot be, nothing is said to be."""
+    run = tmp_path / "run"
+
+    def gone():
+        if run.is_dir() and (run / "metrics.jsonl").read_text():
+            shutil.rmtree(run)
+            if not back:
+                run.touch()
+        return False
+
+    with pytest.raises(UserError) as told:
+        last(loop.train(job(tiny_model, run, ("steps=3", "checkpoint_every=3")), gone))
+    assert told.value.hint.endswith("Step 1 is saved, and resume=True goes on from there.") == back
+    assert checkpoint.saved_steps(run) == [1] * back
+
+
+def test_a_checkpoint_that_has_lost_its_adapter(tiny_model, tmp_path):
+    """The state tells all of it, so that it is written again for the samples."""
+    run = tmp_path / "run"
+    for _ in loop.train(job(tiny_model, run, ("steps=3",)), lambda: True):
+        pass
+    adapter = checkpoint.checkpoint_folder(run, 1) / "adapter.safetensors"
+    before = adapter.read_bytes()
+    adapter.unlink()
+    assert loop.Trainer(job(tiny_model, run, ("steps=3",)))._step_adapter() == adapter
+    assert adapter.read_bytes() == before
+
+
+def test_a_number_that_is_lost_is_not_saved(tiny_model, tmp_path, monkeypatch):
+    """To go on from there would lose it again."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(loop.Trainer, "_gradient", lambda self, stop: (None, [float("nan"), 0.0, 0.0, 0.0]))
+    with pytest.raises(UserError, match="no number any more at step 1"):
+        last(loop.train(job(tiny_model, run, ("steps=3",))))
+    assert checkpoint.saved_steps(run) == []

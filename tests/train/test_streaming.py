@@ -9,9 +9,10 @@ import pytest
 
 from mlx_ltxw.adapter.streamed import blocks_on_demand
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.train import loop
+from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.train import checkpoint, loop
 from mlx_ltxw.train.base import load_base
-from mlx_ltxw.train.events import Saved
+from mlx_ltxw.train.events import Progress
 from mlx_ltxw.weights import reading
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from tests.convert.made import converted
@@ -67,12 +68,16 @@ def test_samples_are_the_same(tiny_model, tmp_path):
         settings = ["steps=2", "preview_every=0", "preview_steps=1", "learning_rate=1e-2"]
         task = job(tiny_model, tmp_path / name, settings)
         list(loop.train(dataclasses.replace(task, residency=residency)))
-        made.append({file.name: file.read_bytes() for file in (tmp_path / name / "samples").rglob("*.wav")})
-    assert made[0] and made[0] == made[1]  # noqa: PT018
+        files = sorted((tmp_path / name / "samples").rglob("*.wav"))
+        made.append({file.parent.name: read_audio(file, 48000) for file in files})  # they name their adapter's path
+    assert [*made[0]] == [*made[1]] == ["step-000000", "step-000002"]
+    assert all(np.array_equal(made[0][step], made[1][step]) for step in made[0])
+    assert not np.array_equal(made[0]["step-000000"], made[0]["step-000002"])
 
 
 def test_a_disk_that_fails_is_one_sentence_and_the_run_goes_on_to_the_same_bits(tiny_model, tmp_path, monkeypatch):
-    settings = ["steps=4", "checkpoint_every=1", "preview_every=0", "preview_steps=1", "learning_rate=1e-2"]
+    """What was done since the last checkpoint is saved before the run ends."""
+    settings = ["steps=4", "checkpoint_every=4", "preview_every=0", "preview_steps=1", "learning_rate=1e-2"]
     whole = job(tiny_model, tmp_path / "whole", settings)
     list(loop.train(whole))
     task = dataclasses.replace(job(tiny_model, tmp_path / "cut", settings), residency=ALL)
@@ -87,11 +92,13 @@ def test_a_disk_that_fails_is_one_sentence_and_the_run_goes_on_to_the_same_bits(
 
     def go():
         for event in loop.train(task):
-            if isinstance(event, Saved) and event.step == 2:
+            if isinstance(event, Progress) and event.step == 2:
                 armed.append(True)
 
-    with pytest.raises(UserError, match="can no longer be read"):
+    with pytest.raises(UserError, match="can no longer be read") as told:
         go()
+    assert told.value.hint.endswith("Step 2 is saved, and resume=True goes on from there.")
+    assert checkpoint.saved_steps(task.run) == [2]
     armed.clear()
     list(loop.train(task))
     adapters = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("whole", "cut")]
