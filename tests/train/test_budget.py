@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -11,12 +13,16 @@ from click.testing import CliRunner
 from mlx_ltxw.cli.train import train
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, limits
+from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.needs import streaming
+from mlx_ltxw.pipeline.needs import Need, streaming
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import budget, loop, sharing
 from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.gradient.batches import KEPT_BYTES
+from mlx_ltxw.train.record import RunArguments
+from mlx_ltxw.train.start import Begun, Clips, job_of
 from mlx_ltxw.train.step_needs import state_bytes, step_bytes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -191,3 +197,19 @@ def test_a_run_follows_its_plan(built_in):
     made = budget_for_training(dataclasses.replace(step(built_in), audio_only=True))
     assert made.residency is RESIDENT
     assert not [need for need in made.needs if "picture" in need.name]
+
+
+@pytest.mark.parametrize(("limit", "room"), [(7 * GB, GB), (20 * GB, KEPT_BYTES), (5 * GB, 0)])
+def test_clips_stay_where_there_is_room(limit, room):
+    """Six gigabytes are planned; what is left up to the limit may be kept."""
+    made = Budget((Need(TRAINING, 5 * GB, GB, 0),), RESIDENT, limit)
+    begun = Begun(Path("run"), RunArguments(), TrainConfig(), None, SimpleNamespace(leads=False), made)
+    assert job_of(begun, Clips((), (), 0.0, "")).room == room
+
+
+def test_clips_that_have_no_room_are_read_anew(built_in, tmp_path):
+    task = job(built_in.path, tmp_path / "run", [])
+    held = sum(file.stat().st_size for file in task.clips)
+    for room, stays in ((held, True), (held - 1, False)):
+        batches = loop.Batches(task.clips, None, None, task.config, room=room)
+        assert (batches._clip(0) is batches._clip(0)) == stays
