@@ -43,12 +43,7 @@ LONGEST_PROMPT = 1 << 20
     "-m", "--model", type=FileName(), metavar="DIR|REPO",
     help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
 )  # fmt: skip
-@click.option(
-    "--text-encoder",
-    type=FileName(),
-    metavar="DIR|REPO",
-    help="Gemma-3 for a model of ltx-2-mlx's layout, which has none.",
-)
+@click.option("--text-encoder", type=FileName(), metavar="DIR|REPO", help="Gemma-3, for a model of ltx-2-mlx's layout.")
 @click.option("--prompt-file", type=FileName(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
