@@ -295,7 +295,12 @@ def _may_be_a_name(text: str) -> bool:
         whole = os.fsencode(text)
     except UnicodeEncodeError:  # half a character
         return False
-    return b"\0" not in whole and len(whole) <= 4095 and all(len(part) <= 255 for part in whole.split(b"/"))
+    return (
+        whole != b""
+        and b"\0" not in whole
+        and len(whole) <= 4095
+        and all(len(part) <= 255 for part in whole.split(b"/"))
+    )
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -133,7 +133,7 @@ class Links:
         """Takes leave: what the others hear then is `bye`, and no loss."""
         self._closing = True
         self.say({"bye": True})
-        for wire in self._sockets.values():
+        for wire in list(self._sockets.values()):  # those who listen take theirs out
             with suppress(OSError):
                 wire.shutdown(socket.SHUT_WR)
 

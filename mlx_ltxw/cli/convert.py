@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 
 @click.command(short_help="Make a model directory from an LTX-2.3 checkpoint.")
-@click.argument("source")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Model directory to write, or to continue.")
+@click.argument("source", type=FileName())
+@click.option("-o", "--out", type=FileName(path_type=Path), help="Model directory to write, or to continue.")
 @click.option(
     "-q",
     "--quantize",
@@ -18,11 +20,16 @@ import click
     help="Quantise the linears of the transformer's blocks and of the text encoder.",
 )
 @click.option("--group-size", type=int, help="Weights that share a scale, with -q 4 or 8: 32, 64 (default) or 128.")
-@click.option("--text-encoder", metavar="SOURCE", help="Gemma-3: a directory, or a Hub repo as owner/name[@revision].")
+@click.option(
+    "--text-encoder",
+    type=FileName(),
+    metavar="SOURCE",
+    help="Gemma-3: a directory, or a Hub repo as owner/name[@revision].",
+)
 @click.option("--revision", help="Branch, tag or commit of the checkpoint's Hub repo.")
 @click.option("--variant", type=click.Choice(["dev", "distilled"]), help="Where the file's name does not tell.")
 @click.option(
-    "--upsampler", "upsamplers", multiple=True, metavar="SOURCE",
+    "--upsampler", "upsamplers", multiple=True, type=FileName(), metavar="SOURCE",
     help="A latent upsampler, for two stages: a file, owner/name/file on the Hub, or spatial-x2, spatial-x1.5, "
     "temporal-x2 for the official ones. Repeat for more; those in SOURCE's directory are taken without it.",
 )  # fmt: skip

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 if TYPE_CHECKING:
     from mlx_ltxw.doctor.diagnosis import Diagnosis
 
@@ -21,11 +23,13 @@ _LABEL = 11
 
 
 @click.command(short_help="Say what this machine can run, and what is wrong with it.")
-@click.option("-m", "--model", metavar="DIR|REPO", help="A model to look at beside those that are found.")
+@click.option(
+    "-m", "--model", type=FileName(), metavar="DIR|REPO", help="A model to look at beside those that are found."
+)
 @click.option("--verify", is_flag=True, help="Hash every file of every model; minutes for large ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
-    "--hosts", "hostfile", type=click.Path(path_type=Path), metavar="HOSTFILE",
+    "--hosts", "hostfile", type=FileName(path_type=Path), metavar="HOSTFILE",
     help="Look at the machines of a hostfile of `mlx.launch` instead: versions, model, links.",
 )  # fmt: skip
 @click.option("--as-host", is_flag=True, hidden=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 
 @click.command()
-@click.argument("adapter")
+@click.argument("adapter", type=FileName())
 @click.option(
     "--to",
     "target",
@@ -16,9 +18,7 @@ import click
     type=click.Choice(["comfyui", "diffusers", "mlx"]),
     help="Program that shall read it; comfyui is also the official spelling.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="New file; default: NAME.TARGET.safetensors here."
-)
+@click.option("-o", "--output", type=FileName(path_type=Path), help="New file; default: NAME.TARGET.safetensors here.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
 def export(adapter: str, target: str, output: Path | None, overwrite: bool) -> None:
     """Writes ADAPTER (file, folder, Hugging Face repository or built-in name) the way another program reads it."""

@@ -25,6 +25,20 @@ _OTHERS = {
 """What other commands call a field; sentences that send the user there name it."""
 
 
+class FileName(click.Path):
+    """The type of an option that names a file, folder or repository: an empty name would mean the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The name as `click.Path` gives it.
+
+        Raises:
+            click.BadParameter: it is empty.
+        """
+        if value == "":
+            self.fail("It is empty. Name a file or folder, or leave it out.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 def spelling(command: click.Command | None) -> Spelling:
     """How a command calls a field: `lock_video=False` is `--no-lock-video`, an option without a flag `--set NAME`."""
     options = {one.name: one for one in command.params} if command else {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import once, size
+from mlx_ltxw.cli.fields import FileName, once, size
 from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
@@ -32,7 +32,7 @@ LONGEST_PROMPT = 1 << 20
 @click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
+    "-o", "--output", type=FileName(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
@@ -40,16 +40,16 @@ LONGEST_PROMPT = 1 << 20
     help="Go on where the same command was cut, from OUTPUT.unfinished.  [default: resume]",
 )  # fmt: skip
 @click.option(
-    "-m", "--model", metavar="DIR|REPO",
+    "-m", "--model", type=FileName(), metavar="DIR|REPO",
     help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
 )  # fmt: skip
-@click.option("--text-encoder", metavar="DIR|REPO", help="Gemma-3 for a model of ltx-2-mlx's layout, which has none.")
-@click.option("--prompt-file", type=click.Path(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
+@click.option("--text-encoder", type=FileName(), metavar="DIR|REPO", help="Gemma-3, for a model of ltx-2-mlx's layout.")
+@click.option("--prompt-file", type=FileName(path_type=Path), help="Instead of PROMPT: a text file that holds it.")
 @click.option("--scene", help="Instead of PROMPT: what is seen.")
 @click.option("--speaker", type=click.Choice(["woman", "man"]), help="Who speaks.")
 @click.option("--manner", type=click.Choice(["whispering", "soft", "normal"]), help="How.")
 @click.option("--line", help="What is said.")
-@click.option("--script", type=click.Path(path_type=Path), help="Parts of one clip each, cut together (YAML or lines).")
+@click.option("--script", type=FileName(path_type=Path), help="Parts of one clip each, cut together (YAML or lines).")
 @click.option(
     "--part", "parts", type=int, multiple=True, metavar="N",
     help="Of a script made before: make this part again, with --seed or a random one; repeat for more.",
@@ -81,7 +81,7 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--frame-rate", type=float, help="Frames a second.")
 @click.option("--audio-only", is_flag=True, help="Sound alone; loads nothing of the video side.")
 @click.option(
-    "--video", type=click.Path(), multiple=True, callback=once, help="Keep this clip's picture and give it a new voice."
+    "--video", type=FileName(), multiple=True, callback=once, help="Keep this clip's picture and give it a new voice."
 )
 @click.option(
     "--retake", multiple=True, callback=once, metavar="1.2-2.4", help="Of --video's clip, make only these seconds anew."
@@ -101,7 +101,7 @@ LONGEST_PROMPT = 1 << 20
     "STRENGTH below 1 lets the model move away from it. Repeat for several.",
 )  # fmt: skip
 @click.option(
-    "--audio", type=click.Path(), multiple=True, callback=once, help="Keep this sound and make a picture to it."
+    "--audio", type=FileName(), multiple=True, callback=once, help="Keep this sound and make a picture to it."
 )
 @click.option(
     "--revoice", type=float, is_flag=False, flag_value=DEFAULT_REVOICE, metavar="[STRENGTH]",
@@ -147,7 +147,7 @@ LONGEST_PROMPT = 1 << 20
     "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
     help="Numbers of the transformer.  [default: bfloat16 on a GPU, float32 on a CPU]",
 )  # fmt: skip
-@click.option("--from-metadata", type=click.Path(path_type=Path), help="Make again what this mp4 or wav was made from.")
+@click.option("--from-metadata", type=FileName(path_type=Path), help="Make again what this mp4 or wav was made from.")
 @click.option(
     "--memory", metavar="12GB", callback=size,
     help="Use no more than this; the rest of the model is read from disk as it is needed.  [default: what there is]",

@@ -6,9 +6,11 @@ import json
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 
 @click.command(short_help="Say what a model directory, checkpoint, adapter or made file holds.")
-@click.argument("target")
+@click.argument("target", type=FileName())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(target: str, as_json: bool) -> None:
     """Say what TARGET holds: a model directory, a .safetensors checkpoint, an adapter (file, folder, repo, name), or

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,15 +32,17 @@ _PICTURE = "spectrograms.png"
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=FileName(), metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file and line.")
 @click.option(
     "--reference",
+    type=FileName(),
     metavar="FILE",
     help="The same voice and microphone, spoken normally: soft is what is softer than it. Differences are printed too.",
 )
 @click.option(
     "--picture",
+    type=FileName(),
     metavar="PNG",
     is_flag=False,
     flag_value=_PICTURE,

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
+
 
 @click.command(short_help="Download a ready-made model.")
-@click.argument("repo", metavar="OWNER/REPO[@REVISION]")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="A folder of its own.  [default: the Hub's cache]")
+@click.argument("repo", type=FileName(), metavar="OWNER/REPO[@REVISION]")
+@click.option("-o", "--out", type=FileName(path_type=Path), help="A folder of its own.  [default: the Hub's cache]")
 @click.option(
-    "--text-encoder", metavar="DIR|REPO",
+    "--text-encoder", type=FileName(), metavar="DIR|REPO",
     help="Gemma-3 for a model of ltx-2-mlx's layout.  [default: mlx-community/gemma-3-12b-it-4bit]",
 )  # fmt: skip
 @click.option("--verify", is_flag=True, help="Hash every file again at the end, where the model has hashes.")

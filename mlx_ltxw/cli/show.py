@@ -53,7 +53,8 @@ class Show:
                 settings.prompt: bool(settings.adapters)
             }
             hints = [
-                hint for prompt, adapter in said.items() for hint in check_prompt(prompt, job.geometry.seconds, adapter)
+                hint for prompt, adapter in said.items()
+                for hint in check_prompt(prompt, job.geometry.seconds, adapter, take=bool(job.takes))
                 if settings.makes_sound
             ]  # fmt: skip
             texts = [*job.model.notes(settings.audio_only), *job.warnings, *map(str, hints)]

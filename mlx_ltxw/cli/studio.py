@@ -6,14 +6,19 @@ from pathlib import Path
 
 import click
 
+from mlx_ltxw.cli.fields import FileName
 from mlx_ltxw.errors import UserError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--folder", type=click.Path(path_type=Path), metavar="DIR", default=Path("~/mlx-ltxw-studio"),
+@click.option("--folder", type=FileName(path_type=Path), metavar="DIR", default=Path("~/mlx-ltxw-studio"),
               show_default=True, help="Where it keeps takes and their history.")  # fmt: skip
 @click.option(
-    "-m", "--model", metavar="DIR|REPO", help="The model where the page names no other.  [default: the built-in]"
+    "-m",
+    "--model",
+    type=FileName(),
+    metavar="DIR|REPO",
+    help="The model where the page names no other.  [default: the built-in]",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; others need its token then.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8188, show_default=True, help="0 takes a free one.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import size, spelling
+from mlx_ltxw.cli.fields import FileName, size, spelling
 from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.errors import UserError, spelled
 
@@ -40,17 +40,20 @@ class _Command(click.Command):
 
 @click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--data", type=click.Path(), help="A folder of clips with .txt captions, or JSONL; with --resume the run's own."
+    "--data", type=FileName(), help="A folder of clips with .txt captions, or JSONL; with --resume the run's own."
 )
-@click.option("-o", "--output", "run", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
-@click.option("-m", "--model", metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="Training options, YAML.")
+@click.option("-o", "--output", "run", type=FileName(path_type=Path), required=True, help="Folder of the run.")
+@click.option("-m", "--model", type=FileName(), metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
+@click.option("--config", "file", type=FileName(path_type=Path), help="Training options, YAML.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One option, over the file; repeat for more."
 )
 @click.option("--coupled", is_flag=True, help="Train through the video too; short for --set coupled=true.")
 @click.option(
-    "--init-adapter", metavar="NAME|FILE|REPO", help="Start from this LoRA; short for --set init_adapter=FILE."
+    "--init-adapter",
+    type=FileName(),
+    metavar="NAME|FILE|REPO",
+    help="Start from this LoRA; short for --set init_adapter=FILE.",
 )
 @click.option(
     "--resume", is_flag=True,
@@ -62,7 +65,7 @@ class _Command(click.Command):
 @click.option("--manner", help="Of clips that do not tell: whispering, soft, normal, or words.")
 @click.option("--scene", help="Of clips that do not tell.")
 @click.option("--audio-only", is_flag=True, help="Leave pictures out, and train on sound alone.")
-@click.option("--cache", type=click.Path(), help="Where encoded clips are kept.  [default: in the run]")
+@click.option("--cache", type=FileName(), help="Where encoded clips are kept.  [default: in the run]")
 @click.option(
     "--memory", metavar="12GB", callback=size, help="Plan for so much memory, not for all that the machine has to give."
 )

@@ -20,7 +20,7 @@ from mlx_ltxw.pipeline.prompt_cache import default_folder
 from mlx_ltxw.pipeline.recipes import Stage, check_built_in, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.refusal import budget_for
 from mlx_ltxw.pipeline.request import Request, Settings
-from mlx_ltxw.pipeline.resolve import defaults_of, resolve
+from mlx_ltxw.pipeline.resolve import defaults_of, idle, resolve
 from mlx_ltxw.pipeline.same_bits import tries
 from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.spans import added
@@ -132,7 +132,7 @@ def plan(request: Request, model: ModelDir, memory: int | None = None, previews:
         check_together(one, distilled, beside)
     machine = this_machine().within(memory)
     dtype = dtype_of(settings.dtype)
-    warnings = [*slow_blas(), *late_tf32()]
+    warnings = [*slow_blas(), *late_tf32(), *idle(settings)]
     if settings.dtype is None and dtype == mx.float16:
         warnings.append(_IN_FLOAT16)
     if model.lines:

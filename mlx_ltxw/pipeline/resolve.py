@@ -155,6 +155,18 @@ def _check_distilled(settings: Settings, variant: str) -> None:
         raise UserError(f"{what} takes no guidance.", f"Leave the guidance options out, or {instead}.")
 
 
+def idle(settings: Settings) -> list[str]:
+    """A note of what was asked of adapters in a run that has none."""
+    if settings.adapters or settings.takes:
+        return []
+    asked = {
+        "fuse": settings.fuse,
+        "allow_partial": settings.allow_partial and settings.distilled_lora is None,
+        "lock_video=False": not settings.lock_video,
+    }
+    return [f"{{field:{name}}} does nothing in a run without adapters." for name, given in asked.items() if given]
+
+
 def _check_adapters(settings: Settings) -> None:
     if settings.register_at is not None and not settings.adapters and not settings.takes:
         raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")

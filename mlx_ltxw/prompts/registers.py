@@ -237,13 +237,14 @@ def build_prompt(scene: str, speaker: str, manner: str, line: str) -> str:
     return f'{scene}, ({speaker}{", " + words if words else ""}): "{line}"'
 
 
-def check_prompt(prompt: str, seconds: float, adapter: bool = True) -> list[Hint]:
+def check_prompt(prompt: str, seconds: float, adapter: bool = True, take: bool = False) -> list[Hint]:
     """What a prompt will do, told before the long run.
 
     Args:
         prompt: The whole prompt.
         seconds: The clip's length.
         adapter: Whether the whisper adapter is in use.
+        take: Whether it is the prompt of one of several takes, which have adapters of their own.
 
     Returns:
         Hints, empty when there is nothing to say.
@@ -256,7 +257,7 @@ def check_prompt(prompt: str, seconds: float, adapter: bool = True) -> list[Hint
             'No speaker found; the adapter was taught prompts like: a dim room, (woman, whispering): "close your eyes".'
         )
         return [Hint("grammar", text)]
-    hints = [hint for turn in turns for hint in (_register_hints(turn) if adapter else _bare_hints(turn))]
+    hints = [hint for turn in turns for hint in (_register_hints(turn) if adapter else _bare_hints(turn, take))]
     registers = {turn.register for turn in turns} - {None}
     if adapter and len(registers) > 1:
         text = "Two registers in one clip come out as one; make them as parts of a {field:script}."
@@ -289,9 +290,10 @@ def _register_hints(turn: Turn) -> list[Hint]:
     return hints
 
 
-def _bare_hints(turn: Turn) -> list[Hint]:
+def _bare_hints(turn: Turn, take: bool) -> list[Hint]:
     if "whisper" in turn.manner or "soft" in turn.manner:
-        text = f"LTX-2.3 alone cannot speak in the manner '{turn.manner}'; add {{field:adapters}}."
+        remedy = "give the take an adapter" if take else "add {field:adapters}"
+        text = f"LTX-2.3 alone cannot speak in the manner '{turn.manner}'; {remedy}."
         return [Hint("needs-adapter", text)]
     return []
 

@@ -8,7 +8,8 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT
-from mlx_ltxw.weights.loading import mismatches, parameter_shapes, quantize_layers
+from mlx_ltxw.weights.loading import mismatches, other_kinds, parameter_shapes, quantize_layers
+from mlx_ltxw.weights.memory import FLOATS
 from mlx_ltxw.weights.model_dir import ModelDir
 
 
@@ -16,7 +17,7 @@ def placed(model: ModelDir) -> int:
     """How many tensors the networks take, the text encoder's left aside: all that there are.
 
     Raises:
-        UserError: lists everything missing, unexpected or misshapen.
+        UserError: lists everything missing, unexpected or misshapen, or of whole numbers where fractions belong.
     """
     count, total, faults = 0, 0, []
     for component in IN_CHECKPOINT:
@@ -24,8 +25,11 @@ def placed(model: ModelDir) -> int:
         network = COMPONENTS[component].build(_config(model, component, tensors), tensors)
         quantize_layers(network, model.quantized_layers(component))
         wanted = parameter_shapes(network)
-        faults += [f"{component}: {line}" for line in mismatches(wanted, tensors)]
-        count += sum(wanted.get(name) == shape for name, shape in tensors.items())
+        floats = {tensor.name for tensor in model.tensors(component) if tensor.dtype in FLOATS}
+        lines = mismatches(wanted, tensors) + other_kinds(network, tensors, floats)
+        faults += [f"{component}: {line}" for line in lines]
+        right = {name for name, shape in tensors.items() if wanted.get(name) == shape}
+        count += sum(not other_kinds(network, {name: tensors[name]}, floats) for name in right) if lines else len(right)
         total += len(tensors)
     if faults:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,19 @@ def mismatches(wanted: Shapes, found: Shapes) -> list[str]:
     return [*missing, *extra, *odd]
 
 
+def other_kinds(network: nn.Module, found: Shapes, floats: Collection[str]) -> list[str]:
+    """One line for every tensor of whole numbers where a network has fractions, or the other way round.
+
+    Args:
+        network: Its quantised layers hold whole numbers.
+        found: What there is.
+        floats: Of that, what has fractions.
+    """
+    flat = dict(tree_flatten(network.parameters()))
+    odd = [name for name in found if name in flat and mx.issubdtype(flat[name].dtype, mx.floating) != (name in floats)]
+    return [f"of another kind of number: {line}" for line in grouped(odd)]
+
+
 def quantize_layers(network: nn.Module, layers: Mapping[str, Any]) -> None:
     """Turns linears into quantised ones, still without values, so that saved packed weights fit.
 
@@ -109,6 +122,7 @@ def fill(network: nn.Module, arrays: Mapping[str, mx.array], where: str, hint: s
         UserError: lists every missing, unexpected and misshapen tensor at once.
     """
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    if faults := mismatches(parameter_shapes(network), shapes):
+    floats = {name for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+    if faults := mismatches(parameter_shapes(network), shapes) + other_kinds(network, shapes, floats):
         raise UserError(f"{where} does not fit its network: {'; '.join(some(faults))}.", hint)
     network.load_weights(list(arrays.items()), strict=True)

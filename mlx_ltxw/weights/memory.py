@@ -13,7 +13,7 @@ from mlx_ltxw.weights.loading import LAYER
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.shares import shared_tensor
 
-_FLOATS = {"BF16", "F16", "F32"}
+FLOATS = {"BF16", "F16", "F32"}
 
 
 def network_bytes(model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> int:
@@ -30,7 +30,7 @@ def network_bytes(model: ModelDir, component: str, dtype: mx.Dtype | None = None
 
 
 def _in_memory(component: str, tensor: Tensor, itemsize: int) -> int:
-    if tensor.dtype in _FLOATS:
+    if tensor.dtype in FLOATS:
         return tensor.elements * (4 if stays_float32(component, tensor.name) else itemsize)
     return tensor.nbytes
 

@@ -58,6 +58,21 @@ def test_when_no_machine_gets_on_the_link_hangs(two):
         assert "No machine has got on for 0 s, though all of them live" in first["hung"]
 
 
+def test_leave_is_taken_of_a_machine_that_goes_meanwhile(two):
+    """Its listener takes its connection out, between two shutdowns."""
+
+    class Leaving:
+        def shutdown(self, how):
+            two.lead._sockets.pop(7, None)
+
+        def sendall(self, data):
+            """It hears nothing."""
+
+    two.lead._sockets.update({7: Leaving(), 8: Leaving()})
+    two.lead._locks.update({7: threading.Lock(), 8: threading.Lock()})
+    two.lead.close()
+
+
 def test_a_machine_at_work_of_its_own_keeps_the_others_waiting(two):
     """It reads weights, or has the longer share: however long, that is no hung link."""
     with two.pulses[0]:

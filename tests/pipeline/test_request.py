@@ -9,7 +9,7 @@ import pytest
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.pipeline.guidance import DEFAULT_NEGATIVE_PROMPT, NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.pipeline.resolve import defaults_for, resolve
+from mlx_ltxw.pipeline.resolve import defaults_for, idle, resolve
 from mlx_ltxw.prompts.takes import read_take
 
 DEV = defaults_for("dev", {})
@@ -160,3 +160,17 @@ def test_the_lock_is_for_adapters_and_a_made_picture():
     assert not resolve(dataclasses.replace(adapted, audio_only=True), DEV, "dev").locked
     assert not resolve(dataclasses.replace(adapted, video="x.mp4"), DEV, "dev").locked
     assert not resolve(dataclasses.replace(adapted, lock_video=False), DEV, "dev").locked
+
+
+def test_what_only_adapters_use_is_told_in_a_run_without_them():
+    asked = Request("a", fuse=True, allow_partial=True, lock_video=False)
+    bare = resolve(asked, DEV, "dev")
+    assert [note.split()[0] for note in idle(bare)] == [
+        "{field:fuse}",
+        "{field:allow_partial}",
+        "{field:lock_video=False}",
+    ]
+    for one in (dataclasses.replace(asked, adapters=("x",)), Request("a", takes=("seed=1",)), Request("a")):
+        assert idle(resolve(one, DEV, "dev")) == []
+    with_lora = dataclasses.replace(bare, fuse=False, lock_video=True, distilled_lora="lora")
+    assert idle(with_lora) == []

@@ -120,6 +120,8 @@ def test_without_the_adapter():
     assert codes("a river", adapter=False) == []
     assert codes('a room, (man): "stay"', adapter=False) == []
     assert codes(CARD, adapter=False) == ["needs-adapter"]
+    assert "add {field:adapters}" in str(check_prompt(CARD, 4.0, adapter=False)[0])
+    assert "give the take an adapter" in str(check_prompt(CARD, 4.0, adapter=False, take=True)[0])
 
 
 @pytest.mark.parametrize(

@@ -354,3 +354,16 @@ def test_nothing_is_converted_into_the_layout(tree, tmp_path):
     assert contents(tree) == before
     with pytest.raises(UserError, match=r"has no upsampler 'spatial-x2' .none.*beside the weights"):
         open_dir(tree).load_upsampler("spatial-x2")
+
+
+def test_whole_numbers_where_fractions_belong(tree):
+    """Shapes and names are right; taken as they are, they would be weights."""
+    file = tree / "vocoder.safetensors"
+    arrays = dict(mx.load(str(file)))
+    name = next(name for name in sorted(arrays) if name.endswith("conv_pre.weight"))
+    arrays[name] = mx.array(np.array(arrays[name].astype(mx.int32)))
+    mx.save_safetensors(str(file), arrays)
+    model = open_dir(tree)
+    for check in (placed, lambda model: model.load_vocoder()):
+        with pytest.raises(UserError, match=r"vocoder.*of another kind of number: .*conv_pre\.weight"):
+            check(model)
