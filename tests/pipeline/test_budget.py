@@ -325,13 +325,15 @@ def test_memory_that_is_no_size_is_refused(tmp_path):
 )
 def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch, frames, threads):
     """MLX's memory, the program's own, what its libraries take, and what OpenBLAS's threads keep; MLX keeps no freed
-    buffers beside them."""
+    buffers beside them. On a single core, where OpenBLAS has one thread whatever it is told, it takes a tenth less."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(threads))
-    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--json"]
+    out = tmp_path / "a.mp4"
+    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(out), "--json"]
     words += ["--steps", "1", "--frames", str(frames), "--no-resume"]
 
     def told(*more):
+        out.unlink(missing_ok=True)
         done = subprocess.run([*words, *more], capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -339,4 +341,5 @@ def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch, frames, thr
     check_plan(
         {"process": planned["budget"]["peak"]},
         lambda: {"process": max(line.get("peak_memory", 0) for line in told())},
+        within=1.2,
     )
