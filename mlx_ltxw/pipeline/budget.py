@@ -48,7 +48,7 @@ from mlx_ltxw.world import World
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
 _HALVES = ("weights", "activations")
-PREVIEWS = "previews"
+PREVIEWS, READING = "previews", "reading pictures"
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Work:
         given: What of the clip is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
+        reading: Bytes of the process while the largest given picture is read.
     """
 
     model: ModelDir
@@ -188,6 +189,7 @@ class Work:
     makes_sound: bool = True
     makes_picture: bool = True
     quantised: bool = False
+    reading: int = 0
 
 
 def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -224,7 +226,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
-    needs = [*text_needs(clip), *given_needs(clip, [stage.geometry for stage in work.stages])]
+    reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
+    needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]
     for stage in work.stages:
         if stage.upsampler is not None:
             needs.append(upsampler_need(clip, stage.upsampler, stage.geometry, needs[-1].weights))

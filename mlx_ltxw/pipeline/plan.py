@@ -49,6 +49,7 @@ class Plan:
         takes: The adapted sounds beside the picture; empty without the lock.
         voices: The adapters of the takes -> those read, and known to fit.
         split: What of it this machine computes, where several make one clip.
+        reading: Bytes of the process while the largest given picture is read.
         cache: Whether contexts of prompts are read from disk, and kept there.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     voices: Mapping[tuple[str, ...], Chosen] = field(default_factory=dict)
     split: Split = WHOLE_RUN
     cache: bool = True
+    reading: int = 0
 
     def without_adapters(self) -> Plan:
         """The same run without its adapters; a distilled LoRA stays."""
@@ -103,7 +105,9 @@ class Plan:
         return prompts + [one for one in dict.fromkeys(take.prompt for take in self.takes) if one not in prompts]
 
 
-def plan(request: Request, model: ModelDir, memory: int | None = None, previews: bool = False) -> Plan:
+def plan(
+    request: Request, model: ModelDir, memory: int | None = None, previews: bool = False, reading: int = 0
+) -> Plan:
     """Fits a request to a model.
 
     Args:
@@ -111,6 +115,7 @@ def plan(request: Request, model: ModelDir, memory: int | None = None, previews:
         model: What it is made with.
         memory: Bytes to plan for; None for what the machine has to give.
         previews: Whether steps are decoded on the way.
+        reading: As `Plan` has it.
 
     Raises:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
@@ -139,7 +144,21 @@ def plan(request: Request, model: ModelDir, memory: int | None = None, previews:
         prompts = dict.fromkeys([settings.prompt, *(take.prompt for take in takes)])
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     notes = tuple(dict.fromkeys(warnings))
-    draft = Plan(settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices)
+    draft = Plan(
+        settings,
+        model,
+        stages,
+        dtype,
+        chosen,
+        machine,
+        UNPLANNED,
+        False,
+        notes,
+        distilled,
+        takes,
+        voices,
+        reading=reading,
+    )
     budget = budget_for(dataclasses.replace(_work(draft), previews=previews), machine)
     job = dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
     return dataclasses.replace(job, budget=dataclasses.replace(budget, seconds=_seconds(job)))
@@ -195,7 +214,7 @@ def _work(job: Plan) -> Work:
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         walks * len(settings.seeds), given=given_of(settings, job.geometry), makes_sound=settings.makes_sound,
-        makes_picture=settings.makes_picture,
+        makes_picture=settings.makes_picture, reading=job.reading,
     )  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.heap import give_back_freed_memory
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.containers import SOUND, probe
-from mlx_ltxw.media.images import compressed, cover, read_image
+from mlx_ltxw.media.images import compressed, cover, picture_size, read_image, reading_memory
 from mlx_ltxw.media.remux import check_remux
 from mlx_ltxw.media.video import Picture, describe_picture, is_still, read_video
 from mlx_ltxw.pipeline.geometry import LatentGrid
@@ -204,9 +205,21 @@ def _sound(job: Plan) -> Callable[[int], np.ndarray] | None:
 
 def _image(file: str, crf: int) -> Callable[[int, int], np.ndarray]:
     def read(width: int, height: int) -> np.ndarray:
-        return cover(compressed(read_image(file), crf), width, height)
+        pixels = cover(compressed(read_image(file), crf), width, height)
+        give_back_freed_memory()  # tens of bytes for each of the file's pixels
+        return pixels
 
     return read
+
+
+def reading_of(request: Request) -> int:
+    """Bytes that the process itself holds while the largest of a run's pictures is read.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    files = [parse_image(text).file for text in request.images or ()]
+    return max((reading_memory(*picture_size(file)) for file in files), default=0)
 
 
 def _crf(model: ModelDir) -> int:
@@ -217,6 +230,7 @@ def _crf(model: ModelDir) -> int:
 
 def _crop_note(file: str, settings: Settings) -> str | None:
     height, width = read_image(file).shape[:2]
+    give_back_freed_memory()
     scale = max(settings.width / width, settings.height / height)
     lost = {
         "width": 1 - settings.width / (width * scale),

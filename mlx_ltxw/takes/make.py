@@ -18,7 +18,7 @@ from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, measured, new_sound, span_notes
 from mlx_ltxw.takes.events import Decoding, Note, Suspect, TakeEvent, Written
-from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of
+from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of, reading_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
@@ -46,7 +46,7 @@ def fit(request: Request, model: ModelDir, memory: int | None = None, previews: 
     if not given:
         return plan(request, model, memory, previews)
     request = fit_to_given(request, defaults_of(request, model), latent_grid(model))
-    job = plan(request, model, memory, previews)
+    job = plan(request, model, memory, previews, reading_of(request))
     return dataclasses.replace(job, warnings=(*job.warnings, *notes_of(job), *span_notes(job)))
 
 

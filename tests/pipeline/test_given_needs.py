@@ -173,3 +173,19 @@ def test_what_no_change_mends_is_said_so(built_in):
     with pytest.raises(UserError) as told:
         budget_for(_work(job), machine, program=0)
     assert told.value.hint == "Close other programs, or use a machine with more memory."
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_large_picture_is_counted_while_it_is_read(built_in, beyond, monkeypatch):
+    """A camera's 12 million pixels held 330 MB of the process; none of it is decoded for the plan."""
+    monkeypatch.setattr("mlx_ltxw.pipeline.budget.program_memory", lambda *_: 0)
+    needed = 12_000_000 * 28
+    memory = int(needed * 1.01 / 0.95) if not beyond else int(needed / 0.95)
+    request = dataclasses.replace(CLIP, images=("a.png",))
+    if beyond:
+        with pytest.raises(UserError, match="reading pictures"):
+            plan(request, built_in, memory, reading=needed)
+    else:
+        (need,) = (need for need in plan(request, built_in, memory, reading=needed).budget.needs if need.read == 0)
+        assert need.name == "reading pictures"
+        assert needed <= need.peak <= 1.01 * needed
