@@ -107,6 +107,10 @@ class _Handler:
             if callable(earlier):
                 earlier(self._last, frame)
             return
+        if signal.getsignal(self._last) is not self:  # while it waited somebody else began to handle it, a server say
+            self._since = None
+            signal.raise_signal(self._last)
+            return
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         inside, imports = _where(frame)

@@ -281,7 +281,7 @@ def test_a_folder_a_pipe_or_a_device_is_told_what_is_wanted(cli, tmp_path, flag)
         assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--adapter", "--distilled-lora", "--take"])
+@pytest.mark.parametrize("flag", ["--adapter", "--take"])
 def test_what_is_no_adapter_is_told_so(cli, tmp_path, flag):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()

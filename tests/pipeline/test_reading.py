@@ -121,10 +121,11 @@ def overhead(model, component):
     return 2 * (headers + index.stat().st_size) + sum(file.stat().st_size for file in others) + 4096
 
 
-def test_a_run_reads_each_part_once(dev, reads, as_on_a_gpu):
+def test_a_run_reads_each_part_once(dev, reads, as_on_a_gpu, monkeypatch):
     """Of the text encoder every layer as its turn comes, and the prompts' rows of the embedding; of the transformer
     all at once, before the first step; of the others each file once, without the autoencoders' encoders. The system
     has read no more than that."""
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")  # so that it encodes its prompts
     whole_run(dev)
     reads.begin("the end")
     layered = {name for name in names(dev, "text_encoder") if ".layers." in name}
