@@ -1,6 +1,7 @@
 """What a run reads of the model and how often, and what it evaluates in a step: counted, not timed."""
 
 import dataclasses
+import re
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,9 +107,13 @@ def names(model, component):
     return {tensor.name for tensor in model.tensors(component)}
 
 
+UNUSED = re.compile(r"encoder\..*|mel_stft\.stft_fn\.inverse_basis")
+"""Tensors that a run without anything given never needs."""
+
+
 def size(model, component):
     """Bytes of what a run without anything given needs."""
-    return sum(tensor.nbytes for tensor in model.tensors(component) if not tensor.name.startswith("encoder."))
+    return sum(tensor.nbytes for tensor in model.tensors(component) if not UNUSED.fullmatch(tensor.name))
 
 
 def overhead(model, component):
