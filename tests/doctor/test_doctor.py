@@ -114,7 +114,7 @@ def test_login_that_takes_too_long(monkeypatch):
 
 
 def test_sizes_of_weights_are_the_published_ones():
-    """As `python -m scripts.sizes` counts them from the official names and shapes; the README's table."""
+    """As `python -m scripts.sizes` counts them from the official names and shapes (`docs/real_model.md`)."""
     counted = {}
     for name, packing in PRECISIONS.items():
         model = PaperModel.at(packing)
