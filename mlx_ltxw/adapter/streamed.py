@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import mlx.nn as nn
 
 from mlx_ltxw.models.transformer import Block, Blocks
+from mlx_ltxw.tree import share
 
 Network = TypeVar("Network", bound=nn.Module)
 Each = TypeVar("Each")
@@ -49,6 +50,15 @@ def blocks_on_demand(model: nn.Module) -> Any:
     """The model's blocks if they are made when they are asked for; None where they are a list in memory."""
     blocks = getattr(model, "transformer_blocks", None)
     return None if isinstance(blocks, list) else blocks
+
+
+def on_demand(model: Network) -> Network:
+    """A clone of a model whose blocks are asked for one by one, so that each is changed when it comes: what adapters
+    make of its weights is in memory while it is at work, and no longer."""
+    clone = share(model)
+    if blocks_on_demand(model) is None:
+        clone.transformer_blocks = ChangedBlocks(model.transformer_blocks, {})
+    return clone
 
 
 def by_block(changes: Mapping[str, Each]) -> dict[str, dict[str, Each]]:

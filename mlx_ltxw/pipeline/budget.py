@@ -86,6 +86,14 @@ class Budget:
         decoding = max((need.peak for need in self.needs if need.name in (SOUND, PICTURE)), default=0)
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
 
+    def beside_transformer(self) -> Budget:
+        """The same, of a run whose transformer is in memory before it begins."""
+        there = (
+            dataclasses.replace(need, beside=need.weights) if need.name.startswith(DENOISING) else need
+            for need in self.needs
+        )
+        return dataclasses.replace(self, needs=tuple(there))
+
     def part(self, network: str) -> tuple[int, int]:
         """What the part that a network belongs to may hold before MLX's CPU backend waits: bytes of weights, and of all
         else. It looks every tenth operation, so this is less than is counted."""

@@ -141,6 +141,12 @@ class Networks:
         finally:
             self.begins = before
 
+    def lent(self, transformer: Transformer) -> Networks:
+        """Networks of a transformer that is in memory already, which know the prompts that these know."""
+        other = Networks(self.model, self.transformer_dtype, transformer=transformer)
+        other._contexts = dict(self._contexts)
+        return other
+
     def close(self) -> None:
         """Lets everything go."""
         self._kept.clear()

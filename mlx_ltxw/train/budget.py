@@ -20,6 +20,7 @@ from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
 from mlx_ltxw.train.base import shared_residency
+from mlx_ltxw.train.sample_needs import kept_contexts, sample_needs
 from mlx_ltxw.train.step_needs import TrainingStep, state_bytes, step_bytes
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
@@ -63,17 +64,20 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
     blocks, outside = _weights(step, lambda _: True)
+    outside += kept_contexts(step, subject)
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
     activations = step_bytes(step, size, machine)
+    samples = max(need.arrays for need in sample_needs(step, subject, size, 0))
     room = limit - program - outside - packed(TRAINING, subject, [size], step.draws)
+    room -= max(activations, samples)
     residency, beside = RESIDENT, 0
     if step.shared:
         residency, again = shared_residency(step.config), 0
         blocks, beside, choice = _shared(step, blocks, residency, machine)
-    elif sum(blocks) > room - activations and not step.audio_only:
+    elif sum(blocks) > room and not step.audio_only:
         audio, picture, read = _sides(step)
         beside = streaming(picture, read, machine, whole=machine.in_pieces)
-        left = room - activations - sum(audio) - beside
+        left = room - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
         again = sum(nbytes for nbytes, kept in zip(read, stay, strict=True) if not kept)
@@ -87,7 +91,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     decoding = decoding_needs(subject, size)
     needs = [*text_needs(subject), *_encoding(step, decoding, machine)]
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
-    needs += [Need(f"samples' {need.name}", weights + need.weights, need.activations, need.read) for need in decoding]
+    needs += sample_needs(step, subject, size, weights)
     needs = with_packed(needs, subject, [size], step.draws)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 

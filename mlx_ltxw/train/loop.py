@@ -36,7 +36,7 @@ from mlx_ltxw.train.held_out import HeldOut
 from mlx_ltxw.train.initial import initial_adapter
 from mlx_ltxw.train.metrics import Metrics
 from mlx_ltxw.train.page import write_page
-from mlx_ltxw.train.preview import choose_prompts, make_samples
+from mlx_ltxw.train.preview import choose_prompts, encoded, make_samples
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from mlx_ltxw.world import World
@@ -165,6 +165,8 @@ class Trainer:
         config = job.config
         clips = [load_clip(file) for file in job.clips]
         self.audio_only = all(clip.video is None for clip in clips)
+        self.prompts = choose_prompts([clip.caption for clip in clips], config)
+        self.networks = encoded(self.prompts if job.world.leads else (), job.model, self.audio_only, config)
         together = job.world if job.shared else None
         self.base, trained, layers = load_base(job.model, self.audio_only, job.residency, together)
         self.blocks = IN_MEMORY if layers is None else shared_blocks(layers, config)
@@ -183,7 +185,6 @@ class Trainer:
             self.held_out = HeldOut(job.held_out, self.base, grid, config, self.objective)
         self.weight = mx.array(1 / config.clips_per_step)
         self.data = finish.Data.of(clips, job.seconds, len(job.held_out))
-        self.prompts = choose_prompts([clip.caption for clip in clips], config)
         self.origin = checkpoint.Origin(config, finish.base_sha256(job.model), _fingerprint(clips), self.layout.paths)
         if job.world.leads:
             finish.check_space(job.run, self.layout.size, config.keep_checkpoints)
@@ -354,7 +355,7 @@ class Trainer:
     def _sample(self, step: int, adapter: Path | None) -> Generator[TrainingEvent, None, Sampled]:
         job = self.job
         base = self.base if not job.shared else load_base(job.model, self.audio_only, STREAMED).transformer
-        samples = yield from make_samples(job.run, step, adapter, self.prompts, job.model, base, job.config)
+        samples = yield from make_samples(job.run, step, adapter, self.prompts, self.networks, base, job.config)
         page = write_page(job.run, job.config, self.metrics.lines if self.metrics else [])
         mx.clear_cache()
         return Sampled(step, tuple(samples), page)

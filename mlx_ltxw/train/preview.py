@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_ltxw.adapter.streamed import on_demand
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import read_text, write_bytes, write_errors
+from mlx_ltxw.machine import Parts, limits, this_machine
 from mlx_ltxw.media.measure import Measurement
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.parsing import build, parse_json
+from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.events import Decoded, Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, plan
@@ -97,7 +101,7 @@ def make_samples(
     step: int,
     adapter: Path | None,
     prompts: Sequence[str],
-    model: ModelDir,
+    networks: Networks,
     transformer: Transformer,
     config: TrainConfig,
 ) -> Generator[Sampling, None, list[Sample]]:
@@ -110,7 +114,7 @@ def make_samples(
         step: Steps that the adapter has been trained for; 0 is the base.
         adapter: Its file; None for the base model alone.
         prompts: One sample each.
-        model: The base.
+        networks: From `encoded`.
         transformer: The base's, in memory.
         config: Of the run: sizes, seed, denoising steps.
 
@@ -123,21 +127,49 @@ def make_samples(
         return list(known.samples)
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    networks = Networks(model, default_dtype(), transformer=transformer)
+    lent = networks.lent(on_demand(transformer))
     samples = []
     for number, prompt in enumerate(prompts, start=1):
-        request = Request(
-            prompt=prompt, seeds=(config.preview_seed,), width=config.width, height=config.height,
-            frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
-            audio_only=not transformer.with_video, adapters=(str(adapter),) if adapter else (),
-            dtype=name_of(default_dtype()),
-        )  # fmt: skip
-        job = plan(request, model)
+        job = plan(_request(prompt, adapter, not transformer.with_video, config), networks.model)
+        job = dataclasses.replace(job, budget=job.budget.beside_transformer())
         yield Sampling(step, number, len(prompts), 0, job.steps)
-        samples.append((yield from _make(job, networks, folder, step, number, len(prompts))))
+        samples.append((yield from _make(job, lent, folder, step, number, len(prompts))))
     index = {"made_of": made_of, "samples": [asdict(sample) for sample in samples]}
     write_bytes(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return samples
+
+
+def encoded(prompts: Sequence[str], model: ModelDir, audio_only: bool, config: TrainConfig) -> Networks:
+    """Networks that know the contexts of all samples' prompts: what encodes them is gone before the base comes.
+
+    Args:
+        prompts: One sample each.
+        model: The base.
+        audio_only: Whether samples have no picture.
+        config: Of the run.
+
+    Raises:
+        UserError: a prompt that the model cannot read.
+    """
+    networks = Networks(model, default_dtype())
+    with limits(this_machine()) as parts:
+        for prompt in prompts:
+            job = plan(_request(prompt, None, audio_only, config), model)
+            networks.begins = _begins(parts, job.budget)
+            networks.contexts(job.prompts, job.cache)
+    return networks
+
+
+def _begins(parts: Parts, budget: Budget) -> Callable[[str], None]:
+    return lambda name: parts.begin(name, *budget.part(name))
+
+
+def _request(prompt: str, adapter: Path | None, audio_only: bool, config: TrainConfig) -> Request:
+    return Request(
+        prompt=prompt, seeds=(config.preview_seed,), width=config.width, height=config.height,
+        frames=config.frames, frame_rate=config.frame_rate, steps=config.preview_steps,
+        audio_only=audio_only, adapters=(str(adapter),) if adapter else (), dtype=name_of(default_dtype()),
+    )  # fmt: skip
 
 
 def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) -> dict[str, Any]:

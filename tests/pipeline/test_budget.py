@@ -1,6 +1,7 @@
 """The memory plan: what is predicted is what a run takes, and what is chosen fits."""
 
 import dataclasses
+import gc
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
+from mlx_ltxw.models.transformer import Walk
 from mlx_ltxw.pipeline import budget, needs
 from mlx_ltxw.pipeline.budget import Work
 from mlx_ltxw.pipeline.events import Step
@@ -30,6 +32,7 @@ from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from scripts.stage_peaks import measured, predicted
+from tests.memory import check_plan
 
 GB = 10**9
 HUGE = Machine("cpu", 64 * GB, 64 * GB)
@@ -66,10 +69,9 @@ def test_parts_take_what_was_predicted(built_in, request_, monkeypatch):
     """Of the built-in model on a CPU, where activations are nearly all of it."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     job = plan(request_, built_in)
-    said, found = predicted(job), measured(job)
-    assert set(found) == {part for part, peak in said.items() if peak}
-    for part, peak in found.items():
-        assert 0.9 * peak - SLACK <= said[part] <= 1.1 * peak + SLACK, part
+    said = {part: peak for part, peak in predicted(job).items() if peak}
+    found = check_plan(said, lambda: measured(job), SLACK)
+    assert set(found) == set(said)
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -81,10 +83,35 @@ def test_streamed_blocks_take_what_was_predicted(dev, layers):
     stored, _ = layer_bytes(dev, "transformer", stored=True)
     beside = fixed + needs.streaming(blocks, stored, job.machine)
     said = needs.denoising(clip, job.stages[0], Residency(layers), blocks, stored, beside, 4)
-    found = measured(job, Networks(dev, job.dtype, residency=Residency(layers)))
-    assert 0.9 * found["denoising"] <= said.peak <= 1.1 * found["denoising"]
+    check_plan(
+        {"denoising": said.peak},
+        lambda: {"denoising": measured(job, Networks(dev, job.dtype, residency=Residency(layers)))["denoising"]},
+    )
     streamed = sum(nbytes for index, nbytes in enumerate(stored) if not Residency(layers).stays(index, len(stored)))
     assert said.read == sum(stored) + 3 * streamed  # four times over the blocks
+
+
+def test_all_that_stays_lies_beside_a_streamed_block_from_the_second_walk_on(built_in):
+    """On a CPU a block that stays is read when its turn first comes: of six, the last one after both that are streamed.
+    A run of one step holds a block less than is counted, and any other what is counted."""
+    blocks, _ = layer_bytes(built_in, "transformer", mx.float32)
+    stored, _ = layer_bytes(built_in, "transformer", stored=True)
+    said = 4 * blocks[0] + needs.streaming(blocks, stored, HUGE)
+    network = built_in.load_transformer(mx.float32, residency=Residency(4))
+
+    def touched(block, streams, *_):
+        return (sum((value.sum() for _, value in tree_flatten(block.parameters())), streams[0]),)
+
+    def peak():
+        mx.reset_peak_memory()
+        mx.eval(Walk(1, 0).through(network.transformer_blocks, touched, (mx.zeros(()),)))
+        return mx.get_peak_memory() - before
+
+    gc.collect()
+    before = mx.get_active_memory()
+    first, second = peak(), peak()
+    assert second <= said <= 1.1 * second
+    assert 0.9 * blocks[0] <= second - first <= blocks[0]
 
 
 class Big:
@@ -298,13 +325,21 @@ def test_memory_that_is_no_size_is_refused(tmp_path):
 )
 def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch, frames, threads):
     """MLX's memory, the program's own, what its libraries take, and what OpenBLAS's threads keep; MLX keeps no freed
-    buffers beside them."""
+    buffers beside them. On a single core, where OpenBLAS has one thread whatever it is told, it takes a tenth less."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(threads))
-    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--json"]
+    out = tmp_path / "a.mp4"
+    words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(out), "--json"]
     words += ["--steps", "1", "--frames", str(frames), "--no-resume"]
-    said, *made = (
-        subprocess.run([*words, *more], capture_output=True, text=True, check=True).stdout for more in (["--plan"], [])
+
+    def told(*more):
+        out.unlink(missing_ok=True)
+        done = subprocess.run([*words, *more], capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    (planned,) = told("--plan")
+    check_plan(
+        {"process": planned["budget"]["peak"]},
+        lambda: {"process": max(line.get("peak_memory", 0) for line in told())},
+        within=1.2,
     )
-    peak = max(json.loads(line).get("peak_memory", 0) for line in made[0].splitlines())
-    assert json.loads(said)["budget"]["peak"] == pytest.approx(peak, rel=0.1)
