@@ -38,7 +38,7 @@ class Started:
         held_out = f"; {self.data.held_out} more kept back" if self.data.held_out else ""
         return (
             f"training {self.parameters:,} numbers in {self.linears} linears on {counted(self.data.clips, 'clip')} "
-            f"({self.data.seconds:.0f} s){held_out}, {self.total} steps{begin}{machines}"
+            f"({self.data.seconds:.0f} s){held_out}, {counted(self.total, 'step')}{begin}{machines}"
         )
 
 
