@@ -107,7 +107,7 @@ class _Handler:
             if callable(earlier):
                 earlier(self._last, frame)
             return
-        if signal.getsignal(self._last) is not self:  # while it waited somebody else began to handle it, a server say
+        if self._replaced():
             self._since = None
             signal.raise_signal(self._last)
             return
@@ -119,6 +119,10 @@ class _Handler:
             return
         self._since = None
         self._handle(self._last)
+
+    def _replaced(self) -> bool:
+        """Whether somebody else began to handle the last signal while it waited: a server, say."""
+        return signal.getsignal(self._last) is not self
 
 
 _handlers: list[_Handler] = []
