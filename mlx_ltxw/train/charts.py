@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 20, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 102, 20, 12, 46
 _FAINT = 0.35
 """Opacity of a faint line, and of its mark in the legend."""
 COLOURS = ("#1b4f8f", "#b3541e", "#2d7d46", "#7b3f98", "#5b5b5b")
