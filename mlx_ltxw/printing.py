@@ -57,6 +57,11 @@ def readable(nbytes: float) -> str:
     return f"{nbytes:.2f} GB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 clip`, `2 clips`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them, to two figures or so: `4.2 s`, `52 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 9.95:

@@ -107,6 +107,10 @@ class _Handler:
             if callable(earlier):
                 earlier(self._last, frame)
             return
+        if self._replaced():
+            self._since = None
+            signal.raise_signal(self._last)
+            return
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         inside, imports = _where(frame)
@@ -115,6 +119,10 @@ class _Handler:
             return
         self._since = None
         self._handle(self._last)
+
+    def _replaced(self) -> bool:
+        """Whether somebody else began to handle the last signal while it waited: a server, say."""
+        return signal.getsignal(self._last) is not self
 
 
 _handlers: list[_Handler] = []

@@ -15,7 +15,7 @@ import click
 
 from mlx_ltxw.cli.fields import FileName, size, spelling
 from mlx_ltxw.cli.signals import on_signals
-from mlx_ltxw.errors import UserError, spelled
+from mlx_ltxw.errors import Spelling, UserError, spelled
 
 if TYPE_CHECKING:
     from mlx_ltxw.train.data.findings import Finding
@@ -122,7 +122,7 @@ def _prepared(begun: Begun, as_json: bool) -> Clips:
     from mlx_ltxw.train.data.findings import table
     from mlx_ltxw.train.start import prepare_clips
 
-    leads, tell = begun.world.leads, _teller()
+    leads, tell, spell = begun.world.leads, _teller(), _spelling()
     for note in slow_blas() if leads else ():
         tell(f"Note: {note}")
 
@@ -131,16 +131,21 @@ def _prepared(begun: Begun, as_json: bool) -> Clips:
             return
         tell(table(findings))
         if as_json:
-            _print_json("data", {"findings": [dataclasses.asdict(finding) for finding in findings]})
+            told = [dataclasses.replace(finding, text=spelled(finding.text, spell)) for finding in findings]
+            _print_json("data", {"findings": [dataclasses.asdict(finding) for finding in told]})
 
     return prepare_clips(begun, progress=_Bars(leads and not as_json), tell=show)
 
 
 def _teller() -> Callable[[str], None]:
     """Prints for people, with fields as this command's flags."""
-    context = click.get_current_context(silent=True)
-    spell = spelling(context.command if context else train)
+    spell = _spelling()
     return lambda text: click.echo(spelled(text, spell), err=True)
+
+
+def _spelling() -> Spelling:
+    context = click.get_current_context(silent=True)
+    return spelling(context.command if context else train)
 
 
 def _in_turn(world: World, work: Callable[[], Clips]) -> Clips:

@@ -55,8 +55,12 @@ def models(given: str | None = None, verify: bool = False) -> Iterator[Diagnosis
     if not names:
         yield Diagnosis("models", "note", "none here and none in the Hub's cache; the built-in one is there",
                         "`mlx-ltxw pull OWNER/REPO` downloads one, `mlx-ltxw convert` makes one.")  # fmt: skip
+    seen: set[Path] = set()
     for name in names:
-        yield examined(name, verify)
+        path = Path(name).resolve()  # the one that is given may lie here too
+        if path not in seen:
+            yield examined(name, verify)
+        seen.add(path)
 
 
 def examined(name: str | Path, verify: bool = False) -> Diagnosis:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 20, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 102, 20, 12, 46
+_FAINT = 0.35
+"""Opacity of a faint line, and of its mark in the legend."""
 COLOURS = ("#1b4f8f", "#b3541e", "#2d7d46", "#7b3f98", "#5b5b5b")
 
 Point = tuple[float, float]
@@ -73,13 +75,17 @@ def chart(lines: Sequence[Line], x_title: str, y_title: str, levels: Sequence[st
     parts = [_frame(point, right, low, x_ticks, y_ticks), _titles(x_title, y_title)]
     for line in lines:
         path = " ".join(point(x, y) for x, y in line.points)
-        width = 'stroke-width="1" opacity=".35"' if line.faint else 'stroke-width="2"'
+        width = f'stroke-width="1" opacity="{_FAINT}"' if line.faint else 'stroke-width="2"'
         parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" {width}/>')
         if line.dots or len(line.points) == 1:
             centres = [point(x, y).split(",") for x, y in line.points]
             parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{line.colour}"/>' for x, y in centres]
     named = [line for line in lines if line.name]
-    legend = " ".join(f'<span style="color:{line.colour}">&#9644; {html.escape(line.name)}</span>' for line in named)
+    legend = " ".join(
+        f'<span style="color:{line.colour}"><b style="opacity:{_FAINT if line.faint else 1}">&#9644;</b> '
+        f"{html.escape(line.name)}</span>"
+        for line in named
+    )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{html.escape(y_title)} over {html.escape(x_title)}">{"".join(parts)}</svg>\n'

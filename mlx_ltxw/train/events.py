@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import counted, readable
 from mlx_ltxw.train.finish import Data, register_text
 from mlx_ltxw.train.preview import Sample, Sampling
 
@@ -35,10 +35,10 @@ class Started:
     def __str__(self) -> str:
         begin = f", from step {self.step}" if self.step else ""
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
-        held_out = f"; {self.data.held_out} more are kept back" if self.data.held_out else ""
+        held_out = f"; {self.data.held_out} more kept back" if self.data.held_out else ""
         return (
-            f"training {self.parameters:,} numbers in {self.linears} linears on {self.data.clips} clips "
-            f"({self.data.seconds:.0f} s){held_out}, {self.total} steps{begin}{machines}"
+            f"training {self.parameters:,} numbers in {self.linears} linears on {counted(self.data.clips, 'clip')} "
+            f"({self.data.seconds:.0f} s){held_out}, {counted(self.total, 'step')}{begin}{machines}"
         )
 
 

@@ -15,6 +15,7 @@ from mlx_ltxw import __version__
 from mlx_ltxw.adapter.export import export
 from mlx_ltxw.files import check_free, write_bytes
 from mlx_ltxw.hub import push
+from mlx_ltxw.printing import counted
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip
@@ -115,9 +116,10 @@ def write_card(
     front += [f"base_model: {source['repo']}", "base_model_relation: adapter"] if source.get("repo") else []
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in data.kinds.items())
     rows = "\n".join(_row(pair) for pair in _pairs(samples))
-    held_out = f"{data.held_out} more were kept back and not trained on." if data.held_out else ""
+    held_out = f"Kept back and not trained on: {data.held_out} more." if data.held_out else ""
     begun = f"| started from | {Path(config.init_adapter).name} |\n" if config.init_adapter else ""
     mode = "through the video too" if config.coupled else "under the exact video lock"
+    clips, each = counted(data.clips, "clip"), counted(config.clips_per_step, "clip")
     text = f"""{chr(10).join(front)}
 ---
 # {run.resolve().name}
@@ -130,12 +132,12 @@ A LoRA for LTX-2.3 ({model.name}, {model.variant}), trained with mlx-ltxw {__ver
 |---|---|
 | rank, alpha | {config.rank}, {config.alpha:g} |
 | modules | {", ".join(config.modules)} ({", ".join(config.projections)}) |
-| steps | {config.steps}, {config.clips_per_step} clips each, learning rate {config.learning_rate:g}, {mode} |
+| steps | {config.steps}, {each} each, learning rate {config.learning_rate:g}, {mode} |
 {begun}| base sha256 | `{base_sha256(model)}` |
 | root mean square of the change | {delta_rms:.3e} |
 
 ## Data
-{data.clips} clips, {data.seconds:.0f} s together, {data.with_picture} with a picture, {data.captions} captions.
+{clips}, {data.seconds:.0f} s together, {data.with_picture} with a picture, {counted(data.captions, "caption")}.
 {held_out}
 
 | speaker and manner | clips |

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.geometry import LatentGrid
+from mlx_ltxw.printing import counted
 from mlx_ltxw.prompts.registers import parse
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.clip import TrainingClip
@@ -49,9 +50,10 @@ def hold_out(clips: Sequence[TrainingClip], share: float, seed: int) -> tuple[se
             chosen.append(voice)
     if chosen:
         kept = {index for voice in chosen for index in voice}
-        return kept, f"{len(kept)} clips of {len(chosen)} of {len(voices)} voices are kept back to be measured."
+        told = f"{counted(len(kept), 'clip')} of {len(chosen)} of {len(voices)} voices"
+        return kept, f"Kept back to be measured: {told}."
     kept = set(map(int, random.permutation(len(clips))[: min(wanted, len(clips) - 1)]))
-    return kept, f"{len(kept)} clips are kept back to be measured; their voices are trained on in others."
+    return kept, f"Kept back to be measured: {counted(len(kept), 'clip')}, whose voices are trained on in others."
 
 
 class HeldOut:

@@ -11,6 +11,7 @@ from mlx_ltxw.errors import UserError, spelled
 from mlx_ltxw.files import read_text, write_bytes
 from mlx_ltxw.media.measure import MIXED, NO_SPEECH, REGISTERS
 from mlx_ltxw.parsing import parse_json
+from mlx_ltxw.printing import counted
 from mlx_ltxw.train.charts import COLOURS, Line, Point, chart, smoothed, thinned
 from mlx_ltxw.train.config import TrainConfig, as_yaml
 from mlx_ltxw.train.preview import Sample, all_samples, samples_folder
@@ -69,7 +70,8 @@ def _data(run: Path) -> str:
     try:
         facts = parse_json(read_text(file), str(file))
         rows = [(str(one["file"] or "all clips"), str(one["text"])) for one in facts.get("findings", [])]
-        figures = f"{int(facts['clips'])} clips, {float(facts['seconds']):.0f} s, {int(facts['voices'])} voices"
+        figures = f"{counted(int(facts['clips']), 'clip')}, {float(facts['seconds']):.0f} s, "
+        figures += counted(int(facts["voices"]), "voice")
     except (UserError, KeyError, TypeError, ValueError, AttributeError):
         return "<h2>Data</h2>\n<p>data.json cannot be read.</p>"
     items = "".join(

@@ -217,7 +217,7 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--video", "mute.mp4", "--revoice"), "mute.mp4 has no sound to make again"),
         (("--retake", "1-2"), "--retake has no clip to change"),
         (("--adapter", ""), "One of --adapter is empty"),
-        (("--video", ""), "--video is empty"),
+        (("--video", ""), "It is empty"),
         (("--video", "clip.mp4", "--retake", "1-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "3-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "1-1"), "is empty"),
@@ -281,7 +281,7 @@ def test_a_folder_a_pipe_or_a_device_is_told_what_is_wanted(cli, tmp_path, flag)
         assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--adapter", "--distilled-lora", "--take"])
+@pytest.mark.parametrize("flag", ["--adapter", "--take"])
 def test_what_is_no_adapter_is_told_so(cli, tmp_path, flag):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()

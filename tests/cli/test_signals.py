@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,3 +197,14 @@ def test_an_error_that_an_interruption_became_is_not_told(cli, monkeypatch):
     monkeypatch.setattr(command.inspect, "callback", callback)
     done = cli("inspect", ADAPTER)
     assert (done.code, done.out, done.err) == (143, "", SENTENCE + "\n")
+
+
+def test_a_signal_that_waited_goes_to_who_handles_it_by_then():
+    """A server handles signals itself from its start on; one that came during an import before is its own too."""
+    told, others = [], []
+    with guarded(), on_signals(told.append):  # beside `caught` it waits
+        signal.raise_signal(signal.SIGTERM)
+        before = signal.signal(signal.SIGTERM, lambda number, _: others.append(number))
+        time.sleep(0.1)
+        signal.signal(signal.SIGTERM, before)
+    assert (told, others) == ([], [signal.SIGTERM])

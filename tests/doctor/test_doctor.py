@@ -76,6 +76,7 @@ def test_models_here(alone):
     assert "8 bits" in ours.text
     assert "4 bits" in theirs.text
     assert "pull mlx-community/gemma-3-12b-it-4bit" in theirs.advice
+    assert len(list(models.models(given="ours"))) == 2  # the one that is named is not told twice
 
 
 def test_hashes_are_asked_for(alone):
@@ -113,7 +114,7 @@ def test_login_that_takes_too_long(monkeypatch):
 
 
 def test_sizes_of_weights_are_the_published_ones():
-    """As `python -m scripts.sizes` counts them from the official names and shapes; the README's table."""
+    """As `python -m scripts.sizes` counts them from the official names and shapes (`docs/real_model.md`)."""
     counted = {}
     for name, packing in PRECISIONS.items():
         model = PaperModel.at(packing)

@@ -251,7 +251,7 @@ def test_a_prompt_of_a_take_is_its_own_text(dev, whisper):  # noqa: F811
         ({"takes": ("soft", "adapter={other}"), "fuse": True}, "Weights can hold one voice"),
         ({"takes": ("soft",), "prompt": "rain"}, "names no speaker"),
         ({"takes": ("adapter=nowhere.safetensors",)}, "nowhere.safetensors"),
-        ({"takes": ("",)}, "A take is empty"),
+        ({"takes": ("",)}, "One of takes is empty"),
         ({"takes": ("soft soft",)}, "manner twice"),
         ({"takes": ("seed=x",)}, "'x' is no seed"),
         ({"takes": ("volume=2",)}, "'volume=2' is no part of a take"),

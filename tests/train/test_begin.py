@@ -160,6 +160,7 @@ def test_whole_voices_are_held_out():
     one, note = hold_out(clips(*"a" * 10), 0.1, 1)
     assert len(one) == 1
     assert "trained on in others" in note
+    assert "1 clip, whose" in note
     assert hold_out(data, 0, 1) == (set(), "")
 
 

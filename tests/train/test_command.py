@@ -75,6 +75,17 @@ def test_from_clips_to_the_adapter(tiny_model, data, tmp_path):
     assert "<td>learning_rate</td>" in page
 
 
+def test_findings_name_flags_for_machines_too(tiny_model, data, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "0.wav").write_bytes((data / "0.wav").read_bytes())
+    arguments = ["train", "--data", folder, "-o", tmp_path / "run", "-m", tiny_model, "--json", "--set", "steps=1"]
+    result = CliRunner().invoke(group, [*map(str, arguments)])
+    (event,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "or add --transcribe." in event["findings"][0]["text"]
+    assert "{field" not in result.output
+
+
 def test_every_option_is_in_the_help():
     text = CliRunner().invoke(group, ["train", "-h"]).output
     assert all(f"\n  {field.name}" in text for field in dataclasses.fields(TrainConfig))
