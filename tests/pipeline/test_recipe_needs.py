@@ -25,8 +25,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_takes_what_was_predicted(name, lora, monkeypatch, request):  # noqa: F811
-    """But for texts of the made tokenizer, which has three times the tokens of a real one. How far MLX runs ahead differs
-    from run to run, so that less is held at times.
+    """But for texts of the made tokenizer, which has three times the tokens of a real one. How far MLX runs ahead
+    differs from run to run, so that less is held at times.
     """
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     which, changes = CASES[name]
