@@ -202,7 +202,7 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
     ("arguments", "words"),
     [
         (["a", "-o", "x.avi"], "Give a name that ends in .mp4 or .wav"),
-        (["a", "-o", ""], "is a folder, and a clip is a file"),
+        (["a", "-o", ""], "It is empty"),
         (["a", "-o", "/"], "'/' is a folder, and a clip is a file"),
         (["a", "-o", "x.mp4", "--audio-only"], "Give a name that ends in .wav"),
         (["a", "-o", "missing/x.mp4"], "is not a folder"),
