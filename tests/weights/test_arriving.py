@@ -57,8 +57,16 @@ def unread(monkeypatch, part, until=lambda: False):
     monkeypatch.setattr(TensorReader, "fill", fill)
 
 
+@pytest.fixture
 def reading_threads():
-    return [one.name for one in threading.enumerate() if one.name.startswith(("arrive", "read"))]
+    """Names of those that a test began: another one's network may not be gone yet."""
+    before = {*threading.enumerate()}
+
+    def names():
+        began = [one.name for one in threading.enumerate() if one not in before]
+        return [name for name in began if name.startswith(("arrive", "read"))]
+
+    return names
 
 
 def gone(names, seconds=5.0):
@@ -69,7 +77,7 @@ def gone(names, seconds=5.0):
 
 
 @pytest.mark.parametrize("group", [1, SMALL, 1 << 30])
-def test_every_number_is_the_files(arrive, made_model, group, monkeypatch):
+def test_every_number_is_the_files(arrive, made_model, group, monkeypatch, reading_threads):
     """And comes by our reading: what MLX would read is zeros here."""
     zeros = {tensor.name: mx.zeros(tensor.shape, reading.DTYPES[tensor.dtype])
              for tensor in made_model.tensors("transformer")}  # fmt: skip
@@ -129,7 +137,7 @@ def test_a_disk_that_fails_is_told_and_asked_again(arrive, monkeypatch):
     assert np.isfinite(np.array(network.transformer_blocks[1].attn1.to_q.weight)).all()
 
 
-def test_nothing_is_read_on_when_nobody_wants_the_network(arrive, monkeypatch):
+def test_nothing_is_read_on_when_nobody_wants_the_network(arrive, monkeypatch, reading_threads):
     unread(monkeypatch, "transformer_blocks.1.")
     network = arrive()
     assert reading_threads()
@@ -138,7 +146,7 @@ def test_nothing_is_read_on_when_nobody_wants_the_network(arrive, monkeypatch):
     assert gone(reading_threads)
 
 
-def test_a_file_with_layers_too_many_is_refused_as_ever(made_model, arrive, monkeypatch):
+def test_a_file_with_layers_too_many_is_refused_as_ever(made_model, arrive, monkeypatch, reading_threads):
     real = ModelDir.tensors
 
     def more(self, component, audio_only=False):
