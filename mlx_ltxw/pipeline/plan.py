@@ -145,20 +145,9 @@ def plan(
         warnings += [str(hint) for prompt in prompts for hint in check_lines(prompt, model.lines)]
     notes = tuple(dict.fromkeys(warnings))
     draft = Plan(
-        settings,
-        model,
-        stages,
-        dtype,
-        chosen,
-        machine,
-        UNPLANNED,
-        False,
-        notes,
-        distilled,
-        takes,
-        voices,
+        settings, model, stages, dtype, chosen, machine, UNPLANNED, False, notes, distilled, takes, voices,
         reading=reading,
-    )
+    )  # fmt: skip
     budget = budget_for(dataclasses.replace(_work(draft), previews=previews), machine)
     job = dataclasses.replace(draft, budget=budget, resident=budget.decodes_beside)
     return dataclasses.replace(job, budget=dataclasses.replace(budget, seconds=_seconds(job)))
