@@ -130,8 +130,14 @@ def test_pictures_on_the_way_make_the_steps_larger(built_in):
     assert more > less
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Of OpenBLAS, whose buffers are counted by thread."""
+    monkeypatch.setattr("mlx_ltxw.blas.threads", lambda: 1)
+
+
 @pytest.mark.parametrize(("two", "memory"), [(False, 260), (True, 340)], ids=["one stage", "two stages"])
-def test_every_change_that_is_named_fits(built_in, two_distilled, monkeypatch, two, memory):
+def test_every_change_that_is_named_fits(built_in, two_distilled, one_thread, monkeypatch, two, memory):
     """Of a clip that does not: taken at its word, each makes the plan fit, and a longer clip does not."""
     monkeypatch.setattr("mlx_ltxw.pipeline.budget.program_memory", lambda *_: 140_000_000)
     model, pipeline = (two_distilled, TWO_STAGE) if two else (built_in, None)
@@ -176,7 +182,7 @@ def test_what_no_change_mends_is_said_so(built_in):
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_a_large_picture_is_counted_while_it_is_read(built_in, beyond, monkeypatch):
+def test_a_large_picture_is_counted_while_it_is_read(built_in, beyond, one_thread, monkeypatch):
     """A camera's 12 million pixels held 330 MB of the process; none of it is decoded for the plan."""
     monkeypatch.setattr("mlx_ltxw.pipeline.budget.program_memory", lambda *_: 0)
     needed = 12_000_000 * 28
