@@ -1,7 +1,7 @@
 """Loads a fast BLAS before MLX does, where MLX would bring a slow one.
 
-The `mlx-cpu` wheel for Linux carries the reference BLAS of netlib (about 7 GFLOP/s in fp32 on two cores). A system
-OpenBLAS that is already in the process, with its symbols visible to all, is used instead (about 117 GFLOP/s on the
+The `mlx-cpu` wheel for Linux carries the reference BLAS of netlib (about 6 GFLOP/s in fp32 on two cores). A system
+OpenBLAS that is already in the process, with its symbols visible to all, is used instead (about 120 GFLOP/s on the
 same cores). This works only before the first `import mlx.core`, so every room that uses MLX imports this module
 first of all; importing it loads the library.
 """

@@ -253,7 +253,7 @@ class Trainer:
         except LostLoss:
             raise
         except UserError as error:
-            with suppress(UserError, RuntimeError):  # the very disk may be full or gone
+            with suppress(UserError, RuntimeError, OSError):  # the very disk may be full or gone
                 if self.job.world.size == 1 and self.state.step not in checkpoint.saved_steps(self.job.run):
                     self._save()
             saved = checkpoint.saved_steps(self.job.run)[-1:]
