@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,20 +18,25 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.model_dir import ModelDir
 from tests.convert.made import ROOT, contents, converted, edited, made, prepare
 
-SLOW = """
-import os, sys, time
-from mlx_ltxw.convert import run
-fsync = os.fsync
-def slow(file):
-    fsync(file)
-    time.sleep(0.01)
-os.fsync = slow
-job = run.prepare(sys.argv[1], sys.argv[2], shard_bytes=100_000)
-print("go", flush=True)
+CUT = """
+import os, signal, sys, threading, time
 from pathlib import Path
+from mlx_ltxw.convert import run
+files, seconds = int(sys.argv[4]), float(sys.argv[5])
+fsync, seen = os.fsync, 0
+def counted(file):
+    global seen
+    fsync(file)
+    seen += 1
+    if seen == files:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif seen == files + 2:
+        time.sleep(60)
+os.fsync = counted
+job = run.prepare(sys.argv[1], sys.argv[2], shard_bytes=100_000)
 run.convert(job, Path(sys.argv[3]))
 """
-"""Converts with every file taking some 20 ms longer, so that cuts fall into all its parts."""
+"""A conversion that is killed some seconds after so many files are safe, and before the second one after them."""
 
 
 def state(folder):
@@ -45,29 +49,20 @@ def state(folder):
 
 
 def test_killed_at_random_moments(tmp_path):
-    """SIGKILL up to five times: never a model in between, and the same bytes as an undisturbed run in the end."""
+    """SIGKILL five times: never a model in between, and the same bytes as an undisturbed run in the end."""
     source, out = made(), tmp_path / "cut" / "out"
     moment = random.Random(3)
-    kills, done_at_kill = 0, []
-    while True:
-        child = subprocess.Popen(
-            [sys.executable, "-c", SLOW, source.checkpoint, source.gemma, out],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT,
-        )  # fmt: skip
-        assert child.stdout.readline() == b"go\n"
-        if kills < 5:
-            time.sleep(moment.uniform(0, 0.4) * (1 + kills))  # later and later, for machines that are busy
-            child.send_signal(signal.SIGKILL)
-        if child.wait(60) == 0:
-            break
-        assert child.returncode == -signal.SIGKILL
-        kills += 1
+    done_at_kill = []
+    for files in (1, 2, 5, 11, 21):
+        after = [str(files), str(moment.uniform(0, 0.05))]
+        command = [sys.executable, "-c", CUT, source.checkpoint, source.gemma, out, *after]
+        assert subprocess.run(command, capture_output=True, cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
         assert "not a finished model" in state(out) or "no model directory" in state(out)
         journal = out / WORK / "journal.json"
         done_at_kill.append(len(json.loads(journal.read_text())["files"]) if journal.exists() else 0)
-    assert kills
     assert done_at_kill == sorted(done_at_kill)  # no cut loses a finished file
     assert max(done_at_kill) > 0
+    run.convert(prepare(source.checkpoint, source.gemma, shard_bytes=100_000), out)
     assert state(out) == "model"
     whole = run.convert(prepare(source.checkpoint, shard_bytes=100_000), tmp_path / "whole" / "out")
     assert contents(out) == contents(whole.path)
