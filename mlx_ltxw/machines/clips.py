@@ -241,6 +241,7 @@ def _keeping_on(lost: Callable[[], bool]) -> Iterator[None]:
         if spared[0] and lost():
             spared[0] -= 1
             return
+        signal.signal(number, before)  # which looks whether signals are still its own
         if callable(before):
             before(number, frame)
         else:

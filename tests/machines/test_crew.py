@@ -16,7 +16,7 @@ GUIDED = ("--video-cfg", "3", "--audio-cfg", "3")
 
 
 def command(model, out, *more):
-    return ["mlx_ltxw", "generate", PROMPT, "-m", model.path, "-o", out, *SIZE, *more]
+    return ["tests.slowed", "generate", PROMPT, "-m", model.path, "-o", out, *SIZE, *more]
 
 
 def alone(cli, model, out, *more):
@@ -44,7 +44,7 @@ def steps_kept(out):
 def test_a_lost_machine_ends_a_split_clip_which_goes_on(cli, made_model, tmp_path):
     more = ("--steps", "60", *GUIDED)
     out, whole = tmp_path / "out.wav", tmp_path / "whole.wav"
-    two = ranks(2, tmp_path, *command(made_model, out, *more, "--split", "passes"))
+    two = ranks(2, tmp_path, *command(made_model, out, *more, "--split", "passes"), SLOW_FROM="4")
     wait_for(lambda: steps_kept(out) >= 2, two)
     two[1].send_signal(signal.SIGKILL)
     code, _, err = ended(two, 60)
@@ -63,7 +63,8 @@ def test_a_lost_machine_gives_its_clip_back(cli, made_model, tmp_path):
     more = ("--steps", "50", "--seed", "1", "--num", "4")
     (tmp_path / "alone").mkdir()
     alone(cli, made_model, tmp_path / "alone/out.wav", *more)
-    two = ranks(2, tmp_path, *command(made_model, tmp_path / "out.wav", *more))
+    slow = {"SLOW_FROM": "2"}
+    two = ranks(2, tmp_path, *command(made_model, tmp_path / "out.wav", *more), own=lambda rank: slow if rank else {})
     log = tmp_path / f"mlx-ltxw-{os.getuid()}-rank1.log"
     wait_for(lambda: log.exists() and "makes" in log.read_text(), two)
     two[1].send_signal(signal.SIGKILL)
@@ -92,7 +93,7 @@ def test_machines_with_different_models_do_not_begin(made_model, tmp_path, make_
 def test_a_machine_that_hangs_counts_as_lost(made_model, tmp_path):
     out = tmp_path / "out.wav"
     more = ("--steps", "500", *GUIDED, "--split", "tokens", "--link-timeout", "4")
-    two = ranks(2, tmp_path, *command(made_model, out, *more))
+    two = ranks(2, tmp_path, *command(made_model, out, *more), SLOW_FROM="4")
     wait_for(lambda: steps_kept(out) >= 2, two)
     two[1].send_signal(signal.SIGSTOP)
     try:

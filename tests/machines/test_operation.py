@@ -15,7 +15,7 @@ from tests.machines.launched import Relay, ended, ranks
 from tests.machines.test_crew import GUIDED, alone, command, steps_kept, wait_for
 
 pytestmark = pytest.mark.slow
-LONG = ("--steps", "500", *GUIDED)
+LONG = ("--steps", "60", *GUIDED)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def names(folder):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_stops_the_leading_machine_stops_all(cli, made_model, tmp_path, number, code):
     out, whole, more = tmp_path / "out.wav", tmp_path / "whole.wav", ("--steps", "60", *GUIDED)
-    three = ranks(3, tmp_path, *command(made_model, out, *more, "--split", "tokens"))
+    three = ranks(3, tmp_path, *command(made_model, out, *more, "--split", "tokens"), SLOW_FROM="4")
     wait_for(lambda: steps_kept(out) >= 2, three)
     three[0].send_signal(number)
     found, _, err = ended(three, 30)
@@ -56,7 +56,7 @@ def test_who_stops_the_leading_machine_stops_all(cli, made_model, tmp_path, numb
 
 def test_who_stops_another_machine_stops_a_split_clip(made_model, tmp_path):
     out = tmp_path / "out.wav"
-    two = ranks(2, tmp_path, *command(made_model, out, *LONG, "--split", "tensor"))
+    two = ranks(2, tmp_path, *command(made_model, out, *LONG, "--split", "tensor"), SLOW_FROM="4")
     wait_for(lambda: steps_kept(out) >= 2, two)
     two[1].send_signal(signal.SIGTERM)
     code, _, err = ended(two, 30)
@@ -68,7 +68,8 @@ def test_who_stops_another_machine_stops_a_split_clip(made_model, tmp_path):
 
 def test_who_stops_another_machine_leaves_its_clip_to_the_others(made_model, tmp_path):
     more = ("--steps", "30", "--seed", "1", "--num", "4")
-    two = ranks(2, tmp_path, *command(made_model, tmp_path / "out.wav", *more))
+    slow = {"SLOW_FROM": "2"}
+    two = ranks(2, tmp_path, *command(made_model, tmp_path / "out.wav", *more), own=lambda rank: slow if rank else {})
     log = tmp_path / f"mlx-ltxw-{os.getuid()}-rank1.log"
     wait_for(lambda: log.exists() and "makes" in log.read_text(), two)
     two[1].send_signal(signal.SIGTERM)
@@ -82,7 +83,8 @@ def test_who_stops_another_machine_leaves_its_clip_to_the_others(made_model, tmp
 def test_a_link_that_hangs_alone_ends_all(made_model, tmp_path):
     """Both machines live and say so, and what they gather does not arrive."""
     relay, out = Relay(), tmp_path / "out.wav"
-    two = ranks(2, tmp_path, *command(made_model, out, *LONG, "--split", "tokens", "--link-timeout", "8"), relay=relay)
+    asked = command(made_model, out, *LONG, "--split", "tokens", "--link-timeout", "8")
+    two = ranks(2, tmp_path, *asked, relay=relay, SLOW_FROM="4")
     wait_for(lambda: steps_kept(out) >= 2, two)
     relay.hang()
     code, _, err = ended(two, 60)

@@ -26,6 +26,7 @@ from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.script import make_script, plan_parts
 from tests.cli.conftest import cli  # noqa: F401
+from tests.train.made import ROOT
 
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'
 REQUEST = Request(PROMPT, width=64, height=32, frames=9, steps=3)
@@ -264,9 +265,12 @@ def test_a_script_s_part_goes_on(tmp_path):
 def test_a_killed_command_goes_on(cli, tmp_path):  # noqa: F811
     """SIGKILL, while a step is at work."""
     words = ["generate", PROMPT, "--width", 64, "--height", 32, "--frames", 9, "--steps", 40, "--wav"]
-    command = [sys.executable, "-c", "from mlx_ltxw.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-m", "tests.slowed", *map(str, words)]
     path = tmp_path / "out.mp4"
-    with subprocess.Popen([*command, "-o", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    environment = os.environ | {"SLOW_FROM": "3"}
+    with subprocess.Popen(
+        [*command, "-o", path], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         kept = tmp_path / "out.mp4.unfinished"
         while not kept.exists() and process.poll() is None:
             time.sleep(0.01)

@@ -1,19 +1,22 @@
 """Runs the training loop on made clips, in a process of its own: `python -m tests.train.driver MODEL RUN key=value...`.
 
 The clips are files of the cache with drawn numbers; everything else is what `mlx-ltxw train --resume` does. Set in the
-environment: `BASE=streamed` or `shared`, `SOUNDS=03` (numbers of clips without a picture), `HELD_OUT=1` (how many).
+environment: `BASE=streamed` or `shared`, `SOUNDS=03` (numbers of clips without a picture), `HELD_OUT=1` (how many),
+`SLOW_FROM=5` (`tests/slowed.py`).
 """
 
 import dataclasses
 import os
 import resource
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 import mlx_ltxw  # noqa: F401  (loads OpenBLAS before MLX)
+from tests.slowed import wait
 
 WIDTH, HEIGHT, FRAMES, RATE = 64, 64, 17, 24.0
 VIDEO_TOKENS, AUDIO_TOKENS = 3 * 2 * 2, 18
@@ -70,6 +73,17 @@ def job(model_path, run, settings, sound_alone=(), world=None, count=5):
     return loop.Job(config, model, clip_files(run / "clips", model, count, sound_alone), run, world or World())
 
 
+def slowed(events):
+    """The same, later."""
+    from mlx_ltxw.train.events import Progress
+
+    with closing(events):
+        for event in events:
+            if isinstance(event, Progress):
+                wait(event.step)
+            yield event
+
+
 def main(model_path, run, settings):
     from mlx_ltxw.cli.train import _asked_to_stop, _follow
     from mlx_ltxw.errors import UserError
@@ -90,7 +104,7 @@ def main(model_path, run, settings):
         task = dataclasses.replace(task, clips=task.clips[held:], held_out=task.clips[:held])
     try:
         with _asked_to_stop() as asked:
-            done = _follow(train(task, asked), world, asked)
+            done = _follow(slowed(train(task, asked)), world, asked)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -82,6 +82,8 @@ def on_machines(count, model, run, settings, kill_at=None, **environment):
     hosts = run.parent / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
     own = environment | {"MLX_HOSTFILE": str(hosts)}
+    if kill_at is not None:
+        own["SLOW_FROM"] = str(kill_at + 1)
     ranks = [start(model, run, *settings, **own, MLX_RANK=str(rank)) for rank in range(count)]
     if kill_at is not None:
         wait_for_step(ranks[0], run, kill_at)

@@ -58,10 +58,10 @@ def finish(model, run):
 
 def test_killed_at_random_moments(tiny_model, whole, tmp_path):
     run = tmp_path / "run"
-    moments = [(random.randrange(1, 14), random.random() * 0.1), (random.randrange(14, 36), random.random() * 0.1)]
+    moments = [(random.randrange(1, 14), random.random() * 0.1), (random.randrange(14, 35), random.random() * 0.1)]
     print("killed after these steps and seconds:", moments)
     for step, delay in moments:
-        process = start(tiny_model, run, *SETTINGS)
+        process = start(tiny_model, run, *SETTINGS, SLOW_FROM=str(step + 4))
         wait_for_step(process, run, step)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_the_checkpoint(tiny_model, whole, tmp_path):
 
 def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):
     run = tmp_path / "run"
-    process = start(tiny_model, run, *SETTINGS)
+    process = start(tiny_model, run, *SETTINGS, SLOW_FROM="5")
     wait_for_step(process, run, 3)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
@@ -100,7 +100,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tiny_model, whole, tmp_path):
 
 
 def test_sigterm_ends_with_143(tiny_model, tmp_path):
-    process = start(tiny_model, tmp_path / "run", *SETTINGS)
+    process = start(tiny_model, tmp_path / "run", *SETTINGS, SLOW_FROM="4")
     wait_for_step(process, tmp_path / "run", 2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
