@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlx_ltxw.adapter.names import kind
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.transformer.inputs import BlockSkips
 from mlx_ltxw.pipeline.guidance import Pass, passes
@@ -32,6 +33,7 @@ class Sizes:
         rows: Adapted audios beside the base's.
         readings: Readings of the video by them: one for each voice.
         itemsize: Bytes of an activation.
+        blended: Sounds whose strength changes in time: they attend to the text with their adapters and without them.
     """
 
     config: TransformerConfig
@@ -40,20 +42,29 @@ class Sizes:
     rows: int
     readings: int
     itemsize: int
+    blended: int = 0
 
     @classmethod
     def of(cls, job: Plan, stage: Stage) -> Sizes:
         """Of one stage of a plan, without the tokens of pictures that guide it."""
         locked = job.settings.locked and stage.finishes_sound
         takes: tuple[PlannedTake, ...] = job.takes
+        sounds = (len(takes) or 1) if locked else 0
         return cls(
             job.model.network_config("transformer"),
             0 if job.settings.audio_only else stage.geometry.video_tokens,
             stage.geometry.audio_tokens,
-            (len(takes) or 1) if locked else 0,
+            sounds,
             (len({take.adapters for take in takes}) or 1) if locked else 0,
             job.dtype.size,
+            (sounds or 1) if job.settings.register_at is not None and _adapts_text(job) else 0,
         )
+
+
+def _adapts_text(job: Plan) -> bool:
+    """Whether an adapter of the run acts where a sound attends to the text."""
+    chosen = (job.adapters, *job.voices.values())
+    return any(kind(path) == "audio_attn2" for one in chosen for placed in one.placements for path in placed.placed)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,8 @@ def _tensor(sizes: Sizes, skips: BlockSkips, machines: int) -> WireTraffic:
             total += norms(rows * audio, rows * audio)
         if not skips.cross:
             total += adapted + norms(rows * audio, sizes.readings * video)
+    if sizes.blended:
+        total += summed(sizes.blended * audio, config.audio.dim) + norms(sizes.blended * audio, TEXT)
     return total
 
 
@@ -170,7 +183,8 @@ def pass_work(sizes: Sizes) -> PassWork:
     video = tokens * (28 * v * v + 8 * v * cross) + 4 * tokens * (tokens * v + TEXT * v + sizes.audio * cross)
     rest = sound * (28 * a * a + 4 * a * cross) + 4 * sound * (sizes.audio * a + TEXT * a + tokens * cross)
     rest += 4 * sizes.audio * a * cross if tokens else 0
-    text = 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows))
+    rest += sizes.blended * sizes.audio * (4 * a * a + 4 * TEXT * a)
+    text = 4 * TEXT * (a * config.audio.context_dim * (1 + sizes.rows + sizes.blended))
     text += 4 * TEXT * v * config.video.context_dim if tokens else 0
     return PassWork(*(float(one) * config.layers for one in (video, rest, text)))
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from tests.train.made import free_ports
@@ -61,13 +62,20 @@ class Relay:
     def _accept(self):
         while True:
             near, _ = self._server.accept()
-            try:
-                far = socket.create_connection(("127.0.0.1", self._port))
-            except ConnectionRefusedError:  # it does not listen yet, and is called again
-                near.close()
-                continue
+            far = self._call()
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._forward, args=pair, daemon=True).start()
+
+    def _call(self):
+        """The other process may not listen yet; the first one takes a connection for the other's own."""
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self._port))
+            except ConnectionRefusedError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
 
     def _forward(self, source, target):
         with contextlib.suppress(OSError):

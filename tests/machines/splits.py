@@ -19,7 +19,7 @@ import mlx_ltxw.blas  # noqa: F401
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.transformer import update
+from mlx_ltxw.models.transformer.unsummed import Unsummed
 from mlx_ltxw.models.video_vae import Tiling, decode_tiled
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.guidance import Guidance
@@ -51,18 +51,21 @@ def planned_bytes(job, how, machines):
 @contextlib.contextmanager
 def moved_norms(seed):
     """Each number that a block's update starts from is moved by one unit in the last place, or left."""
-    draw, before = np.random.default_rng(seed), update.modulated_norm
+    draw, before = np.random.default_rng(seed), Unsummed.normed
 
-    def moved(*arguments):
-        normed = before(*arguments)
-        by = mx.array(draw.integers(-1, 2, normed.shape).astype(np.int32))
-        return (normed.view(mx.int32) + by).view(mx.float32)
+    def moved(x):
+        by = mx.array(draw.integers(-1, 2, x.shape).astype(np.int32))
+        return (x.view(mx.int32) + by).view(mx.float32)
 
-    update.modulated_norm = moved
+    def normed(*arguments, **named):
+        stream, norms = before(*arguments, **named)
+        return stream, [moved(norm) for norm in norms]
+
+    Unsummed.normed = normed
     try:
         yield
     finally:
-        update.modulated_norm = before
+        Unsummed.normed = before
 
 
 def errors(found, wanted):

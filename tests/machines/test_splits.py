@@ -117,18 +117,19 @@ def test_three_machines_in_every_case(made_model, adapter, picture, tmp_path):
 
 @pytest.mark.slow
 def test_the_voice_model_on_up_to_four_machines(tmp_path):
-    """Each split but `tensor` has the bits of one machine. Of `tensor` one forward is within 1e-5; a guided run is as
-    near as one machine is to itself when each norm is moved by one unit in the last place."""
+    """Each split but `tensor` has the bits of one machine. `tensor` is as near, in one forward and in a guided run, as
+    one machine is to itself when each norm is moved by one unit in the last place."""
     request = SMALL | {"width": 128, "height": 128, "frames": 49, "adapters": ["whisper"]}
     voice = {"name": "voice", "model": str(BUILTIN_MODEL), "splits": ["passes", "tokens", "tensor"]}
     forward = voice | {"request": request | {"steps": 1}, "splits": ["tensor"]}
     guided = voice | {"request": request | GUIDED | {"steps": 4}}
-    moved = voice | {"request": guided["request"], "splits": [], "moved": [1, 2, 3]}
-    (*noise, _) = told(2, [moved], tmp_path)
-    most = max(line["error"] for line in noise)
+    moved = {"splits": [], "moved": [1, 2, 3]}
+    *noise, _ = told(2, [forward | moved, guided | moved], tmp_path)
     print(noise)
+    of_one, of_run = (max(line["error"] for line in lines) for lines in (noise[:3], noise[3:]))
+    assert of_one < 1e-4
     for count in (2, 3, 4):
         one, *lines, _ = told(count, [forward, guided], tmp_path, timeout=1800)
         print(count, one, lines, flush=True)
-        check([one])
-        check(lines, close=4 * most)
+        check([one], close=2 * of_one)
+        check(lines, close=4 * of_run)
