@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import FileName, once, size
+from mlx_ltxw.cli.fields import FileName, missing, once, size
 from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
@@ -25,6 +25,8 @@ GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 DEFAULT_REVOICE = 0.7
 """As measured on the built-in model (`docs/log.md`)."""
+UNNAMED = Path("clip.mp4")
+"""Stands for the output of a plan that has none; nothing of that name is read or written."""
 LONGEST_PROMPT = 1 << 20
 """Bytes that a file or standard input is read for."""
 
@@ -32,8 +34,9 @@ LONGEST_PROMPT = 1 << 20
 @click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
-    "-o", "--output", type=FileName(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
-)
+    "-o", "--output", type=FileName(path_type=Path),
+    help="The mp4 to write, or a wav for its sound.  [required, but with --plan]",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
     "--resume/--no-resume", default=True,
@@ -175,9 +178,9 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
-    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    preview: int | None, memory: int | None, cache: bool, plan_only: bool, split: str | None,
+    output: Path | None, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None,
+    script: Path | None, from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool,
+    take_tracks: bool, preview: int | None, memory: int | None, cache: bool, plan_only: bool, split: str | None,
     link_timeout: float | None, wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
@@ -191,9 +194,11 @@ def generate(
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
+    if output is None and not plan_only:
+        raise missing("output")
     files = Output(
-        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0,
-        resume=resume,
+        output or UNNAMED, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks,
+        preview=preview or 0, resume=resume and output is not None,
     )  # fmt: skip
     show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
     with machines(split, link_timeout) as crew:
@@ -210,7 +215,9 @@ def generate(
             from mlx_ltxw.takes.script import with_new_parts
 
             seed, *_ = given.get("seeds", (-1,))
-            requests = with_new_parts(requests, from_metadata or output, parts, seed)
+            if (made := from_metadata or output) is None:
+                raise missing("output")
+            requests = with_new_parts(requests, made, parts, seed)
         if crew is not None:
             with _telling_kept(files, show):
                 lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)

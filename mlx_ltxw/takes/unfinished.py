@@ -164,7 +164,9 @@ class Unfinished:
 
     def _write(self, seed: int | None, index: int, arrays: Mapping[str, mx.array]) -> Iterator[Note]:
         seeds, done = self._job.settings.seeds, tuple(sorted(self.progress.done))
-        kept = _Kept(FORMAT, self._run, seeds, done, seed, index, self._job.steps, _content(arrays), bool(self._previews))
+        kept = _Kept(
+            FORMAT, self._run, seeds, done, seed, index, self._job.steps, _content(arrays), bool(self._previews)
+        )
         try:
             with replacing(self.path) as partial, write_errors(self.path), partial.open("wb") as file:
                 mx.save_safetensors(file, dict(arrays), {_KEY: json.dumps(vars(kept))})
