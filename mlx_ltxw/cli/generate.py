@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from mlx_ltxw.cli.fields import FileName, missing, once, size
 from mlx_ltxw.cli.groups import Grouped
+from mlx_ltxw.cli.prompt import prompt_of
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ DEFAULT_REVOICE = 0.7
 """As measured on the built-in model (`docs/log.md`)."""
 UNNAMED = Path("clip.mp4")
 """Stands for the output of a plan that has none; nothing of that name is read or written."""
-LONGEST_PROMPT = 1 << 20
-"""Bytes that a file or standard input is read for."""
 
 
 @click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
@@ -333,7 +331,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as fields of a request, and `guidance`."""
     guidance = {name: flags.pop(name) for name in GUIDANCE_FLAGS}
     sentence = {name: flags.pop(name) for name in SENTENCE_FLAGS}
-    flags["prompt"] = _prompt(flags["prompt"], flags.pop("prompt_file"), sentence)
+    flags["prompt"] = prompt_of(flags["prompt"], flags.pop("prompt_file"), sentence)
     flags["audio_only"] = flags["audio_only"] or None
     flags["takes"] = _takes(flags["takes"], flags.pop("single_takes"))
     flags["register_at"] = ",".join(flags["register_at"]) if flags["register_at"] else None
@@ -357,40 +355,6 @@ def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:
     if len(seeds) > 1:
         raise UserError("{field:num} counts from one seed on.", "Leave {field:num} out, or give one of {field:seeds}.")
     return following_seeds(num, *seeds)
-
-
-def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
-    """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
-    from mlx_ltxw.files import read_text
-    from mlx_ltxw.prompts.registers import build_prompt
-
-    if file is not None:
-        if prompt is not None:
-            raise UserError("PROMPT and {field:prompt_file} exclude each other.", "Leave one of them out.")
-        prompt = read_text(file, LONGEST_PROMPT, "Name a text file that holds the prompt.").strip()
-    elif prompt == "-":
-        prompt = _standard_input()
-    if not any(sentence.values()):
-        return prompt
-    missing = [f"--{name}" for name in ("scene", "speaker", "line") if not sentence[name]]
-    if prompt is not None or missing:
-        fault = "PROMPT and --scene exclude each other" if prompt is not None else f"{', '.join(missing)} is missing"
-        raise UserError(f"{fault}.", "Give either PROMPT, or --scene, --speaker, --line and, if wanted, --manner.")
-    return build_prompt(
-        sentence["scene"] or "", sentence["speaker"] or "", sentence["manner"] or "normal", sentence["line"] or ""
-    )
-
-
-def _standard_input() -> str:
-    from mlx_ltxw.files import decode_text
-
-    data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
-    if len(data) > LONGEST_PROMPT:
-        raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
-    try:
-        return decode_text(data).strip()
-    except UnicodeDecodeError as error:
-        raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget
@@ -14,28 +16,34 @@ from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.pipeline.refusal import largest, sizes_below
 from mlx_ltxw.printing import readable
 from mlx_ltxw.train.step_needs import TrainingStep
+from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.streaming import RESIDENT
 
-Planned = Callable[[TrainingStep, Machine], Budget]
+StepPlanned = Callable[[TrainingStep, Machine], Budget]
 """The plan of a run on a machine."""
-Fits = Callable[[TrainingStep], bool]
+StepFits = Callable[[TrainingStep], bool]
 """Whether a run can be made on the machine at hand."""
 
 _LOCK = {"coupled": False, "video_loss": 0.0}
 _SAVING = {"gradient_checkpointing": True, "batch_size": 1}
 _BOTH = "{field:gradient_checkpointing=true} and {field:batch_size=1}"
 _CHANGES: tuple[tuple[str, dict[str, Any], bool], ...] = (
-    ("Leave compile out", {"compile": None}, False),
-    ("Compute blocks again: {field:gradient_checkpointing=true}", {"gradient_checkpointing": True}, False),
-    ("Give {field:batch_size=1}", {"batch_size": 1}, False),
-    (f"Give {_BOTH}", _SAVING, False),
-    ("Train under the video lock: leave coupled out", _LOCK, False),
-    (f"Train under the video lock (leave coupled out), with {_BOTH}", _LOCK | _SAVING, False),
-    ("Convert the base with {field:quantize=4}", {}, True),
-    (f"Convert the base with {{field:quantize=4}}, and give {_BOTH}", _SAVING, True),
+    ("leave compile out", {"compile": None}, False),
+    ("compute blocks again: {field:gradient_checkpointing=true}", {"gradient_checkpointing": True}, False),
+    ("give {field:batch_size=1}", {"batch_size": 1}, False),
+    (f"give {_BOTH}", _SAVING, False),
+    ("train under the video lock: leave coupled out", _LOCK, False),
+    (f"train under the video lock (leave coupled out), with {_BOTH}", _LOCK | _SAVING, False),
+    ("convert the base with {field:quantize=4}", {}, True),
+    (f"convert the base with {{field:quantize=4}}, and give {_BOTH}", _SAVING, True),
+)
+"""What to do, what of the options it changes, and whether the base gets 4 bits; the smallest change first."""
+_SAVES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("leave coupled out", _LOCK), ("leave compile out", {"compile": None}),
+    ("give {field:gradient_checkpointing=true}", {"gradient_checkpointing": True}),
+    ("give {field:batch_size=1}", {"batch_size": 1}),
 )  # fmt: skip
-"""Sentences, what changes of the options, and whether the base gets 4 bits; the smallest change first."""
-_LEAST = f", leave coupled and compile out, and give {_BOTH}", _LOCK | _SAVING | {"compile": None}
+"""All that saves memory and leaves the clips and the base as they are."""
 
 
 def fits(step: TrainingStep, budget: Budget) -> bool:
@@ -49,7 +57,7 @@ def _bound_to_stay(step: TrainingStep) -> bool:
     return step.config.coupled or bool(step.config.compile)
 
 
-def refusal(step: TrainingStep, machine: Machine, budget: Budget, planned: Planned) -> UserError:
+def refusal(step: TrainingStep, machine: Machine, budget: Budget, planned: StepPlanned) -> UserError:
     """Says which part does not fit, and the least change that would; every one that is named was planned, and fits.
 
     Args:
@@ -79,21 +87,28 @@ def refusal(step: TrainingStep, machine: Machine, budget: Budget, planned: Plann
     return UserError(text, f"{hint[0].upper()}{hint[1:]}.")
 
 
-def _fitting(step: TrainingStep, fit: Fits) -> Iterator[str]:
+def _fitting(step: TrainingStep, fit: StepFits) -> Iterator[str]:
     """Changes of the options or the base that keep the clips as they are."""
+    packed = default_dtype() == mx.float32 or step.quantised or step.model.quantized_layers("transformer")
     for hint, change, quantised in _CHANGES:
+        if quantised and packed:  # already, or of no use on a CPU, which unpacks them
+            continue
         other = dataclasses.replace(_with(step, change), quantised=quantised or step.quantised)
         if other != step and fit(other):
             yield hint
 
 
-def _smaller(step: TrainingStep, fit: Fits) -> Iterator[str]:
+def _smaller(step: TrainingStep, fit: StepFits) -> Iterator[str]:
     """Shorter or smaller clips, or sound alone: with the options as they are, else with those that save most."""
-    for more, change in (("", {}), _LEAST):
-        yield from (f"{hint}{more}" for hint in _shrunk(_with(step, change), fit))
+    least, also = step, ""
+    for hint, change in _SAVES:
+        if (saving := _with(least, change)) != least:
+            least, also = saving, f"{also}, {hint}"
+    yield from _shrunk(step, fit)
+    yield from (f"{hint}{also}" for hint in _shrunk(least, fit))
 
 
-def _shrunk(step: TrainingStep, fit: Fits) -> Iterator[str]:
+def _shrunk(step: TrainingStep, fit: StepFits) -> Iterator[str]:
     width, height, length, _ = step.config.sizes
     grid = latent_grid(step.model)
     lengths = range(1 + grid.frames, length, grid.frames)
@@ -114,7 +129,7 @@ def _shrunk(step: TrainingStep, fit: Fits) -> Iterator[str]:
         yield "train on sound alone ({field:audio_only=True})"
 
 
-def _as_small(step: TrainingStep, sizes: list[tuple[int, int]], frames: int, fit: Fits, number: int) -> bool:
+def _as_small(step: TrainingStep, sizes: list[tuple[int, int]], frames: int, fit: StepFits, number: int) -> bool:
     width, height = sizes[number]
     return fit(_with(step, {"width": width, "height": height, "frames": frames}))
 

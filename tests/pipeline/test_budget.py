@@ -269,6 +269,9 @@ def test_memory_that_the_machine_does_not_have_is_not_named(built_in):
     assert "width=" in told.value.hint
     with pytest.raises(UserError) as told:
         budget_for(made, Machine("cpu", GB // 4, GB // 4).within(GB // 50), program=0)
+    with pytest.raises(UserError) as nearly:  # what is needed, but not a hundredth more
+        budget_for(made, Machine("cpu", 1_390_000_000, 1_390_000_000).within(GB // 8), program=0)
+    assert nearly.value.hint.endswith(", or leave memory out.")
     found = re.match(r"Leave memory out and make it smaller \(width=(\d+), height=(\d+)\)", told.value.hint)
     assert found
     small = dataclasses.replace(REQUEST, width=int(found[1]), height=int(found[2]))

@@ -19,7 +19,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import Need, streaming
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import read_bytes
-from mlx_ltxw.train import budget, loop, sharing
+from mlx_ltxw.train import budget, loop, refusal, sharing
 from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.batches import KEPT_BYTES
@@ -146,7 +146,7 @@ def test_what_would_fit_is_named(big, built_in, monkeypatch):
         ),
         (
             lambda one, size: (40 if one.config.gradient_checkpointing else 200) * size.frames / 97,
-            r"\(frames=25\), leave coupled and compile out, and give gradient_checkpointing=true",
+            r"shorter clips \(frames=25\), give gradient_checkpointing=true, give batch_size=1\.",
         ),
         (lambda one, size: 10 if one.audio_only else 60, r"Train on sound alone \(audio_only=True\)\."),
     ],
@@ -161,6 +161,20 @@ def test_clips_that_would_fit_are_named(big, built_in, monkeypatch, grows, hint)
     with pytest.raises(UserError, match="a part of it needs") as told:
         budget_for_training(step(built_in), program=0)
     assert re.search(hint, told.value.hint), told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "packed", "told"), [("bfloat16", {}, True), ("bfloat16", {"x": {}}, False), ("float32", {}, False)]
+)
+def test_four_bits_are_offered_where_they_help(big, built_in, monkeypatch, dtype, packed, told):
+    """Not to who has them already, nor on a CPU, which unpacks them before it trains."""
+    monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 24 * GB, 24 * GB))
+    monkeypatch.setattr(budget, "step_bytes", lambda *_: 14 * GB)
+    monkeypatch.setattr(refusal, "default_dtype", lambda: getattr(mx, dtype))
+    monkeypatch.setattr(ModelDir, "quantized_layers", lambda *_: packed)
+    with pytest.raises(UserError) as error:
+        budget_for_training(step(built_in), program=0)
+    assert ("quantize=4" in error.value.hint) == told
 
 
 @pytest.mark.parametrize(("options", "needed"), [({}, 40 + 0.86 + 9.12 + 3 * 0.584), ({"coupled": True}, 40 + 38.012)])
