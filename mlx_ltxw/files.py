@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from mlx_ltxw.errors import UserError
@@ -29,6 +30,8 @@ LARGEST_TEXT = 64 << 20
 LOCK = ".mlx-ltxw.lock"
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".mlx-ltxw-", ".part"
 """Of names that are given up with their process."""
+_NAMED = 200
+"""Bytes of a file's name that its lock's name may have in it; no system's names are longer than 255."""
 _serial = itertools.count()
 _swept: set[str] = set()
 _partial: set[Path] = set()
@@ -151,15 +154,17 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def sweep(folder: Path, deep: bool = False) -> None:
-    """Removes what killed processes left half-written in `folder`; what a living one is writing stays.
+    """Removes what killed processes left in `folder`: half-written files, and locks. What a living one has stays.
 
     Args:
-        folder: Only files that `replacing` made are touched.
+        folder: Only files that `replacing` and `locked_output` made are touched.
         deep: Also in the folders below.
     """
     _swept.add(str(folder))
     with suppress(OSError):  # a folder that cannot be listed is no reason to stop
-        for part in folder.glob(f"{'**/' if deep else ''}{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
+        below = "**/" if deep else ""
+        patterns = f"{below}{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}", f"{below}.*{LOCK}"
+        for part in itertools.chain.from_iterable(map(folder.glob, patterns)):
             with suppress(OSError):
                 handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
                 try:
@@ -185,12 +190,28 @@ def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[N
     with write_errors(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _lock(lock, path, what)
+    _partial.add(lock)
     try:
         yield
     finally:
         with suppress(OSError):
             lock.unlink()
+        _partial.discard(lock)
         os.close(handle)
+
+
+def locked_output(path: Path, what: str) -> AbstractContextManager[None]:
+    """Holds the name of a file that a long run will write, so that no other run makes it at the same time.
+
+    Args:
+        path: The file; its folder is there.
+        what: As for `locked_folder`.
+
+    Raises:
+        UserError: another process holds it, and which; or the folder cannot be written.
+    """
+    name = path.name if len(os.fsencode(path.name)) <= _NAMED else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return locked_folder(path, what, path.with_name(f".{name}{LOCK}"))
 
 
 def not_a_file(path: Path | str, mode: int) -> str | None:
@@ -350,8 +371,9 @@ def _lock(lock: Path, path: Path, what: str) -> int:
         if not _same(handle, lock):  # the one before us removed it
             os.close(handle)
             continue
-        os.ftruncate(handle, 0)
-        os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # a full disk; it is locked all the same
+            os.ftruncate(handle, 0)
+            os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
         return handle
 
 

@@ -129,6 +129,26 @@ def test_the_first_write_into_a_folder_sweeps_it(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["b.bin"]
 
 
+def test_the_lock_of_a_killed_run_is_swept_and_that_of_a_living_one_stays(tmp_path):
+    held = """
+        import os, signal, sys
+        from pathlib import Path
+        from mlx_ltxw.files import locked_output
+
+        with locked_output(Path(sys.argv[1]) / ("a" * 251 + ".mp4"), "run"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(held), str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    with files.locked_output(tmp_path / "b.mp4", "run"):
+        (living,) = set(tmp_path.iterdir()) - {left}
+        files.sweep(tmp_path)
+        assert [*tmp_path.iterdir()] == [living]
+        with pytest.raises(UserError, match=r"b\.mp4 is in use"), files.locked_output(tmp_path / "b.mp4", "run"):
+            pass
+    assert not [*tmp_path.iterdir()]
+
+
 def test_permissions_are_the_umasks(tmp_path):
     before = os.umask(0o027)
     try:

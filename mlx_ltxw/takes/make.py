@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from mlx_ltxw.files import locked_output
 from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
@@ -97,12 +98,18 @@ def make(
         left: Makes what is not done yet; by default `clips_left`, one after another.
 
     Raises:
-        UserError: a file cannot be written, or is there and may not be replaced.
+        UserError: a file cannot be written, or is there and may not be replaced; or another process is making it.
     """
     unfinished = begun(job, output)
     networks = networks or Networks(job.model, job.dtype)
     events = unfinished.following(_made(job, output, networks, unfinished.progress, left or clips_left))
-    return with_previews(events, job, output, networks) if output.preview else events
+    return _holding(output.path, with_previews(events, job, output, networks) if output.preview else events)
+
+
+def _holding(path: Path, events: Generator[TakeEvent, None, None]) -> Generator[TakeEvent, None, None]:
+    """The events of a run, while which no other one makes the same output: one would replace what the other made."""
+    with locked_output(path, "run"), closing(events):
+        yield from events
 
 
 def begun(job: Plan, output: Output) -> Unfinished:
