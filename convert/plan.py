@@ -151,6 +151,9 @@ def make_plan(
             for name, tensor in tensors.items()
         }
         wanted = parameter_shapes(network)
+        if not entries:
+            plan.faults.append(f"{component}: none of its {len(wanted):,} tensors is there")
+            continue
         shapes = {name: entry.shape for name, entry in entries.items()}
         plan.faults += [f"{component}: {line}" for line in mismatches(wanted, shapes)]
         plan.placed += sum(wanted.get(name) == shape for name, shape in shapes.items())

@@ -88,7 +88,7 @@ def train(
     from mlx_ltxw.train.start import begin, holding, job_of, keep_record
     from mlx_ltxw.world import World
 
-    if prepare_only and (upload or resume):
+    if prepare_only and (upload is not None or resume):
         raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
     settings += ("coupled=true",) if coupled else ()
     settings += (f"init_adapter={json.dumps(init_adapter)}",) if init_adapter else ()
@@ -98,7 +98,7 @@ def train(
         if world.leads:
             _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
         return
-    if upload and world.leads:
+    if upload is not None and world.leads:
         check_upload(upload)
     with holding(begun):
         if not prepare_only:
@@ -113,7 +113,7 @@ def train(
             done = _follow(loop.train(job_of(begun, clips), asked), world, asked, as_json)
         if not done:
             sys.exit(128 + (asked.number or signal.SIGINT))
-        if upload and world.leads:
+        if upload is not None and world.leads:
             click.echo(push(run, upload), err=as_json)
 
 
