@@ -143,7 +143,7 @@ def make_plan(
         named[component][name] = tensor
         if official in checkpoint.scales:
             scales[f"{component}/{name}"] = checkpoint.scales[official]
-    plan.faults += [f"no component takes {line}" for line in grouped(unplaced)]
+    plan.faults += [f"no component takes {line}" for line in grouped(name or repr(name) for name in unplaced)]
     for component, tensors in named.items():
         network = _network(component, checkpoint.config, tensors)
         entries = {

@@ -71,7 +71,7 @@ class _Command(click.Command):
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; train nothing.")
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
-@click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
+@click.option("--upload", metavar="OWNER/NAME", help="Push the adapter to the Hub at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 def train(
     run: Path, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
