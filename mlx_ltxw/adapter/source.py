@@ -70,7 +70,9 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
 def _refuse_model(names: set[str], source: str) -> None:
     """Says so where a folder's or repository's files are a whole model."""
     if MANIFEST in names or is_split(names):
-        raise UserError(f"'{source}' is a model, not an adapter.", f"Give it to `generate` as {{field:model={source}}}.")
+        raise UserError(
+            f"'{source}' is a model, not an adapter.", f"Give it to `generate` as {{field:model={source}}}."
+        )
 
 
 def _is_adapter(file: str) -> bool:

@@ -200,10 +200,11 @@ def test_what_is_beside_an_adapter(tmp_path):
 def test_a_model_is_no_adapter(hub, tmp_path):
     """In neither layout, here or on the Hub: not one of its files is named in its place."""
     root, asked = hub
-    for names in (["manifest.json", "vocoder.safetensors"], ["vocoder.safetensors", "audio_vae.safetensors"]):
+    layouts = {"ours": ("manifest.json", "x.safetensors"), "theirs": ("vocoder.safetensors", "audio_vae.safetensors")}
+    for repo, names in layouts.items():
         for name in names:
-            touch(root / "me" / names[0] / name)
-        for source_name in (str(root / "me" / names[0]), f"me/{names[0]}"):
+            touch(root / "me" / repo / name)
+        for source_name in (str(root / "me" / repo), f"me/{repo}"):
             with pytest.raises(UserError, match="is a model, not an adapter") as error:
                 locate(source_name)
             assert f"model={source_name}" in error.value.hint
