@@ -71,6 +71,17 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
         raise UserError(f"{error}.", "Write it as 12GB or 800MB.") from error
 
 
+def missing(name: str) -> click.MissingParameter:
+    """What click says of an option that has to be there, where it depends on others whether it has to.
+
+    Args:
+        name: The parameter's, of the command at work.
+    """
+    context = click.get_current_context()
+    parameter = next(one for one in context.command.params if one.name == name)
+    return click.MissingParameter(ctx=context, param=parameter)
+
+
 def once(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> Any:
     """The callback of an option that takes one value, and might be thought to take several: a second one is refused."""
     if len(values) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import FileName, once, size
+from mlx_ltxw.cli.fields import FileName, missing, once, size
 from mlx_ltxw.cli.groups import Grouped
+from mlx_ltxw.cli.prompt import prompt_of
 from mlx_ltxw.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,15 +25,16 @@ GUIDANCE_FLAGS = ("video_cfg", "audio_cfg", "stg", "modality_scale", "rescale")
 SENTENCE_FLAGS = ("scene", "speaker", "manner", "line")
 DEFAULT_REVOICE = 0.7
 """As measured on the built-in model (`docs/log.md`)."""
-LONGEST_PROMPT = 1 << 20
-"""Bytes that a file or standard input is read for."""
+UNNAMED = Path("clip.mp4")
+"""Stands for the output of a plan that has none; nothing of that name is read or written."""
 
 
 @click.command(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", required=False)
 @click.option(
-    "-o", "--output", type=FileName(path_type=Path), required=True, help="The mp4 to write, or a wav for its sound."
-)
+    "-o", "--output", type=FileName(path_type=Path),
+    help="The mp4 to write, or a wav for its sound.  [required, but with --plan]",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already.")
 @click.option(
     "--resume/--no-resume", default=True,
@@ -175,9 +176,9 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the files' names and errors alone.")
 def generate(
-    output: Path, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None, script: Path | None,
-    from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool, take_tracks: bool,
-    preview: int | None, memory: int | None, cache: bool, plan_only: bool, split: str | None,
+    output: Path | None, overwrite: bool, resume: bool, model: str | None, text_encoder: str | None,
+    script: Path | None, from_metadata: Path | None, parts: tuple[int, ...], keep_parts: bool, show_drift: bool,
+    take_tracks: bool, preview: int | None, memory: int | None, cache: bool, plan_only: bool, split: str | None,
     link_timeout: float | None, wav: bool, spectrogram: bool, as_json: bool, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Make a clip of PROMPT, which says what is seen and, in quotes, what is said; `-` reads it from standard input.
@@ -191,9 +192,11 @@ def generate(
     from mlx_ltxw.takes.models import open_model
     from mlx_ltxw.takes.output import Output
 
+    if output is None and not plan_only:
+        raise missing("output")
     files = Output(
-        output, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks, preview=preview or 0,
-        resume=resume,
+        output or UNNAMED, wav=wav, spectrogram=spectrogram, overwrite=overwrite, tracks=take_tracks,
+        preview=preview or 0, resume=resume and output is not None,
     )  # fmt: skip
     show, how = Show(as_json, quiet), _How(memory, cache, plan_only)
     with machines(split, link_timeout) as crew:
@@ -210,7 +213,9 @@ def generate(
             from mlx_ltxw.takes.script import with_new_parts
 
             seed, *_ = given.get("seeds", (-1,))
-            requests = with_new_parts(requests, from_metadata or output, parts, seed)
+            if (made := from_metadata or output) is None:
+                raise missing("output")
+            requests = with_new_parts(requests, made, parts, seed)
         if crew is not None:
             with _telling_kept(files, show):
                 lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
@@ -326,7 +331,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as fields of a request, and `guidance`."""
     guidance = {name: flags.pop(name) for name in GUIDANCE_FLAGS}
     sentence = {name: flags.pop(name) for name in SENTENCE_FLAGS}
-    flags["prompt"] = _prompt(flags["prompt"], flags.pop("prompt_file"), sentence)
+    flags["prompt"] = prompt_of(flags["prompt"], flags.pop("prompt_file"), sentence)
     flags["audio_only"] = flags["audio_only"] or None
     flags["takes"] = _takes(flags["takes"], flags.pop("single_takes"))
     flags["register_at"] = ",".join(flags["register_at"]) if flags["register_at"] else None
@@ -350,40 +355,6 @@ def _seeds(seeds: tuple[int, ...], num: int | None) -> tuple[int, ...]:
     if len(seeds) > 1:
         raise UserError("{field:num} counts from one seed on.", "Leave {field:num} out, or give one of {field:seeds}.")
     return following_seeds(num, *seeds)
-
-
-def _prompt(prompt: str | None, file: Path | None, sentence: dict[str, str | None]) -> str | None:
-    """PROMPT, that of a file or of standard input, or the sentence built of `--scene --speaker --manner --line`."""
-    from mlx_ltxw.files import read_text
-    from mlx_ltxw.prompts.registers import build_prompt
-
-    if file is not None:
-        if prompt is not None:
-            raise UserError("PROMPT and {field:prompt_file} exclude each other.", "Leave one of them out.")
-        prompt = read_text(file, LONGEST_PROMPT, "Name a text file that holds the prompt.").strip()
-    elif prompt == "-":
-        prompt = _standard_input()
-    if not any(sentence.values()):
-        return prompt
-    missing = [f"--{name}" for name in ("scene", "speaker", "line") if not sentence[name]]
-    if prompt is not None or missing:
-        fault = "PROMPT and --scene exclude each other" if prompt is not None else f"{', '.join(missing)} is missing"
-        raise UserError(f"{fault}.", "Give either PROMPT, or --scene, --speaker, --line and, if wanted, --manner.")
-    return build_prompt(
-        sentence["scene"] or "", sentence["speaker"] or "", sentence["manner"] or "normal", sentence["line"] or ""
-    )
-
-
-def _standard_input() -> str:
-    from mlx_ltxw.files import decode_text
-
-    data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
-    if len(data) > LONGEST_PROMPT:
-        raise UserError("Standard input is longer than any prompt.", "Give the text of one prompt.")
-    try:
-        return decode_text(data).strip()
-    except UnicodeDecodeError as error:
-        raise UserError("Standard input is no UTF-8 text.", "Give the prompt as UTF-8.") from error
 
 
 def _with_guidance(request: Request, flags: dict[str, float | None], model: ModelDir) -> Request:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import FileName, size, spelling
+from mlx_ltxw.cli.fields import FileName, missing, size, spelling
 from mlx_ltxw.cli.signals import on_signals
 from mlx_ltxw.errors import Spelling, UserError, spelled
 
@@ -40,9 +40,12 @@ class _Command(click.Command):
 
 @click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--data", type=FileName(), help="A folder of clips with .txt captions, or JSONL; with --resume the run's own."
+    "--data", type=FileName(),
+    help="A folder of clips with .txt captions, or JSONL; with --resume the run's own.  [required, but with --plan]",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", "run", type=FileName(path_type=Path), help="Folder of the run.  [required, but with --plan]"
 )
-@click.option("-o", "--output", "run", type=FileName(path_type=Path), required=True, help="Folder of the run.")
 @click.option("-m", "--model", type=FileName(), metavar="DIR|REPO", help="A converted model.  [default: the built-in]")
 @click.option("--config", "file", type=FileName(path_type=Path), help="Training options, YAML.")
 @click.option(
@@ -74,13 +77,15 @@ class _Command(click.Command):
 @click.option("--upload", metavar="OWNER/NAME", help="Push the adapter to the Hub at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 def train(
-    run: Path, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
+    run: Path | None, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
     resume: bool, prepare_only: bool, upload: str | None, as_json: bool, memory: int | None, plan_only: bool,
     **given: Any,
 ) -> None:  # fmt: skip
     """Train an adapter on clips; the run's folder ends with adapter.safetensors, a model card and index.html."""
-    if given["data"] is None and not resume:
-        raise click.UsageError("Missing option '--data'.")
+    if run is None and (resume or not plan_only):
+        raise missing("run")
+    if given["data"] is None and not (resume or plan_only):
+        raise missing("data")
     from mlx_ltxw.hub import check_upload
     from mlx_ltxw.train import loop
     from mlx_ltxw.train.finish import upload as push
@@ -98,6 +103,7 @@ def train(
         if world.leads:
             _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
         return
+    run = begun.run
     if upload is not None and world.leads:
         check_upload(upload)
     with holding(begun):

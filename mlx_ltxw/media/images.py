@@ -15,6 +15,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.colour import HDR_NAMES, RgbConverter, tone_mapped_still
 from mlx_ltxw.media.containers import check_regular, collected_notes, note, opened, video_stream
 from mlx_ltxw.media.heif import decoded_heif, is_heif, open_heif
+from mlx_ltxw.media.png_rows import lacks_pixels
 from mlx_ltxw.printing import readable
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def read_image(path: Path | str) -> np.ndarray:
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     what = "holds several pictures" if image.format == "TIFF" else "moves"
                     note(path, f"{what}; its first picture is used.")
+                if image.format == "PNG" and lacks_pixels(path):
+                    raise EOFError
                 if image.format in _MAY_BE_HDR and (tone_mapped := _hdr(path)) is not None:
                     return tone_mapped
                 return np.asarray(_in_srgb(_upright(image)))

@@ -12,8 +12,10 @@ from mlx_ltxw.pipeline.budget import MARGIN, Budget, Work, best_budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.printing import readable
 
-Planned = Callable[[Work], Budget]
-"""The plan of a run on the machine at hand."""
+Planned = Callable[[Work, Machine], Budget]
+"""The plan of a run on a machine."""
+Fits = Callable[[Work], bool]
+"""Whether a run fits into the machine at hand."""
 
 
 def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -24,7 +26,7 @@ def budget_for(work: Work, machine: Machine, program: int | None = None) -> Budg
     """
     budget = best_budget(work, machine, program)
     if not budget.fits:
-        raise refusal(work, budget, machine, lambda other: best_budget(other, machine, program), MARGIN)
+        raise refusal(work, budget, machine, lambda other, on: best_budget(other, on, program), MARGIN)
     return budget
 
 
@@ -35,13 +37,13 @@ def refusal(work: Work, budget: Budget, machine: Machine, planned: Planned, marg
         work: What does not fit.
         budget: Its plan.
         machine: Where.
-        planned: Plans a change.
+        planned: Planned a change, here or on the machine with all of its memory.
         margin: Of the memory that a plan may fill.
     """
     worst = max(budget.needs, key=lambda need: need.peak)
-    changes = list(_fitting(work, planned)) or list(_both(work, planned))
+    changes = _changes(work, machine, planned)
     if machine.chosen:
-        changes.append(f"let it use {readable(1.01 * budget.peak / margin)} ({{field:memory}})")
+        changes += _with_more(work, budget, machine, planned, margin, bool(changes))
     if not changes:
         changes = ["close other programs", "use a machine with more memory"]
     hint = ", ".join(changes[:-1]) + (", or " if changes[:-1] else "") + changes[-1] + "."
@@ -49,35 +51,53 @@ def refusal(work: Work, budget: Budget, machine: Machine, planned: Planned, marg
     return UserError(text, hint[0].upper() + hint[1:])
 
 
-def _fitting(work: Work, planned: Planned) -> Iterator[str]:
+def _with_more(work: Work, budget: Budget, machine: Machine, planned: Planned, margin: float, alone: bool) -> list[str]:
+    """Changes of who asked for less than the machine has; with less of a clip as well only where nothing is `alone`
+    enough."""
+    enough, whole = 1.01 * budget.peak / margin, dataclasses.replace(machine, budget=machine.whole or 0, whole=None)
+    if machine.has(enough):
+        return [f"let it use {readable(enough)} ({{field:memory}})"]
+    if planned(work, whole).fits:
+        return ["leave {field:memory} out"]
+    return [] if alone else [f"leave {{field:memory}} out and {one}" for one in _changes(work, whole, planned)]
+
+
+def _changes(work: Work, machine: Machine, planned: Planned) -> list[str]:
+    def fits(other: Work) -> bool:
+        return planned(other, machine).fits
+
+    return list(_fitting(work, fits)) or list(_both(work, fits))
+
+
+def _fitting(work: Work, fits: Fits) -> Iterator[str]:
     last = work.stages[-1].geometry
     if not work.given.frames:  # whose length is the clip's
         lengths = range(1 + last.grid.frames, last.frames, last.grid.frames)
-        count = _largest(len(lengths), lambda n: planned(shorter(work, lengths[n])).fits)
+        count = largest(len(lengths), lambda n: fits(shorter(work, lengths[n])))
         if count is not None:
             yield f"make it shorter ({{field:frames={lengths[count]}}})"
     if not work.audio_only:
         sizes = _smaller_sizes(work)
-        count = _largest(len(sizes), lambda n: planned(resized(work, *sizes[n])).fits)
+        count = largest(len(sizes), lambda n: fits(resized(work, *sizes[n])))
         if count is not None:
             width, height = sizes[count]
             yield f"make it smaller ({{field:width={width}}}, {{field:height={height}}})"
-    if not work.model.quantized_layers("transformer") and planned(dataclasses.replace(work, quantised=True)).fits:
+    if not work.model.quantized_layers("transformer") and fits(dataclasses.replace(work, quantised=True)):
         yield "convert the model with {field:quantize=4}"
 
 
-def _both(work: Work, planned: Planned) -> Iterator[str]:
+def _both(work: Work, fits: Fits) -> Iterator[str]:
     """A smaller and shorter clip, as large as possible, where neither alone is enough."""
     if work.audio_only or work.given.frames:
         return
     last, sizes = work.stages[-1].geometry, _smaller_sizes(work)
     lengths = range(1 + last.grid.frames, last.frames, last.grid.frames)
     least = lengths[:1]
-    size = _largest(len(sizes) * len(least), lambda n: planned(resized(shorter(work, least[0]), *sizes[n])).fits)
+    size = largest(len(sizes) * len(least), lambda n: fits(resized(shorter(work, least[0]), *sizes[n])))
     if size is None:
         return
     small = resized(work, *sizes[size])
-    count = _largest(len(lengths), lambda n: planned(shorter(small, lengths[n])).fits)
+    count = largest(len(lengths), lambda n: fits(shorter(small, lengths[n])))
     assert count is not None
     width, height = sizes[size]
     sides = f"{{field:width={width}}}, {{field:height={height}}}"
@@ -113,15 +133,20 @@ def _smaller_sizes(work: Work) -> list[tuple[int, int]]:
             step[0] * last.width // gcd(last.width, first.width),
             step[1] * last.height // gcd(last.height, first.height),
         ]
-    columns, rows = last.width // step[0], last.height // step[1]
+    return sizes_below(last.width, last.height, *step)
+
+
+def sizes_below(width: int, height: int, across: int, down: int) -> list[tuple[int, int]]:
+    """Sizes of about the same shape, smallest first: multiples of `across` and `down` pixels."""
+    columns, rows = width // across, height // down
     found = []
     for wide in range(1, columns):
         high = max(1, round(rows * wide / columns))
-        found.append((wide * step[0], high * step[1]))
+        found.append((wide * across, high * down))
     return found
 
 
-def _largest(count: int, fits: Callable[[int], bool]) -> int | None:
+def largest(count: int, fits: Callable[[int], bool]) -> int | None:
     """The largest of 0 to `count` - 1 that fits; None if not even 0 does."""
     if not count or not fits(0):
         return None

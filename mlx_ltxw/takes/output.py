@@ -60,7 +60,7 @@ class Output:
 
     def previews(self) -> list[Path]:
         """The files of a preview: picture and sound."""
-        return [self.path.with_name(f"{self.path.stem}.preview{ending}") for ending in (".png", ".wav")]
+        return previews_of(self.path)
 
     def check(self, settings: Settings, own: Collection[Path] = ()) -> None:
         """Refuses what cannot be written before any work is done.
@@ -91,6 +91,11 @@ class Output:
         refuse_existing([path for path in names if path not in own], self.overwrite)
         needed = sum(_bytes(path, settings) for path in names)
         check_free(self.path.parent, needed, "the clip needs", "or choose another folder.")
+
+
+def previews_of(output: Path) -> list[Path]:
+    """The files of a preview of what goes to `output`."""
+    return [output.with_name(f"{output.stem}.preview{ending}") for ending in (".png", ".wav")]
 
 
 def _bytes(path: Path, settings: Settings) -> int:

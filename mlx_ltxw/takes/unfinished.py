@@ -34,7 +34,7 @@ from mlx_ltxw.pipeline.numbers import LostNumbers
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.point import DoneBefore, ResumePoint
 from mlx_ltxw.takes.events import Note, Ranked, TakeEvent, Written
-from mlx_ltxw.takes.output import Output
+from mlx_ltxw.takes.output import Output, previews_of
 from mlx_ltxw.takes.record import clip_record, given_hashes, take_record
 from mlx_ltxw.weights.header import read_header
 
@@ -57,6 +57,7 @@ class _Kept:
         seed: Of the clip at work; None between two.
         index, total: Its steps that are done, of so many.
         content: sha256 of the tensors.
+        previews: Whether the run writes previews, or one before it did, which are removed with this file.
     """
 
     format: int
@@ -67,6 +68,7 @@ class _Kept:
     index: int
     total: int
     content: str
+    previews: bool = False
 
 
 def file_beside(output: Path) -> Path:
@@ -87,13 +89,19 @@ class Unfinished:
         output: The run's output; the file lies beside it.
         job: The run.
         resume: Whether to go on where an earlier one was cut; otherwise its state is replaced by this run's.
+        previews: Whether the run writes previews beside.
+
+    Attributes:
+        own: Files of previews that a run before this one wrote, which this one may replace, and removes.
     """
 
-    def __init__(self, output: Path, job: Plan, resume: bool = True) -> None:
+    def __init__(self, output: Path, job: Plan, resume: bool = True, previews: bool = False) -> None:
         self.path = file_beside(output)
+        self.own = previews_left(output)
         self.progress = DoneBefore()
         self.notes: list[str] = []
         self._job = job
+        self._previews = previews_of(output) if previews else self.own
         self._index = 0
         self._told = False
         if resume and self.path.is_file():
@@ -156,7 +164,9 @@ class Unfinished:
 
     def _write(self, seed: int | None, index: int, arrays: Mapping[str, mx.array]) -> Iterator[Note]:
         seeds, done = self._job.settings.seeds, tuple(sorted(self.progress.done))
-        kept = _Kept(FORMAT, self._run, seeds, done, seed, index, self._job.steps, _content(arrays))
+        kept = _Kept(
+            FORMAT, self._run, seeds, done, seed, index, self._job.steps, _content(arrays), bool(self._previews)
+        )
         try:
             with replacing(self.path) as partial, write_errors(self.path), partial.open("wb") as file:
                 mx.save_safetensors(file, dict(arrays), {_KEY: json.dumps(vars(kept))})
@@ -168,8 +178,9 @@ class Unfinished:
 
     def _remove(self) -> None:
         self._index = 0
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        for path in (*self._previews, self.path):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     @functools.cached_property
     def _run(self) -> str:
@@ -207,6 +218,14 @@ def seeds_kept(output: Path) -> tuple[int, ...]:
         return _record(file_beside(output)).seeds
     except UserError:
         return ()
+
+
+def previews_left(output: Path) -> list[Path]:
+    """Names of the previews that a run which was cut may have left; none where it wrote none."""
+    try:
+        return previews_of(output) if _record(file_beside(output)).previews else []
+    except UserError:
+        return []
 
 
 def run_digest(job: Plan) -> str:

@@ -5,13 +5,10 @@ Counted like a clip's parts (`pipeline/needs.py`); a step itself in `step_needs.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -20,6 +17,7 @@ from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
 from mlx_ltxw.train.base import shared_residency
+from mlx_ltxw.train.refusal import fits, refusal
 from mlx_ltxw.train.sample_needs import kept_contexts, sample_needs
 from mlx_ltxw.train.step_needs import TrainingStep, state_bytes, step_bytes
 from mlx_ltxw.weights.components import of_adapted_audio
@@ -48,15 +46,8 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
         program = program_memory(machine, Geometry(*step.config.sizes, latent_grid(step.model)))
     budget = _planned(step, machine, program)
     if not fits(step, budget):
-        raise UserError(*_refusal(step, machine, budget))
+        raise refusal(step, machine, budget, lambda other, on: _planned(other, on, program))
     return budget
-
-
-def fits(step: TrainingStep, budget: Budget) -> bool:
-    """Whether a run can be made so."""
-    if step.shared:
-        return step.can_be_shared and budget.peak <= budget.limit
-    return budget.peak <= budget.limit and (budget.residency is RESIDENT or not _bound_to_stay(step))
 
 
 def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
@@ -148,43 +139,3 @@ def _encoding(step: TrainingStep, decoding: Sequence[Need], machine: Machine) ->
         weights = sum(nbytes for part, nbytes in parts.items() if part != "decoder")
         needs.append(Need(f"{what}' encoding", weights, min(bound, need.activations), weights))
     return needs
-
-
-def _bound_to_stay(step: TrainingStep) -> bool:
-    return step.config.coupled or bool(step.config.compile)
-
-
-def _refusal(step: TrainingStep, machine: Machine, budget: Budget) -> tuple[str, str]:
-    """What is wrong, and the least change that would fit."""
-    worst = max(budget.needs, key=lambda need: need.peak)
-    text = f"Training may use {readable(budget.limit)}, and a part of it needs {readable(budget.peak)}: {worst.name}."
-    if budget.peak <= budget.limit:
-        what = "coupled" if step.config.coupled else "compile"
-        text = f"The base does not fit into {readable(budget.limit)} whole, which {{field:{what}=true}} needs."
-    alternatives: tuple[tuple[str, dict[str, Any], bool], ...] = (
-        ("Leave compile out.", {"compile": None}, False),
-        ("Compute blocks again: {field:gradient_checkpointing=true}.", {"gradient_checkpointing": True}, False),
-        ("Give {field:batch_size=1}.", {"batch_size": 1}, False),
-        ("Give {field:gradient_checkpointing=true} and {field:batch_size=1}.",
-         {"gradient_checkpointing": True, "batch_size": 1}, False),
-        ("Train under the video lock: leave coupled out.", {"coupled": False, "video_loss": 0.0}, False),
-        ("Train under the video lock (leave coupled out), with {field:gradient_checkpointing=true} and "
-         "{field:batch_size=1}.",
-         {"coupled": False, "video_loss": 0.0, "gradient_checkpointing": True, "batch_size": 1}, False),
-        ("Convert the base with {field:quantize=4}.", {}, True),
-        ("Convert the base with {field:quantize=4}, and give {field:gradient_checkpointing=true} and "
-         "{field:batch_size=1}.", {"gradient_checkpointing": True, "batch_size": 1}, True),
-    )  # fmt: skip
-    for hint, change, quantised in alternatives:
-        other = dataclasses.replace(
-            step,
-            config=dataclasses.replace(step.config, **change),
-            quantised=quantised or step.quantised,
-        )
-        if other == step:
-            continue
-        planned = _planned(other, machine, budget.program)
-        if planned.peak <= planned.limit and (planned.residency is RESIDENT or not _bound_to_stay(other)):
-            return text, hint
-    hint = "Train on shorter or smaller clips ({field:width}, {field:height}, {field:frames}), or on sound alone."
-    return text, f"{hint} It may use less than there is ({{field:memory}})." if machine.chosen else hint

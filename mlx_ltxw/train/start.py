@@ -41,7 +41,7 @@ class Begun:
     """A run whose options are known.
 
     Attributes:
-        run: Its folder.
+        run: Its folder; of a plan without one a name that stands for it, and that nothing uses.
         given: What was said beside the training options, paths absolute; `data` is there.
         config: The training options, sizes included.
         model: The base.
@@ -82,7 +82,7 @@ class Clips:
 
 
 def begin(
-    run: Path,
+    run: Path | None,
     given: RunArguments,
     world: World,
     *,
@@ -95,7 +95,7 @@ def begin(
     """The options of a run; those of the one that is resumed where nothing else is said. Writes nothing.
 
     Args:
-        run: Its folder.
+        run: Its folder; None where no more than the plan is wanted.
         given: What is said beside the training options.
         world: The machines; one that does not share the disk takes all options as they are said.
         file: Training options, YAML.
@@ -107,21 +107,22 @@ def begin(
     Raises:
         UserError: the options, the model or the folder will not do; there is no run to resume, or too little memory.
     """
-    before = read_run(run) if resume and (world.leads or (run / NAME).exists()) else None
+    before = read_run(run) if run and resume and (world.leads or (run / NAME).exists()) else None
     given = (given.over(before.given) if before else given).absolute()
-    if given.data is None:
+    if run and given.data is None:
         raise UserError("There is no data to train on.", "Give {field:data}: a folder of clips, or a JSONL.")
     model = model or open_model(given.model)
     check_base(model, given.force)
-    check_folder(run, resume)
+    if run:
+        check_folder(run, resume)
     config = read_config(file, settings, before.config.to_dict() if before else None).with_sizes(model.generation)
     config = dataclasses.replace(config, init_adapter=absolute(config.init_adapter))
-    if before:
+    if run and before:
         check_options(run, before.config.with_sizes(model.generation), config)
     if config.trackio:
         check_trackio()
     budget, shared = agreed_budget(TrainingStep(model, config, given.audio_only, world.size), world, memory)
-    return Begun(run, given, config, model, world, budget, shared)
+    return Begun(run or Path("run"), given, config, model, world, budget, shared)
 
 
 @contextmanager

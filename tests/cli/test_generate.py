@@ -225,7 +225,8 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
         (["-o", "x.mp4", "--script", "s.yaml"], "cannot be read"),
         (["a", "-o", "x.mp4", "--unknown"], "No such option"),
         (["a", "-o", "x.mp4", "--width", "wide"], "not a valid integer"),
-        (["a"], "Missing option"),
+        (["a"], "Missing option '-o' / '--output'"),
+        (["--script", "s.yaml", "--part", "1"], "Missing option '-o' / '--output'"),
     ],
 )
 def test_mistakes_get_a_sentence_and_leave_nothing(cli, tmp_path, monkeypatch, arguments, words):
@@ -236,6 +237,27 @@ def test_mistakes_get_a_sentence_and_leave_nothing(cli, tmp_path, monkeypatch, a
     assert words in done.err
     assert "Traceback" not in done.err
     assert os.listdir(tmp_path) == ["empty.wav"]
+
+
+def test_a_plan_needs_no_output(cli, tmp_path, monkeypatch):
+    """Nor looks at what has the name that stands for it; a part made again needs what it was a part of."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4.unfinished").write_bytes(b"somebody's")
+    (tmp_path / "s.yaml").write_text("- {scene: a man, speaker: man, manner: normal, line: one, seconds: 0.7}\n")
+    told = {}
+    for name, options in {
+        "clip": [PROMPT],
+        "sound": [PROMPT, "--audio-only"],
+        "script": ["--script", "s.yaml"],
+    }.items():
+        done = cli("generate", *options, "--plan", "--json", "--seed", "-1")
+        assert done.code == 0, done.err
+        told[name] = [part["name"] for part in json.loads(done.out)["budget"]["parts"]]
+    assert "picture" in told["clip"]
+    assert "picture" not in told["sound"]
+    done = cli("generate", "--script", "s.yaml", "--part", "1", "--plan")
+    assert (done.code, "Missing option '-o' / '--output'" in done.err) == (2, True)
+    assert (tmp_path / "clip.mp4.unfinished").read_bytes() == b"somebody's"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -199,6 +199,34 @@ def test_truncated_and_missing(tmp_path):
         read_image(tmp_path)
 
 
+def png(rows, interlaced=False):
+    """32x32 white pixels as the specification lays them out, of which some rows are there, compressed and complete."""
+    passes = [(4, 4), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16), (32, 16)]  # Adam7's columns and rows of 32 by 32
+    lines = [columns for columns, count in passes for _ in range(count)] if interlaced else [32] * 32
+    pixels = b"".join(b"\0" + b"\xff" * 3 * columns for columns in lines[:rows])
+    header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (
+            (b"IHDR", header),
+            (b"IDAT", zlib.compress(pixels)[:7]),
+            (b"IDAT", zlib.compress(pixels)[7:]),
+            (b"IEND", b""),
+        )
+    )
+
+
+@pytest.mark.parametrize(("interlaced", "rows"), [(False, 32), (True, 60)])
+def test_a_png_whose_pixels_end_early_and_cleanly(tmp_path, interlaced, rows):
+    """Pillow takes the stream's own end for the picture's, and leaves the rest black."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png(rows, interlaced))
+    assert (read_image(path) == 255).all()
+    path.write_bytes(png(rows - 1, interlaced))
+    with pytest.raises(UserError, match="is damaged"):
+        read_image(path)
+
+
 def test_a_file_that_is_larger_than_any_picture(tmp_path):
     """Pillow would search all that follows a damaged JPEG for its end."""
     path = tmp_path / "a.jpg"

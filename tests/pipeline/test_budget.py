@@ -257,6 +257,27 @@ def test_who_asked_for_less_is_told_what_would_do(built_in):
     assert "Close other programs" in told.value.hint
 
 
+def test_memory_that_the_machine_does_not_have_is_not_named(built_in):
+    """Where there is as much as is needed, it is; where less of a clip needs all that there is, that is said."""
+    made = work(built_in, dataclasses.replace(REQUEST, width=512, height=512))
+    with pytest.raises(UserError) as told:
+        budget_for(made, Machine("cpu", 2 * GB, 2 * GB).within(GB // 8), program=0)
+    assert re.search(r"or let it use (.*) \(memory\)", told.value.hint)
+    with pytest.raises(UserError) as told:
+        budget_for(made, Machine("cpu", GB // 4, GB // 4).within(GB // 8), program=0)
+    assert "memory" not in told.value.hint
+    assert "width=" in told.value.hint
+    with pytest.raises(UserError) as told:
+        budget_for(made, Machine("cpu", GB // 4, GB // 4).within(GB // 50), program=0)
+    with pytest.raises(UserError) as nearly:  # what is needed, but not a hundredth more
+        budget_for(made, Machine("cpu", 1_390_000_000, 1_390_000_000).within(GB // 8), program=0)
+    assert nearly.value.hint.endswith(", or leave memory out.")
+    found = re.match(r"Leave memory out and make it smaller \(width=(\d+), height=(\d+)\)", told.value.hint)
+    assert found
+    small = dataclasses.replace(REQUEST, width=int(found[1]), height=int(found[2]))
+    budget_for(work(built_in, small), Machine("cpu", GB // 4, GB // 4), program=0)
+
+
 def test_a_run_follows_its_plan(dev, monkeypatch):
     job = plan(Request("a woman", width=64, height=64, frames=9, steps=2, seeds=(3,)), dev)
     asked = []

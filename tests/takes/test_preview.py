@@ -47,6 +47,33 @@ def test_a_cut_run_leaves_a_whole_preview_and_nothing_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.parametrize("change", [{}, {"seeds": (11,)}], ids=["the same request", "another"])
+def test_who_finishes_without_previews_takes_those_of_the_cut_run_away(tmp_path, change):
+    """The first such run is cut too."""
+    events = make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))
+    next(event for event in events if isinstance(event, Previewed))
+    events.close()
+    request = dataclasses.replace(REQUEST, **change)
+    events = make(fit(request, open_model()), Output(tmp_path / "out.mp4"))
+    next(event for event in events if isinstance(event, Step))
+    events.close()
+    assert len(list(tmp_path.iterdir())) == 3
+    list(make(fit(request, open_model()), Output(tmp_path / "out.mp4")))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_what_no_run_of_ours_wrote_stays(tmp_path):
+    """Beside a run that is cut and wrote no previews lies a file of that name."""
+    events = make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4"))
+    next(event for event in events if isinstance(event, Step))
+    events.close()
+    (tmp_path / "out.preview.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"out\.preview\.png exists"):
+        make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))
+    list(make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4")))
+    assert (tmp_path / "out.preview.png").read_bytes() == b"mine"
+
+
 def test_the_prediction_of_the_last_step_is_the_clip(tmp_path):
     """Euler's last step goes all the way to what was predicted."""
     request = dataclasses.replace(REQUEST, audio_only=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import Need, streaming
 from mlx_ltxw.pipeline.plan import latent_grid
-from mlx_ltxw.train import budget, loop, sharing
+from mlx_ltxw.printing import read_bytes
+from mlx_ltxw.train import budget, loop, refusal, sharing
 from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.batches import KEPT_BYTES
@@ -131,7 +133,64 @@ def test_what_would_fit_is_named(big, built_in, monkeypatch):
     monkeypatch.setattr(budget, "step_bytes", lambda *_: 40 * GB)
     with pytest.raises(UserError, match="a part of it needs") as told:
         budget_for_training(step(built_in), program=0)
-    assert "smaller clips" in told.value.hint
+    assert told.value.hint == "Close other programs, or use a machine with more memory."
+
+
+@pytest.mark.parametrize(
+    ("grows", "hint"),
+    [
+        (lambda one, size: 40 * size.frames / 97, r"Train on shorter clips \(frames=25\)\."),
+        (
+            lambda one, size: (10 if size.width < 128 else 30) + size.width / 32,
+            r"Train on smaller clips \(width=32, height=32\)\.",
+        ),
+        (
+            lambda one, size: (40 if one.config.gradient_checkpointing else 200) * size.frames / 97,
+            r"shorter clips \(frames=25\), give gradient_checkpointing=true, give batch_size=1\.",
+        ),
+        (lambda one, size: 10 if one.audio_only else 60, r"Train on sound alone \(audio_only=True\)\."),
+    ],
+    ids=["shorter", "smaller", "shorter and computed again", "sound alone"],
+)
+def test_clips_that_would_fit_are_named(big, built_in, monkeypatch, grows, hint):
+    """24 GB, of which 11.1 are left for the step: 95 %, less 0.86 outside the blocks, 9.12 of the audio's side and
+    three blocks' picture's side on their way. Sound alone streams nothing: 38 GB of weights."""
+    gigabytes = 64 if "alone" in hint else 24
+    monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 128 * GB, gigabytes * GB))
+    monkeypatch.setattr(budget, "step_bytes", lambda one, size, _: int(grows(one, size) * GB))
+    with pytest.raises(UserError, match="a part of it needs") as told:
+        budget_for_training(step(built_in), program=0)
+    assert re.search(hint, told.value.hint), told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "packed", "told"), [("bfloat16", {}, True), ("bfloat16", {"x": {}}, False), ("float32", {}, False)]
+)
+def test_four_bits_are_offered_where_they_help(big, built_in, monkeypatch, dtype, packed, told):
+    """Not to who has them already, nor on a CPU, which unpacks them before it trains."""
+    monkeypatch.setattr(budget, "this_machine", lambda: Machine("metal", 24 * GB, 24 * GB))
+    monkeypatch.setattr(budget, "step_bytes", lambda *_: 14 * GB)
+    monkeypatch.setattr(refusal, "default_dtype", lambda: getattr(mx, dtype))
+    monkeypatch.setattr(ModelDir, "quantized_layers", lambda *_: packed)
+    with pytest.raises(UserError) as error:
+        budget_for_training(step(built_in), program=0)
+    assert ("quantize=4" in error.value.hint) == told
+
+
+@pytest.mark.parametrize(("options", "needed"), [({}, 40 + 0.86 + 9.12 + 3 * 0.584), ({"coupled": True}, 40 + 38.012)])
+def test_memory_that_would_do_is_named_if_the_machine_has_it(big, built_in, monkeypatch, options, needed):
+    """What is not needed to stay is streamed; coupled, all of it stays."""
+    monkeypatch.setattr(budget, "step_bytes", lambda *_: 40 * GB)
+    for gigabytes in (64, 96):
+        monkeypatch.setattr(budget, "this_machine", lambda n=gigabytes: Machine("metal", 128 * GB, n * GB))
+        with pytest.raises(UserError) as told:
+            budget_for_training(step(built_in, **options), 20 * GB, program=0)
+        found = re.search(r"let it use (.*) \(memory\)", told.value.hint, re.IGNORECASE)
+        assert bool(found) == (needed * 1.01 / 0.95 < gigabytes)
+        if found:
+            enough = read_bytes(found[1])
+            assert enough == pytest.approx(needed * 1.01 / 0.95 * GB, rel=0.02)
+            budget_for_training(step(built_in, **options), enough, program=0)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +249,10 @@ def test_the_command_shows_it_and_trains_nothing(tmp_path):
     assert not run.exists()
     told = json.loads(CliRunner().invoke(train, [*arguments, "--json"]).stdout)
     assert [part["name"] for part in told["parts"] if part["name"].startswith(TRAINING)]
+    plan = CliRunner().invoke(train, ["--plan", "--json"])  # neither folder nor clips are read
+    assert {part["name"] for part in json.loads(plan.stdout)["parts"]} == {part["name"] for part in told["parts"]}
+    for arguments, option in ((["--resume", "--plan"], "-o"), (["--data", "x"], "-o"), (["-o", "x"], "--data")):
+        assert f"Missing option '{option}'" in CliRunner().invoke(train, arguments).output
 
 
 def test_too_little_memory_is_told_before_anything_is_read(tmp_path):
