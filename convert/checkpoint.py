@@ -9,13 +9,17 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import parse_json
+from mlx_ltxw.printing import some
 from mlx_ltxw.weights.header import Header, Tensor
+from mlx_ltxw.weights.model_files import own_section_fault
 from mlx_ltxw.weights.names import grouped
 
-from .layout import DIFFUSION, official_names, reason_to_set_aside
+from .layout import DIFFUSION, component_of, official_names, reason_to_set_aside
 
 _USE_23 = "mlx-ltxw runs LTX-2.3 (22B); use its dev or distilled checkpoint."
 _AGAIN = "Download the checkpoint again."
+_ONE = "Use files of one checkpoint only."
+_FLOATS = {"BF16", "F16", "F32", "F64", "F8_E4M3"}
 _SCALE = re.compile(r"\.(weight_scale|scale_weight)$")
 
 
@@ -45,21 +49,27 @@ def read_checkpoint(headers: Sequence[Header]) -> Checkpoint:
 
     Raises:
         UserError: another model or generation, no config, the same tensor in two files, or a quantisation that is not
-            per-tensor fp8.
+            per-tensor fp8, such as whole numbers.
     """
     names = _join(headers)
     metadata = _merge_metadata(headers)
     _refuse_other_models(names, metadata)
+    if fault := own_section_fault(metadata["config"]):
+        raise UserError(f"The checkpoint's config section 'mlx_ltxw' cannot be used: {fault}.", _AGAIN)
     set_aside: dict[str, list[str]] = {}
-    tensors, scales = {}, {}
+    tensors: dict[str, Tensor] = {}
+    scales: dict[str, Tensor] = {}
+    twice = []
     for name, tensor in names.items():
         if reason := reason_to_set_aside(name):
             set_aside.setdefault(reason, []).append(name)
         elif _SCALE.search(name):
-            scales[_SCALE.sub(".weight", name)] = tensor
+            weight = _SCALE.sub(".weight", name)
+            twice += [weight] if weight in scales else []
+            scales[weight] = tensor
         else:
             tensors[name] = tensor
-    _check_quantisation(tensors, scales)
+    _check_quantisation(tensors, scales, twice)
     return Checkpoint(
         tensors, scales, set_aside, metadata["config"], metadata.get("model_version", ""), metadata.get("license", "")
     )
@@ -111,18 +121,18 @@ def _merge_metadata(headers: Sequence[Header]) -> dict[str, Any]:
             raise UserError(f"The config in {header.path} is no table.", _AGAIN)
         for section, content in config.items():
             if merged["config"].setdefault(section, content) != content:
-                raise UserError(
-                    f"The files disagree about the config section '{section}'.", "Use files of one checkpoint only."
-                )
+                raise UserError(f"The files disagree about the config section '{section}'.", _ONE)
         for key, value in values.items():
-            merged.setdefault(key, value)
+            if merged.setdefault(key, value) != value and key == "model_version":
+                raise UserError(f"The files disagree about model_version: {merged[key]} and {value}.", _ONE)
     return merged
 
 
 def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Says what a file is when it is not an LTX-2.3 checkpoint."""
     config, version = metadata["config"], version_of(metadata.get("model_version", ""))
-    transformer = config.get("transformer", {})
+    section = config.get("transformer")
+    transformer = section if isinstance(section, dict) else {}  # another one is told when it is read
     block = f"{DIFFUSION}transformer_blocks.0."
     if is_adapter(names):
         raise UserError("This is an adapter (LoRA), not a checkpoint.", "Give it to `generate` with {field:adapters}.")
@@ -137,13 +147,14 @@ def _refuse_other_models(names: dict[str, Tensor], metadata: dict[str, Any]) -> 
             "Use the bf16 or fp8 checkpoint, with -q nvfp4 if you want that size.",
         )
     if version >= (2, 4) or transformer.get("use_keyframes_abs_pos_embedding") or transformer.get("ff_bias") is False:
-        raise UserError(f"This is an LTX-2.5 checkpoint{_named(metadata)}.", _USE_23)
+        generation = ".".join(map(str, version[:2])) if version > (2, 5) else "2.5"
+        raise UserError(f"This is an LTX-{generation} checkpoint{_named(metadata)}.", _USE_23)
     old = any("caption_projection." in name or name.endswith("projection.aggregate_embed.weight") for name in names)
     if old or (2,) <= version < (2, 3):
         raise UserError(f"This is an LTX-2 (19B) checkpoint{_named(metadata)}.", _USE_23)
     known = any(name.startswith((DIFFUSION, "vae.", "audio_vae.", "vocoder.")) for name in names)
     if not known or (block + "attn1.to_q.weight" in names and block + "audio_attn1.to_q.weight" not in names):
-        example = next(iter(names), "no tensor at all")
+        example = next((name or repr(name) for name in names), "no tensor at all")
         raise UserError(f"This is not an LTX-2.3 checkpoint: it holds {example}.", _USE_23)
     if not config:
         raise UserError(
@@ -163,10 +174,17 @@ def _named(metadata: dict[str, Any]) -> str:
     return f" (model_version {version})" if version else ""
 
 
-def _check_quantisation(tensors: dict[str, Tensor], scales: dict[str, Tensor]) -> None:
-    """Accepts fp8 e4m3 weights with one scale each, or with no scale in the whole file (plain casts)."""
-    faults = [f"{name} has dtype {t.dtype}" for name, t in tensors.items() if t.dtype in {"F8_E5M2", "F8_E8M0", "F4"}]
+def _check_quantisation(tensors: dict[str, Tensor], scales: dict[str, Tensor], twice: Sequence[str]) -> None:
+    """Accepts fp8 e4m3 weights with one scale each, or with no scale in the whole file (plain casts).
+
+    Args:
+        tensors, scales: See `Checkpoint`.
+        twice: Weights with a scale in either spelling.
+    """
+    strange = {n: t.dtype for n, t in tensors.items() if t.dtype not in _FLOATS and component_of(n)}
+    faults = [f"{name} has dtype {dtype}" for name, dtype in strange.items()]
     faults += [f"the scale of {name} belongs to no weight" for name in scales if name not in tensors]
+    faults += [f"{name} has two scales" for name in twice]
     for name, scale in scales.items():
         if scale.elements != 1 or scale.dtype not in {"F32", "BF16", "F16"}:
             faults.append(f"{name} has a scale {list(scale.shape)} {scale.dtype} instead of one number")
@@ -179,7 +197,7 @@ def _check_quantisation(tensors: dict[str, Tensor], scales: dict[str, Tensor]) -
         ]
     if faults:
         raise UserError(
-            f"The checkpoint is quantised in a way that cannot be read: {'; '.join(grouped(faults))}.",
+            f"The checkpoint is quantised in a way that cannot be read: {'; '.join(some(grouped(faults)))}.",
             "Use the bf16 checkpoint, or the official fp8 one.",
         )
 

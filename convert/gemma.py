@@ -12,7 +12,7 @@ from mlx_ltxw.models.text import GemmaConfig
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
 from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.loading import mismatches, parameter_shapes
-from mlx_ltxw.weights.text import AGAIN, load_tokenizer, read_table
+from mlx_ltxw.weights.text import AGAIN, is_of_text_model, load_tokenizer, read_table, text_tensors
 
 SUGGESTED = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 """The text encoder that LTX-2.3 was trained with."""
@@ -23,8 +23,6 @@ TOKENIZER_EXTRAS = (
 )  # fmt: skip
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 _NEEDED = f"Give a directory or repo with Gemma-3 12B, such as {SUGGESTED}, as {{field:text_encoder}}."
-_DROPPED = ("vision_tower.", "multi_modal_projector.", "lm_head.")  # images, and a head that hidden states don't need
-_SPELLINGS = ("language_model.model.", "model.language_model.", "model.")
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,9 @@ def read_gemma(folder: Path, headers: Sequence[Header]) -> GemmaFiles:
     if missing := [name for name in TOKENIZER if not (folder / name).is_file()]:
         raise UserError(f"The text encoder {folder} has no {' and no '.join(missing)}.", _NEEDED)
     config = GemmaConfig.read(settings)
-    tensors: dict[str, Tensor] = {}
-    dropped = 0
-    for header in headers:
-        for spelled, tensor in header.tensors.items():
-            name = _text_name(spelled)
-            if name is None:
-                dropped += 1
-            elif name in tensors:
-                raise UserError(f"The text encoder {folder} holds {name} twice.", "Download it again.")
-            else:
-                tensors[name] = tensor
-    odd = sorted({tensor.dtype for tensor in tensors.values()} - {"BF16", "F16", "F32"})
-    if odd or "quantization" in settings or "quantization_config" in settings:
+    tensors, dropped = _text_side(folder, headers)
+    odd = {tensor.dtype for tensor in tensors.values()} - {"BF16", "F16", "F32", "F64"}
+    if odd or settings.get("quantization") or settings.get("quantization_config"):
         raise UserError(f"The text encoder {folder} is quantised already.", f"Use {SUGGESTED}, with -q if you like.")
     network = COMPONENTS[TEXT_ENCODER].build(config, tensors)
     tokenizer = load_tokenizer(folder)
@@ -112,15 +100,19 @@ def missing_gemma() -> UserError:
     return UserError("The text encoder is not in the checkpoint, and {field:text_encoder} is not given.", _NEEDED)
 
 
-def _text_name(spelled: str) -> str | None:
-    """mlx-lm's name of a language-model tensor; None for what is dropped."""
-    plain = spelled.removeprefix("model.").removeprefix("language_model.")
-    if plain.startswith(_DROPPED):
-        return None
-    for prefix in _SPELLINGS:
-        if spelled.startswith(prefix):
-            return f"model.{spelled.removeprefix(prefix)}"
-    return spelled
+def _text_side(folder: Path, headers: Sequence[Header]) -> tuple[dict[str, Tensor], int]:
+    """The language model's tensors by mlx-lm's names, whatever stands in front, and how many others there are."""
+    every: dict[str, Tensor] = {}
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            if name in every:
+                raise UserError(f"The text encoder {folder} holds {name} twice.", "Download it again.")
+            every[name] = tensor
+    kept = {name: tensor for name, tensor in every.items() if is_of_text_model(name)}
+    tensors = {f"model.{name}": tensor for name, tensor in text_tensors(kept).items()}
+    if len(tensors) < len(kept):
+        raise UserError(f"The text encoder {folder} holds tensors in several spellings.", "Download it again.")
+    return tensors, len(every) - len(kept)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mlx_ltxw.weights.manifest import FileRecord
 WORK = ".convert"
 """Folder inside an unfinished model directory; it goes when the manifest is written."""
 
+_OF_FINDER = {".DS_Store", ".localized"}  # what macOS writes into folders that are looked at, and `._NAME` beside
 _SAMPLES, _SAMPLE = 64, 1 << 16  # places of a source file that are looked at again, and bytes at each
 
 
@@ -98,7 +99,8 @@ class Journal:
         if directory.exists() and not directory.is_dir():
             raise UserError(f"{directory} is a file.", "Name a new directory with -o.")
         work = directory / WORK
-        others = [p.name for p in directory.iterdir() if p.name != WORK] if directory.exists() else []
+        names = [path.name for path in directory.iterdir()] if directory.exists() else []
+        others = [name for name in names if name != WORK and name not in _OF_FINDER and not name.startswith("._")]
         if others and not work.is_dir() and MANIFEST not in others:
             raise UserError(
                 f"{directory} holds other files, such as {sorted(others)[0]}.", "Name a new or empty directory with -o."

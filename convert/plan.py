@@ -143,7 +143,7 @@ def make_plan(
         named[component][name] = tensor
         if official in checkpoint.scales:
             scales[f"{component}/{name}"] = checkpoint.scales[official]
-    plan.faults += [f"no component takes {line}" for line in grouped(unplaced)]
+    plan.faults += [f"no component takes {line}" for line in grouped(name or repr(name) for name in unplaced)]
     for component, tensors in named.items():
         network = _network(component, checkpoint.config, tensors)
         entries = {
@@ -151,6 +151,9 @@ def make_plan(
             for name, tensor in tensors.items()
         }
         wanted = parameter_shapes(network)
+        if not entries:
+            plan.faults.append(f"{component}: none of its {len(wanted):,} tensors is there")
+            continue
         shapes = {name: entry.shape for name, entry in entries.items()}
         plan.faults += [f"{component}: {line}" for line in mismatches(wanted, shapes)]
         plan.placed += sum(wanted.get(name) == shape for name, shape in shapes.items())

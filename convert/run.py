@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import replacing, write_errors, write_text
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import readable, some
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_sizes, read_manifest, sha256, write_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -226,7 +226,8 @@ def _fingerprint(conversion: Conversion, hashes: Hashes, copied: dict[str, Path]
 def _check_plan(plan: ConversionPlan) -> None:
     if plan.faults:
         raise UserError(
-            f"{plan.placed} of {plan.total} tensors have a place; the rest does not fit: {'; '.join(plan.faults)}.",
+            f"{plan.placed} of {plan.total} tensors have a place, and this does not fit: "
+            f"{'; '.join(some(plan.faults, 20))}.",
             "Use an unchanged LTX-2.3 checkpoint with its own config, and the Gemma-3 that belongs to it.",
         )
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
-from mlx_ltxw.hub import Repo, Spec, explained, looks_like_repo, open_repo
+from mlx_ltxw.hub import Repo, Spec, looks_like_repo, open_repo
+from mlx_ltxw.hub_errors import explained
 from mlx_ltxw.weights.header import Header, parse_header, read_header
 from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.text import WEIGHTS
+from mlx_ltxw.weights.weight_files import check_pieces, is_one_file, is_weights
 
 from .checkpoint import is_adapter, is_upsampler_file, tell_variant
 from .gemma import LICENCES, TOKENIZER, TOKENIZER_EXTRAS, GemmaFiles, read_gemma
@@ -69,9 +71,10 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     path = local_path(source)
     if not path.exists() and (spec := Spec.parse(source)) and looks_like_repo(source):
         repo = open_repo(spec.repo, revision or spec.revision)
-        file = spec.file or _choose(repo, variant)
-        header = read_header(repo.download(file)) if data else remote_header(repo, file)
-        found = Source(source, (header,), repo.name, repo.commit)
+        files = [spec.file] if spec.file else _choose(repo, variant)
+        check_pieces(files, source, f"Name the repository, {repo.name}, if that holds them.")
+        headers = [read_header(repo.download(file)) if data else remote_header(repo, file) for file in files]
+        found = Source(source, tuple(headers), repo.name, repo.commit)
     elif revision:
         raise UserError(f"{{field:revision}} belongs to a Hub repo, and {source} is local.", "Leave it out.")
     else:
@@ -96,6 +99,7 @@ def open_gemma(source: str, data: bool) -> TextSource:
         weights = repo.matching([WEIGHTS])
         if "config.json" not in small or not weights:
             raise UserError(f"{repo.name} holds no text encoder in safetensors.", "Name a Gemma-3 repo.")
+        check_pieces(weights, repo.name, "Name another Gemma-3 repo.")
         folder = [repo.download(file) for file in small][small.index("config.json")].parent
         headers = tuple(read_header(repo.download(file)) if data else remote_header(repo, file) for file in weights)
         found = Source(source, headers, repo.name, repo.commit)
@@ -105,6 +109,7 @@ def open_gemma(source: str, data: bool) -> TextSource:
         files = sorted(folder.glob(WEIGHTS))
         if not files:
             raise UserError(f"{folder} has no {WEIGHTS}.", "Give the directory of a Gemma-3 in safetensors.")
+        check_pieces([file.name for file in files], folder, "Download the text encoder again; what is there stays.")
         found = Source(source, tuple(read_header(file) for file in files), None, None)
     if data:
         for header in found.headers:
@@ -148,6 +153,7 @@ def _local_files(path: Path, variant: str | None) -> list[Path]:
     if not path.exists():
         raise UserError(f"There is no file {path}.", "Check the path, or name a Hub repo as owner/name.")
     if not path.is_dir():
+        check_pieces([path.name], path, f"Name the folder that holds all pieces, such as {path.parent}.")
         return [path]
     if (path / "manifest.json").exists():
         raise UserError(f"{path} is a converted model already.", "Use it with `mlx-ltxw generate -m`.")
@@ -155,7 +161,7 @@ def _local_files(path: Path, variant: str | None) -> list[Path]:
         raise UserError(
             f"{path} has diffusers' layout, which cannot be read.", "Use the official single-file checkpoint."
         )
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(file for file in path.iterdir() if is_weights(file.name))
     if is_split({file.name for file in files}):
         raise UserError(
             f"{path} is a model in ltx-2-mlx's layout, which needs no conversion.",
@@ -167,17 +173,18 @@ def _local_files(path: Path, variant: str | None) -> list[Path]:
         pickles = [file.name for file in sorted(path.iterdir()) if file.suffix in _PICKLES]
         why = f"; {pickles[0]} is a pickle, which can run code and is never opened" if pickles else ""
         raise UserError(f"There is no .safetensors file in {path}{why}.", "Give the checkpoint's own file.")
+    check_pieces([file.name for file in files], path, "Download the checkpoint again; what is there stays.")
     return files
 
 
-def _choose(repo: Repo, variant: str | None) -> str:
-    """The one checkpoint in a repo's root."""
-    roots = [name for name in repo.matching(["*.safetensors"]) if "/" not in name]
+def _choose(repo: Repo, variant: str | None) -> list[str]:
+    """The one checkpoint in a repo's root, or its pieces."""
+    roots = sorted(name for name in repo.files if is_weights(name) and "/" not in name)
     files = [name for name in roots if not any(word in name.lower() for word in _OTHER_FILES)]
     if variant:
         files = [name for name in files if tell_variant([name]) in (None, variant)]
-    if len(files) == 1:
-        return files[0]
+    if is_one_file(files):
+        return files
     if not files:
         raise UserError(f"{repo.name} has no checkpoint in its root.", "Name a file as owner/name/path.safetensors.")
     raise UserError(

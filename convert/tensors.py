@@ -13,6 +13,8 @@ from mlx_ltxw.weights.header import Tensor
 from .plan import Entry
 from .quantize import Quantization
 
+_DAMAGED = "The file is damaged or comes from a failed training; download it again."
+
 PIECE = 8 << 20
 """Elements handled at a time, so that a tensor of any size needs little memory of its own."""
 
@@ -21,6 +23,10 @@ _NUMPY = {
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
 """NumPy dtype of each stored one; bfloat16 and fp8 as their bits."""
+
+
+_LEAST_SCALE, _GREATEST_SCALE = 2.0**-100, 2.0**100
+"""Of fp8 weights: with scales between these, every product is a bfloat16 of full precision."""
 
 
 def pieces(entry: Entry) -> Iterator[np.ndarray]:
@@ -75,7 +81,7 @@ def _check_finite(values: np.ndarray, tensor: Tensor) -> None:
     if count := int(np.count_nonzero(bad)):
         raise UserError(
             f"{tensor.name} in {tensor.path.name} has {count} values that are NaN or infinite.",
-            "The file is damaged or comes from a failed training; download it again.",
+            _DAMAGED,
         )
 
 
@@ -88,7 +94,12 @@ def _converted(entry: Entry) -> Iterator[np.ndarray]:
         if table is not None:
             piece = table[piece]
         elif entry.source.dtype == "F64":
-            piece = piece.astype(np.float32)
+            with np.errstate(over="ignore"):
+                piece = piece.astype(np.float32)
+            if not np.isfinite(piece).all():
+                raise UserError(
+                    f"{entry.source.name} in {entry.source.path.name} has values that float32 cannot hold.", _DAMAGED
+                )
         yield piece
 
 
@@ -102,7 +113,7 @@ def _fp8_table(entry: Entry) -> np.ndarray:
         value = _read(entry.scale, 0, 1)
         scale = (value.astype(np.uint32) << 16).view(np.float32)[0] if entry.scale.dtype == "BF16" else value[0]
         scale = np.float32(scale)
-        if not np.isfinite(scale) or scale <= 0:
+        if not _LEAST_SCALE < scale < _GREATEST_SCALE:  # not a number compares false, too
             raise UserError(f"{entry.scale.name} is {scale}, which is no scale.", "Download the checkpoint again.")
     return bfloat16_bits(np.nan_to_num(fp8_values()) * scale)
 
@@ -125,9 +136,13 @@ def _packed(entry: Entry, how: Quantization) -> Iterator[np.ndarray]:
         weight = weight.view(mx.bfloat16)
     parts = mx.quantize(weight, how.group_size, how.bits, how.mode)
     mx.eval(parts)
-    for part in parts[:2]:  # packed weights, scales: zeros where the weight has none were never computed
-        if values.any() and not part.any().item():
-            raise RuntimeError(f"MLX quantised {entry.name} to zeros")
+    packed, scales, *biases = (part.any().item() for part in parts)
+    if values.any() and not ((scales and packed) or any(biases)):  # a constant is in the biases alone
+        raise UserError(
+            f"{entry.source.name} in {entry.source.path.name} becomes zero in {how.bits} bits ({how.mode}): its "
+            f"largest value is {mx.abs(weight).max().item():.1g}.",
+            "Choose another of the modes of {field:quantize}, or leave it out.",
+        )
     for part in parts:
         yield np.array(part.view(mx.uint16) if part.dtype == mx.bfloat16 else part).reshape(-1)
     del weight, parts, part

@@ -25,6 +25,7 @@ from mlx_ltxw.weights.loading import mismatches, parameter_shapes
 from mlx_ltxw.weights.manifest import FileRecord, read_manifest, sha256, write_manifest
 from mlx_ltxw.weights.names import natural_key
 from mlx_ltxw.weights.opening import open_dir
+from mlx_ltxw.weights.weight_files import is_weights
 
 from .checkpoint import is_upsampler_file, version_of
 from .journal import Journal
@@ -220,7 +221,7 @@ def _refuse_other_generations(header: Header) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("*.safetensors")]
+    return [path.name for path in folder.iterdir() if is_weights(path.name)]
 
 
 def _newest(files: Iterable[str], source: str) -> str | None:

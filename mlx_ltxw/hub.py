@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.hub_errors import FOR_A_WHILE, NO_ANSWER, explained, reason_of, status_of, upload_errors, what_to_do
 
 _SPEC = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w./-]+))?")
+_ADDRESS = re.compile(
+    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+)(?:/(?P<file>[^@?]+?))?)?/?(?:\?.*)?"
+)
 _DEFAULT = "main"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What names something on the Hub: `owner/name`, maybe `/path/in/repo`, maybe `@revision`.
+    """What names something on the Hub: `owner/name`, maybe `/path/in/repo`, maybe `@revision`; or its page's address.
 
     Attributes:
         repo: `owner/name`.
@@ -35,7 +40,7 @@ class Spec:
     @classmethod
     def parse(cls, text: str) -> Spec | None:
         """None where the text cannot be one, but a local path."""
-        match = _SPEC.fullmatch(text)
+        match = _SPEC.fullmatch(text) or _ADDRESS.fullmatch(text)
         return cls(match["repo"], match["file"] or "", match["revision"] or "") if match else None
 
 
@@ -76,7 +81,7 @@ class Repo:
         """
         from huggingface_hub import hf_hub_download
 
-        with explained(self.name):
+        with explained(self.name), self._from_the_cache():
             return Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
 
     def fetch(self, files: Sequence[str], folder: Path | None = None) -> Path:
@@ -94,7 +99,7 @@ class Repo:
         """
         if self.offline and folder is None:
             return self.download(files[0]).parents[files[0].count("/")]
-        with explained(self.name), _bars_on_terminals():
+        with explained(self.name), self._from_the_cache(), _bars_on_terminals():
             return Path(str(self._snapshot(files, folder)))
 
     def missing(self, files: Sequence[str], folder: Path | None = None) -> tuple[int, int]:
@@ -103,10 +108,25 @@ class Repo:
         Raises:
             UserError: as `fetch`.
         """
-        with explained(self.name), _bars_on_terminals(never=True):
+        with explained(self.name), self._from_the_cache(), _bars_on_terminals(never=True):
             plans = self._snapshot(files, folder, dry_run=True)
         sizes = [(plan.file_size or 0, plan.will_download) for plan in plans]
         return sum(size for size, absent in sizes if absent), sum(size for size, _ in sizes)
+
+    @contextmanager
+    def _from_the_cache(self) -> Iterator[None]:
+        """Says what is wrong where the cache alone is asked, and has not all of it."""
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            yield
+        except (HTTPError, OSError) as error:
+            if not self.offline:
+                raise
+            raise UserError(
+                f"Only a part of {self.pinned()} is in the local cache, and the Hub cannot be reached.",
+                "Connect and run the same command again: the download goes on.",
+            ) from error
 
     def _snapshot(self, files: Sequence[str], folder: Path | None, **options: Any) -> Any:
         from huggingface_hub import snapshot_download
@@ -170,8 +190,10 @@ def open_repo(name: str, revision: str = "") -> Repo:
     except HFValidationError as error:
         raise UserError(f"'{name}' is no name of a Hub repo.", "Write it as owner/name.") from error
     except HfHubHTTPError as error:
-        raise UserError(f"The Hub refused {name}: {_first_line(error)}.", "Try again later.") from error
-    except (HTTPError, OSError) as error:
+        if status_of(error) in FOR_A_WHILE:
+            return _from_cache(name, revision, error)
+        raise UserError(f"The Hub refused {name} ({reason_of(error)}).", what_to_do(error, name)) from error
+    except (HTTPError, OSError, *NO_ANSWER) as error:
         return _from_cache(name, revision, error)
     files = tuple(sibling.rfilename for sibling in info.siblings or [])
     return Repo(name, str(info.sha), files, offline=False)
@@ -195,45 +217,9 @@ def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
         files = tuple(file.file_path.relative_to(root).as_posix() for file in found.files)
         return Repo(repo, found.commit_hash, files, offline=True)
     raise UserError(
-        f"{repo} at {revision} is not in the local cache, and the Hub cannot be reached ({_first_line(error)}).",
+        f"{repo} at {revision} is not in the local cache, and the Hub cannot be reached ({reason_of(error)}).",
         "Connect once to download it, or give the path of local files.",
     ) from error
-
-
-@contextmanager
-def explained(repo: str, let_through: bool = False) -> Iterator[None]:
-    """Turns the Hub's errors into sentences; `let_through` leaves lost connections to the caller."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"{repo} is gated: its owner asks you to accept a licence first.",
-            f"Accept it at https://huggingface.co/{repo} with your account, then run `hf auth login` on this machine.",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{repo} has no such revision.", "Give a branch, tag or commit that it has.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"There is no file and no Hub repo {repo}.", "Check the spelling; for a private repo run `hf auth login`."
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise UserError(f"{repo} has no such file ({_first_line(error)}).", "Check the file's name.") from error
-    except errors.SafetensorsParsingError as error:
-        raise UserError(f"A file of {repo} is not safetensors ({_first_line(error)}).", "Name another file.") from error
-    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError) as error:
-        if let_through:
-            raise
-        raise UserError(
-            f"A file of {repo} cannot be downloaded ({_first_line(error)}).",
-            "Check the connection and the free space, and run the same command again: the download continues.",
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of what a library says, which goes on for paragraphs."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def check_upload(repo: str) -> None:
@@ -243,18 +229,25 @@ def check_upload(repo: str) -> None:
         UserError: says which.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    with _upload_errors(
+    owner, slash, _ = repo.partition("/")
+    try:
+        validate_repo_id(repo)
+        sound = bool(slash)
+    except HFValidationError:
+        sound = False
+    if not sound:
+        raise UserError(f"'{repo}' is no name of a Hub repo.", "Write {field:upload} as OWNER/REPO.")
+    with upload_errors(
         f"Nothing can be uploaded to {repo}",
         "Log in with `hf auth login`, or leave {field:upload} out.",
         "Connect and run it again, or leave {field:upload} out.",
     ):
-        validate_repo_id(repo)
         account: Any = HfApi().whoami()
-    owner, slash, _ = repo.partition("/")
-    owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
-    if slash and owner not in owners:
+        owners = [account.get("name"), *(org.get("name") for org in account.get("orgs") or [])]
+    if owner not in owners:
         raise UserError(
             f"The account {account.get('name')} cannot write to {repo}.",
             f"Name a repository of {' or '.join(map(str, owners))}, or log in with `hf auth login`.",
@@ -288,28 +281,10 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api: Any = HfApi()
-    with _upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
+    with upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
         address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
         api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
         if last:
             texts = [CommitOperationAdd(path, text.encode()) for path, text in last.items()]
             api.create_commit(repo, texts, commit_message=options["commit_message"])
     return address
-
-
-@contextmanager
-def _upload_errors(what: str, hint: str, cut_off: str = "") -> Iterator[None]:
-    """What the Hub says, in a sentence; `cut_off` is the hint where nothing was heard from it."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except LocalTokenNotFoundError as error:
-        raise UserError(f"{what}: this machine is not logged in to the Hub.", hint) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise UserError(f"{what}: {_first_line(error)[:300]}.", hint) from error
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{what}: the Hub cannot be reached ({_first_line(error)[:300]}).", cut_off or hint) from error
-    except RuntimeError as error:  # of the client's threads, around what the Hub said
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise UserError(f"{what}: {_first_line(cause)[:300]}.", hint) from error

@@ -29,6 +29,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.partition("?")[0]
+        if self.refuses():
+            return None
         if self.headers.get("Authorization") != "Bearer hf_made":
             return self.fail(401, "Unauthorized")
         if path == "/api/repos/create":
@@ -87,8 +89,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer_json(self, value, status=200):
         self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"}, True)
 
+    def refuses(self):
+        """Answers as `refusals` has it (part of a path -> status and body), as a Hub without words of its own does."""
+        for part, (status, raw) in self.server.refusals.items():
+            if part in self.path:
+                self.send(status, raw, {}, True)
+                return True
+        return False
+
     def answer(self, body):
         path = self.path.partition("?")[0]
+        if self.refuses():
+            return None
         if path == "/api/whoami-v2":
             if self.headers.get("Authorization") != "Bearer hf_made":
                 return self.fail(401, "Unauthorized")
@@ -156,7 +168,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def serving(repos, cache):
     """A server of `repos`, name -> file -> path, and the client's `environment` with its cache folder."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.repos, server.gated, server.sent = repos, set(), []
+    server.repos, server.gated, server.sent, server.refusals = repos, set(), [], {}
     server.created, server.commits, server.put, server.puts_left = {}, [], [], 1000
     server.store = Path(cache).with_name("store")
     server.environment = {

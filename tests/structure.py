@@ -14,8 +14,8 @@ UNREADABLE = "*"
 """Stands for the part of a string that only running the code would tell."""
 
 OPEN_TO_ALL = {
-    "errors", "files", "hub", "links", "machine", "parsing", "printing", "world", "tree", "blas", "cuda_graphs", "heap",
-    "tf32", "gpu_errors", "cache_folder", "scratch",
+    "errors", "files", "hub", "hub_errors", "links", "machine", "parsing", "printing", "world", "tree", "blas",
+    "cuda_graphs", "heap", "tf32", "gpu_errors", "cache_folder", "scratch",
 }  # fmt: skip
 """The ground floor. What lies there imports only what lies there."""
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Spec, looks_like_repo, open_repo
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.split_layout import is_split
+from mlx_ltxw.weights.weight_files import is_weights
 
 _KNOWN_NAMES = ("adapter.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _CONFIG = "adapter_config.json"
@@ -52,6 +55,7 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
     if path.is_file():
         return _located(path.stem, path)
     if path.is_dir():
+        _refuse_model(set(next(os.walk(path), ("", [], []))[2]), source)
         return _located(path.name, _choose(path, source))
     spec = Spec.parse(source)
     if not spec or not looks_like_repo(source) or source.endswith(_PICKLES) or not _is_adapter(spec.file):
@@ -63,8 +67,16 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
     return _from_hub(source, spec)
 
 
+def _refuse_model(names: set[str], source: str) -> None:
+    """Says so where a folder's or repository's files are a whole model."""
+    if MANIFEST in names or is_split(names):
+        raise UserError(
+            f"'{source}' is a model, not an adapter.", f"Give it to `generate` as {{field:model={source}}}."
+        )
+
+
 def _is_adapter(file: str) -> bool:
-    return not file or _is_weights(file)
+    return not file or is_weights(file)
 
 
 def _located(name: str, path: Path) -> Located:
@@ -84,11 +96,7 @@ def _weights_in(folder: Path, source: str) -> Iterator[str]:
         seen += len(folders) + len(files)
         if seen > _MOST:
             raise UserError(f"'{source}' holds more than {_MOST:,} files.", "Give the folder of an adapter.")
-        yield from ((Path(parent) / file).relative_to(folder).as_posix() for file in files if _is_weights(file))
-
-
-def _is_weights(file: str) -> bool:
-    return file.endswith(".safetensors")
+        yield from ((Path(parent) / file).relative_to(folder).as_posix() for file in files if is_weights(file))
 
 
 def _choose_name(names: list[str], source: str) -> str:
@@ -109,7 +117,9 @@ def _choose_name(names: list[str], source: str) -> str:
 def _from_hub(source: str, spec: Spec) -> Located:
     """Downloads one adapter file and its configuration into the Hub's cache, at one commit."""
     repo = open_repo(spec.repo, spec.revision)
-    wanted = spec.file or _choose_name(repo.matching(["*.safetensors"]), source)
+    if not spec.file:
+        _refuse_model({file for file in repo.files if "/" not in file}, source)
+    wanted = spec.file or _choose_name(sorted(filter(is_weights, repo.files)), source)
     if wanted not in repo.files:
         raise UserError(f"The repository '{spec.repo}' has no file '{wanted}'.", "Check the spelling.")
     path = repo.download(wanted)

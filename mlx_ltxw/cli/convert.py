@@ -65,11 +65,11 @@ def convert(
 
     if out is None and not dry_run:
         raise UserError("There is no output directory.", "Add -o DIR, or {field:dry_run} to see the plan.")
-    if private and not upload:
+    if private and upload is None:
         raise UserError("{field:private} belongs to {field:upload}.", "Leave it out, or add {field:upload}.")
-    if upload and dry_run:
+    if upload is not None and dry_run:
         raise UserError("{field:dry_run} writes nothing to upload.", "Leave {field:upload} out with it.")
-    if upload:
+    if upload is not None:
         check_upload(upload)
     alone = names_upsampler(source)
     if alone:

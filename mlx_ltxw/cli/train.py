@@ -74,7 +74,7 @@ class _Command(click.Command):
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Show what each part needs, and how it fits; train nothing.")
 @click.option("--force", is_flag=True, help="Train on a distilled model all the same.")
-@click.option("--upload", metavar="REPO", help="Push the adapter to the Hub at the end.")
+@click.option("--upload", metavar="OWNER/NAME", help="Push the adapter to the Hub at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line.")
 def train(
     run: Path | None, file: Path | None, settings: tuple[str, ...], coupled: bool, init_adapter: str | None,
@@ -93,7 +93,7 @@ def train(
     from mlx_ltxw.train.start import begin, holding, job_of, keep_record
     from mlx_ltxw.world import World
 
-    if prepare_only and (upload or resume):
+    if prepare_only and (upload is not None or resume):
         raise UserError("{field:prepare_only} trains nothing.", "Leave {field:upload} and {field:resume} out with it.")
     settings += ("coupled=true",) if coupled else ()
     settings += (f"init_adapter={json.dumps(init_adapter)}",) if init_adapter else ()
@@ -104,7 +104,7 @@ def train(
             _print_json("planned", begun.budget.as_dict()) if as_json else click.echo(begun.budget.table())
         return
     run = begun.run
-    if upload and world.leads:
+    if upload is not None and world.leads:
         check_upload(upload)
     with holding(begun):
         if not prepare_only:
@@ -119,7 +119,7 @@ def train(
             done = _follow(loop.train(job_of(begun, clips), asked), world, asked, as_json)
         if not done:
             sys.exit(128 + (asked.number or signal.SIGINT))
-        if upload and world.leads:
+        if upload is not None and world.leads:
             click.echo(push(run, upload), err=as_json)
 
 

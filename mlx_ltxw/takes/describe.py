@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.adapter import describe as adapters
@@ -13,11 +15,19 @@ from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.printing import printable
 from mlx_ltxw.takes.record import Record, read_record
 from mlx_ltxw.weights.describe import Description, describe_header, describe_model
-from mlx_ltxw.weights.header import read_header
+from mlx_ltxw.weights.header import Header, read_header
+from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.opening import open_dir
+from mlx_ltxw.weights.split_layout import is_split
+from mlx_ltxw.weights.weight_files import is_weights
 
+_MOST_LOOKED_AT = 100  # files of a folder
 MADE = (".mp4", ".wav", ".png")
 _ADAPTER_KEY = re.compile(r"lora|lokr|hada_w|\.diff(_b)?$|dora_scale")
+
+
+def _is_adapter(header: Header) -> bool:
+    return any(_ADAPTER_KEY.search(name) for name in header.tensors)
 
 
 @dataclass(frozen=True)
@@ -71,16 +81,25 @@ def describe(target: str) -> Described:
         UserError: none of these, or damaged.
     """
     path = local_path(target)
-    if path.is_dir() and not (path / "adapter_config.json").exists():
+    if path.is_dir() and not _holds_adapter(path):
         return describe_model(open_dir(path))
     if path.suffix.lower() in MADE:
         record = read_record(path)
         return MadeFile(str(path), record, None if path.suffix.lower() == ".png" else probe(path).duration)
     if path.is_file():
         header = read_header(path)
-        if not any(_ADAPTER_KEY.search(name) for name in header.tensors):
+        if not _is_adapter(header):
             return describe_header(header)
     return adapters.describe_adapter_file(target)
+
+
+def _holds_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter's and no model's: PEFT's, a training run's, or one with a LoRA in it."""
+    names = set(next(os.walk(folder), ("", [], []))[2])
+    if MANIFEST in names or is_split(names):
+        return False
+    files = [folder / name for name in sorted(names) if is_weights(name)]
+    return "adapter_config.json" in names or any(_is_adapter(read_header(file)) for file in files[:_MOST_LOOKED_AT])
 
 
 def facts_of(request: Request) -> dict[str, str]:

@@ -12,14 +12,17 @@ from mlx_ltxw.pipeline.recipes import UPSAMPLER
 from mlx_ltxw.weights import split_layout
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.components import TEXT_ENCODER
+from mlx_ltxw.weights.fit import placed
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import GEMMA, SMALL, SplitDir, choose_transformer
 from mlx_ltxw.weights.split_upsamplers import upsampler_files
+from mlx_ltxw.weights.weight_files import check_pieces
 
-_TEXT_FILES = ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json")
+_WEIGHTS = "model*.safetensors"
+_TEXT_FILES = ("config.json", _WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 """What a text encoder cannot do without."""
 _TEXT_EXTRAS = ("tokenizer.model", "special_tokens_map.json", "added_tokens.json", "LICENSE*", "NOTICE*")
 
@@ -84,6 +87,7 @@ def text_encoder_files(repo: Repo) -> list[str]:
         raise UserError(
             f"{repo.pinned()} holds no text encoder: it has no {missing[0]}.", f"Name one, such as {GEMMA}."
         )
+    check_pieces(repo.matching([_WEIGHTS]), repo.pinned(), f"Name another text encoder, such as {GEMMA}.")
     return repo.matching([*_TEXT_FILES, *_TEXT_EXTRAS])
 
 
@@ -129,6 +133,7 @@ def _opened(folder: Path, repo: Repo, transformer: str, text_encoder: str | None
 def _with_text_encoder(model: ModelDir, source: str | None, download: bool) -> ModelDir:
     if not isinstance(model, SplitDir):
         return _without_text_encoder(model, source)
+    placed(model)  # no conversion has looked at it, and a run would find the last network's faults at its end
     if model.gemma is not None and source is None:
         return model
     return dataclasses.replace(model, gemma=find_text_encoder(source, download))

@@ -33,7 +33,7 @@ def placed(model: ModelDir) -> int:
         total += len(tensors)
     if faults:
         raise UserError(
-            f"placed {count:,} of {total:,} tensors of {model.name}; the rest does not fit: {'; '.join(some(faults))}.",
+            f"placed {count:,} of {total:,} tensors of {model.name}; this does not fit: {'; '.join(some(faults))}.",
             "Download or convert it again.",
         )
     return count

@@ -36,6 +36,12 @@ _FOREIGN = {
     **{b"\x80" + bytes([protocol]): "a Python pickle" for protocol in range(2, 6)},
     b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
+    b"version h": "a pointer of Git LFS, which stands for the file until it is fetched",
+    **dict.fromkeys((b"<!", b"<h"), "a web page, as some downloads end in"),
+}
+_WHERE = {
+    b"ver": "Run `git lfs pull` in its folder, or download the file itself.",
+    b"<": "Download the file itself; the page may say why it was sent in its place.",
 }
 
 
@@ -207,10 +213,9 @@ def _refuse_foreign(path: Path, start: bytes, length: int) -> None:
     if kind is None and path.suffix.lower() in _PICKLES:
         kind = f"a {path.suffix} file"
     if kind:
-        raise UserError(
-            f"{path} is {kind}, not safetensors.",
-            "Use the .safetensors file that the model's publisher offers; pickles can run code and are never opened.",
-        )
+        hint = "Use the .safetensors file that the model's publisher offers; pickles can run code and are never opened."
+        hint = next((where for mark, where in _WHERE.items() if start.startswith(mark)), hint)
+        raise UserError(f"{path} is {kind}, not safetensors.", hint)
 
 
 def _broken(path: Path, why: str, hint: str = "Use a .safetensors file.") -> UserError:

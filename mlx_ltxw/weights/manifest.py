@@ -77,7 +77,7 @@ def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
     if not path.exists():
         raise UserError(
             f"{directory} is not a finished model: it has no {NAME}.",
-            "Run `mlx-ltxw convert` with this directory as -o; a conversion that was cut continues.",
+            "Run the `mlx-ltxw convert` or `mlx-ltxw pull` that makes it again with -o; one that was cut goes on.",
         )
     content = parse_json(read_text(path), str(path), _AGAIN)
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:

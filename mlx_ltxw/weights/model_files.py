@@ -21,9 +21,25 @@ def is_ours(config: Mapping[str, Any]) -> bool:
     tables = [config.get("config"), config.get("quantization", {}), config.get("source", {})]
     if not known or not all(isinstance(table, dict) for table in tables):
         return False
-    own = config["config"].get("mlx_ltxw", {})
-    parts = [own, *config.get("quantization", {}).values()]
-    return all(isinstance(part, dict) for part in parts) and isinstance(own.get("generation", {}), dict)
+    if own_section_fault(config["config"]):
+        return False
+    return all(isinstance(part, dict) for part in config.get("quantization", {}).values())
+
+
+_OWN: dict[str, type] = {
+    "license": str, "statement": str, "note": str, "note_audio_only": str, "lines": list, "generation": dict,
+}  # fmt: skip
+
+
+def own_section_fault(checkpoint_config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a checkpoint config's section `mlx_ltxw`, which a model of this package's own has; None for
+    a sound one, and where there is none."""
+    own = checkpoint_config.get("mlx_ltxw", {})
+    if not isinstance(own, dict):
+        return "it is no table"
+    odd = [name for name, kind in _OWN.items() if not isinstance(own.get(name, kind()), kind)]
+    missing = [name for name in ("license", "statement") if own and name not in own]
+    return next(iter([f"its '{name}' is damaged" for name in odd] + [f"it has no '{name}'" for name in missing]), None)
 
 
 @remembered

@@ -24,6 +24,7 @@ from mlx_ltxw.weights.components import (
 from mlx_ltxw.weights.header import Header, Tensor, known_header, read_header
 from mlx_ltxw.weights.manifest import FileRecord, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.model_files import own_section_fault
 from mlx_ltxw.weights.names import grouped
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, our_shape, place
 from mlx_ltxw.weights.split_upsamplers import SplitUpsampler, read_upsamplers
@@ -299,12 +300,15 @@ def _our_config(directory: Path, transformer: str) -> dict[str, Any]:
             "Rename it to transformer-dev.safetensors or transformer-distilled.safetensors.",
         )
     version = split.get("model_version")
+    numbers = _read_json(directory / CONFIG)
+    if fault := own_section_fault(numbers):
+        raise UserError(f"The section 'mlx_ltxw' of {directory / CONFIG} cannot be used: {fault}.", _AGAIN)
     return {
         "variant": words[0],
         "model_version": version if isinstance(version, str) else "",
         "source": {"repo": str(split.get("source", "")) or None, "revision": None, "files": {transformer: {}}},
         "layout": "split (ltx-2-mlx)",
-        "config": _read_json(directory / CONFIG),
+        "config": numbers,
     }
 
 

@@ -19,6 +19,7 @@ from mlx_ltxw.weights.embedding import EmbeddingOnDisk
 from mlx_ltxw.weights.header import known_header
 from mlx_ltxw.weights.loading import fill, read_arrays
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, stream_layers
+from mlx_ltxw.weights.weight_files import check_pieces
 
 WEIGHTS = "model*.safetensors"
 AGAIN = "Download or convert the text encoder again."
@@ -63,6 +64,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob(WEIGHTS))
     if not files:
         raise UserError(f"There is no {WEIGHTS} in {folder}.", AGAIN)
+    check_pieces([file.name for file in files], folder, AGAIN)
     return files
 
 
@@ -105,7 +107,7 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), reside
     files = files or weight_files(folder)
     stored = {name: tensor for file in files for name, tensor in known_header(file).tensors.items()}
     network = COMPONENTS[TEXT_ENCODER].build(config, stored)
-    weights = _text_tensors(read_arrays(files))
+    weights = text_tensors(read_arrays(files))
     packed = {name.removesuffix(".scales") for name in weights if name.endswith(".scales")}
     quantize(network, lambda name, leaf: name in packed and _packing(leaf, weights, name))
     fill(
@@ -115,7 +117,7 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), reside
         AGAIN,
     )
     if residency is not RESIDENT:
-        tensors = _text_tensors(stored)
+        tensors = text_tensors(stored)
         stream_layers(network, "layers", tensors, lambda name, stored: _in_memory(stored, dtype), residency)
         rows = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(_EMBEDDING)}
         network.embed_tokens = EmbeddingOnDisk(network.embed_tokens, rows, dtype)
@@ -137,7 +139,7 @@ def _refuse_foreign_quantisation(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _text_tensors(weights: Mapping[str, Item]) -> dict[str, Item]:
+def text_tensors(weights: Mapping[str, Item]) -> dict[str, Item]:
     """Tensors of the text model, by their names inside it."""
     kept = {name: value for name, value in weights.items() if is_of_text_model(name)}
     embedding = f"{_EMBEDDING}weight"  # its name tells what the file puts in front of every tensor of the text model

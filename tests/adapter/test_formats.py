@@ -346,3 +346,11 @@ def test_unusable_peft_configurations(world, tmp_path, config, words):
     (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(UserError, match=words):
         read(path)
+
+
+def test_a_checkpoint_is_no_adapter(tmp_path):
+    """A vocoder's tensors are called `.alpha` too."""
+    tensors = {"vocoder.act.alpha": torch.ones(3), "vocoder.conv.weight": torch.ones(2, 2)}
+    save_torch(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="holds no adapter"):
+        read(tmp_path / "x.safetensors")

@@ -188,3 +188,24 @@ def test_offline(hub, monkeypatch):
     assert locate("owner/name").pinned == f"owner/name@{COMMIT}"
     with pytest.raises(UserError, match="has no file"):
         locate("owner/name/other.safetensors")
+
+
+def test_what_is_beside_an_adapter(tmp_path):
+    """The file that macOS keeps beside another on other disks is none; capitals in the ending are."""
+    file = touch(tmp_path / "one" / "Lora.SAFETENSORS")
+    touch(tmp_path / "one" / "._Lora.SAFETENSORS")
+    assert locate(str(tmp_path / "one")).path == file
+
+
+def test_a_model_is_no_adapter(hub, tmp_path):
+    """In neither layout, here or on the Hub: not one of its files is named in its place."""
+    root, asked = hub
+    layouts = {"ours": ("manifest.json", "x.safetensors"), "theirs": ("vocoder.safetensors", "audio_vae.safetensors")}
+    for repo, names in layouts.items():
+        for name in names:
+            touch(root / "me" / repo / name)
+        for source_name in (str(root / "me" / repo), f"me/{repo}"):
+            with pytest.raises(UserError, match="is a model, not an adapter") as error:
+                locate(source_name)
+            assert f"model={source_name}" in error.value.hint
+    assert not [one for one in asked if len(one) == 3]

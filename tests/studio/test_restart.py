@@ -57,7 +57,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process
 
 @linux
 def test_a_killed_server_loses_nothing_and_leaves_nobody_behind(studio_server, folder):
-    numbers = put(folder, asked(steps=50), asked(steps=0, seed=11))
+    numbers = put(folder, asked(steps=24), asked(steps=0, seed=11))
     unfinished = folder.takes / "000001.mp4.unfinished"
     server = studio_server(folder.path)
     until(unfinished.exists)

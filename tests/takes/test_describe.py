@@ -1,7 +1,10 @@
 """What `inspect` says of a made file."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from mlx_ltxw.errors import UserError
 from mlx_ltxw.takes.describe import describe
 from tests.takes.test_record import made
 
@@ -32,3 +35,14 @@ def test_size_and_length(tmp_path):
     assert told["written by"] == "mlx-ltxw 0.1.0"
     assert (told["prompt"], told["seed"]) == ("a", "3")
     assert facts(tmp_path / "b.wav", audio_only=True)["size"] == "9 frames at 24 a second"
+
+
+def test_a_folder_with_an_adapter(tmp_path):
+    """A training run's, or a download's: without PEFT's configuration, too. One of neither is asked for its model."""
+    name = "diffusion_model.transformer_blocks.0.audio_attn1.to_q"
+    pair = {f"{name}.lora_A.weight": np.ones((2, 4), "f"), f"{name}.lora_B.weight": np.ones((4, 2), "f")}
+    save_file(pair, tmp_path / "adapter.safetensors")
+    assert "audio_attn1" in str(describe(str(tmp_path)))
+    save_file({"vocoder.x": np.ones(1, "f")}, tmp_path / "adapter.safetensors")
+    with pytest.raises(UserError, match="not a finished model"):
+        describe(str(tmp_path))

@@ -107,7 +107,7 @@ def test_an_upload_is_checked_before_the_work(tiny_model, data, tmp_path, monkey
     monkeypatch.setattr(Api, "whoami", lambda self: {"name": "somebody", "orgs": []})
     with pytest.raises(UserError, match="somebody cannot write to me/quiet"):
         train("--data", data, "-o", run, "-m", tiny_model, "--upload", "me/quiet")
-    with pytest.raises(UserError, match="can be uploaded"):
+    with pytest.raises(UserError, match="is no name of a Hub repo"):
         train("--data", data, "-o", run, "-m", tiny_model, "--upload", "a/b/c")
 
 

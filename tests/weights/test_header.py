@@ -157,3 +157,22 @@ def test_what_is_no_plain_file(tmp_path):
     os.mkfifo(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="not a plain file"):
         read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said", "hint"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 5\n",
+            "a pointer of Git LFS",
+            "git lfs pull",
+        ),
+        (b"<!doctype html><html>Log in</html>", "a web page", "Download the file itself"),
+        (b"<html>Log in</html>", "a web page", "Download the file itself"),
+    ],
+)
+def test_what_stands_where_a_download_should(tmp_path, raw, said, hint):
+    (tmp_path / "x.safetensors").write_bytes(raw)
+    with pytest.raises(UserError, match=said) as error:
+        read_header(tmp_path / "x.safetensors")
+    assert hint in error.value.hint

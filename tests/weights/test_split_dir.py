@@ -367,3 +367,20 @@ def test_whole_numbers_where_fractions_belong(tree):
     for check in (placed, lambda model: model.load_vocoder()):
         with pytest.raises(UserError, match=r"vocoder.*of another kind of number: .*conv_pre\.weight"):
             check(model)
+
+
+def test_faults_of_every_network_are_told_before_a_run(tree):
+    """The vocoder is the last to be loaded."""
+    from mlx_ltxw.takes.models import open_model
+
+    change(tree / "vocoder.safetensors", lambda arrays: arrays.update({"vocoder.conv_pre.bias": mx.zeros(1)}))
+    with pytest.raises(UserError, match=r"vocoder\.conv_pre\.bias is \[1\]"):
+        open_model(tree, str(converted().text_encoder))
+
+
+@pytest.mark.parametrize("section", [[1], {"license": "mit", "statement": "x", "generation": 1}])
+def test_a_section_of_ours_that_is_damaged(tree, section):
+    config = json.loads((tree / "embedded_config.json").read_text())
+    (tree / "embedded_config.json").write_text(json.dumps({**config, "mlx_ltxw": section}))
+    with pytest.raises(UserError, match=r"section 'mlx_ltxw' of .* cannot be used"):
+        open_dir(tree)
