@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from mlx_ltxw.errors import UserError
@@ -30,8 +29,6 @@ LARGEST_TEXT = 64 << 20
 LOCK = ".mlx-ltxw.lock"
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".mlx-ltxw-", ".part"
 """Of names that are given up with their process."""
-_NAMED = 200
-"""Bytes of a file's name that its lock's name may have in it; no system's names are longer than 255."""
 _serial = itertools.count()
 _swept: set[str] = set()
 _partial: set[Path] = set()
@@ -157,7 +154,7 @@ def sweep(folder: Path, deep: bool = False) -> None:
     """Removes what killed processes left in `folder`: half-written files, and locks. What a living one has stays.
 
     Args:
-        folder: Only files that `replacing` and `locked_output` made are touched.
+        folder: Only files that `replacing` made, and locks of single files, are touched.
         deep: Also in the folders below.
     """
     _swept.add(str(folder))
@@ -198,20 +195,6 @@ def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[N
             lock.unlink()
         _partial.discard(lock)
         os.close(handle)
-
-
-def locked_output(path: Path, what: str) -> AbstractContextManager[None]:
-    """Holds the name of a file that a long run will write, so that no other run makes it at the same time.
-
-    Args:
-        path: The file; its folder is there.
-        what: As for `locked_folder`.
-
-    Raises:
-        UserError: another process holds it, and which; or the folder cannot be written.
-    """
-    name = path.name if len(os.fsencode(path.name)) <= _NAMED else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    return locked_folder(path, what, path.with_name(f".{name}{LOCK}"))
 
 
 def not_a_file(path: Path | str, mode: int) -> str | None:
