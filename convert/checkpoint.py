@@ -14,12 +14,11 @@ from mlx_ltxw.weights.header import Header, Tensor
 from mlx_ltxw.weights.model_files import own_section_fault
 from mlx_ltxw.weights.names import grouped
 
-from .layout import DIFFUSION, component_of, official_names, reason_to_set_aside
+from .layout import DIFFUSION, FLOATS, component_of, official_names, reason_to_set_aside
 
 _USE_23 = "mlx-ltxw runs LTX-2.3 (22B); use its dev or distilled checkpoint."
 _AGAIN = "Download the checkpoint again."
 _ONE = "Use files of one checkpoint only."
-_FLOATS = {"BF16", "F16", "F32", "F64", "F8_E4M3"}
 _SCALE = re.compile(r"\.(weight_scale|scale_weight)$")
 
 
@@ -181,7 +180,7 @@ def _check_quantisation(tensors: dict[str, Tensor], scales: dict[str, Tensor], t
         tensors, scales: See `Checkpoint`.
         twice: Weights with a scale in either spelling.
     """
-    strange = {n: t.dtype for n, t in tensors.items() if t.dtype not in _FLOATS and component_of(n)}
+    strange = {n: t.dtype for n, t in tensors.items() if t.dtype not in FLOATS and component_of(n)}
     faults = [f"{name} has dtype {dtype}" for name, dtype in strange.items()]
     faults += [f"the scale of {name} belongs to no weight" for name in scales if name not in tensors]
     faults += [f"{name} has two scales" for name in twice]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from mlx_ltxw.weights.header import Tensor
 
 DIFFUSION = "model.diffusion_model."
+FLOATS = {"BF16", "F16", "F32", "F64", "F8_E4M3"}
+"""dtypes that a weight may have; whole numbers belong to quantisations of other programs."""
 _CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
 _PREFIXES = (
     *((DIFFUSION + root, "connectors", DIFFUSION) for root in _CONNECTORS),

@@ -70,6 +70,8 @@ def open_checkpoint(source: str, revision: str | None, variant: str | None, data
     """
     path = local_path(source)
     if not path.exists() and (spec := Spec.parse(source)) and looks_like_repo(source):
+        if revision and spec.revision and revision != spec.revision:
+            raise UserError(f"{source} names another revision than {{field:revision={revision}}}.", "Leave one out.")
         repo = open_repo(spec.repo, revision or spec.revision)
         files = [spec.file] if spec.file else _choose(repo, variant)
         check_pieces(files, source, f"Name the repository, {repo.name}, if that holds them.")

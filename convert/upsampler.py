@@ -29,7 +29,7 @@ from mlx_ltxw.weights.weight_files import is_weights
 
 from .checkpoint import is_upsampler_file, version_of
 from .journal import Journal
-from .layout import axes
+from .layout import FLOATS, axes
 from .plan import Entry, index, plan_of
 from .small_files import json_text
 from .source import remote_header
@@ -72,7 +72,7 @@ def names_upsampler(source: str) -> bool:
     """Whether what the user names as the source of a conversion is an upsampler, and no checkpoint."""
     path = local_path(source)
     if path.is_file():
-        return path.suffix == ".safetensors" and is_upsampler_file(read_header(path))
+        return is_weights(path.name) and is_upsampler_file(read_header(path))
     spec = Spec.parse(source)
     kind = re.fullmatch(r"(spatial|temporal)-x[\d.]+", source)  # one that there is not is told by `open_upsampler`
     return source in _NAMES or bool(kind) or bool(spec and re.search("upscaler|upsampler", spec.file))
@@ -131,6 +131,8 @@ def read_upsampler(
     wanted = parameter_shapes(component_named(upsampler_name(network.name)).build(network))
     if faults := mismatches(wanted, {entry.name: entry.shape for entry in _entries(found)}):
         raise UserError(f"{name} does not fit its own config: {'; '.join(faults)}.", "Download the file again.")
+    if odd := sorted({tensor.dtype for tensor in header.tensors.values()} - FLOATS):
+        raise UserError(f"{name} has tensors of dtype {', '.join(odd)}, which are no weights.", _USE_23)
     if data:
         header.check_complete()
     return found

@@ -105,7 +105,7 @@ def _scale_rule(name: str, alpha: float | None, scaling: PeftScale | None) -> Ca
 def _inner(
     parts: dict[str, mx.array], weights: set[str], scale: Callable[[int | None], float]
 ) -> LowRank | LoKr | LoHa:
-    for role in weights:
+    for role in sorted(weights):
         _matrix(parts[role], role)
     if weights <= set(_LORA):
         a, b = _all_of(parts, _LORA)

@@ -25,6 +25,8 @@ def pull(repo: str, out: Path | None, text_encoder: str | None, verify: bool, qu
     one: OWNER/REPO/transformer-dev.safetensors. Only the files that are needed are fetched, and a download that was cut
     goes on.
     """
+    import shlex
+
     from mlx_ltxw.takes.pull import pull as download
 
     def tell(line: str) -> None:
@@ -34,10 +36,11 @@ def pull(repo: str, out: Path | None, text_encoder: str | None, verify: bool, qu
     done = download(repo, out, text_encoder, tell)
     if done.model is None:
         tell("A text encoder, for models of ltx-2-mlx's layout; use it as")
-        tell(f"  mlx-ltxw generate PROMPT -m MODEL --text-encoder {done.use} -o out.mp4")
+        tell(f"  mlx-ltxw generate PROMPT -m MODEL --text-encoder {shlex.quote(done.use)} -o out.mp4")
     else:
         if verify:
             done.model.verify()
         tell(f"LTX-2.3 {done.model.variant}, placed {done.tensors:,} of {done.tensors:,} tensors; use it as")
-        tell(f"  mlx-ltxw generate PROMPT -m {done.use} -o out.mp4")
+        encoder = f" --text-encoder {shlex.quote(done.text_encoder)}" if done.text_encoder else ""
+        tell(f"  mlx-ltxw generate PROMPT -m {shlex.quote(done.use)}{encoder} -o out.mp4")
     click.echo(done.path)

@@ -31,12 +31,14 @@ class Pulled:
     Attributes:
         path: Where it lies.
         use: What to give as `-m` or `--text-encoder`.
+        text_encoder: What to give as `--text-encoder` with it; '' where the model finds its own.
         model: None for a text encoder alone.
         tensors: Of the model, each placed in its networks.
     """
 
     path: Path
     use: str
+    text_encoder: str
     model: ModelDir | None
     tensors: int
 
@@ -51,8 +53,8 @@ def pull(name: str, folder: Path | None = None, text_encoder: str | None = None,
         tell: Gets a line before each download.
 
     Raises:
-        UserError: no such repository, no model in it, too little space, no access or no connection; what is there by
-            then stays, and the next run goes on.
+        UserError: no such repository, no model in it, too little space, no access or no connection, also to the text
+            encoder, which is asked for first; what is there by then stays, and the next run goes on.
     """
     spec = Spec.parse(name)
     if spec is None or local_path(name).exists():
@@ -60,23 +62,45 @@ def pull(name: str, folder: Path | None = None, text_encoder: str | None = None,
     repo = open_repo(spec.repo, spec.revision)
     if not spec.file and _is_text_encoder(repo):
         path = _download(repo, text_encoder_files(repo), folder, tell)
-        return Pulled(path, str(path) if folder else repo.pinned(), None, 0)
-    path = _download(repo, needed_files(repo, spec.file), folder, tell)
+        return Pulled(path, str(path) if folder else repo.pinned(), "", None, 0)
+    files = needed_files(repo, spec.file)
+    encoder = _text_encoder(repo, files, text_encoder, folder)
+    path = _download(repo, files, folder, tell)
     model = open_model(path / spec.file if spec.file else path)
-    if isinstance(model, SplitDir) and (text_encoder is not None or not (path / TEXT_ENCODER).is_dir()):
-        model = dataclasses.replace(model, gemma=_pull_text_encoder(text_encoder, folder, tell))
+    named = ""
+    if isinstance(model, SplitDir) and encoder is not None:
+        inside = folder / TEXT_ENCODER if folder else None
+        gemma = encoder if isinstance(encoder, Path) else _download(encoder, text_encoder_files(encoder), inside, tell)
+        model = dataclasses.replace(model, gemma=gemma)
+        if text_encoder is not None and gemma != inside:  # else it lies where the model looks for it
+            named = str(gemma) if isinstance(encoder, Path) else encoder.pinned()
     use = str(path / spec.file if spec.file else path) if folder else repo.pinned(spec.file)
-    return Pulled(path, use, model, placed(model))
+    return Pulled(path, use, named, model, placed(model))
 
 
-def _pull_text_encoder(source: str | None, folder: Path | None, tell: Tell) -> Path | None:
-    """The one that was named, or ltx-2-mlx's; beside a model in a folder of its own, else in the cache."""
+def _text_encoder(repo: Repo, files: Sequence[str], source: str | None, folder: Path | None) -> Path | Repo | None:
+    """Where the text encoder comes from: the one that was named, or ltx-2-mlx's; None where the model has its own.
+
+    That the account may have it is asked here, with its smallest file, before anything large is fetched.
+    """
+    has_own = any(file.startswith(f"{TEXT_ENCODER}/") for file in files)
+    if MANIFEST in files and source is not None:
+        raise UserError(f"{repo.pinned()} has a text encoder of its own.", "Leave {field:text_encoder} out.")
+    if source is None and (has_own or (folder and _put_there(folder / TEXT_ENCODER))):
+        return None
     name = source or GEMMA
     spec = Spec.parse(name)
     if spec is None or local_path(name).is_dir():
         return find_text_encoder(name, download=False)
-    repo = open_repo(spec.repo, spec.revision)
-    return _download(repo, text_encoder_files(repo), folder and folder / TEXT_ENCODER, tell)
+    found = open_repo(spec.repo, spec.revision)
+    text_encoder_files(found)  # refuses what is none
+    found.download("config.json")
+    return found
+
+
+def _put_there(folder: Path) -> bool:
+    """Whether a folder is the user's own, and not what a download left, which goes on."""
+    return folder.is_dir() and not (folder / ".cache" / "huggingface").is_dir()
 
 
 def _download(repo: Repo, files: Sequence[str], folder: Path | None, tell: Tell) -> Path:

@@ -79,6 +79,7 @@ def test_dry_run_fetches_headers_alone(hub):
         (("owner/nothing",), "There is no file and no Hub repo owner/nothing"),
         (("owner/empty",), "has no checkpoint in its root"),
         (("owner/ltx", "--revision", "v9"), "has no such revision"),
+        (("owner/ltx@v1", "--revision", "v9"), "names another revision than --revision v9"),
         (("owner/ltx/nothing.safetensors",), "has no such file"),
         (("owner/ltx", "--variant", "dev", "--text-encoder", "owner/gated"), "is gated"),
         (("owner/ltx", "--variant", "dev", "--text-encoder", "owner/empty"), "holds no text encoder"),

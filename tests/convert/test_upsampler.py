@@ -193,3 +193,18 @@ def test_from_the_hub(model, tmp_path):
         done = command("convert", "temporal-x2", "-o", model, **hub.environment)
         assert done.returncode == 2
         assert "Lightricks/LTX-2.3 has no file temporal-x2" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["I64", "BOOL", "F8_E5M2"])
+def test_whole_numbers_are_no_weights(tmp_path, dtype):
+    """Nor is what no device computes with; the ending may be in capitals."""
+    path, _ = written(tmp_path)
+
+    def change(tensors, metadata):
+        _, shape, _ = tensors["final_conv.bias"]
+        tensors["final_conv.bias"] = (dtype, shape, bytes(shape[0] * (8 if dtype == "I64" else 1)))
+
+    changed = edited(path, tmp_path / "CHANGED.SAFETENSORS", change)
+    assert room.names_upsampler(str(changed))
+    with pytest.raises(UserError, match=f"dtype {dtype}, which are no weights"):
+        room.open_upsampler(str(changed))

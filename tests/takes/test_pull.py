@@ -105,11 +105,20 @@ def done_path(hub, name):
 
 
 def test_into_a_folder_with_everything(hub, tmp_path):
-    """Model and text encoder lie together, and need nothing else."""
-    done = command("pull", "owner/theirs", "-o", tmp_path / "model", **hub.environment)
+    """Model and text encoder lie together, and need nothing else; of either a file that is missing is fetched again.
+    The command that is printed quotes a space."""
+    folder = tmp_path / "my model"
+    done = command("pull", "owner/theirs", "-o", folder, **hub.environment)
     assert done.returncode == 0, done.stderr
+    gone = next((folder / "text_encoder").glob("model*.safetensors"))
+    gone.unlink()
+    hub.sent.clear()
+    done = command("pull", "owner/theirs", "-o", folder, **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"-m '{folder}' -o out.mp4" in done.stderr
+    assert f"{GEMMA}/{gone.name}" in {name for name, _ in hub.sent} <= {f"{GEMMA}/{gone.name}", f"{GEMMA}/config.json"}
     alone = {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
-    done = command("generate", "a room", *MADE, "-m", tmp_path / "model", "-o", tmp_path / "a.wav", **alone)
+    done = command("generate", "a room", *MADE, "-m", folder, "-o", tmp_path / "a.wav", **alone)
     assert done.returncode == 0, done.stderr
 
 
@@ -158,3 +167,17 @@ def test_a_model_of_ours_has_its_own_text_encoder(hub, tmp_path):
     done = command("generate", "x", "-m", converted().path, "--text-encoder", GEMMA, "-o", tmp_path / "a.mp4")
     assert done.returncode == 2
     assert "has a text encoder of its own. Leave --text-encoder out." in done.stderr
+
+
+def test_the_text_encoder_comes_first(hub, tmp_path):
+    """What it is and whether it may be had is told before the model is fetched; and the command names it."""
+    hub.gated = {GEMMA}
+    hub.repos["owner/gemma"] = hub.repos[GEMMA]
+    done = command("pull", "owner/theirs", **hub.environment)
+    assert (done.returncode, "is gated" in done.stderr) == (2, True)
+    assert not hub.sent
+    done = command("pull", "owner/ours", "--text-encoder", "owner/gemma", **hub.environment)
+    assert (done.returncode, "has a text encoder of its own" in done.stderr) == (2, True)
+    done = command("pull", "owner/theirs", "--text-encoder", "owner/gemma", **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"-m owner/theirs@{COMMIT} --text-encoder owner/gemma@{COMMIT} -o out.mp4" in done.stderr
