@@ -182,7 +182,8 @@ class Unfinished:
             self._index = index
         except UserError as error:
             if not self._told:
-                yield Note(f"The steps of this clip are not kept, and if it is cut, it begins anew: {error.message}")
+                then = f"goes on from step {self._index}" if self._index and self.path.is_file() else "begins anew"
+                yield Note(f"The steps of this clip are not kept now, and if it is cut, it {then}: {error.message}")
             self._told = True
 
     def _remove(self) -> None:

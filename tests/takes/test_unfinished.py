@@ -161,7 +161,7 @@ def test_a_full_disk_ends_no_run(whole, tmp_path, monkeypatch):
     events.close()
     monkeypatch.undo()
     (note,) = of(Note, told)
-    assert note.text.startswith("The steps of this clip are not kept, and if it is cut, it begins anew: ")
+    assert note.text.startswith("The steps of this clip are not kept now, and if it is cut, it goes on from step 1: ")
     assert "No space left" in note.text
     assert len(of(Step, told)) == 3
     (resumed,) = of(Resumed, run(REQUEST, output))
