@@ -102,6 +102,8 @@ def _mend(repo: Repo, files: Sequence[str], path: Path, folder: Path | None, ver
 
 
 def _is_damaged(file: Path, record: FileRecord | None, verify: bool) -> bool:
+    if not file.is_file():
+        return True
     if record is not None:
         return file.stat().st_size != record.size or (verify and sha256(file) != record)
     try:
@@ -137,7 +139,19 @@ def _put_there(folder: Path) -> bool:
     return folder.is_dir() and not (folder / ".cache" / "huggingface").is_dir()
 
 
+def _refuse_other(folder: Path, files: Sequence[str]) -> None:
+    """Refuses a folder whose own files would be replaced, where it is neither an earlier download nor a model."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file.", "Name a folder with -o.")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    replaced = [file for file in files if (folder / file).exists()]
+    if replaced and _put_there(folder) and MANIFEST not in there and not is_split(there):
+        raise UserError(f"{folder} holds other files, such as {replaced[0]}.", "Name a new or empty folder with -o.")
+
+
 def _download(repo: Repo, files: Sequence[str], folder: Path | None, tell: Tell) -> Path:
+    if folder:
+        _refuse_other(folder, files)
     absent, total = repo.missing(files, folder)
     if absent:
         there = f"; {readable(total - absent)} are there already" if absent < total else ""

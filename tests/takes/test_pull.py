@@ -123,6 +123,17 @@ def test_into_a_folder_with_everything(hub, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_folders_that_are_somebodys(hub, tmp_path):
+    """A file in the folder's place, and one whose own file would be replaced."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.json").write_text("mine")
+    for folder, said in (("file", "is a file"), ("thesis", "holds other files, such as config.json")):
+        done = command("pull", "owner/ours", "-o", tmp_path / folder, **hub.environment)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert contents(tmp_path / "thesis") == {"config.json": b"mine"}
+
+
 def test_of_several_transformers_one(hub, tmp_path):
     done = command("pull", "owner/both", **hub.environment)
     assert done.returncode == 2
