@@ -151,15 +151,17 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def sweep(folder: Path, deep: bool = False) -> None:
-    """Removes what killed processes left half-written in `folder`; what a living one is writing stays.
+    """Removes what killed processes left in `folder`: half-written files, and locks. What a living one has stays.
 
     Args:
-        folder: Only files that `replacing` made are touched.
+        folder: Only files that `replacing` made, and locks of single files, are touched.
         deep: Also in the folders below.
     """
     _swept.add(str(folder))
     with suppress(OSError):  # a folder that cannot be listed is no reason to stop
-        for part in folder.glob(f"{'**/' if deep else ''}{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
+        below = "**/" if deep else ""
+        patterns = f"{below}{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}", f"{below}.*{LOCK}"
+        for part in itertools.chain.from_iterable(map(folder.glob, patterns)):
             with suppress(OSError):
                 handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
                 try:
@@ -185,11 +187,13 @@ def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[N
     with write_errors(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _lock(lock, path, what)
+    _partial.add(lock)
     try:
         yield
     finally:
         with suppress(OSError):
             lock.unlink()
+        _partial.discard(lock)
         os.close(handle)
 
 
@@ -350,8 +354,9 @@ def _lock(lock: Path, path: Path, what: str) -> int:
         if not _same(handle, lock):  # the one before us removed it
             os.close(handle)
             continue
-        os.ftruncate(handle, 0)
-        os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # a full disk; it is locked all the same
+            os.ftruncate(handle, 0)
+            os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
         return handle
 
 

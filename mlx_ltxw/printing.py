@@ -62,6 +62,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def staying(stay: int, blocks: int) -> str:
+    """How many of a model's blocks stay in memory: `all 48 blocks stay`, `1 of 48 blocks stays`."""
+    return f"all {blocks} blocks stay" if stay == blocks else f"{stay} of {blocks} blocks stay{'s' * (stay == 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them, to two figures or so: `4.2 s`, `52 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 9.95:

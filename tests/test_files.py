@@ -16,6 +16,7 @@ from mlx_ltxw.files import check_writable, replacing, write_bytes
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.mp4 import open_mp4, write_mp4
 from mlx_ltxw.printing import printable
+from mlx_ltxw.takes.unfinished import lock_beside
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -127,6 +128,26 @@ def test_the_first_write_into_a_folder_sweeps_it(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], check=False)
     write_bytes(tmp_path / "b.bin", b"")
     assert [p.name for p in tmp_path.iterdir()] == ["b.bin"]
+
+
+def test_the_lock_of_a_killed_run_is_swept_and_that_of_a_living_one_stays(tmp_path):
+    held = """
+        import os, signal, sys
+        from pathlib import Path
+        from mlx_ltxw.files import locked_folder
+        from mlx_ltxw.takes.unfinished import lock_beside
+
+        output = Path(sys.argv[1]) / ("a" * 251 + ".mp4")
+        with locked_folder(output, "run", lock_beside(output)):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(held), str(tmp_path)], check=False)
+    assert len([*tmp_path.iterdir()]) == 1
+    living = lock_beside(tmp_path / "b.mp4")
+    with files.locked_folder(tmp_path / "b.mp4", "run", living):
+        files.sweep(tmp_path)
+        assert [*tmp_path.iterdir()] == [living]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_permissions_are_the_umasks(tmp_path):

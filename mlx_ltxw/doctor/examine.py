@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mlx_ltxw.doctor.diagnosis import Diagnosis
-from mlx_ltxw.doctor.machine import device, disk, memory, settings, system
+from mlx_ltxw.doctor.machine import device, disk, kept, memory, settings, system
 from mlx_ltxw.doctor.models import login, models
 from mlx_ltxw.doctor.self_test import self_test
 from mlx_ltxw.machine import this_machine
@@ -26,6 +26,7 @@ def examine(model: str | None = None, verify: bool = False) -> Iterator[Diagnosi
     yield device(machine)
     yield memory(machine)
     yield from disk()
+    yield kept()
     yield from settings(machine)
     yield login()
     yield from models(model, verify)

@@ -17,6 +17,8 @@ import mlx.core as mx
 from mlx_ltxw import __version__
 from mlx_ltxw.blas import LOADED
 from mlx_ltxw.blas import VARIABLE as BLAS
+from mlx_ltxw.cache_folder import VARIABLE as CACHE
+from mlx_ltxw.cache_folder import cache_folder
 from mlx_ltxw.doctor.diagnosis import Diagnosis
 from mlx_ltxw.machine import Machine, avoid_tf32, device_name, emulates_bfloat16, on_cpu, on_metal, slow_blas
 from mlx_ltxw.printing import readable
@@ -98,6 +100,20 @@ def disk() -> Iterator[Diagnosis]:
             yield Diagnosis("disk", "note", f"{readable(free)} free for {name} ({folder})", advice, facts)
         else:
             yield Diagnosis("disk", "good", f"{readable(free)} free for {name} ({folder})", facts=facts)
+
+
+def kept() -> Diagnosis:
+    """Whether the folder in which prompts' contexts are kept takes any: a run that keeps none says nothing of it."""
+    folder = cache_folder("prompts")
+    facts = {"folder": None if folder is None else str(folder)}
+    if folder is None:
+        return Diagnosis("prompts", "good", f"encoded anew by each run, as {CACHE}=0 asks for", facts=facts)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Diagnosis("prompts", "good", f"what they are encoded to is kept in {folder}", facts=facts)
+    why = f"{there} may not be written to" if there.is_dir() else f"{there} is no folder"
+    text = f"What they are encoded to is not kept, and each run encodes them again: {why}."
+    return Diagnosis("prompts", "note", text, f"{CACHE} names another folder; {CACHE}=0 keeps nothing.", facts)
 
 
 def settings(machine: Machine) -> Iterator[Diagnosis]:

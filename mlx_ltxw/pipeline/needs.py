@@ -24,7 +24,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.weights.arriving import GROUP
 from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
 from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
@@ -372,7 +372,7 @@ def denoising(
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
         activations += arriving(clip.machine, stored)
-        return Need(name, weights, activations, sum(stored) + beside, f"all {count} blocks stay in memory")
+        return Need(name, weights, activations, sum(stored) + beside, f"{staying(count, count)} in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
-    choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each step"
+    choice = f"{staying(len(stay), count)} in memory, the others ({readable(again)}) are read for each step"
     return Need(name, weights, activations, sum(stored) - again + walks * again, choice)

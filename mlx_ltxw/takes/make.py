@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from mlx_ltxw.files import locked_folder
 from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
@@ -22,7 +23,7 @@ from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of, reading_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
-from mlx_ltxw.takes.unfinished import Unfinished, files_of, seeds_kept, written_before
+from mlx_ltxw.takes.unfinished import Unfinished, files_of, lock_beside, seeds_kept, written_before
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -97,12 +98,18 @@ def make(
         left: Makes what is not done yet; by default `clips_left`, one after another.
 
     Raises:
-        UserError: a file cannot be written, or is there and may not be replaced.
+        UserError: a file cannot be written, or is there and may not be replaced; or another process is making it.
     """
     unfinished = begun(job, output)
     networks = networks or Networks(job.model, job.dtype)
     events = unfinished.following(_made(job, output, networks, unfinished.progress, left or clips_left))
-    return with_previews(events, job, output, networks) if output.preview else events
+    return _holding(output.path, with_previews(events, job, output, networks) if output.preview else events)
+
+
+def _holding(path: Path, events: Generator[TakeEvent, None, None]) -> Generator[TakeEvent, None, None]:
+    """The events of a run, while which no other one makes the same output: one would replace what the other made."""
+    with locked_folder(path, "run", lock_beside(path)), closing(events):
+        yield from events
 
 
 def begun(job: Plan, output: Output) -> Unfinished:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import write_wav
 from mlx_ltxw.media.spectrogram import write_png
 from mlx_ltxw.pipeline.decode import decode_audio, decode_video
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan
-from mlx_ltxw.takes.events import Previewed, TakeEvent, Written
+from mlx_ltxw.takes.events import Note, Previewed, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.output import Output
 
@@ -30,7 +31,7 @@ def with_previews(
     """The events of a run, with a `Previewed` after every so many steps, but for the last one of a clip.
 
     The files, `NAME.preview.png` and `NAME.preview.wav`, are gone when the clip is written. A sound that took longer to
-    decode than its step is left out from then on.
+    decode than its step is left out from then on; one that cannot be written is the last, and ends no run.
 
     Args:
         events: Of the run; closed with this.
@@ -38,24 +39,40 @@ def with_previews(
         output: Names the files, and how many steps lie between two previews.
         networks: Of the run, for the decoders.
     """
-    (picture, sound), slow = output.previews(), not output.preview_sound
+    slow, ended = not output.preview_sound, False
     for event in events:
         yield event
         if isinstance(event, Written):
-            for path in (picture, sound):
+            for path in output.previews():
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-        if not isinstance(event, Step) or event.index % output.preview or event.index == event.total:
+        if ended or not isinstance(event, Step) or event.index % output.preview or event.index == event.total:
             continue
-        files = [_write_picture(picture, event, job, networks)] if event.clean.video is not None else []
-        if not slow:
-            clock = time.perf_counter()
-            waveform, rate = decode_audio(networks, event.clean.sound[:1])
-            write_wav(sound, with_headroom(waveform, rate), rate)
-            slow = bool(files) and time.perf_counter() - clock > event.seconds
-            files.append(sound)
+        try:
+            files, slow = _write(event, job, output, networks, slow)
+        except UserError as error:  # a full disk; the clip itself has time until it is written
+            ended = True
+            yield Note(f"No more previews are made: {error.message}")
+            continue
         if files:
-            yield Previewed(event.seed, event.index, event.total, tuple(files))
+            yield Previewed(event.seed, event.index, event.total, files)
+
+
+def _write(step: Step, job: Plan, output: Output, networks: Networks, slow: bool) -> tuple[tuple[Path, ...], bool]:
+    """The files that are written, and whether the sound is left out from then on.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    picture, sound = output.previews()
+    files = [_write_picture(picture, step, job, networks)] if step.clean.video is not None else []
+    if not slow:
+        clock = time.perf_counter()
+        waveform, rate = decode_audio(networks, step.clean.sound[:1])
+        write_wav(sound, with_headroom(waveform, rate), rate)
+        slow = bool(files) and time.perf_counter() - clock > step.seconds
+        files.append(sound)
+    return tuple(files), slow
 
 
 def _write_picture(path: Path, step: Step, job: Plan, networks: Networks) -> Path:

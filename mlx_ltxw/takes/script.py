@@ -23,6 +23,7 @@ from mlx_ltxw.files import check_writable, locked_folder
 from mlx_ltxw.machine import peak_memory
 from mlx_ltxw.media.audio import read_audio, write_wav
 from mlx_ltxw.media.join import join_frames, join_waveforms
+from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.media.mp4 import AUDIO_RATE, open_mp4
 from mlx_ltxw.media.video import read_video
 from mlx_ltxw.pipeline.given import images_of
@@ -87,7 +88,7 @@ def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = (
         UserError: as it says.
     """
     first = jobs[0].settings
-    output.check(first)
+    output.check(first, _written_before(jobs, output))
     for number, job in enumerate(jobs, 1):
         settings = job.settings
         _check_new(settings)
@@ -118,7 +119,7 @@ def make_script(
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     check_parts(jobs, output, again)
-    folder = output.path.with_name(output.path.name + ".parts")
+    folder = _folder(output)
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
         with locked_folder(folder, "script"):
@@ -150,6 +151,20 @@ def _make_parts(
     if made_by is not None:
         yield from made_by(left)
     return files
+
+
+def _written_before(jobs: Sequence[Plan], output: Output) -> set[Path]:
+    """Some of the whole's files, which a run of this very script wrote before it was cut; its parts are still there."""
+    main, *beside = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
+    with suppress(UserError):  # the main one is missing, or holds no record
+        if _folder(output).is_dir() and not all(path.exists() for path in beside):
+            ours = read_metadata(main) == json.loads(json.dumps(script_record(jobs)))
+            return {main, *beside} if ours else set()
+    return set()
+
+
+def _folder(output: Output) -> Path:
+    return output.path.with_name(output.path.name + ".parts")
 
 
 def make_part(job: Plan, path: Path, resume: bool) -> Generator[TakeEvent, None, None]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import platform
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
@@ -24,7 +25,7 @@ import numpy as np
 
 from mlx_ltxw import blas
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import replacing, write_errors
+from mlx_ltxw.files import LOCK, replacing, write_errors
 from mlx_ltxw.gpu_errors import gpu_errors
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.parsing import build, parse_json
@@ -40,6 +41,8 @@ from mlx_ltxw.weights.header import read_header
 
 FORMAT = 1
 ENDING = ".unfinished"
+_NAMED = 200
+"""Bytes of an output's name that its lock's may have in it; no system's names are longer than 255."""
 _KEY = "mlx_ltxw_unfinished"
 _NAMES = ("video", "audio", "adapted", "sounds.audio", "sounds.adapted")
 """Tensors: a point's latents, and its sounds."""
@@ -80,6 +83,12 @@ def file_beside(output: Path) -> Path:
     if not output.name:  # as of "", "." and "/"
         raise UserError(f"'{output}' is a folder, and a clip is a file.", "Give a name that ends in .mp4 or .wav.")
     return output.with_name(output.name + ENDING)
+
+
+def lock_beside(output: Path) -> Path:
+    """The file that carries a run's lock while it is made; gone with the run, or with the next one in its folder."""
+    name = os.fsencode(output.name)
+    return output.with_name(f".{output.name if len(name) <= _NAMED else hashlib.sha256(name).hexdigest()}{LOCK}")
 
 
 class Unfinished:
@@ -173,7 +182,8 @@ class Unfinished:
             self._index = index
         except UserError as error:
             if not self._told:
-                yield Note(f"The steps of this clip are not kept, and if it is cut, it begins anew: {error.message}")
+                then = f"goes on from step {self._index}" if self._index and self.path.is_file() else "begins anew"
+                yield Note(f"The steps of this clip are not kept now, and if it is cut, it {then}: {error.message}")
             self._told = True
 
     def _remove(self) -> None:

@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming, text_needs
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.train.base import shared_residency
 from mlx_ltxw.train.refusal import fits, refusal
 from mlx_ltxw.train.sample_needs import kept_contexts, sample_needs
@@ -73,10 +73,10 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
         again = sum(nbytes for nbytes, kept in zip(read, stay, strict=True) if not kept)
         blocks = [whole if kept else own for whole, own, kept in zip(blocks, audio, stay, strict=True)]
-        choice = f"{sum(stay)} of {len(stay)} blocks stay in memory, the picture's side of the others "
+        choice = f"{staying(sum(stay), len(stay))} in memory, the picture's side of the others "
         choice += f"({readable(again)}) is read for each step"
     else:
-        again, choice = 0, f"all {len(blocks)} blocks stay in memory"
+        again, choice = 0, f"{staying(len(blocks), len(blocks))} in memory"
     weights = sum(blocks) + outside + beside
     read_in_all = sum(stored) + again * step.config.accumulation * step.config.steps
     decoding = decoding_needs(subject, size)

@@ -196,6 +196,18 @@ def test_little_disk(monkeypatch, alone):
     assert (one.state, "10.00 GB free" in one.text, bool(one.advice)) == ("note", True, True)
 
 
+def test_a_folder_for_prompts_that_takes_none_is_told(monkeypatch, tmp_path):
+    """A run says nothing of it: that a prompt is not kept is no reason to stop."""
+    (tmp_path / "file").write_bytes(b"")
+    states = {}
+    for name in ("0", str(tmp_path / "new" / "one"), str(tmp_path / "file"), str(tmp_path / "file" / "below")):
+        monkeypatch.setenv("MLX_LTXW_CACHE", name)
+        one = machines.kept()
+        states[name.rpartition("/")[2]] = one.state
+        assert (one.state == "note") == (f"{tmp_path / 'file'} is no folder" in one.text) == bool(one.advice)
+    assert states == {"0": "good", "one": "good", "file": "note", "below": "note"}
+
+
 def test_a_wrong_result_is_a_fault():
     """A sign, a NaN, a value a tenth off; and the noise of another backend is none."""
     wanted = np.sin(np.arange(64.0)).tolist()

@@ -1,16 +1,21 @@
 """Previews: what a step predicts, in files that come and go."""
 
 import dataclasses
+import errno
+import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import write_errors
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.request import Request
-from mlx_ltxw.takes.events import Previewed, Written
+from mlx_ltxw.takes import preview
+from mlx_ltxw.takes.events import Note, Previewed, Written
 from mlx_ltxw.takes.make import fit, make
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.output import Output
@@ -72,6 +77,26 @@ def test_what_no_run_of_ours_wrote_stays(tmp_path):
         make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))
     list(make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4")))
     assert (tmp_path / "out.preview.png").read_bytes() == b"mine"
+
+
+def test_a_preview_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch):
+    """A disk that is full for the second one: that is told once, and the clip is made."""
+    write_png, drawn = preview.write_png, []
+
+    def full(path, picture):
+        drawn.append(path)
+        with write_errors(path):
+            if len(drawn) > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_png(path, picture)
+
+    monkeypatch.setattr(preview, "write_png", full)
+    events = list(make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1)))
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert re.fullmatch(r"No more previews are made: .*out\.preview\.png could not be written: No space left.*", note)
+    assert [event.index for event in events if isinstance(event, Previewed)] == [1]
+    assert len(drawn) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_the_prediction_of_the_last_step_is_the_clip(tmp_path):

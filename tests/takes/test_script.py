@@ -140,6 +140,26 @@ def test_the_folder_goes_when_nothing_else_is_in_it(model, tmp_path):
         list(make_script(jobs, Output(tmp_path / "a.wav")))
 
 
+def test_a_run_that_was_cut_between_the_whole_s_files_goes_on(model, tmp_path, monkeypatch):
+    """The sound is there and the picture of its spectrum is not; a file of another script is not replaced."""
+    jobs = plan_parts(parts(Part('a, (woman): "stay here"'), model=model), model)
+    output = Output(tmp_path / "a.wav", spectrogram=True)
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_ltxw.media.drawing.write_spectrogram", cut)
+        with pytest.raises(KeyboardInterrupt):
+            list(make_script(jobs, output))
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["a.wav", "a.wav.parts"]
+    others = plan_parts(parts(Part('b, (woman): "stay here"'), model=model), model)
+    with pytest.raises(UserError, match=r"a\.wav exists already"):
+        list(make_script(others, output))
+    assert [event.kept for event in make_script(jobs, output) if isinstance(event, PartBegun)] == [True]
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["a.png", "a.wav"]
+
+
 def test_two_processes_do_not_share_the_parts(model, tmp_path):
     """The second one hears who has them, and leaves them alone."""
     jobs = plan_parts(parts(Part('a woman, (woman): "close your eyes"'), model=model), model)

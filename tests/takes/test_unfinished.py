@@ -75,6 +75,19 @@ def test_a_cut_run_goes_on_and_leaves_the_clip_alone(whole, tmp_path, kind, coun
     assert output.path.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("change", [{}, {"seeds": (11,)}])
+def test_one_run_at_a_time_makes_an_output(tmp_path, change):
+    """The second would go on from the first one's steps, or replace its clip."""
+    output = Output(tmp_path / "out.mp4")
+    with closing(make(fit(REQUEST, open_model()), output)) as events:
+        next(event for event in events if isinstance(event, Step))
+        other = make(fit(dataclasses.replace(REQUEST, **change), open_model()), output)
+        with pytest.raises(UserError, match=rf"out\.mp4 is in use by a run, process {os.getpid()} on "):
+            next(other)
+        next(make(fit(REQUEST, open_model()), Output(tmp_path / "another.mp4")))
+    assert names(tmp_path) == ["out.mp4.unfinished"]
+
+
 @pytest.mark.parametrize(
     "change", [{"steps": 2}, {"seeds": (11,)}, {"adapters": ("whisper",)}, {"prompt": "a man"}, {"dtype": "bfloat16"}]
 )
@@ -138,7 +151,7 @@ def test_a_full_disk_ends_no_run(whole, tmp_path, monkeypatch):
     flush = files._flush
 
     def full(path):
-        if len(list(tmp_path.iterdir())) > 1 and path.stat().st_size < 1 << 20:  # a step after the first one
+        if (tmp_path / "out.mp4.unfinished").exists() and path.stat().st_size < 1 << 20:  # a step after the first one
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(path)
 
@@ -148,7 +161,7 @@ def test_a_full_disk_ends_no_run(whole, tmp_path, monkeypatch):
     events.close()
     monkeypatch.undo()
     (note,) = of(Note, told)
-    assert note.text.startswith("The steps of this clip are not kept, and if it is cut, it begins anew: ")
+    assert note.text.startswith("The steps of this clip are not kept now, and if it is cut, it goes on from step 1: ")
     assert "No space left" in note.text
     assert len(of(Step, told)) == 3
     (resumed,) = of(Resumed, run(REQUEST, output))
