@@ -84,12 +84,13 @@ class Repo:
         with explained(self.name), self._from_the_cache():
             return Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
 
-    def fetch(self, files: Sequence[str], folder: Path | None = None) -> Path:
+    def fetch(self, files: Sequence[str], folder: Path | None = None, again: bool = False) -> Path:
         """Downloads files; those that are there are left alone, and cut ones go on. Bars are drawn on a terminal.
 
         Args:
             files: Paths in the repo.
             folder: Where they go; the Hub's cache by default.
+            again: Downloads those that are there, too.
 
         Returns:
             The folder that holds them.
@@ -100,7 +101,7 @@ class Repo:
         if self.offline and folder is None:
             return self.download(files[0]).parents[files[0].count("/")]
         with explained(self.name), self._from_the_cache(), _bars_on_terminals():
-            return Path(str(self._snapshot(files, folder)))
+            return Path(str(self._snapshot(files, folder, force_download=again)))
 
     def missing(self, files: Sequence[str], folder: Path | None = None) -> tuple[int, int]:
         """Bytes that `fetch` would download, and bytes in all.

@@ -33,13 +33,11 @@ def pull(repo: str, out: Path | None, text_encoder: str | None, verify: bool, qu
         if not quiet:
             click.echo(line, err=True)
 
-    done = download(repo, out, text_encoder, tell)
+    done = download(repo, out, text_encoder, tell, verify)
     if done.model is None:
         tell("A text encoder, for models of ltx-2-mlx's layout; use it as")
         tell(f"  mlx-ltxw generate PROMPT -m MODEL --text-encoder {shlex.quote(done.use)} -o out.mp4")
     else:
-        if verify:
-            done.model.verify()
         tell(f"LTX-2.3 {done.model.variant}, placed {done.tensors:,} of {done.tensors:,} tensors; use it as")
         encoder = f" --text-encoder {shlex.quote(done.text_encoder)}" if done.text_encoder else ""
         tell(f"  mlx-ltxw generate PROMPT -m {shlex.quote(done.use)}{encoder} -o out.mp4")

@@ -11,14 +11,17 @@ from pathlib import Path
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path, write_errors
 from mlx_ltxw.hub import Repo, Spec, open_repo
-from mlx_ltxw.printing import readable
+from mlx_ltxw.printing import readable, some
 from mlx_ltxw.takes.models import find_text_encoder, needed_files, open_model, text_encoder_files
 from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.fit import placed
+from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
+from mlx_ltxw.weights.manifest import FileRecord, read_manifest, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.split_dir import GEMMA, SplitDir
 from mlx_ltxw.weights.split_layout import is_split
+from mlx_ltxw.weights.weight_files import is_weights
 
 _MARGIN = 1 << 30  # bytes of the disk that stay free
 Tell = Callable[[str], object]
@@ -43,7 +46,10 @@ class Pulled:
     tensors: int
 
 
-def pull(name: str, folder: Path | None = None, text_encoder: str | None = None, tell: Tell = lambda _: None) -> Pulled:
+def pull(
+    name: str, folder: Path | None = None, text_encoder: str | None = None, tell: Tell = lambda _: None,
+    verify: bool = False,
+) -> Pulled:  # fmt: skip
     """Downloads what a model needs of a repository, at one commit, and checks that it is whole.
 
     Args:
@@ -51,6 +57,7 @@ def pull(name: str, folder: Path | None = None, text_encoder: str | None = None,
         folder: Where it goes; the Hub's cache by default, where other programs find it too.
         text_encoder: See `open_model`.
         tell: Gets a line before each download.
+        verify: Hashes every file at the end, where the model has hashes.
 
     Raises:
         UserError: no such repository, no model in it, too little space, no access or no connection, also to the text
@@ -66,6 +73,7 @@ def pull(name: str, folder: Path | None = None, text_encoder: str | None = None,
     files = needed_files(repo, spec.file)
     encoder = _text_encoder(repo, files, text_encoder, folder)
     path = _download(repo, files, folder, tell)
+    mended = _mend(repo, files, path, folder, verify, tell)
     model = open_model(path / spec.file if spec.file else path)
     named = ""
     if isinstance(model, SplitDir) and encoder is not None:
@@ -74,8 +82,36 @@ def pull(name: str, folder: Path | None = None, text_encoder: str | None = None,
         model = dataclasses.replace(model, gemma=gemma)
         if text_encoder is not None and gemma != inside:  # else it lies where the model looks for it
             named = str(gemma) if isinstance(encoder, Path) else encoder.pinned()
+    if verify and (mended or isinstance(model, SplitDir)):
+        model.verify()
     use = str(path / spec.file if spec.file else path) if folder else repo.pinned(spec.file)
     return Pulled(path, use, named, model, placed(model))
+
+
+def _mend(repo: Repo, files: Sequence[str], path: Path, folder: Path | None, verify: bool, tell: Tell) -> bool:
+    """Downloads once more what is not what it should be, which the Hub's client takes for whole; whether there was any.
+
+    What is damaged then, too, was published so, and is told when the model is opened.
+    """
+    records = read_manifest(path)[0] if MANIFEST in files else {}
+    damaged = [name for name in files if name in repo.files and _is_damaged(path / name, records.get(name), verify)]
+    if damaged and not repo.offline:
+        tell(f"Damaged on the way, and downloaded again: {', '.join(some(damaged))}.")
+        repo.fetch(damaged, folder, again=True)
+    return bool(damaged)
+
+
+def _is_damaged(file: Path, record: FileRecord | None, verify: bool) -> bool:
+    if not file.is_file():
+        return True
+    if record is not None:
+        return file.stat().st_size != record.size or (verify and sha256(file) != record)
+    try:
+        if is_weights(file.name):
+            read_header(file).check_complete()
+    except UserError:
+        return True
+    return False
 
 
 def _text_encoder(repo: Repo, files: Sequence[str], source: str | None, folder: Path | None) -> Path | Repo | None:
@@ -103,7 +139,19 @@ def _put_there(folder: Path) -> bool:
     return folder.is_dir() and not (folder / ".cache" / "huggingface").is_dir()
 
 
+def _refuse_other(folder: Path, files: Sequence[str]) -> None:
+    """Refuses a folder whose own files would be replaced, where it is neither an earlier download nor a model."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file.", "Name a folder with -o.")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    replaced = [file for file in files if (folder / file).exists()]
+    if replaced and _put_there(folder) and MANIFEST not in there and not is_split(there):
+        raise UserError(f"{folder} holds other files, such as {replaced[0]}.", "Name a new or empty folder with -o.")
+
+
 def _download(repo: Repo, files: Sequence[str], folder: Path | None, tell: Tell) -> Path:
+    if folder:
+        _refuse_other(folder, files)
     absent, total = repo.missing(files, folder)
     if absent:
         there = f"; {readable(total - absent)} are there already" if absent < total else ""

@@ -102,7 +102,8 @@ def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:
             faults.append(f"{name} has {path.stat().st_size:,} bytes instead of {record.size:,}")
     if faults:
         raise UserError(
-            f"{directory} is damaged: {'; '.join(faults)}.", "Copy it again, or convert the checkpoint again."
+            f"{directory} is damaged: {'; '.join(faults)}.",
+            "Copy or `mlx-ltxw pull` it again, or convert the checkpoint again.",
         )
 
 
@@ -112,5 +113,5 @@ def check_hashes(directory: Path, files: Mapping[str, FileRecord], progress: Cal
     if faults:
         raise UserError(
             f"{directory} is damaged: the sha256 of {', '.join(faults)} differs from the manifest.",
-            "Copy it again, or delete it and convert the checkpoint again.",
+            "Copy or `mlx-ltxw pull --verify` it again, or delete it and convert the checkpoint again.",
         )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,17 @@ def test_into_a_folder_with_everything(hub, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_folders_that_are_somebodys(hub, tmp_path):
+    """A file in the folder's place, and one whose own file would be replaced."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.json").write_text("mine")
+    for folder, said in (("file", "is a file"), ("thesis", "holds other files, such as config.json")):
+        done = command("pull", "owner/ours", "-o", tmp_path / folder, **hub.environment)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert contents(tmp_path / "thesis") == {"config.json": b"mine"}
+
+
 def test_of_several_transformers_one(hub, tmp_path):
     done = command("pull", "owner/both", **hub.environment)
     assert done.returncode == 2
@@ -181,3 +193,23 @@ def test_the_text_encoder_comes_first(hub, tmp_path):
     done = command("pull", "owner/theirs", "--text-encoder", "owner/gemma", **hub.environment)
     assert done.returncode == 0, done.stderr
     assert f"-m owner/theirs@{COMMIT} --text-encoder owner/gemma@{COMMIT} -o out.mp4" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "flags"),
+    [
+        ("owner/ours", "connectors-00001-of-00001.safetensors", ("--verify",)),
+        ("owner/theirs", "vocoder.safetensors", ()),
+    ],
+)
+def test_a_file_that_came_damaged_is_fetched_again(hub, name, file, flags):
+    """Too short, or one bit that is another: its download is whole for the Hub's client, which leaves it alone."""
+    path = Path(done_path(hub, name)) / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if flags else whole[:-9])
+    hub.sent.clear()
+    done = command("pull", name, *flags, **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"downloaded again: {file}." in done.stderr
+    assert path.read_bytes() == whole
+    assert {sent.rpartition("/")[2] for sent, _ in hub.sent} <= {file, "manifest.json", "config.json"}
