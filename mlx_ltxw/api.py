@@ -105,7 +105,7 @@ def load(
         ValueError: a memory that is no size.
     """
     settle()
-    limit = read_bytes(memory) if isinstance(memory, str) else memory
+    limit = None if memory is None else read_bytes(memory)
     return Model(open_model(model, text_encoder), resident, limit, cache)
 
 

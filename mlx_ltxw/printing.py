@@ -35,13 +35,13 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
-def read_bytes(text: str) -> int:
-    """Bytes of a size that a person wrote: `12GB`, `11.5 GB`, `8GiB`.
+def read_bytes(text: str | int) -> int:
+    """Bytes of a size that a person wrote: `12GB`, `11.5 GB`, `8GiB`; a number is one of bytes.
 
     Raises:
         ValueError: anything else, or nothing at all.
     """
-    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})\s*", str(text))
     size = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
     if not size:
         raise ValueError(f"{text!r} is no size")

@@ -284,3 +284,14 @@ def test_metadata_of_a_saved_clip(clip, tmp_path):
     assert stored["kind"] == "clip"
     assert stored["seeds"] == [3]
     assert json.dumps(stored)
+
+
+@pytest.mark.parametrize("memory", [0, -5, "0GB", "-1", "nan", True])
+def test_a_memory_that_is_no_size(memory):
+    with pytest.raises(ValueError, match="is no size"):
+        ltx.load(memory=memory)
+
+
+@pytest.mark.parametrize("memory", [12_500_000_000, 12.5e9, "12.5GB", "12500 mb"])
+def test_a_memory_in_bytes_or_as_people_write_it(memory):
+    assert ltx.load(memory=memory)._memory == 12_500_000_000
