@@ -103,7 +103,7 @@ def _smaller(step: TrainingStep, fit: StepFits) -> Iterator[str]:
     least, also = step, ""
     for hint, change in _SAVES:
         if (saving := _with(least, change)) != least:
-            least, also = saving, f"{also}, {hint}"
+            least, also = saving, f"{also} and {hint}"
     yield from _shrunk(step, fit)
     yield from (f"{hint}{also}" for hint in _shrunk(least, fit))
 

@@ -146,7 +146,7 @@ def test_what_would_fit_is_named(big, built_in, monkeypatch):
         ),
         (
             lambda one, size: (40 if one.config.gradient_checkpointing else 200) * size.frames / 97,
-            r"shorter clips \(frames=25\), give gradient_checkpointing=true, give batch_size=1\.",
+            r"shorter clips \(frames=25\) and give gradient_checkpointing=true and give batch_size=1\.",
         ),
         (lambda one, size: 10 if one.audio_only else 60, r"Train on sound alone \(audio_only=True\)\."),
     ],
