@@ -7,22 +7,22 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.printing import some
-from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT
+from mlx_ltxw.weights.components import COMPONENTS, IN_CHECKPOINT, component_named, upsampler_name
 from mlx_ltxw.weights.loading import mismatches, other_kinds, parameter_shapes, quantize_layers
 from mlx_ltxw.weights.memory import FLOATS
 from mlx_ltxw.weights.model_dir import ModelDir
 
 
 def placed(model: ModelDir) -> int:
-    """How many tensors the networks take, the text encoder's left aside: all that there are.
+    """How many tensors the networks take, upsamplers' among them and the text encoder's left aside: all that there are.
 
     Raises:
         UserError: lists everything missing, unexpected or misshapen, or of whole numbers where fractions belong.
     """
     count, total, faults = 0, 0, []
-    for component in IN_CHECKPOINT:
+    for component in (*IN_CHECKPOINT, *map(upsampler_name, model.upsamplers)):
         tensors = {tensor.name: tensor.shape for tensor in model.tensors(component)}
-        network = COMPONENTS[component].build(_config(model, component, tensors), tensors)
+        network = component_named(component).build(_config(model, component, tensors), tensors)
         quantize_layers(network, model.quantized_layers(component))
         wanted = parameter_shapes(network)
         floats = {tensor.name for tensor in model.tensors(component) if tensor.dtype in FLOATS}

@@ -103,7 +103,7 @@ def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:
     if faults:
         raise UserError(
             f"{directory} is damaged: {'; '.join(faults)}.",
-            "Copy or `mlx-ltxw pull` it again, or convert the checkpoint again.",
+            "Copy it again, `mlx-ltxw pull` it again, or convert the checkpoint again.",
         )
 
 
@@ -113,5 +113,5 @@ def check_hashes(directory: Path, files: Mapping[str, FileRecord], progress: Cal
     if faults:
         raise UserError(
             f"{directory} is damaged: the sha256 of {', '.join(faults)} differs from the manifest.",
-            "Copy or `mlx-ltxw pull --verify` it again, or delete it and convert the checkpoint again.",
+            "Copy it again, `mlx-ltxw pull --verify` it again, or delete it and convert the checkpoint again.",
         )

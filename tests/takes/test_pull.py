@@ -83,6 +83,7 @@ def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
     """The upscaler and the LoRA stay on the Hub; Gemma is fetched from where ltx-2-mlx fetches it."""
     done = command("pull", "owner/theirs", **hub.environment)
     assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
     assert f"-m owner/theirs@{COMMIT}" in done.stderr
     names = {name for name, _ in hub.sent}
     assert f"{GEMMA}/model-00001-of-00001.safetensors" in names
@@ -92,8 +93,12 @@ def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
     flags = ("generate", "a room", *MADE)
     done = command(*flags, "-m", "owner/theirs", "-o", tmp_path / "a.wav", **offline)
     assert done.returncode == 0, done.stderr
-    # a copy of it anywhere else finds the text encoder in the cache
+    # a file that came short is fetched again; a copy of it all anywhere else finds the text encoder in the cache
+    vocoder = folder / "vocoder.safetensors"
+    whole = vocoder.read_bytes()
+    vocoder.write_bytes(whole[:-9])
     shutil.copytree(done_path(hub, "owner/theirs"), tmp_path / "copy")
+    assert vocoder.read_bytes() == whole
     done = command(*flags, "-m", tmp_path / "copy", "-o", tmp_path / "b.wav", **offline)
     assert done.returncode == 0, done.stderr
     sounds = [read_audio(tmp_path / name, 48000) for name in ("a.wav", "b.wav")]
@@ -195,21 +200,15 @@ def test_the_text_encoder_comes_first(hub, tmp_path):
     assert f"-m owner/theirs@{COMMIT} --text-encoder owner/gemma@{COMMIT} -o out.mp4" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "flags"),
-    [
-        ("owner/ours", "connectors-00001-of-00001.safetensors", ("--verify",)),
-        ("owner/theirs", "vocoder.safetensors", ()),
-    ],
-)
-def test_a_file_that_came_damaged_is_fetched_again(hub, name, file, flags):
-    """Too short, or one bit that is another: its download is whole for the Hub's client, which leaves it alone."""
-    path = Path(done_path(hub, name)) / file
+def test_a_file_that_came_damaged_is_fetched_again(hub):
+    """One bit is another: the download is whole for the Hub's client, which leaves it alone."""
+    file = "connectors-00001-of-00001.safetensors"
+    path = Path(done_path(hub, "owner/ours")) / file
     whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if flags else whole[:-9])
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     hub.sent.clear()
-    done = command("pull", name, *flags, **hub.environment)
+    done = command("pull", "owner/ours", "--verify", **hub.environment)
     assert done.returncode == 0, done.stderr
     assert f"downloaded again: {file}." in done.stderr
     assert path.read_bytes() == whole
-    assert {sent.rpartition("/")[2] for sent, _ in hub.sent} <= {file, "manifest.json", "config.json"}
+    assert {sent.rpartition("/")[2] for sent, _ in hub.sent} <= {file, "manifest.json"}

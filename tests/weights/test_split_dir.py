@@ -384,3 +384,13 @@ def test_a_section_of_ours_that_is_damaged(tree, section):
     (tree / "embedded_config.json").write_text(json.dumps({**config, "mlx_ltxw": section}))
     with pytest.raises(UserError, match=r"section 'mlx_ltxw' of .* cannot be used"):
         open_dir(tree)
+
+
+def test_an_upsampler_beside_the_weights_is_looked_at_too(tree):
+    """Its faults came after the first of two stages."""
+    before, file = placed(open_dir(tree)), tree / "spatial_upscaler_x2_v1_1.safetensors"
+    put_upsampler(tree)
+    assert placed(open_dir(tree)) == before + len(read_header(file).tensors)
+    change(file, lambda arrays: arrays.pop("spatial_upscaler_x2_v1_1.final_conv.bias"))
+    with pytest.raises(UserError, match=r"upsampler\.spatial-x2: missing: final_conv\.bias"):
+        placed(open_dir(tree))
