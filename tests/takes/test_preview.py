@@ -52,7 +52,7 @@ def test_a_cut_run_leaves_a_whole_preview_and_nothing_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
-@pytest.mark.parametrize("change", [{}, {"seeds": (11,)}], ids=["the same request", "another"])
+@pytest.mark.parametrize("change", [pytest.param({}, marks=pytest.mark.slow, id="the same request"), {"seeds": (11,)}])
 def test_who_finishes_without_previews_takes_those_of_the_cut_run_away(tmp_path, change):
     """The first such run is cut too."""
     events = make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))

@@ -177,7 +177,10 @@ def test_four_bits_are_offered_where_they_help(big, built_in, monkeypatch, dtype
     assert ("quantize=4" in error.value.hint) == told
 
 
-@pytest.mark.parametrize(("options", "needed"), [({}, 40 + 0.86 + 9.12 + 3 * 0.584), ({"coupled": True}, 40 + 38.012)])
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [({}, 40 + 0.86 + 9.12 + 3 * 0.584), pytest.param({"coupled": True}, 40 + 38.012, marks=pytest.mark.slow)],
+)
 def test_memory_that_would_do_is_named_if_the_machine_has_it(big, built_in, monkeypatch, options, needed):
     """What is not needed to stay is streamed; coupled, all of it stays."""
     monkeypatch.setattr(budget, "step_bytes", lambda *_: 40 * GB)
