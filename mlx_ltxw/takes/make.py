@@ -100,16 +100,17 @@ def make(
     Raises:
         UserError: a file cannot be written, or is there and may not be replaced; or another process is making it.
     """
-    unfinished = begun(job, output)
-    networks = networks or Networks(job.model, job.dtype)
-    events = unfinished.following(_made(job, output, networks, unfinished.progress, left or clips_left))
-    return _holding(output.path, with_previews(events, job, output, networks) if output.preview else events)
+    begun(job, output)
+    return _held(job, output, networks or Networks(job.model, job.dtype), left or clips_left)
 
 
-def _holding(path: Path, events: Generator[TakeEvent, None, None]) -> Generator[TakeEvent, None, None]:
-    """The events of a run, while which no other one makes the same output: one would replace what the other made."""
-    with locked_folder(path, "run", lock_beside(path)), closing(events):
-        yield from events
+def _held(job: Plan, output: Output, networks: Networks, left: Left) -> Generator[TakeEvent, None, None]:
+    """A run, while which no other one makes the same output: one would replace what the other made."""
+    with locked_folder(output.path, "run", lock_beside(output.path)):
+        unfinished = begun(job, output)  # as it is now that nobody else is at it
+        events = unfinished.following(_made(job, output, networks, unfinished.progress, left))
+        with closing(with_previews(events, job, output, networks) if output.preview else events) as events:
+            yield from events
 
 
 def begun(job: Plan, output: Output) -> Unfinished:

@@ -88,6 +88,17 @@ def test_one_run_at_a_time_makes_an_output(tmp_path, change):
     assert names(tmp_path) == ["out.mp4.unfinished"]
 
 
+def test_what_another_run_has_made_meanwhile_is_not_replaced(tmp_path):
+    """It was asked for while nothing was there, and begins when the other has ended."""
+    output, request = Output(tmp_path / "out.wav"), dataclasses.replace(REQUEST, steps=1, audio_only=True)
+    waiting = make(fit(dataclasses.replace(request, seeds=(11,)), open_model()), output)
+    run(request, output)
+    before = output.path.read_bytes()
+    with pytest.raises(UserError, match=r"out\.wav exists already"):
+        next(waiting)
+    assert output.path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "change", [{"steps": 2}, {"seeds": (11,)}, {"adapters": ("whisper",)}, {"prompt": "a man"}, {"dtype": "bfloat16"}]
 )
