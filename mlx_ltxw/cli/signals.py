@@ -1,9 +1,9 @@
 """Ctrl-C and the system's request to end. Loads the standard library alone.
 
 A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
-as another error of that module, or be swallowed by it; raised in a destructor or a callback it is lost, and at the end
-it ends in a traceback. So it waits until the import is over, is raised again when it was lost, and outside `caught` is
-only noted.
+as another error of that module, or be swallowed by it; raised in a destructor or a callback it is lost, as it is where
+MLX looks what kind of number it was given; and at the end it ends in a traceback. So it waits until the import is over,
+is raised again until somebody handles it, and outside `caught` is only noted.
 """
 
 from __future__ import annotations
@@ -95,13 +95,19 @@ class _Handler:
         self._handle = handle
         self._last: int = signal.SIGINT
         self._since: float | None = None
+        self._raised = False  # an interruption of which nobody knows yet whether it arrives
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._last = number
+        self._last, self._raised = number, False
         self.again(frame)
 
     def again(self, frame: FrameType | None) -> None:
-        """Hands the last signal over, or waits."""
+        """Hands the last signal over, or waits; once more where the interruption that came of it was lost."""
+        if self._raised and self.ended:
+            return
+        if self._raised and _is_handled():
+            _wait(self)
+            return
         if self.ended:
             earlier = self.before[signal.Signals(self._last)]
             if callable(earlier):
@@ -117,8 +123,11 @@ class _Handler:
         if (_guarded and not inside) or (imports and now - self._since < _LONGEST_IMPORT):
             _wait(self)
             return
-        self._since = None
+        self._since, self._raised = None, True
+        _wait(self)
         self._handle(self._last)
+        self._raised = False
+        _waiting.clear()
 
     def _replaced(self) -> bool:
         """Whether somebody else began to handle the last signal while it waited: a server, say."""
@@ -138,6 +147,20 @@ def _where(frame: FrameType | None) -> tuple[bool, bool]:
         imports = imports or frame.f_code.co_filename in _IMPORTS
         frame = frame.f_back
     return False, imports
+
+
+def _is_handled() -> bool:
+    """Whether an interruption is on its way up: somebody is cleaning up after it."""
+    errors, seen = [sys.exc_info()[1]], set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        errors += [error.__context__, error.__cause__]
+    return False
 
 
 def _wait(handler: _Handler) -> None:

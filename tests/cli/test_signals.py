@@ -7,11 +7,13 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from mlx_ltxw.cli.signals import caught, guarded, on_signals
+from mlx_ltxw.errors import UserError
 
 ADAPTER = Path(__file__).parents[2] / "mlx_ltxw" / "builtin" / "adapters" / "whisper.safetensors"
 SENTENCE = "Stopped; nothing half-written was left behind."
@@ -171,6 +173,82 @@ def test_an_interruption_that_a_destructor_swallows_comes_again(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_an_interruption_that_a_library_swallows_comes_again():
+    """As MLX does with an error of the numbers that it is given."""
+
+    def work():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        return wait()
+
+    assert interrupted(work, signal.SIGTERM) == (KeyboardInterrupt, 2)
+
+
+def cleaned_up(how):
+    """Takes longer than it takes a lost interruption to come again."""
+    begun, done = time.monotonic(), []
+
+    def clean():
+        while time.monotonic() < begun + 0.2:
+            time.sleep(0.01)
+        done.append(True)
+
+    def writing():
+        try:
+            yield
+        finally:
+            clean()
+
+    def work():
+        if how == "generator":
+            with closing(writing()) as events:
+                next(events)
+                signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException as error:
+            if how == "another":
+                raise UserError("a library's", "error") from error
+            raise
+        finally:
+            clean()
+
+    if how != "another":
+        return interrupted(work), done
+
+    def told():
+        try:
+            work()
+        except UserError:
+            clean()
+            raise KeyboardInterrupt from None
+
+    return interrupted(told), done[1:]
+
+
+@pytest.mark.parametrize("how", ["finally", "generator", "another"])
+def test_who_cleans_up_after_an_interruption_is_not_interrupted(how):
+    assert cleaned_up(how) == ((KeyboardInterrupt, 1), [True])
+
+
+def test_a_second_signal_is_heard_while_somebody_cleans_up():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            wait()
+
+    assert interrupted(work) == (KeyboardInterrupt, 2)
+
+
+def test_a_signal_that_interrupts_nothing_is_told_once():
+    times = []
+    with guarded(), on_signals(times.append):
+        caught(lambda: (signal.raise_signal(signal.SIGINT), time.sleep(0.1)))
+    assert times == [signal.SIGINT]
+
+
 def test_a_signal_before_the_work_waits_for_it():
     def stop(number):
         raise KeyboardInterrupt
@@ -186,7 +264,6 @@ def test_a_signal_before_the_work_waits_for_it():
 def test_an_error_that_an_interruption_became_is_not_told(cli, monkeypatch):
     """A library makes an ImportError of it, and the command a sentence for the user."""
     import mlx_ltxw.cli.inspect as command
-    from mlx_ltxw.errors import UserError
 
     def callback(*arguments, **options):
         try:
