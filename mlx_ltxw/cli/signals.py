@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.02  # seconds until a signal that waits is looked at again
+_LOST = 0.005  # seconds until an interruption that nobody handles by then is raised again
 _LONGEST_IMPORT = 10.0  # seconds that a signal waits for imports
 _IMPORTS = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
@@ -124,7 +125,7 @@ class _Handler:
             _wait(self)
             return
         self._since, self._raised = None, True
-        _wait(self)
+        _wait(self, _LOST)
         self._handle(self._last)
         self._raised = False
         _waiting.clear()
@@ -163,11 +164,11 @@ def _is_handled() -> bool:
     return False
 
 
-def _wait(handler: _Handler) -> None:
+def _wait(handler: _Handler, seconds: float = _AGAIN) -> None:
     """Comes back to a signal a little later, whatever the process does then."""
     _waiting[:] = [handler]
     signal.signal(signal.SIGALRM, _alarm)
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _alarm(number: int, frame: FrameType | None) -> None:
