@@ -38,14 +38,14 @@ class Machine:
         total: Bytes of memory; unified on a Mac, the card's on CUDA.
         budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
             the total.
-        whole: That of the machine itself, where someone asked for less; else None.
+        whole: The machine with all that it has, where someone asked for less; else None.
         blas_threads: In how many threads a CPU's matrix products are made.
     """
 
     backend: str
     total: int
     budget: int
-    whole: int | None = None
+    whole: Machine | None = None
     blas_threads: int = 1
 
     @property
@@ -61,17 +61,7 @@ class Machine:
         """The machine with no more than some bytes to use; None for all that it has."""
         if memory is None or memory >= self.budget:
             return self
-        whole = self.budget if self.whole is None else self.whole
-        return dataclasses.replace(self, total=min(self.total, memory), budget=memory, whole=whole)
-
-    @property
-    def chosen(self) -> bool:
-        """Whether someone asked for less than there is."""
-        return self.whole is not None
-
-    def has(self, nbytes: float) -> bool:
-        """Whether the machine has so much to use, if nobody asks for less."""
-        return nbytes <= (self.budget if self.whole is None else self.whole)
+        return dataclasses.replace(self, total=min(self.total, memory), budget=memory, whole=self.whole or self)
 
     @property
     def cache_limit(self) -> int:

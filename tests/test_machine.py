@@ -143,3 +143,12 @@ def test_the_cpu_waits_where_a_part_holds_enough():
             mx.set_memory_limit(before)
 
     assert peak(mx.get_active_memory() + 8_000_000) < 0.7 * peak(GB)
+
+
+def test_a_limited_machine_knows_the_whole_one():
+    """With its own cache: a plan without the limit is that of the machine itself."""
+    card = Machine("cuda", 80 * GB, 70 * GB)
+    limited = card.within(30 * GB).within(2 * GB)
+    assert (limited.budget, limited.whole) == (2 * GB, card)
+    assert limited.cache_limit < card.cache_limit == 4 << 30
+    assert card.within(90 * GB).whole is None

@@ -37,29 +37,24 @@ def refusal(work: Work, budget: Budget, machine: Machine, planned: Planned, marg
         work: What does not fit.
         budget: Its plan.
         machine: Where.
-        planned: Planned a change, here or on the machine with all of its memory.
+        planned: Plans a change, here or on the machine with all of its memory.
         margin: Of the memory that a plan may fill.
     """
     worst = max(budget.needs, key=lambda need: need.peak)
     changes = _changes(work, machine, planned)
-    if machine.chosen:
-        changes += _with_more(work, budget, machine, planned, margin, bool(changes))
+    if machine.whole is not None:
+        enough = 1.01 * budget.peak / margin
+        if enough <= machine.whole.budget:
+            changes.append(f"let it use {readable(enough)} ({{field:memory}})")
+        elif planned(work, machine.whole).fits:
+            changes.append("leave {field:memory} out")
+        elif not changes:
+            changes = [f"leave {{field:memory}} out and {one}" for one in _changes(work, machine.whole, planned)]
     if not changes:
         changes = ["close other programs", "use a machine with more memory"]
     hint = ", ".join(changes[:-1]) + (", or " if changes[:-1] else "") + changes[-1] + "."
     text = f"This run may use {readable(budget.limit)}, and a part of it needs {readable(budget.peak)}: {worst.name}."
     return UserError(text, hint[0].upper() + hint[1:])
-
-
-def _with_more(work: Work, budget: Budget, machine: Machine, planned: Planned, margin: float, alone: bool) -> list[str]:
-    """Changes of who asked for less than the machine has; with less of a clip as well only where nothing is `alone`
-    enough."""
-    enough, whole = 1.01 * budget.peak / margin, dataclasses.replace(machine, budget=machine.whole or 0, whole=None)
-    if machine.has(enough):
-        return [f"let it use {readable(enough)} ({{field:memory}})"]
-    if planned(work, whole).fits:
-        return ["leave {field:memory} out"]
-    return [] if alone else [f"leave {{field:memory}} out and {one}" for one in _changes(work, whole, planned)]
 
 
 def _changes(work: Work, machine: Machine, planned: Planned) -> list[str]:

@@ -77,11 +77,10 @@ def refusal(step: TrainingStep, machine: Machine, budget: Budget, planned: StepP
 
     change = next(_fitting(step, here), None) or next(_smaller(step, here), None)
     changes = [change] if change else []
-    if machine.chosen:
-        whole = dataclasses.replace(machine, budget=machine.whole or 0, whole=None)
-        with_all = planned(step, whole)
+    if machine.whole is not None:
+        with_all = planned(step, machine.whole)
         enough = 1.01 * (with_all if _bound_to_stay(step) else budget).peak / MARGIN
-        if fits(step, with_all) and machine.has(enough):
+        if fits(step, with_all) and enough <= machine.whole.budget:
             changes.append(f"let it use {readable(enough)} ({{field:memory}})")
     hint = ", or ".join(changes or ["close other programs, or use a machine with more memory"])
     return UserError(text, f"{hint[0].upper()}{hint[1:]}.")
