@@ -124,11 +124,14 @@ class _Handler:
         if (_guarded and not inside) or (imports and now - self._since < _LONGEST_IMPORT):
             _wait(self)
             return
-        self._since, self._raised = None, True
-        _wait(self, _LOST)
+        self._since = None
+        if "asyncio" not in sys.modules:  # a server ends its tasks in its own time
+            self._raised = True
+            _wait(self, _LOST)
         self._handle(self._last)
-        self._raised = False
-        _waiting.clear()
+        if self._raised:
+            self._raised = False
+            _waiting.clear()
 
     def _replaced(self) -> bool:
         """Whether somebody else began to handle the last signal while it waited: a server, say."""

@@ -173,8 +173,9 @@ def test_an_interruption_that_a_destructor_swallows_comes_again(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_an_interruption_that_a_library_swallows_comes_again():
+def test_an_interruption_that_a_library_swallows_comes_again(monkeypatch):
     """As MLX does with an error of the numbers that it is given."""
+    monkeypatch.delitem(sys.modules, "asyncio", raising=False)
 
     def work():
         with suppress(KeyboardInterrupt):
