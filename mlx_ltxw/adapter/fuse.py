@@ -33,6 +33,7 @@ from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, by_block
 from mlx_ltxw.models.transformer import Block
+from mlx_ltxw.models.transformer.merged import forget
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 
 
@@ -114,8 +115,10 @@ def fuse(
             )
         else:
             block = fuse_changes(at(result, prefix), *options)
-            for path in own:
-                replace(result, start + path, at(block.model, path))
+            if prefix:
+                replace(result, prefix, block.model)
+            for path in own if not prefix else ():
+                replace(result, path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
     if fetched:
@@ -157,6 +160,9 @@ def fuse_changes(
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
+    laid = forget(clone, [path for path in changes if path not in unfused])
+    if laid and not later:
+        mx.eval(laid)
     return Fused(clone, tuple(path for path in changes if path not in unfused), tuple(unfused), losses)
 
 
