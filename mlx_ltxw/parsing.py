@@ -7,6 +7,7 @@ or aliases without end, unknown fields, values of another type.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -15,7 +16,6 @@ import typing
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import decode_text
@@ -60,11 +60,13 @@ def parse_yaml(text: str, what: str, hint: str = _HINT) -> Any:
     Raises:
         UserError: it is no YAML, or has values nested or repeated without end.
     """
+    import yaml
+
     try:
         if len(text) > _LARGEST_YAML:
             raise Unsound(f"it has more than {_LARGEST_YAML:,} characters")
         _check_depth(text)
-        return sound(yaml.load(text, _Loader), _MOST_YAML)
+        return sound(yaml.load(text, _loader()), _MOST_YAML)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{what} is not valid YAML: {error.problem or error.context}{line}.", hint) from error
@@ -222,35 +224,43 @@ _WORDS = {
 }  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's tables, lists, texts, decimal numbers, true, false and null."""
+@functools.cache
+def _loader() -> Any:
+    """Reads YAML's tables, lists, texts, decimal numbers, true, false and null. PyYAML is loaded when it is needed."""
+    import yaml
 
-    yaml_constructors = {}  # noqa: RUF012  # as PyYAML's own loaders have them
-    yaml_implicit_resolvers = {}  # noqa: RUF012
+    class Loader(yaml.SafeLoader):
+        yaml_constructors = {}  # noqa: RUF012  # as PyYAML's own loaders have them
+        yaml_implicit_resolvers = {}  # noqa: RUF012
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if any(isinstance(name, list | dict) for name in names):
-            raise Unsound("a name is a list or table")
-        if len(set(names)) < len(names):
-            raise Unsound(f"the name {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-        return super().construct_mapping(node, deep)
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if any(isinstance(name, list | dict) for name in names):
+                raise Unsound("a name is a list or table")
+            if len(set(names)) < len(names):
+                raise Unsound(f"the name {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+            return super().construct_mapping(node, deep)
+
+    for tag in ("null", "bool", "int", "float", "str", "seq", "map"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{tag}", getattr(yaml.SafeLoader, f"construct_yaml_{tag}"))
+    Loader.yaml_constructors[None] = yaml.SafeLoader.construct_undefined
+    for tag, pattern, starts in _YAML_PATTERNS:
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(starts))
+    return Loader
 
 
-for _tag in ("null", "bool", "int", "float", "str", "seq", "map"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(yaml.SafeLoader, f"construct_yaml_{_tag}"))
-_Loader.yaml_constructors[None] = yaml.SafeLoader.construct_undefined
-for _tag, _pattern, _starts in (
+_YAML_PATTERNS = (
     ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$", "yYnNtTfFoO"),
     ("float", r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$", "-+0123456789."),
     ("int", r"[-+]?(?:0|[1-9]\d*)$", "-+0123456789"),
     ("null", r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_starts))
+)
 
 
 def _check_depth(text: str) -> None:
     """Refuses what would nest too deeply for the parser, before it recurses."""
+    import yaml
+
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -24,7 +24,9 @@ def share(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: share(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [share(item) for item in value]
+        items = value.copy()  # a list that waits for its items goes on to (`weights/arriving.py`)
+        items[:] = [share(item) for item in value]
+        return items
     return tuple(share(item) for item in value) if type(value) is tuple else value
 
 
@@ -54,10 +56,10 @@ def dense_weight(linear: Linear) -> mx.array:
 
 
 def at(model: nn.Module, path: str) -> Any:
-    """The module at a path; the model itself at ""."""
+    """The module at a path, whether its arrays are there yet or not (`weights/arriving.py`); the model itself at ""."""
     node: Any = model
     for part in path.split(".") if path else ():
-        node = node[int(part)] if isinstance(node, list) else node[part]
+        node = list.__getitem__(node, int(part)) if isinstance(node, list) else node[part]
     return node
 
 

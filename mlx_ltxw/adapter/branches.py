@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.adapter.deltas import Delta, DoRA, Full, LoHa, LoKr, LowRank
+from mlx_ltxw.models.ops.twins import gradients_wanted
 from mlx_ltxw.tree import Linear, dense_weight
 
 
@@ -43,11 +44,15 @@ class LowRankBranch(Branch):
 
     def added(self, out: mx.array, x: mx.array, y: mx.array, base: Linear) -> mx.array:
         """As for any branch, in one kernel with the product."""
-        sum_: Any = _add_product(out, self._hidden(x), self.lora_B.astype(x.dtype), self.scale)
+        hidden, factor = self._hidden(x), self.lora_B.astype(x.dtype)
+        if not gradients_wanted():
+            return mx.addmm(out, hidden, factor.T, alpha=self.scale).astype(out.dtype)
+        sum_: Any = _add_product(out, hidden, factor, self.scale)
         return sum_.astype(out.dtype)
 
     def _hidden(self, x: mx.array) -> mx.array:
-        hidden: Any = _product(x, self.lora_A.astype(x.dtype))  # (..., rank)
+        factor = self.lora_A.astype(x.dtype)
+        hidden: Any = _product(x, factor) if gradients_wanted() else x @ factor.T  # (..., rank)
         return hidden
 
 

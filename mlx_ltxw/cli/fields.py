@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import click
 
@@ -54,3 +55,11 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
         return None if value is None else read_bytes(value)
     except ValueError as error:
         raise UserError(f"{error}.", "Write it as 12GB or 800MB.") from error
+
+
+def once(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """The callback of an option that takes one value, and might be thought to take several: a second one is refused."""
+    if len(values) > 1:
+        flag = max(parameter.opts, key=len)
+        raise UserError(f"{flag} is given {len(values)} times, and a run takes one.", "Leave out all but one.")
+    return values[0] if values else None

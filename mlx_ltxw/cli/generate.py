@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_ltxw.cli.fields import size
+from mlx_ltxw.cli.fields import once, size
 from mlx_ltxw.cli.groups import Grouped
 from mlx_ltxw.errors import UserError
 
@@ -80,16 +80,29 @@ LONGEST_PROMPT = 1 << 20
 @click.option("--frames", type=int, help="Video frames; also the length of the sound.")
 @click.option("--frame-rate", type=float, help="Frames a second.")
 @click.option("--audio-only", is_flag=True, help="Sound alone; loads nothing of the video side.")
-@click.option("--video", type=click.Path(), help="Keep this clip's picture and give it a new voice.")
-@click.option("--retake", metavar="1.2-2.4", help="Of --video's clip, make only these seconds anew.")
+@click.option(
+    "--video", type=click.Path(), multiple=True, callback=once, help="Keep this clip's picture and give it a new voice."
+)
+@click.option(
+    "--retake", multiple=True, callback=once, metavar="1.2-2.4", help="Of --video's clip, make only these seconds anew."
+)
 @click.option("--retake-what", type=click.Choice(["picture", "sound", "both"]), help="What of them.  [default: both]")
-@click.option("--extend", type=float, metavar="SECONDS", help="Make --video's clip longer; negative: before it begins.")
+@click.option(
+    "--extend",
+    type=float,
+    multiple=True,
+    callback=once,
+    metavar="SECONDS",
+    help="Make --video's clip longer; negative: before it begins.",
+)
 @click.option(
     "--image", "images", multiple=True, metavar="FILE[@FRAME][:STRENGTH]",
     help="A picture the clip begins with, or goes through at FRAME (a number, `last`, or negative from the end); "
     "STRENGTH below 1 lets the model move away from it. Repeat for several.",
 )  # fmt: skip
-@click.option("--audio", type=click.Path(), help="Keep this sound and make a picture to it.")
+@click.option(
+    "--audio", type=click.Path(), multiple=True, callback=once, help="Keep this sound and make a picture to it."
+)
 @click.option(
     "--revoice", type=float, is_flag=False, flag_value=DEFAULT_REVOICE, metavar="[STRENGTH]",
     help="Say the line of --audio, or of --video's clip, again in the prompt's register: from noise of STRENGTH, "

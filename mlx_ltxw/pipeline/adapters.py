@@ -51,8 +51,9 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
     Raises:
         UserError: an adapter that cannot be read or does not fit, or that the video lock would make useless.
     """
-    skeleton = Transformer(config, with_video=not settings.audio_only)
-    names = list(linears(Transformer(config))) if settings.adapters else []
+    if not settings.adapters:
+        return Chosen([], (), ())
+    skeleton, names = Transformer(config, with_video=not settings.audio_only), list(linears(Transformer(config)))
     adapters, placements, summaries, found = [], [], [], []
     for spec in settings.adapters:
         source, strength = parse_adapter(spec)

@@ -27,6 +27,7 @@ from mlx_ltxw.pipeline.needs import (
     TEXT,
     Need,
     Subject,
+    arriving,
     decoding_needs,
     denoising,
     forward,
@@ -201,10 +202,10 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
         fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
     copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
-    previewing = max((need.peak for need in previews(clip, work.stages[-1].geometry)), default=0) * work.previews
+    previewing = max(need.peak for need in previews(clip, work.stages[-1].geometry)) if work.previews else 0
     activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
-    if sum(blocks) + beside > room:
+    if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = text_needs(clip)

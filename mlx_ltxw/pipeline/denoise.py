@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
     DIRECT,
     Accompaniment,
@@ -95,6 +96,10 @@ class Denoiser:
 
         Of several machines that share passes each predicts its own.
         """
+        with no_gradients():
+            return self._predicted(latents, sigma, runs)
+
+    def _predicted(self, latents: Latents, sigma: float, runs: Sequence[Pass]) -> dict[str, Latents]:
         every, runs = runs, self.split.own_passes(runs, self._layers)
         of_text: dict[bool, _Described] = {}
         for one in runs:

@@ -22,8 +22,9 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable
-from mlx_ltxw.weights.components import TEXT_ENCODER, upsampler_name
-from mlx_ltxw.weights.memory import layer_bytes, part_bytes, weights_in_memory
+from mlx_ltxw.weights.arriving import GROUP
+from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS, upsampler_name
+from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 
@@ -139,7 +140,7 @@ def text_needs(clip: Subject) -> list[Need]:
     """From prompts to contexts."""
     model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
     dtype = mx.float32 if itemsize == 4 else mx.bfloat16
-    weights = weights_in_memory(model, dtype, clip.audio_only)
+    projection, connectors = (network_bytes(model, name, dtype) for name in TEXT_PARTS)
     layers, rest = layer_bytes(model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
     read, _ = layer_bytes(model, TEXT_ENCODER, None, on_disk="embed_tokens", stored=True)
     gemma = model.network_config(TEXT_ENCODER)
@@ -156,10 +157,9 @@ def text_needs(clip: Subject) -> list[Need]:
             sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
         ),
         Need(
-            PROJECTION, weights["text_projection"],
-            int(whole * PROMPT * token + own * tokens * token + made * text), weights["text_projection"],
+            PROJECTION, projection, int(whole * PROMPT * token + own * tokens * token + made * text), projection,
         ),
-        Need(CONNECTORS, weights["connectors"], _connectors(clip, text), weights["connectors"]),
+        Need(CONNECTORS, connectors, _connectors(clip, text), connectors),
     ]  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     """The audio autoencoder, then the vocoder: one is gone when the other comes."""
     parts = part_bytes(clip.model, "audio_vae", dtype)
     decoder = sum(nbytes for part, nbytes in parts.items() if part != "encoder")
-    vocoder = weights_in_memory(clip.model, dtype)["vocoder"]
+    vocoder = network_bytes(clip.model, "vocoder", dtype)
     tokens, read = last.audio_tokens, decoder + vocoder
     if clip.machine.in_pieces:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
@@ -295,6 +295,16 @@ def _picture(clip: Subject, size: Geometry) -> int:
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
 
 
+def arriving(machine: Machine, stored: Sequence[int]) -> int:
+    """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`).
+
+    Args:
+        machine: A CPU reads them in another way.
+        stored: Bytes of each block on disk.
+    """
+    return min(GROUP, max(stored)) if machine.in_pieces else 0
+
+
 def denoising(
     clip: Subject, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
     walks: int,
@@ -315,6 +325,7 @@ def denoising(
     stay = [index for index in range(count) if residency.stays(index, count)]
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
+        activations += arriving(clip.machine, stored)
         return Need(name, weights, activations, sum(stored) + beside, f"all {count} blocks stay in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
     choice = f"{len(stay)} of {count} blocks stay in memory, the others ({readable(again)}) are read for each step"

@@ -19,6 +19,7 @@ from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts, joined
 from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
 from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.tree import share
+from mlx_ltxw.weights.arriving import Arriving
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, StreamedLayers
@@ -88,7 +89,7 @@ class Networks:
         return share(network) if self.keep else network
 
     def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
-        network = self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared)
+        network = self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared, arriving=True)
         if shared is None and MERGED[backend()]:
             lay_together(network)
         return network
@@ -165,16 +166,27 @@ class Networks:
 
 
 def lay_together(network: Transformer) -> None:
-    """Lays a transformer's linears of one input together (`models/transformer/merged.py`), block by block, and those
-    of blocks that are read anew whenever they are."""
+    """Lays a transformer's linears of one input together (`models/transformer/merged.py`), block by block: those of
+    blocks that are still on their way when they have come, and those of blocks that are read anew whenever they are."""
     blocks: Any = network.transformer_blocks
-    streamed = blocks.streamed if isinstance(blocks, StreamedLayers) else [{}] * len(blocks)
     if isinstance(blocks, StreamedLayers):
         blocks.arrange = merge
-        blocks = blocks.layers
-    for block, read_anew in zip(blocks, streamed, strict=True):
-        if not read_anew:
-            mx.eval(merge(block))
+        for block, read_anew in zip(blocks.layers, blocks.streamed, strict=True):
+            if not read_anew:
+                mx.eval([laid.arrays for laid in merge(block)])
+    elif isinstance(blocks, Arriving):
+        coming = [merge(block) for block in blocks]
+
+        def fill(number: int) -> None:
+            for laid in coming[number]:
+                laid.fill()
+                mx.eval(laid.arrays)
+            coming[number].clear()
+
+        network.transformer_blocks = blocks.then(fill)
+    else:
+        for block in blocks:
+            mx.eval([laid.arrays for laid in merge(block)])
     mx.clear_cache()
 
 

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ class PromptCache:
         maker = [
             _FORMAT,
             __version__,
-            version("mlx"),
+            mx.__version__,  # type: ignore[attr-defined]
             str(mx.default_device()),
             blas.identity() if on_cpu() else "",
             str(dtype),

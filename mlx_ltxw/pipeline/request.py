@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from mlx_ltxw.errors import UserError
@@ -24,6 +25,18 @@ RANDOM = -1
 SEED = 10
 DTYPES = ("bfloat16", "float16", "float32")
 SEEDS = 1 << 64
+
+
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    *((name, Integral, "Give a whole number.") for name in ("width", "height", "frames", "steps")),
+    *((name, Real, "Give a number.") for name in ("frame_rate", "revoice", "extend")),
+    *((name, str, "Give a text.") for name in ("prompt", "negative_prompt", "pipeline", "upsampler", "register_at",
+                                               "retake_what", "dtype")),
+    ("retake", str, "Write two seconds in a text, such as '1.2-2.4'."),
+    *((name, Guidance, "Give a Guidance.") for name in ("video_guidance", "audio_guidance")),
+)  # fmt: skip
+"""Fields that hold one value: name, type, and what to do about another."""
+_NEEDED = ("prompt", "retake_what")
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,14 @@ class Request:
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
             object.__setattr__(self, name, tuple(value))
+        for name, wanted, hint in _KINDS:
+            value = getattr(self, name)
+            if value is None and name not in _NEEDED:
+                continue
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise UserError(f"{{field:{name}}} is {value!r}.", hint)
+            if isinstance(value, Real) and not isinstance(value, int | float):  # one of numpy's, which JSON lacks
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
         for name in ("video", "audio", "distilled_lora"):
             if (file := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(file))

@@ -93,7 +93,7 @@ class Clip:
         if not self.has_picture:
             raise UserError("This clip is sound alone.", "Leave {field:audio_only} out to make a picture.")
         if self._made.video is None:
-            return clip_frames(self._job, self.settings.width, self.settings.height)
+            return clip_frames(self._job, self.settings.width, self.settings.height)[: shown_frames(self._job)]
         frames = np.concatenate([np.empty((0, self.settings.height, self.settings.width, 3), np.uint8),
                                  *self._made.video])  # fmt: skip
         if len(frames) != shown_frames(self._job):

@@ -112,7 +112,7 @@ def begun(job: Plan, output: Output) -> Unfinished:
         UserError: the output cannot be written.
     """
     unfinished = Unfinished(output.path, job, output.resume)
-    own: set[Path] = set()
+    own = set(output.previews()) if unfinished.path.is_file() else set()  # a run that was cut leaves its last ones
     for seed in job.settings.seeds:
         if seed in unfinished.progress.done or seed in unfinished.progress.points:
             clips = files_of(job, output, seed)

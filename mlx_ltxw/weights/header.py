@@ -17,6 +17,7 @@ from typing import Any
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import Unsound, load_json, sound
 from mlx_ltxw.printing import some
+from mlx_ltxw.weights.remembered import remembered
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -126,6 +127,10 @@ def read_header(path: Path) -> Header:
     return parse_header(path, raw, found.st_size)
 
 
+known_header = remembered(read_header)
+"""As `read_header`, for a file of a model, whose headers are asked for again and again."""
+
+
 def parse_header(path: Path, raw: bytes, size: int) -> Header:
     """Parses the JSON part of a header.
 
@@ -189,8 +194,9 @@ def _tensor(path: Path, name: str, entry: Any, offset: int) -> Tensor:
 
 def _counts(value: Any) -> bool:
     """Whether a shape or span is a short list of whole numbers that a file can have."""
-    whole = isinstance(value, list) and len(value) <= _MOST_AXES
-    return whole and all(type(n) is int and 0 <= n < _LONGEST_AXIS for n in value)
+    if not isinstance(value, list) or len(value) > _MOST_AXES:
+        return False
+    return {*map(type, value)} <= {int} and min(value, default=0) >= 0 and max(value, default=0) < _LONGEST_AXIS
 
 
 def _refuse_foreign(path: Path, start: bytes, length: int) -> None:

@@ -68,14 +68,15 @@ def quantize_layers(network: nn.Module, layers: Mapping[str, Any]) -> None:
     Raises:
         UserError: a path that names no layer of the network.
     """
+    if not layers:
+        return
     paths = {path for path, layer in network.named_modules() if hasattr(layer, "to_quantized")}
     if unknown := [path for path in layers if path not in paths]:
         raise UserError(
             f"The model's config quantises layers that its network does not have: {'; '.join(grouped(unknown))}.",
             _AGAIN,
         )
-    if layers:
-        quantize(network, lambda path, _: dict(layers[path]) if path in layers else False)
+    quantize(network, lambda path, _: dict(layers[path]) if path in layers else False)
 
 
 def read_arrays(files: Sequence[Path]) -> dict[str, mx.array]:

@@ -7,31 +7,25 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from mlx_ltxw.models.transformer.tensor import TensorShare
-from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.dtype import default_dtype, stays_float32
 from mlx_ltxw.weights.header import Tensor
 from mlx_ltxw.weights.loading import LAYER
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.shares import shared_tensor
 
-_ORDER = (TEXT_ENCODER, "text_projection", "connectors", "transformer", "audio_vae", "vocoder", "video_vae")
 _FLOATS = {"BF16", "F16", "F32"}
 
 
-def weights_in_memory(model: ModelDir, dtype: mx.Dtype | None = None, audio_only: bool = False) -> dict[str, int]:
-    """Bytes of each network's weights, in the order in which `generate` loads them; each goes before the next comes.
+def network_bytes(model: ModelDir, component: str, dtype: mx.Dtype | None = None, audio_only: bool = False) -> int:
+    """Bytes of one network's weights.
 
     Args:
         model: The model directory; its headers are read.
-        dtype: Of the networks, as for `ModelDir.load`.
-        audio_only: Whether the video side stays on disk.
+        component: The network.
+        dtype: Of the network, as for `ModelDir.load`.
+        audio_only: Whether the transformer's video side stays on disk.
     """
     itemsize = (dtype or default_dtype()).size
-    names = [name for name in _ORDER if not (audio_only and name == "video_vae")]
-    return {name: _bytes(model, name, itemsize, audio_only and name == "transformer") for name in names}
-
-
-def _bytes(model: ModelDir, component: str, itemsize: int, audio_only: bool) -> int:
     return sum(_in_memory(component, tensor, itemsize) for tensor in model.tensors(component, audio_only))
 
 
@@ -42,7 +36,7 @@ def _in_memory(component: str, tensor: Tensor, itemsize: int) -> int:
 
 
 def part_bytes(model: ModelDir, component: str, dtype: mx.Dtype) -> dict[str, int]:
-    """Bytes in memory of each part of a network, such as `encoder`; arguments as `weights_in_memory`'s."""
+    """Bytes in memory of each part of a network, such as `encoder`; arguments as `network_bytes`'s."""
     parts: dict[str, int] = {}
     for tensor in model.tensors(component):
         part = tensor.name.partition(".")[0]
@@ -66,7 +60,7 @@ def layer_bytes(
     Args:
         model: The model directory; its headers are read.
         component: The transformer or the text encoder.
-        dtype, audio_only: As for `weights_in_memory`.
+        dtype, audio_only: As for `network_bytes`.
         on_disk: What a tensor that is left on disk has in its name.
         stored: Count what is read from disk for them instead.
         which: Of a layer's tensors, whether to count it, by its path in the layer.

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, lost, read_text
-from mlx_ltxw.parsing import parse_json
+from mlx_ltxw.files import inside, lost
 from mlx_ltxw.weights.components import (
     TEXT_ENCODER,
     TEXT_PARTS,
@@ -20,9 +19,10 @@ from mlx_ltxw.weights.components import (
     is_upsampler,
     upsampler_name,
 )
-from mlx_ltxw.weights.header import Tensor, read_header
+from mlx_ltxw.weights.header import Tensor, known_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_hashes, check_sizes, read_manifest, sha256
+from mlx_ltxw.weights.model_files import AGAIN, is_ours, read_json, weight_map
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from mlx_ltxw.models.transformer.tensor import TensorShare
     from mlx_ltxw.models.upsampler import Upsampler
     from mlx_ltxw.models.video_vae import VideoVAE
+    from mlx_ltxw.weights.arriving import Arrival
     from mlx_ltxw.weights.streaming import Residency
     from mlx_ltxw.world import Turns
 
-_AGAIN = "Convert the checkpoint again."
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
@@ -92,8 +92,8 @@ class ModelDir:
             )
         files, _ = read_manifest(directory)
         check_sizes(directory, files)
-        config = _read_json(directory / "config.json")
-        if not _is_ours(config):
+        config = read_json(directory / "config.json")
+        if not is_ours(config):
             raise UserError(f"{directory / 'config.json'} is not what convert writes.", "Convert the checkpoint again.")
         return cls(directory, config, files)
 
@@ -169,7 +169,7 @@ class ModelDir:
             UserError: the config is damaged, or describes another model; or there is no such upsampler.
         """
         if component == TEXT_ENCODER:
-            return component_named(component).read_config(_read_json(self.text_encoder / "config.json"))
+            return component_named(component).read_config(read_json(self.text_encoder / "config.json"))
         if is_upsampler(component):
             return component_named(component).read_config(self._upsampler_file(component).get("config", {}))
         numbers = {}
@@ -181,7 +181,7 @@ class ModelDir:
     def _upsampler_file(self, name: str) -> dict[str, Any]:
         """What `convert` wrote about an upsampler: its own `config`, `model_version` and `source`."""
         self._held_upsampler(name)
-        return _read_json(self.path / f"{name}.json")
+        return read_json(self.path / f"{name}.json")
 
     def _held_upsampler(self, name: str) -> str:
         """The kind of an upsampler that is there, by its component's name.
@@ -214,17 +214,14 @@ class ModelDir:
         """
         folder = f"{TEXT_ENCODER}/" if component == TEXT_ENCODER else ""
         index = self.path / f"{folder or component}{'model' if folder else ''}.safetensors.index.json"
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise UserError(f"{index} is no index of tensors.", _AGAIN)
-        chosen = sorted({file for name, file in weight_map.items() if not audio_only or audio_side(name)})
+        chosen = sorted({file for name, file in weight_map(index).items() if not audio_only or audio_side(name)})
         if strange := [file for file in chosen if folder + file not in self.files]:
-            raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", _AGAIN)
+            raise UserError(f"{index} names {strange[0]!r}, which is no file of the model.", AGAIN)
         return [inside(index.parent, file) for file in chosen]
 
     def tensors(self, component: str, audio_only: bool = False) -> list[Tensor]:
         """The headers' entries of one network; reads no weights."""
-        return [t for file in self.shards(component, audio_only) for t in read_header(file).tensors.values()]
+        return [t for file in self.shards(component, audio_only) for t in known_header(file).tensors.values()]
 
     def arrays(self, component: str, audio_only: bool = False) -> dict[str, mx.array]:
         """All arrays of one network by parameter path; each is read from disk when it is first used."""
@@ -260,6 +257,7 @@ class ModelDir:
         audio_only: bool = False,
         residency: Residency | None = None,
         share: tuple[TensorShare, Turns] | None = None,
+        arriving: bool = False,
     ) -> nn.Module:
         """Builds one network and gives it its weights, which are read from disk when they are first used.
 
@@ -273,15 +271,17 @@ class ModelDir:
             residency: For the transformer and the text encoder: which layers stay in memory, None for all.
             share: For the transformer over several machines: this one's share of it, which alone is read from disk,
                 and the machines.
+            arriving: Of a transformer that stays in memory whole, on a GPU: its blocks may still be on their way when
+                it is given; who asks for one waits for it (`weights/arriving.py`).
 
         Raises:
             UserError: the files do not fit the network; lists all mismatches.
         """
         from mlx_ltxw.machine import on_cpu
         from mlx_ltxw.models.transformer.tensor import shard_transformer
+        from mlx_ltxw.weights.arriving import Arrival, as_needed, let_arrive
         from mlx_ltxw.weights.dtype import default_dtype, memory_dtype, outside_transformer
         from mlx_ltxw.weights.eager import read_now
-        from mlx_ltxw.weights.loading import fill, quantize_layers
         from mlx_ltxw.weights.shares import shared_tensors, unread
         from mlx_ltxw.weights.streaming import RESIDENT, staying, stream_layers
 
@@ -295,25 +295,43 @@ class ModelDir:
         options = {"with_video": False} if audio_only else {}
         config = self.network_config(component)
         tensors = {tensor.name: tensor for tensor in self.tensors(component, audio_only)}
-        network = component_named(component).build(config, tensors, **options)
-        layers = self.quantized_layers(component)
-        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
 
         def in_memory(name: str, stored: mx.Dtype) -> mx.Dtype:
             return memory_dtype(component, name, stored, target)
 
+        layers_at, arrival = component_named(component).layers_at, None
+        at_once = component == "transformer" and (share is not None or not on_cpu())
+        if arriving and at_once and share is None and residency is RESIDENT:
+            arrival = Arrival(as_needed(layers_at, config.layers, tensors), in_memory)  # while the network is built
+        network = component_named(component).build(config, tensors, **options)
         arrays = self.arrays(component, audio_only) if share is None else unread(tensors.values())
-        arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
-        fill(network, arrays, f"{component} of {self.path}")
+        self._fill(component, network, arrays, audio_only, in_memory)
         if share is not None:
             shard_transformer(network, *share)
-            tensors = shared_tensors(tensors.values(), share[0], layers)
-        layers_at = component_named(component).layers_at
-        if component == "transformer" and (share is not None or not on_cpu()):
+            tensors = shared_tensors(tensors.values(), share[0], self.quantized_layers(component))
+        if arrival is not None:
+            let_arrive(network, layers_at, arrival, functools.partial(self._come, arrival))
+        elif at_once:
             read_now(network, staying(layers_at, len(network[layers_at]), tensors, residency), in_memory)
         if residency is not RESIDENT:
             stream_layers(network, layers_at, tensors, in_memory, residency)
         return network.eval()
+
+    def _fill(
+        self, component: str, network: nn.Module, arrays: Mapping[str, mx.array], audio_only: bool,
+        in_memory: Callable[[str, mx.Dtype], mx.Dtype],
+    ) -> None:  # fmt: skip
+        """Puts arrays of a network into it, in their dtypes in memory, unread."""
+        from mlx_ltxw.weights.loading import fill, quantize_layers
+
+        layers = self.quantized_layers(component)
+        quantize_layers(network, {p: s for p, s in layers.items() if not audio_only or audio_side(p)})
+        arrays = {name: array.astype(in_memory(name, array.dtype)) for name, array in arrays.items()}
+        fill(network, arrays, f"{component} of {self.path}")
+
+    @_while_there
+    def _come(self, arrival: Arrival, part: int) -> None:
+        arrival.wait_for(part)
 
     def load_transformer(
         self,
@@ -321,9 +339,10 @@ class ModelDir:
         audio_only: bool = False,
         residency: Residency | None = None,
         share: tuple[TensorShare, Turns] | None = None,
+        arriving: bool = False,
     ) -> Transformer:
         """As `load`."""
-        return self.load("transformer", dtype, audio_only, residency, share)
+        return self.load("transformer", dtype, audio_only, residency, share, arriving)
 
     def load_connectors(self, dtype: mx.Dtype | None = None) -> Connectors:
         """As `load`."""
@@ -373,21 +392,3 @@ class ModelDir:
             UserError: names every file that differs.
         """
         check_hashes(self.path, self.files, progress)
-
-
-def _is_ours(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` has the shape that convert gives it."""
-    known = config.get("variant") in ("dev", "distilled") and isinstance(config.get("model_version", ""), str)
-    tables = [config.get("config"), config.get("quantization", {}), config.get("source", {})]
-    if not known or not all(isinstance(table, dict) for table in tables):
-        return False
-    own = config["config"].get("mlx_ltxw", {})
-    parts = [own, *config.get("quantization", {}).values()]
-    return all(isinstance(part, dict) for part in parts) and isinstance(own.get("generation", {}), dict)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    value = parse_json(read_text(path), str(path), _AGAIN)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object.", _AGAIN)
-    return value

@@ -21,7 +21,7 @@ from mlx_ltxw.weights.components import (
     audio_side,
     upsampler_name,
 )
-from mlx_ltxw.weights.header import Header, Tensor, read_header
+from mlx_ltxw.weights.header import Header, Tensor, known_header, read_header
 from mlx_ltxw.weights.manifest import FileRecord, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.names import grouped
@@ -191,7 +191,7 @@ class SplitDir(ModelDir):
         if component == TEXT_ENCODER:
             from mlx_ltxw.weights.text import is_of_text_model
 
-            found = [t for file in self.shards(component) for t in read_header(file).tensors.values()]
+            found = [t for file in self.shards(component) for t in known_header(file).tensors.values()]
             return [tensor for tensor in found if is_of_text_model(tensor.name)]
         entries = self.placed[component].items()
         return [tensor for name, (tensor, _) in entries if not audio_only or audio_side(name)]

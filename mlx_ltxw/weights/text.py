@@ -16,7 +16,7 @@ from mlx_ltxw.models.text import Gemma, GemmaConfig, PromptTokenizer, TextEncode
 from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.weights.components import COMPONENTS, TEXT_ENCODER
 from mlx_ltxw.weights.embedding import EmbeddingOnDisk
-from mlx_ltxw.weights.header import read_header
+from mlx_ltxw.weights.header import known_header
 from mlx_ltxw.weights.loading import fill, read_arrays
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, stream_layers
 
@@ -103,7 +103,7 @@ def load_gemma(folder: Path, dtype: mx.Dtype, files: Sequence[Path] = (), reside
     config = GemmaConfig.read(settings)
     _refuse_foreign_quantisation(settings)
     files = files or weight_files(folder)
-    stored = {name: tensor for file in files for name, tensor in read_header(file).tensors.items()}
+    stored = {name: tensor for file in files for name, tensor in known_header(file).tensors.items()}
     network = COMPONENTS[TEXT_ENCODER].build(config, stored)
     weights = _text_tensors(read_arrays(files))
     packed = {name.removesuffix(".scales") for name in weights if name.endswith(".scales")}

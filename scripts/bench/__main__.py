@@ -3,9 +3,10 @@
     python -m scripts.bench --what transformer --what guided --size 22b
     python -m scripts.bench --what all --size tiny --json
 
-`tiny` tries everything out on a CPU; `half` and `22b` want a GPU with 12 and 80 GB. Weights are random. Where PyTorch
-with CUDA and ltx-core are installed, the official classes run beside ours with the same shapes. A floor is what the
-machine's own rates allow: of one large product, one large attention, one elementwise operation, measured first.
+`tiny` tries everything out on a CPU; `half` and `22b` want a GPU with 12 and 80 GB, or fewer blocks (`--layers`).
+Weights are random. Where PyTorch with CUDA and ltx-core are installed, the official classes run beside ours with the
+same shapes. A floor is what the machine's own rates allow: of one large product, one large attention, one elementwise
+operation, measured first.
 
 More of each: `python -m scripts.bench.official` (fidelity beside the official classes), `.lock` (the exact video lock),
 `.takes`, `.streaming`, `.train`, `.peak` (memory), each with `--help`.
@@ -16,6 +17,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import mlx_ltxw.blas  # noqa: F401  first of all, so that OpenBLAS is there before MLX
 
@@ -58,17 +61,22 @@ def figures(name: str, setting: Setting) -> Iterator[Figure]:
 @click.option("--size", type=click.Choice([*SHRUNK]), default="22b", show_default=True)
 @click.option("--clip", "clips", multiple=True, help="WIDTHxHEIGHTxFRAMES.  [default: three sizes]")
 @click.option("--runs", default=7, show_default=True, help="Timed runs of each work after one that does not count.")
+@click.option("--layers", type=click.IntRange(min=1), default=None, help="Blocks of the transformer.  [default: all]")
+@click.option("--folder", type=click.Path(path_type=Path), help="For `start`: where its model is, or is made to stay.")
+@click.option("--bits", type=click.Choice(["4", "8"]), help="For `start`: of its model's weights.  [default: bf16]")
 @click.option("--official/--no-official", default=True, help="The official classes beside ours, where they are.")
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object a line, as each figure is known.")
 def main(
-    parts: tuple[str, ...], size: str, clips: tuple[str, ...], runs: int, official: bool, as_lines: bool
+    parts: tuple[str, ...], size: str, clips: tuple[str, ...], runs: int, layers: int | None, folder: Path | None,
+    bits: str | None, official: bool, as_lines: bool,
 ) -> None:  # fmt: skip
     settle()
     ops.settle_compile()
     mx.set_cache_limit(this_machine().cache_limit)
     sizes = tuple(tuple(map(int, clip.split("x"))) for clip in clips)
-    setting = Setting(size, runs, sizes or (SMALL_CLIPS if size == "tiny" else CLIPS), official)  # type: ignore[arg-type]
-    about = machine() | {"size": size}
+    clip_sizes: Any = sizes or (SMALL_CLIPS if size == "tiny" else CLIPS)
+    setting = Setting(size, runs, clip_sizes, official, layers or 0, folder, int(bits or 0))
+    about = machine() | {"size": size} | ({"blocks": layers} if layers else {})
     if as_lines:
         click.echo(json.dumps(about))
     found, failed = [], False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -30,18 +31,24 @@ class Setting:
         runs: Timed runs of each work.
         clips: Width, height, frames.
         official: Whether the official classes run beside ours, if they can be imported.
+        layers: Blocks of the transformer, in place of the size's own; 0 for those.
+        folder: Where model directories are, or are made; None for a temporary one.
+        bits: Of the weights of a model directory: 4, 8, or 0 for bf16.
     """
 
     size: str
     runs: int
     clips: tuple[tuple[int, int, int], ...]
     official: bool = True
+    layers: int = 0
+    folder: Path | None = None
+    bits: int = 0
 
     @cached_property
     def sections(self) -> dict[str, Any]:
         """The checkpoint's config at this size."""
         layers, scale = SHRUNK[self.size]
-        return read_sections(REAL_CONFIG, layers, scale)
+        return read_sections(REAL_CONFIG, self.layers or layers, scale)
 
     @property
     def config(self) -> TransformerConfig:

@@ -1,4 +1,11 @@
-"""From the start of `generate` to its first step, beside reading the weights' bytes once."""
+"""From the start of `generate` to its first step, beside reading the weights' bytes once.
+
+    python -m scripts.bench --what start --size 22b --folder DIR --bits 4
+
+Without `--folder` the model of random weights is made in a temporary folder, which `TMPDIR` moves; with it, it is made
+there unless it is there, and stays. `22b` has all 48 blocks: 38 GB, or 11 in 4 bits. Gemma has two of its layers, for
+prompts are encoded before anything is timed.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
 import mlx.core as mx
 
+from mlx_ltxw.files import check_free
+from mlx_ltxw.machine import on_cpu
+from mlx_ltxw.printing import readable
 from mlx_ltxw.weights.loading import read_arrays
 from mlx_ltxw.weights.model_dir import ModelDir
 from scripts.bench.figures import Figure
@@ -23,49 +36,66 @@ from scripts.bench.setting import Setting
 from scripts.random_dir import make_dir
 
 PROMPT = 'a woman in dim light, (woman): "close your eyes"'
+CLIP = (192, 192, 25)
 CHUNK = 16 << 20
-READERS = 8
+READERS = 16
+GB = 10**9
+_NEEDED = {"22b": 50 * GB}
+"""Bytes on disk, of what is not small."""
 
 
-_CHANGES: dict[str, dict[str, Any]] = {"22b": {"transformer.num_layers": 16, "gemma.num_hidden_layers": 2}}
-"""Of the whole model a third, whose bytes any disk has room for: reading takes as long for each."""
-
-
-def read_once(files: list[Path]) -> float:
-    """Seconds to read files into memory, in pieces by some threads, thrown away."""
+def read_once(files: Sequence[Path], readers: int = READERS) -> float:
+    """Seconds to read files into memory that is there already, in pieces by some threads."""
+    own = threading.local()
 
     def read(piece: tuple[Path, int]) -> int:
         path, start = piece
+        if not hasattr(own, "memory"):
+            own.memory = bytearray(CHUNK)
         with path.open("rb", buffering=0) as file:
-            return os.preadv(file.fileno(), [bytearray(CHUNK)], start)
+            return os.preadv(file.fileno(), [own.memory], start)
 
     pieces = [(path, start) for path in files for start in range(0, path.stat().st_size, CHUNK)]
-    clock = time.perf_counter()
-    with ThreadPoolExecutor(READERS) as pool:
-        sum(pool.map(read, pieces))
-    return time.perf_counter() - clock
+    with ThreadPoolExecutor(readers) as pool:
+        clock = time.perf_counter()
+        done = sum(pool.map(read, pieces))
+    seconds = time.perf_counter() - clock
+    if done != sum(path.stat().st_size for path in files):
+        raise RuntimeError("the files changed while they were read")
+    return seconds
 
 
 def first_step(model: Path, folder: Path) -> dict[str, float]:
-    """Seconds from the process's start to each kind of event, the prompt's contexts cached already."""
+    """Seconds from the process's start to the first of each kind of event, up to the first step.
+
+    Args:
+        model: The model directory.
+        folder: For the clip, which is never written, and for what runs keep (prompts' contexts, kernels).
+
+    Raises:
+        RuntimeError: the command ended before its first step, with what it said.
+    """
+    width, height, frames = map(str, CLIP)
     command = [
         sys.executable, "-m", "mlx_ltxw", "generate", PROMPT, "-m", str(model), "-o", str(folder / "clip.mp4"),
-        "--json", "--steps", "2", "--width", "192", "--height", "192", "--frames", "25", "--no-resume", "--overwrite",
+        "--json", "--steps", "2", "--width", width, "--height", height, "--frames", frames, "--no-resume",
     ]  # fmt: skip
+    environment = os.environ | {"MLX_LTXW_CACHE": str(folder / "cache")}
+    said = folder / "said.txt"
     clock, seen = time.perf_counter(), dict[str, float]()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             seen.setdefault(json.loads(line).get("event", "?"), time.perf_counter() - clock)
             if "step" in seen:
                 break
         process.terminate()
+    if "step" not in seen:
+        raise RuntimeError(said.read_text()[-2000:])
     return seen
-
-
-def opened(path: Path) -> Any:
-    """The transformer's parameters, as a run has them."""
-    return ModelDir.open(path).load_transformer().parameters()
 
 
 def loaded(call: Callable[[], Any]) -> float:
@@ -77,18 +107,49 @@ def loaded(call: Callable[[], Any]) -> float:
     return seconds
 
 
+def model_of(setting: Setting, folder: Path) -> tuple[Path, float | None]:
+    """A model directory of random weights in a folder, and the seconds that it took to make; None for one that was
+    there.
+
+    Raises:
+        UserError: there is no room for it.
+    """
+    layers = f"-{setting.layers}" if setting.layers else ""
+    out = folder / f"{setting.size}{layers}-{f'q{setting.bits}' if setting.bits else 'bf16'}"
+    if (out / "manifest.json").exists():
+        return out, None
+    folder.mkdir(parents=True, exist_ok=True)
+    check_free(folder, _NEEDED.get(setting.size, GB), "the model needs", "or name another folder.")
+    changes: dict[str, Any] = {"gemma.num_hidden_layers": 2} if setting.size == "22b" else {}
+    if setting.layers:
+        changes["transformer.num_layers"] = setting.layers
+    clock = time.perf_counter()
+    make_dir(out, MADE[setting.size], setting.bits, **changes)
+    return out, time.perf_counter() - clock
+
+
 def measure(setting: Setting) -> Iterator[Figure]:
-    """A model directory of random weights, in the page cache; two runs that do not count, for the prompt's and the
-    kernels' caches."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        make_dir(folder / "model", MADE[setting.size], **_CHANGES.get(setting.size, {}))
-        files = sorted((folder / "model").glob("transformer*.safetensors"))
+    """A model of random weights in the page cache: making it, reading it into memory, and a whole command up to its
+    first step; two runs do not count, for the prompt's and the kernels' caches."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model, seconds = model_of(setting, setting.folder or place)
+        files = sorted(model.glob("transformer*.safetensors"))
         size = sum(file.stat().st_size for file in files)
-        floor = min(read_once(files) for _ in range(3))
-        lazily = loaded(lambda: read_arrays(files))
-        yield Figure("load, now", f"{size / 1e9:.2f} GB", [loaded(lambda: opened(folder / "model"))], floor,
-                     {"mx.load": round(lazily, 3)})  # fmt: skip
-        runs = [first_step(folder / "model", folder) for _ in range(setting.runs + 1)][1:]
-        events = {name: round(min(run[name] for run in runs), 3) for name in runs[0]}
-        yield Figure("to the first step", f"{size / 1e9:.2f} GB", [run["step"] for run in runs], floor, more=events)
+        every = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+        name, all_of_it = readable(size), readable(every)
+        click.echo(f"{model}: {all_of_it}, of which the transformer {name}", err=True)
+        if seconds is not None:
+            yield Figure("make the model", all_of_it, [seconds])
+        read_once(files)
+        floors, eight = [read_once(files) for _ in range(3)], min(read_once(files, 8) for _ in range(3))
+        floor = min(floors)
+        more: dict[str, Any] = {"GB/s": round(size / floor / GB, 2), "with 8 readers, s": round(eight, 4)}
+        yield Figure("read once", name, floors, more=more)
+        if not on_cpu():  # there a run reads each array when it first needs it
+            more = {"mx.load": round(loaded(lambda: read_arrays(files)), 3)}
+            took = [loaded(lambda: ModelDir.open(model).load_transformer().parameters()) for _ in range(3)]
+            yield Figure("load, all of it", name, took, floor, more=more)
+        runs = [first_step(model, place) for _ in range(setting.runs + 2)][2:]
+        parts = {f"{event}, s": round(min(run[event] for run in runs), 3) for event in runs[0]}
+        yield Figure("start to the first step", name, [run["step"] for run in runs], floor, more=parts)

@@ -219,6 +219,7 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--video", "clip.mp4", "--retake", "1-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "3-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "1-1"), "is empty"),
+        (("--video", "clip.mp4", "--retake", "0-0.3", "--retake", "1-1.2"), "--retake is given 2 times"),
         (("--video", "clip.mp4", "--retake", "soon"), "'soon' is no stretch of time"),
         (("--video", "clip.mp4", "--retake-what", "sound"), "Add --retake"),
         (("--video", "clip.mp4", "--retake", "0-1", "--extend", "1"), "--retake and --extend exclude each other"),

@@ -16,7 +16,7 @@ from mlx_ltxw.doctor.diagnosis import Diagnosis
 from mlx_ltxw.doctor.fits import CLIPS, PRECISIONS, table
 from mlx_ltxw.doctor.paper import CONFIGS, PaperModel
 from mlx_ltxw.machine import Machine
-from mlx_ltxw.weights.memory import weights_in_memory
+from mlx_ltxw.weights.memory import network_bytes
 from scripts.made_sizes import GEMMA_12B, REAL_CONFIG
 from tests.convert.made import command, converted, made
 from tests.hub_server import serving
@@ -117,9 +117,9 @@ def test_sizes_of_weights_are_the_published_ones():
     counted = {}
     for name, packing in PRECISIONS.items():
         model = PaperModel.at(packing)
-        sizes = weights_in_memory(model, mx.bfloat16)
-        alone = weights_in_memory(model, mx.bfloat16, audio_only=True)["transformer"]
-        counted[name] = [round(n / GB, 1) for n in (model.disk, sizes["text_encoder"], sizes["transformer"], alone)]
+        sizes = [network_bytes(model, each, mx.bfloat16) for each in ("text_encoder", "transformer")]
+        alone = network_bytes(model, "transformer", mx.bfloat16, audio_only=True)
+        counted[name] = [round(n / GB, 1) for n in (model.disk, *sizes, alone)]
     assert counted["bf16"] == [69.7, 23.5, 38.0, 6.6]
     assert counted["-q 8"] == [42.2, 13.4, 20.6, 3.6]
     assert counted["-q 4"] == [27.6, 8.1, 11.4, 1.9]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.printing import read_bytes
+from mlx_ltxw.weights import header
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -102,11 +104,16 @@ def big_layers(_, name, *__, share=None, **___):
 def big(monkeypatch):
     for module in (budget, needs):
         monkeypatch.setattr(module, "layer_bytes", big_layers)
-    monkeypatch.setattr(
-        needs, "weights_in_memory",
-        lambda *_: {"text_projection": 2_300_000_000, "connectors": GB, "transformer": 38 * GB, "audio_vae": 10**8,
-                    "vocoder": 5 * 10**8, "video_vae": 2_500_000_000},
-    )  # fmt: skip
+    networks = {"text_projection": 2_300_000_000, "connectors": GB, "vocoder": 5 * 10**8}
+    monkeypatch.setattr(needs, "network_bytes", lambda model, component, dtype: networks[component])
+
+
+def test_a_plan_parses_each_header_once(made_model, tmp_path, monkeypatch):
+    """Of thousands of tensors each, and asked for dozens of times."""
+    model, parsed, parse = shutil.copytree(made_model.path, tmp_path / "model"), [], header.parse_header
+    monkeypatch.setattr(header, "parse_header", lambda path, *a: (parsed.append(path), parse(path, *a))[1])
+    plan(Request("hello", width=64, height=64, frames=9, steps=2), ModelDir.open(model))
+    assert len(parsed) == len(set(parsed)) >= 8
 
 
 # 0.95 of the memory, less what is outside the blocks (0.9 GB), 2.35 blocks on their way and a little, by blocks.

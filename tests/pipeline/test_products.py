@@ -11,8 +11,13 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_ltxw.adapter import branches
 from mlx_ltxw.convert.quantize import Quantization, in_blocks
+from mlx_ltxw.models.ops import packed as ops_packed
+from mlx_ltxw.models.ops.twins import gradients_wanted
 from mlx_ltxw.models.packed import quantize
+from mlx_ltxw.models.transformer import rope
+from mlx_ltxw.models.transformer.compiled import COMPILED_UP_TO
 from mlx_ltxw.pipeline.contexts import Contexts
 from mlx_ltxw.pipeline.denoise import Denoiser
 from mlx_ltxw.pipeline.guidance import passes
@@ -132,6 +137,27 @@ def test_an_adapter_without_the_lock_costs_little(dev, adapter, monkeypatch):
     fused = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, lock_video=False)
     found, _ = of_a_step(guided(plan(fused, dev)), monkeypatch)
     assert found == {BF16: BASE + BLOCKS * (4 + 4 + 3) + 1, ATTENTION: OF_BASE}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["", "8 bits"])
+def test_no_step_is_described_with_its_gradient(dev, adapter, monkeypatch, packed):
+    """Where blocks are described each time, that takes Python a tenth longer, and more with packed weights."""
+
+    def wrapped(*_):
+        raise AssertionError("with its gradient")
+
+    for module, name in (
+        (rope, "_rotated"),
+        (branches, "_product"),
+        (branches, "_add_product"),
+        (ops_packed, "_unpacking"),
+    ):
+        monkeypatch.setattr(module, name, wrapped)
+    monkeypatch.setitem(COMPILED_UP_TO, "cuda", 0)
+    locked = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, lock_video=True)
+    found, _ = of_a_step(guided(plan(locked, dev)), monkeypatch, packed)
+    assert found
+    assert gradients_wanted()
 
 
 def test_the_text(dev):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from mlx_ltxw.errors import UserError
@@ -75,6 +76,30 @@ def test_one_is_given_as_a_tuple_too(fields):
     with pytest.raises(UserError, match="Give a tuple"):
         Request("a", **fields)
     assert Request("a", seeds=[1, 2]).seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"retake": (0.5, 1.0)}, r"retake is \(0.5, 1.0\)"),
+        ({"retake_what": None}, "retake_what is None"),
+        ({"revoice": "0.7"}, "revoice is '0.7'"),
+        ({"extend": "2"}, "extend is '2'"),
+        ({"frames": 16.5}, "frames is 16.5"),
+        ({"steps": True}, "steps is True"),
+        ({"prompt": b"a"}, "prompt is b'a'"),
+        ({"video_guidance": 3.0}, "video_guidance is 3.0"),
+    ],
+)
+def test_a_value_of_another_kind_is_told(fields, words):
+    with pytest.raises(UserError, match=words) as refused:
+        Request(**{"prompt": "a", **fields})
+    assert refused.value.hint
+
+
+def test_numpys_numbers_are_numbers():
+    request = Request("a", frames=np.int64(17), revoice=np.float32(0.5))
+    assert json.dumps([request.frames, request.revoice]) == "[17, 0.5]"
 
 
 @pytest.mark.parametrize(

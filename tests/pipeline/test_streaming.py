@@ -3,6 +3,7 @@ fails."""
 
 import dataclasses
 import os
+import threading
 import time
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_ltxw import machine
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
@@ -71,6 +73,63 @@ def test_a_run_is_the_same_to_the_last_bit(kind, change, residency, adapter, req
         last_latents(model, wanted, RESIDENT), last_latents(model, wanted, residency), strict=True
     ):
         np.testing.assert_array_equal(streamed, whole)
+
+
+@pytest.fixture
+def arriving_blocks(monkeypatch):
+    """Transformers come as a GPU has them: while they are at work. What MLX would read of them is zeros, and the second
+    block is not there before a forward has come to the first one."""
+    load, arrays, piece, call = ModelDir.load, ModelDir.arrays, TensorReader._read_piece, Block.__call__
+    at_work = threading.Event()
+
+    def as_on_a_gpu(self, component, *args, **options):
+        with monkeypatch.context() as patched:
+            if component == "transformer":
+                patched.setattr(machine, "on_cpu", lambda: False)
+            return load(self, component, *args, **options)
+
+    def of_zeros(self, component, *args):
+        found = arrays(self, component, *args)
+        return {name: mx.zeros_like(one) for name, one in found.items()} if component == "transformer" else found
+
+    def after_the_first(self, files, tensor, *args):
+        assert not tensor.name.startswith("transformer_blocks.1.") or at_work.wait(200), "no block is at work"
+        return piece(self, files, tensor, *args)
+
+    def noted(self, *args, **options):
+        at_work.set()
+        return call(self, *args, **options)
+
+    for owner, name, patch in (
+        (ModelDir, "load", as_on_a_gpu), (ModelDir, "arrays", of_zeros), (TensorReader, "_read_piece", after_the_first),
+        (Block, "__call__", noted),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, patch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("dev", {"lock_video": True}),
+        ("dev", {"lock_video": False}),
+        pytest.param("packed", {"register_at": "0-0.2=normal,0.2-9=0.5"}, marks=pytest.mark.slow),
+        pytest.param("packed", {"takes": ("seed=+1", "0.5")}, marks=pytest.mark.slow),
+        pytest.param("dev", {"lock_video": True, "distilled_lora": True, "steps": 8}, marks=pytest.mark.slow),
+    ],
+    ids=["locked", "on the picture", "in time", "voices", "on a distilled base"],
+)
+def test_the_first_block_is_at_work_while_the_second_is_read(kind, change, adapter, request):
+    """And the run is the same to the last bit."""
+    model = request.getfixturevalue(kind)
+    takes = tuple(f"adapter={adapter}:0.5" if take == "0.5" else take for take in change.get("takes", ()))
+    files = {"distilled_lora": adapter} if "distilled_lora" in change else {}
+    wanted = dataclasses.replace(
+        REQUEST, adapters=(adapter,), allow_partial=True, **{"steps": 1} | change | files | {"takes": takes}
+    )
+    whole = last_latents(model, wanted, RESIDENT)
+    request.getfixturevalue("arriving_blocks")
+    for one, other in zip(whole, last_latents(model, wanted, RESIDENT), strict=True):
+        np.testing.assert_array_equal(other, one)
 
 
 @pytest.mark.parametrize("takes", [("seed=+1", "seed=+2"), ("", "strength")], ids=["one voice", "voices"])

@@ -35,11 +35,16 @@ def test_a_preview_every_few_steps_and_none_when_the_clip_is_there(tmp_path, eve
 
 
 def test_a_cut_run_leaves_a_whole_preview_and_nothing_half_written(tmp_path):
-    events = make(fit(REQUEST, open_model()), Output(tmp_path / "out.mp4", preview=1))
+    """The same command then goes on, and takes the preview away in the end."""
+    job = fit(REQUEST, open_model())
+    events = make(job, Output(tmp_path / "out.mp4", preview=1))
     first = next(event for event in events if isinstance(event, Previewed))
     events.close()
     assert sorted(tmp_path.iterdir()) == sorted([*first.files, tmp_path / "out.mp4.unfinished"])
     assert len(read_audio(first.files[1], 48000)) > 10_000
+    events = make(job, Output(tmp_path / "out.mp4", preview=1))
+    assert [event.index for event in events if isinstance(event, Previewed)] == [2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_the_prediction_of_the_last_step_is_the_clip(tmp_path):

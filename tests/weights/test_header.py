@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.weights.header import read_header
+from mlx_ltxw.weights import header as header_module
+from mlx_ltxw.weights.header import known_header, read_header
 from tests.convert.made import read_file, write_file
 
 
@@ -34,6 +35,25 @@ def test_reads_what_the_library_writes(tmp_path):
         tensor = header.tensors[name]
         assert tensor.shape == array.shape
         assert raw[tensor.start : tensor.stop] == array.tobytes()
+
+
+def test_a_known_header_is_read_again_when_the_file_is_another(tmp_path, monkeypatch):
+    parsed, parse = [], header_module.parse_header
+    monkeypatch.setattr(header_module, "parse_header", lambda path, *a: (parsed.append(path), parse(path, *a))[1])
+    path, _ = saved(tmp_path)
+    for _ in range(3):
+        assert known_header(path).tensors.keys() == {"a.weight", "b", "c"}
+    assert parsed == [path]
+    save_file({"d": np.ones(2)}, path)
+    assert known_header(path).tensors.keys() == {"d"}
+    other = tmp_path / "other"
+    save_file({"d": np.ones(2)}, other)
+    os.replace(other, path)
+    known_header(path)
+    assert parsed == [path] * 3
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        known_header(path)
 
 
 def test_data_that_is_cut(tmp_path):

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models.ops import device, unpack_cuda
+from mlx_ltxw.models.ops.twins import gradients_wanted
 
 UNPACKED_FROM: dict[str, int | None] = {"cpu": 16, "cuda": 16, "metal": None}
 """From how many rows on a weight is unpacked first, by backend; None for never.
@@ -40,6 +41,9 @@ def packed_product(layer: nn.QuantizedLinear, x: mx.array) -> mx.array:
     if not _unpacks(x):
         y = _quantised(layer, x, transpose=True)
         return y + layer.bias if "bias" in layer else y
+    if not gradients_wanted():
+        weight = unpacked(layer, x.dtype).T
+        return (mx.addmm(layer.bias, x, weight) if "bias" in layer else x @ weight).astype(x.dtype)
     names = tuple(name for name in ("weight", "scales", "biases", "bias") if name in layer)
     product: Any = _unpacking(_packing(layer), names)(x, *(layer[name] for name in names))
     return product.astype(x.dtype)

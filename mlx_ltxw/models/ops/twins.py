@@ -14,13 +14,19 @@ _without_gradients = False
 
 @contextmanager
 def no_gradients() -> Iterator[None]:
-    """Twins are their kernels and nothing else, which is less to describe, and to be done, for each call."""
+    """Twins are their kernels and nothing else, which is less to describe, and to be done, for each call; so are
+    products with packed weights (`packed.py`)."""
     global _without_gradients
     before, _without_gradients = _without_gradients, True
     try:
         yield
     finally:
         _without_gradients = before
+
+
+def gradients_wanted() -> bool:
+    """Whether what is described may be asked for its gradient."""
+    return not _without_gradients
 
 
 def twin(fused: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

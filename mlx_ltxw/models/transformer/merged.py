@@ -8,6 +8,7 @@ saves a start of a product each. On a GPU that waits for the host this is a sixt
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,42 +25,74 @@ CROSS = (("to_q", GATES), ("to_k", "to_v"))
 not at all, stay by themselves."""
 
 
-def merge(block: nn.Module) -> list[mx.array]:
+class Laid(NamedTuple):
+    """Linears that were laid together.
+
+    Attributes:
+        before: Their arrays as they were, by name.
+        whole: The arrays of all of them.
+        views: Each linear's, which are rows of those.
+    """
+
+    before: list[dict[str, mx.array]]
+    whole: dict[str, mx.array]
+    views: list[dict[str, mx.array]]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that is in memory."""
+        return [*self.whole.values(), *(array for each in self.views for array in each.values())]
+
+    def fill(self) -> None:
+        """Takes the linears' arrays as they are now: of what was laid together before it had come."""
+        for name, whole in self.whole.items():
+            whole[...] = mx.concatenate([each[name] for each in self.before])
+            start = 0
+            for view in self.views:
+                stop = start + len(view[name])
+                view[name][...] = whole[start:stop]
+                start = stop
+        self.before.clear()
+
+
+def merge(block: nn.Module) -> list[Laid]:
     """Lays linears of one input into one array, in all attentions of a block that are whole.
 
     Args:
         block: Changed in place; it must be the only one to hold its arrays, or they are in memory twice.
 
     Returns:
-        The new arrays, which are not computed yet.
+        What was laid together; its arrays are not computed yet.
     """
-    made: list[mx.array] = []
-    for path, module in block.named_modules():
-        if type(module) is Attention:
-            for names in SELF if path.endswith("attn1") else CROSS:
-                made += merge_linears(module, names)
-    return made
+    return [
+        laid
+        for path, module in block.named_modules()
+        if type(module) is Attention
+        for names in (SELF if path.endswith("attn1") else CROSS)
+        for laid in merge_linears(module, names)
+    ]
 
 
-def merge_linears(attention: Attention, names: tuple[str, ...]) -> list[mx.array]:
+def merge_linears(attention: Attention, names: tuple[str, ...]) -> list[Laid]:
     """`merge` of some linears of an attention, where they are alike, the gates aside."""
     known = next((each for each in (names, names[:-1]) if len(each) > 1 and _alike(attention, each)), ())
     if not known:
         return []
     linears = [bare(attention[name]) for name in known]
-    arrays: dict[str, mx.array] = {}
-    for leaf in _leaves(linears[0]):
-        arrays[leaf] = mx.concatenate([linear[leaf] for linear in linears])
-        start = 0
-        for linear in linears:
-            stop = start + len(linear[leaf])
-            linear[leaf] = arrays[leaf][start:stop]
-            start = stop
-    attention["_merged"] = attention.get("_merged", {}) | {" ".join(known): arrays}
-    return [*arrays.values(), *(linear[leaf] for linear in linears for leaf in arrays)]
+    leaves = _leaves(linears[0])
+    before = [{leaf: linear[leaf] for leaf in leaves} for linear in linears]
+    whole = {leaf: mx.concatenate([each[leaf] for each in before]) for leaf in leaves}
+    views, start = list[dict[str, mx.array]](), 0
+    for linear, each in zip(linears, before, strict=True):
+        stop = start + len(each[leaves[0]])
+        views.append({leaf: whole[leaf][start:stop] for leaf in leaves})
+        dict.update(linear, views[-1])
+        start = stop
+    attention["_merged"] = attention.get("_merged", {}) | {" ".join(known): whole}
+    return [Laid(before, whole, views)]
 
 
-def forget(block: nn.Module, changed: Iterable[str]) -> list[mx.array]:
+def forget(block: nn.Module, changed: Iterable[str]) -> list[Laid]:
     """Takes apart what is one product no more, because some of its linears have other weights now. Where all but the
     gates have, they are laid together again.
 
@@ -68,9 +101,9 @@ def forget(block: nn.Module, changed: Iterable[str]) -> list[mx.array]:
         changed: The linears' paths in it.
 
     Returns:
-        New arrays, as from `merge`.
+        As `merge`.
     """
-    paths, made = set(changed), list[mx.array]()
+    paths, made = set(changed), list[Laid]()
     for path, module in block.named_modules():
         for key in list(module.get("_merged", {})) if isinstance(module, Attention) else []:
             names = (*key.split(),)

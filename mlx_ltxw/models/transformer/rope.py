@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_ltxw.models.ops.columns import Part, apart
 from mlx_ltxw.models.ops.cuda import turns
-from mlx_ltxw.models.ops.twins import twin
+from mlx_ltxw.models.ops.twins import gradients_wanted, twin
 
 Rope = tuple[mx.array, mx.array]
 """Cosines and sines, each (B, T, H, head_dim / 2)."""
@@ -83,7 +83,7 @@ def apply_split_rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         x: (B, T, H, D).
         cos, sin: (B, T, H, D / 2), B broadcasts; constants to a gradient.
     """
-    rotated: Any = _rotated(x, cos, sin)
+    rotated: Any = _rotated(x, cos, sin) if gradients_wanted() else _turned(x, cos, sin, _FORWARDS)
     return rotated
 
 

@@ -1,0 +1,190 @@
+"""Networks that are read at once, before they are at work or while they are: each layer is there when it is asked for,
+and the numbers are the file's."""
+
+import dataclasses
+import gc
+import os
+import threading
+import time
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_ltxw import machine
+from mlx_ltxw.errors import UserError
+from mlx_ltxw.models.transformer import Block
+from mlx_ltxw.tree import share
+from mlx_ltxw.weights import arriving, eager, reading
+from mlx_ltxw.weights.dtype import memory_dtype
+from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.reading import TensorReader
+
+SMALL = 20_000
+"""Bytes of a group: several of the tiny model's for each of its blocks."""
+
+
+@pytest.fixture
+def arrive(made_model, monkeypatch):
+    """Loads the model's transformer as a GPU does."""
+
+    def load(group=SMALL):
+        monkeypatch.setattr(arriving, "GROUP", group)
+        monkeypatch.setattr(arriving, "STAGED", 3 * group)
+        with monkeypatch.context() as patched:
+            patched.setattr(machine, "on_cpu", lambda: False)
+            return made_model.load_transformer(mx.float32, arriving=True)
+
+    return load
+
+
+def parameters(network):
+    return dict(tree_flatten(network.parameters()))
+
+
+def unread(monkeypatch, part, until=lambda: False):
+    """Lets the system give no byte of tensors whose name begins with `part`, until it may."""
+    real = TensorReader._read_piece
+
+    def piece(self, files, tensor, start, into):
+        end = time.monotonic() + 5
+        while tensor.name.startswith(part) and not until() and not self._closed:
+            assert time.monotonic() < end, "nobody came for it"
+            time.sleep(0.001)
+        return real(self, files, tensor, start, into)
+
+    monkeypatch.setattr(TensorReader, "_read_piece", piece)
+
+
+def reading_threads():
+    return [one.name for one in threading.enumerate() if one.name.startswith(("arrive", "read"))]
+
+
+def gone(names, seconds=5.0):
+    end = time.monotonic() + seconds
+    while (left := names()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not left
+
+
+@pytest.mark.parametrize("group", [1, SMALL, 1 << 30])
+def test_every_number_is_the_files(arrive, made_model, group, monkeypatch):
+    """And comes by our reading: what MLX would read is zeros here."""
+    zeros = {tensor.name: mx.zeros(tensor.shape, reading.DTYPES[tensor.dtype])
+             for tensor in made_model.tensors("transformer")}  # fmt: skip
+    monkeypatch.setattr(ModelDir, "arrays", lambda *_: zeros)
+    network = arrive(group)
+    for index in range(len(network.transformer_blocks)):
+        network.transformer_blocks[index]
+    stored, found = {}, parameters(network)
+    for file in made_model.shards("transformer"):
+        stored |= mx.load(str(file))  # MLX's own reader
+    assert found.keys() == stored.keys()
+    for name, array in found.items():
+        assert array.dtype == mx.float32
+        assert mx.array_equal(array, stored[name].astype(mx.float32)), name
+    assert gone(reading_threads)
+
+
+def test_a_layer_is_given_while_later_ones_are_not_there(arrive, monkeypatch):
+    unread(monkeypatch, "transformer_blocks.1.")
+    network = arrive()
+    first = parameters(network.transformer_blocks[0])
+    assert all(np.isfinite(np.array(array)).all() for array in first.values())
+    assert [type(one) for one in network.transformer_blocks] == [Block] * 2  # going over them waits for none
+
+
+def test_a_copy_waits_too_and_has_the_same_arrays(arrive, monkeypatch):
+    came = threading.Event()
+    unread(monkeypatch, "transformer_blocks.1.", came.is_set)
+    network = arrive()
+    clone = share(network)
+    threading.Timer(0.05, came.set).start()
+    mine = parameters(clone.transformer_blocks[1])  # would be read by MLX, all zeros apart, if it did not wait
+    assert came.is_set()
+    theirs = parameters(network.transformer_blocks[-1])
+    assert all(array is theirs[name] for name, array in mine.items())
+    assert clone.transformer_blocks[1] is not network.transformer_blocks[1]
+
+
+def test_a_disk_that_fails_is_told_and_asked_again(arrive, monkeypatch):
+    broken, real = True, os.preadv
+
+    def preadv(handle, buffers, at):
+        if broken and sum(map(len, buffers)) and network is not None:
+            raise OSError(5, os.strerror(5))
+        return real(handle, buffers, at)
+
+    network = None
+    held = threading.Event()
+    unread(monkeypatch, "transformer_blocks.1.", held.is_set)
+    network = arrive()
+    monkeypatch.setattr(reading.os, "preadv", preadv)
+    held.set()
+    for _ in range(2):
+        with pytest.raises(UserError, match="can no longer be read"):
+            network.transformer_blocks[1]
+    broken = False
+    assert np.isfinite(np.array(network.transformer_blocks[1].attn1.to_q.weight)).all()
+
+
+def test_nothing_is_read_on_when_nobody_wants_the_network(arrive, monkeypatch):
+    unread(monkeypatch, "transformer_blocks.1.")
+    network = arrive()
+    assert reading_threads()
+    del network
+    gc.collect()
+    assert gone(reading_threads)
+
+
+def test_a_file_with_layers_too_many_is_refused_as_ever(made_model, arrive, monkeypatch):
+    real = ModelDir.tensors
+
+    def more(self, component, audio_only=False):
+        found = real(self, component, audio_only)
+        return [*found, dataclasses.replace(found[0], name="transformer_blocks.7.attn1.to_q.weight")]
+
+    monkeypatch.setattr(ModelDir, "tensors", more)
+    arrays = ModelDir.arrays
+    monkeypatch.setattr(
+        ModelDir, "arrays",
+        lambda self, *a: arrays(self, *a) | {"transformer_blocks.7.attn1.to_q.weight": mx.zeros(1)},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"unexpected: transformer_blocks\.7"):
+        arrive()
+    gc.collect()
+    assert gone(reading_threads)
+
+
+def dtype_in_memory(name, stored):
+    return memory_dtype("transformer", name, stored, mx.bfloat16)
+
+
+def tensors_of(model):
+    return {tensor.name: tensor for tensor in model.tensors("transformer")}
+
+
+def test_same_numbers_and_every_byte_is_read_once(made_model, monkeypatch):
+    want = parameters(made_model.load_transformer(mx.bfloat16))
+    network, tensors, filled = made_model.load_transformer(mx.bfloat16), tensors_of(made_model), []
+    fill, largest = TensorReader.fill, max(tensor.nbytes for tensor in tensors.values())
+    monkeypatch.setattr(arriving, "GROUP", 3 * largest)
+    monkeypatch.setattr(
+        TensorReader, "fill", lambda self, places: (filled.append([one.name for one, _ in places]), fill(self, places))
+    )
+    count = eager.read_now(network, tensors, dtype_in_memory)
+    assert count == sum(tensor.nbytes for tensor in tensors.values())
+    assert sorted(name for names in filled for name in names) == sorted(tensors)
+    assert len(filled) > 3
+    assert all(sum(tensors[name].nbytes for name in names) <= 3 * largest for names in filled)
+    got = parameters(network)
+    assert got.keys() == want.keys()
+    assert all(got[name].dtype == want[name].dtype and mx.array_equal(got[name], want[name]) for name in want)
+
+
+def test_a_lost_file_is_told(made_model, tmp_path):
+    tensors = tensors_of(made_model)
+    lost = {name: dataclasses.replace(one, path=tmp_path / "gone") for name, one in tensors.items()}
+    with pytest.raises(UserError, match="can no longer be read"):
+        eager.read_now(made_model.load_transformer(mx.bfloat16), lost, dtype_in_memory)
