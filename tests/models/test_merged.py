@@ -8,6 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import tests.reference.transformer as official
+from mlx_ltxw import machine
 from mlx_ltxw.adapter.apply import adapt, attach, set_gates, settle
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
@@ -19,6 +20,7 @@ from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline import networks
 from mlx_ltxw.pipeline.networks import Networks, lay_together
 from mlx_ltxw.tree import linears, share
+from mlx_ltxw.weights.arriving import Arriving
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from tests.adapter.helpers import factors, forward, inputs, official_file, save
 from tests.models.test_transformer import both, streams
@@ -181,3 +183,21 @@ def test_a_network_of_a_run(made_model, residency, monkeypatch):
     assert all("_merged" in block.attn1 and "_merged" in block.audio_attn2 for block in together.transformer_blocks)
     video, audio = both(bare, *streams(bare.config))
     same(together(video, audio), bare(video, audio))
+
+
+@pytest.mark.parametrize("targets", ["", "audio_attn1.to_[qkv]", "audio_attn1.to_q|to_out"])
+@pytest.mark.parametrize("consume", [False, True])
+def test_blocks_that_are_still_on_their_way(made_model, monkeypatch, tmp_path, targets, consume):
+    """As on a GPU: each is laid together when it has come, and fused after that; the old arrays are let go of."""
+    bare = Networks(made_model, mx.float32).transformer(audio_only=False)
+    monkeypatch.setattr(machine, "on_cpu", lambda: False)
+    monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
+    together = Networks(made_model, mx.float32).transformer(audio_only=False)
+    assert isinstance(together.transformer_blocks, Arriving)
+    video, audio = both(bare, *streams(bare.config))
+    if targets:
+        given = [(adapter(bare, tmp_path, targets), Strength(0.7))]
+        bare, together = (fuse(one, given, consume=consume).model for one in (bare, together))
+    same(together(video, audio), bare(video, audio))
+    names = list(together.transformer_blocks[0].audio_attn1["_merged"])
+    assert names == ([] if "to_out" in targets else ["to_q to_k to_v to_gate_logits"])
