@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlx_ltxw.models.ops.cuda import source
+from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Call,
@@ -43,7 +44,8 @@ def with_kernels(ours: bool) -> Iterator[None]:
 
 def forward(model: Transformer, streams: tuple[Modality, Modality], call: Call, way: Walk) -> Any:
     """Velocities, of a forward whose texts are read apart, as in a guided step."""
-    return way.together([(joint_forward(model, streams[0], streams[1], call=call), NO_SKIPS)])[0]
+    with no_gradients():
+        return way.together([(joint_forward(model, streams[0], streams[1], call=call), NO_SKIPS)])[0]
 
 
 class Way(NamedTuple):
@@ -119,15 +121,22 @@ def in_turns(runs: Mapping[Way, Callable[[], Any]], rounds: int) -> dict[Way, li
 
 
 def packings(setting: Setting) -> Iterator[Figure]:
-    """Forwards of quantised models beside one that is not, at the second size."""
+    """Forwards of quantised models beside one that is not, at the second size, in turns; described and merged."""
     clips = list(setting.geometries().items())
     size, geometry = clips[min(1, len(clips) - 1)]
     streams = setting.modalities(geometry)
-    bare = min(timed(partial(forward, setting.model, streams, directly, walk()), setting.runs))
+    bare = Way("bf16", True, False, lambda: directly)
     for name in PACKINGS:
-        model = packed_copy(setting.model, name)
-        run = partial(forward, model, streams, directly, walk())
-        seconds = timed(run, setting.runs)
-        yield Figure(f"forward, {name}", size, seconds, more={"over unquantised": round(min(seconds) / bare, 3)})
-        del model, run
+        ways = {bare: setting.model}
+        ways[way := bare._replace(name=f"forward, {name}")] = packed_copy(setting.model, name)
+        ways[merged := way._replace(name=f"{way.name}, merged", merged=True)] = share(ways[way])
+        lay_together(ways[merged])
+        runs = {each: partial(forward, model, streams, directly, walk()) for each, model in ways.items()}
+        more = {each: beside(run, streams, ways[each]) for each, run in runs.items()}
+        seconds = in_turns(runs, setting.runs)
+        least = min(seconds[bare])
+        for each in (way, merged):
+            over = {"over unquantised": round(min(seconds[each]) / least, 3), "unquantised, s": least}
+            yield Figure(each.name, size, seconds[each], more=over | more[each])
+        del ways, runs
         mx.clear_cache()
