@@ -31,6 +31,7 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    laying,
     libraries,
     previews,
     streaming,
@@ -206,7 +207,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
     residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
     if sum(blocks) + beside + arriving(machine, stored) > room:
-        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside = fixed + streaming(blocks, stored, machine, copies) + laying(blocks, machine)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     needs = text_needs(clip)
     for stage in work.stages:
