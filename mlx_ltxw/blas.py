@@ -12,6 +12,11 @@ import ctypes
 import os
 import sys
 
+_BUFFER = 128 << 20
+"""Bytes of the buffer that each of OpenBLAS's threads has, of which it takes what it once needs, for good."""
+_DEPTH = 448
+"""How much of a product's inner width is packed at a time, at most (`SGEMM_DEFAULT_Q` of `param.h`; 320 to 448)."""
+
 VARIABLE = "MLX_LTXW_OPENBLAS"
 """Set to `0` to keep MLX's own BLAS; to a path to load that library instead of the system's."""
 
@@ -48,12 +53,41 @@ def identity() -> str:
     """What a product's last bits hang on: which BLAS multiplies, and in how many threads it shares the work."""
     if not LOADED:
         return "MLX's own"
-    library = ctypes.CDLL(os.environ.get(VARIABLE, "libopenblas.so.0"))
-    config, threads = getattr(library, "openblas_get_config", None), getattr(library, "openblas_get_num_threads", None)
-    if config is None or threads is None:  # another library that the variable names
+    config = getattr(_library(), "openblas_get_config", None)
+    if config is None or not hasattr(_library(), "openblas_get_num_threads"):  # another one that the variable names
         return f"{os.environ.get(VARIABLE)} {os.environ.get('OPENBLAS_NUM_THREADS')}"
     config.restype = ctypes.c_char_p
     return f"{config().decode()} in {threads()} threads"
+
+
+def threads() -> int:
+    """In how many threads products are made as far as is known; 1 where no OpenBLAS was loaded."""
+    count = getattr(_library(), "openblas_get_num_threads", None) if LOADED else None
+    return 1 if count is None else int(count())
+
+
+def packed(count: int, rows: int, inner: int, heights: int = 1) -> int:
+    """Bytes that OpenBLAS's threads keep of the product (rows, inner) @ (inner, n), fp32, to the end of the process.
+
+    They share out the rows, and each packs its own, some of the inner width at a time, into a buffer (`inner_thread` of
+    `driver/level3/level3_thread.c`); a single thread packs a few rows at a time.
+
+    Args:
+        count: Of threads.
+        rows, inner: Of the product; of several the largest.
+        heights: Numbers of rows that such products have. Where in the buffer a thread's second half begins follows
+            from the rows, so that products of several heights touch more of it than one.
+    """
+    if count < 2:
+        return 0
+    depth = inner if inner <= _DEPTH else min(_DEPTH, -(-inner // 2))
+    if heights > 1:
+        depth = (depth + _DEPTH) // 2
+    return min(count * _BUFFER, rows * depth * 4)
+
+
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(os.environ.get(VARIABLE, "libopenblas.so.0"))
 
 
 LOADED = prefer_openblas()

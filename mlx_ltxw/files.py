@@ -271,12 +271,20 @@ def local_path(text: str) -> Path:
     Raises:
         UserError: no system has such a name.
     """
-    if "\0" in text or len(os.fsencode(text)) > 4095 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+    if not _may_be_a_name(text):
         short = text if len(text) <= 80 else f"{text[:77]}…"
         raise UserError(f"'{short}' cannot be the name of a file.", "Check the path.")
     with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
         return Path(text).expanduser()
     return Path(text)
+
+
+def _may_be_a_name(text: str) -> bool:
+    try:
+        whole = os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
+    return b"\0" not in whole and len(whole) <= 4095 and all(len(part) <= 255 for part in whole.split(b"/"))
 
 
 def inside(folder: Path, name: object) -> Path:

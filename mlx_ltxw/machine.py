@@ -14,6 +14,7 @@ import platform
 import re
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ class Machine:
         budget: Bytes that this process should use: Metal's recommended working set, what is free on a CUDA card, or
             the total.
         chosen: Whether the budget is less than that, since someone asked for less.
+        blas_threads: In how many threads a CPU's matrix products are made.
     """
 
     backend: str
     total: int
     budget: int
     chosen: bool = False
+    blas_threads: int = 1
 
     @property
     def in_pieces(self) -> bool:
@@ -77,8 +80,10 @@ def this_machine() -> Machine:
     """Reads MLX's device information, and the system's where MLX tells nothing (CPU)."""
     mx = _mlx()
     if on_cpu():
+        from mlx_ltxw import blas
+
         total = host_memory()
-        return Machine("cpu", total, total)
+        return Machine("cpu", total, total, blas_threads=blas.threads())
     info = mx.device_info()
     total = int(info.get("memory_size") or info["total_memory"])
     budget = info.get("max_recommended_working_set_size") or info.get("free_memory") or total
@@ -145,6 +150,12 @@ def late_tf32() -> list[str]:
     return [LATE]
 
 
+_NO_LIMIT = 1 << 60
+_GIVEN_UP = threading.Event()
+"""Set once an evaluation on the CPU ended in an error. MLX goes on counting the operations that it gave up as at work,
+and above its memory limit it would wait for them for ever: such a process computes on without a limit."""
+
+
 class Parts:
     """Tells MLX's CPU backend what each part of a run may hold.
 
@@ -168,7 +179,7 @@ class Parts:
             weights: Bytes that it will load.
             activations: Bytes that it holds beside them.
         """
-        if self._machine.in_pieces:
+        if self._machine.in_pieces or _GIVEN_UP.is_set():
             return
         mx = _mlx()
         active = mx.get_active_memory()
@@ -188,10 +199,14 @@ def limits(machine: Machine) -> Iterator[Parts]:
     """
     mx = _mlx()
     cache = mx.set_cache_limit(machine.cache_limit)
-    memory = mx.set_memory_limit(machine.budget)
+    memory = mx.set_memory_limit(_NO_LIMIT if _GIVEN_UP.is_set() else machine.budget)
     wired = mx.set_wired_limit(machine.budget) if on_metal() else None
     try:
         yield Parts(machine)
+    except RuntimeError:
+        if on_cpu():
+            _GIVEN_UP.set()
+        raise
     finally:
         mx.set_cache_limit(cache)
         mx.set_memory_limit(memory)

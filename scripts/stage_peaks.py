@@ -83,8 +83,8 @@ def measured(job: Plan, networks: Networks | None = None) -> Peaks:
 
 
 def predicted(job: Plan) -> dict[str, int]:
-    """The plan's, by the same names."""
-    return {part: max((n.peak for n in job.budget.needs if n.name.startswith(part)), default=0)
+    """The plan's, of MLX's arrays, by the same names."""
+    return {part: max((n.arrays for n in job.budget.needs if n.name.startswith(part)), default=0)
             for part in dict.fromkeys(PARTS.values())}  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_PUT(self):
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         if self.server.puts_left == 0:
-            return self.fail(500, "Down")
+            return self.fail(507, "Full")  # which the client does not try again
         self.server.puts_left -= 1
         digest = self.path.rpartition("/")[2]
         assert sha256(raw).hexdigest() == digest

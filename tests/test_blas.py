@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mlx_ltxw.blas import packed
+
 LIBRARY = "libopenblas.so.0"
 
 
@@ -47,6 +49,41 @@ def test_matrix_products_use_it():
     refused, slow = run("import mlx_ltxw.blas; print(mlx_ltxw.blas.LOADED)\n" + MULTIPLY, MLX_LTXW_OPENBLAS="0")
     assert (loaded, refused) == ("True", "False")
     assert float(fast) > 2 * float(slow)
+
+
+PRODUCT = (
+    "import mlx_ltxw.blas as blas, mlx.core as mx; from mlx_ltxw.machine import beside_mlx\n"
+    "mx.set_default_device(mx.cpu); mx.set_cache_limit(0)\n"
+    "x, y = mx.zeros((60000, 216)), mx.zeros((216, 48)); mx.eval(x, y, x[:8] @ y)\n"
+    "before = beside_mlx(); z = x @ y; mx.eval(z)\n"
+    "print(blas.threads(), blas.packed(blas.threads(), 60000, 216), beside_mlx() - before)\n"
+)
+
+
+@needs_library
+def test_what_threads_keep_of_a_product_is_counted():
+    """Two threads copy all rows, and do not give the memory back; one copies a few at a time."""
+    threads, said, kept = map(int, run(PRODUCT, OPENBLAS_NUM_THREADS="2"))
+    if threads == 2:  # OpenBLAS makes no more threads than there are cores
+        assert said == 60000 * 216 * 4
+        assert 0.9 * said < kept < 1.15 * said
+    threads, said, kept = map(int, run(PRODUCT, OPENBLAS_NUM_THREADS="1"))
+    assert (threads, said) == (1, 0)
+    assert kept < 6e6
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "heights", "bytes_"),
+    [
+        (1000, 100, 1, 400_000),
+        (1000, 576, 1, 1000 * 288 * 4),  # in two halves
+        (1000, 4096, 1, 1000 * 448 * 4),
+        (1000, 100, 2, 1000 * 274 * 4),  # halfway to the whole depth
+        (10**7, 4096, 1, 4 << 27),  # the buffers of four threads
+    ],
+)
+def test_packed_rows(rows, inner, heights, bytes_):
+    assert packed(4, rows, inner, heights) == bytes_
 
 
 def test_too_late_after_mlx():

@@ -220,7 +220,7 @@ def test_a_list_names_files_of_its_own_folder_only(tmp_path, name):
     assert files.inside(tmp_path, "a/b.json") == tmp_path / "a" / "b.json"
 
 
-@pytest.mark.parametrize("text", ["x" * 5000, "a/" * 3000, "a\0b", "d/" + "x" * 256])
+@pytest.mark.parametrize("text", ["x" * 5000, "a/" * 3000, "a\0b", "d/" + "x" * 256, "\ud800"])
 def test_names_that_no_file_has(text):
     with pytest.raises(UserError, match="cannot be the name of a file"):
         files.local_path(text)

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import mlx.core as mx
 import pytest
 
-from mlx_ltxw import heap
+from mlx_ltxw import heap, machine
 from mlx_ltxw.blas import VARIABLE
 from mlx_ltxw.cuda_graphs import VARIABLE as CUDA_GRAPHS
 from mlx_ltxw.machine import Machine, Parts, on_cpu, this_machine
@@ -104,6 +106,22 @@ def test_a_part_may_hold_what_is_there_and_what_it_needs():
         assert mx.set_memory_limit(GB) == GB
         Parts(Machine("cuda", GB, GB)).begin("sound", 1, 1)
         assert mx.set_memory_limit(GB) == GB
+    finally:
+        mx.set_memory_limit(before)
+
+
+def test_after_a_failed_evaluation_the_cpu_waits_for_nothing(monkeypatch):
+    """Of what failed MLX may count operations as at work that never end; it would wait for them above a limit."""
+    monkeypatch.setattr(machine, "_GIVEN_UP", threading.Event())
+    cpu, before = Machine("cpu", GB, GB), mx.set_memory_limit(3 * GB)
+    try:
+        with suppress(RuntimeError), machine.limits(cpu):
+            assert mx.set_memory_limit(GB) == GB
+            raise RuntimeError("[read] Unable to read from file.")
+        assert mx.set_memory_limit(3 * GB) == 3 * GB
+        with machine.limits(cpu) as parts:
+            parts.begin("sound", 1, 1)
+            assert mx.set_memory_limit(GB) > 1000 * GB
     finally:
         mx.set_memory_limit(before)
 

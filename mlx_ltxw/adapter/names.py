@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 
 LAYERS = 48
 ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
@@ -134,6 +135,18 @@ def diffusers_name(path: str) -> str:
 _DIFFUSERS_NAMES = {official: theirs for theirs, official in DIFFUSERS_TOP.items()}
 
 
+@cache
+def _official() -> frozenset[str]:
+    return frozenset(official_linears())
+
+
+@lru_cache(maxsize=4)
+def _tables(modules: frozenset[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The module that each spelling names, with dots and without; a run reads many adapters for one model."""
+    dotted = {spell(path): path for spell in (mlx_name, diffusers_name, str) for path in modules}
+    return dotted, {name.replace(".", "_"): path for name, path in dotted.items()}
+
+
 class Spellings:
     """Looks names up among a model's own linears.
 
@@ -142,9 +155,8 @@ class Spellings:
     """
 
     def __init__(self, modules: Iterable[str] | None = None) -> None:
-        self.modules = frozenset(official_linears() if modules is None else modules)
-        self._dotted = {spell(path): path for spell in (mlx_name, diffusers_name, str) for path in self.modules}
-        self._flat = {name.replace(".", "_"): path for name, path in self._dotted.items()}
+        self.modules = _official() if modules is None else frozenset(modules)
+        self._dotted, self._flat = _tables(self.modules)
 
     def resolve(self, name: str) -> str | None:
         """The official name of a module as some program spells it; None when no module is meant."""

@@ -13,6 +13,9 @@ from mlx_ltxw.adapter.names import in_audio_stream, kind
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.tree import Linear, linears, size_of
 
+_REASONS = 2
+"""So many are told of why names have no place."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -110,8 +113,11 @@ def _misfit(adapter: Adapter, path: str, linear: Linear) -> str | None:
 
 
 def _reasons(unplaced: dict[str, str]) -> str:
-    """Names grouped by reason, a few of each."""
+    """Names grouped by reason: a few of each, of the most frequent ones."""
     groups: dict[str, list[str]] = {}
     for name, why in unplaced.items():
         groups.setdefault(why, []).append(name)
-    return "; ".join(f"{', '.join(some(names, 3))} ({why})" for why, names in groups.items())
+    told = sorted(groups.items(), key=lambda group: -len(group[1]))[:_REASONS]
+    texts = [f"{', '.join(some(names, 3))} ({why})" for why, names in told]
+    left = len(unplaced) - sum(len(names) for _, names in told)
+    return "; ".join([*texts, f"and {left:,} more for other reasons"] if left else texts)

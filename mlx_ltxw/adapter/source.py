@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mlx_ltxw.hub import Spec, looks_like_repo, open_repo
 _KNOWN_NAMES = ("adapter.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _CONFIG = "adapter_config.json"
 _PICKLES = (".pt", ".bin", ".ckpt")
+_MOST = 10_000
+"""Files and folders that are looked through for an adapter; a disk has more."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def locate(source: str, builtin: Mapping[str, Path] | None = None) -> Located:
 
 
 def _is_adapter(file: str) -> bool:
-    return not file or file.endswith(".safetensors")
+    return not file or _is_weights(file)
 
 
 def _located(name: str, path: Path) -> Located:
@@ -71,9 +74,21 @@ def _located(name: str, path: Path) -> Located:
 
 def _choose(folder: Path, source: str) -> Path:
     """The adapter's file in a folder."""
-    return folder / _choose_name(
-        sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors")), source
-    )
+    return folder / _choose_name(sorted(_weights_in(folder, source)), source)
+
+
+def _weights_in(folder: Path, source: str) -> Iterator[str]:
+    """The .safetensors files below a folder, by their path in it; what may not be read is passed over."""
+    seen = 0
+    for parent, folders, files in os.walk(folder):
+        seen += len(folders) + len(files)
+        if seen > _MOST:
+            raise UserError(f"'{source}' holds more than {_MOST:,} files.", "Give the folder of an adapter.")
+        yield from ((Path(parent) / file).relative_to(folder).as_posix() for file in files if _is_weights(file))
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith(".safetensors")
 
 
 def _choose_name(names: list[str], source: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.parsing import finite_number
@@ -77,7 +77,7 @@ def parse_adapter(text: str) -> tuple[str, Strength]:
         UserError: the part behind the colon is no strength.
     """
     source, colon, strength = text.rpartition(":")
-    if not colon or strength[:1] in ("/", "\\") or Path(text).exists():
+    if not colon or strength[:1] in ("/", "\\") or os.path.exists(text):
         return text, Strength()
     return source, parse_strength(strength)
 

@@ -37,6 +37,7 @@ from mlx_ltxw.pipeline.needs import (
     streaming,
     text_needs,
 )
+from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
@@ -106,7 +107,8 @@ class Budget:
         """For a terminal: a line a part, and the sum of it."""
         head = ("part", "weights", "other", "peak", "read")
         rows = [
-            (need.name, *map(readable, (need.weights, need.activations, need.peak, need.read))) for need in self.needs
+            (need.name, *map(readable, (need.weights, need.peak - need.weights, need.peak, need.read)))
+            for need in self.needs
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
@@ -205,7 +207,9 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
     previewing = max(need.peak for need in previews(clip, work.stages[-1].geometry)) if work.previews else 0
     activations = max(previewing, *(forward(clip, stage) for stage in work.stages))
-    residency, beside, room = RESIDENT, fixed + sum(copies), limit - program - activations
+    sizes = [stage.geometry for stage in work.stages]
+    room = limit - program - activations - packed(DENOISING, clip, sizes)
+    residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(machine, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies) + laying(blocks, machine)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
@@ -217,7 +221,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
         needs.append(Need(PREVIEWS, weights, previewing, 0))
     upsamplers = [*dict.fromkeys(stage.upsampler for stage in work.stages if stage.upsampler)]
-    needs += decoding_needs(clip, work.stages[-1].geometry, upsamplers)
+    needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry, upsamplers)], clip, sizes)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 

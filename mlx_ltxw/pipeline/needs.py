@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.audio_vae import AudioVAEConfig
 from mlx_ltxw.models.transformer import TransformerConfig
 from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.models.video_vae import Tiling
@@ -57,6 +58,7 @@ class Need:
         activations: Bytes of everything else.
         read: Bytes from disk in all, the first time included.
         choice: How it is done, where there is a choice, and why; or nothing.
+        packed: Bytes of OpenBLAS's copies of what its threads multiply, which no part gives back (`blas.packed`).
     """
 
     name: str
@@ -64,10 +66,16 @@ class Need:
     activations: int
     read: int
     choice: str = ""
+    packed: int = 0
 
     @property
     def peak(self) -> int:
         """Bytes at once."""
+        return self.arrays + self.packed
+
+    @property
+    def arrays(self) -> int:
+        """Bytes at once that MLX counts."""
         return self.weights + self.activations
 
 
@@ -190,23 +198,30 @@ def forward(clip: Subject, stage: Stage) -> int:
     return walking(clip, stage.geometry, len(passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)))
 
 
-def walking(clip: Subject, size: Geometry, forwards: int = 1) -> int:
+def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> int:
     """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
-    it, and what a run holds all along."""
+    it, and what a run holds all along.
+
+    Args:
+        clip: What is made.
+        size: Its own.
+        forwards: That go side by side, one of them at work.
+        rows: Clips that go together in one forward.
+    """
     config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
-    video = 0 if clip.audio_only else size.video_tokens * config.video.dim * itemsize
-    audio = size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
-    text = clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize
+    video = 0 if clip.audio_only else rows * size.video_tokens * config.video.dim * itemsize
+    audio = rows * size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
+    text = rows * (clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize)
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
         return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
     longest = size.audio_tokens if clip.audio_only else size.video_tokens
-    scores = ops.scores_at_once(config.audio.heads, size.audio_tokens, max(PROMPT, size.audio_tokens))
+    scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
     if clip.audio_only:
         return int(19.5 * audio + (12.5 if waiting else 3.5) * text + 8.4 * scores + held)
-    scores += ops.scores_at_once(config.video.heads, longest, max(PROMPT, longest))
+    scores += ops.scores_at_once(config.video.heads, rows * longest, max(PROMPT, longest))
     return int((19.5 + waiting) * (video + audio) + (3.5 if waiting else 2.1) * text + 5.3 * scores + held)
 
 
@@ -282,27 +297,36 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
     if clip.machine.in_pieces:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
-    wider = config.multipliers[1] if len(config.multipliers) > 1 else 1
     spectrum = (
-        min(tokens, _PIECE) * config.channels * (24_000 + 15_000 * wider)
+        min(tokens, PIECE) * config.channels * (24_000 + 15_000 * wider(config))
     )  # the last level's, unfolded for its convolutions
     larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
     return Need(SOUND, larger[0], larger[1] + clip.held, read)
 
 
-_PIECE = 156
+def wider(config: AudioVAEConfig) -> int:
+    """How many times wider the level before the last is."""
+    return config.multipliers[1] if len(config.multipliers) > 1 else 1
+
+
+PIECE = 156
 """Tokens of a piece of a long sound, with those before it that it depends on."""
 
 
 def _picture(clip: Subject, size: Geometry) -> int:
     """Bytes beside the weights that decoding the video holds: a tile's, which is made in pieces where it is large."""
     channels, itemsize = clip.model.network_config("video_vae").decoder_base_channels, clip.text_itemsize
-    tiling = Tiling()
-    tile = min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
+    tiling, tile = Tiling(), tile_pixels(size)
     held = (3.31, 34) if clip.machine.in_pieces else (2.88, 30)
     whole = (held[0] * channels * itemsize + held[1]) * tile * min(size.frames, tiling.frames or size.frames)
     bound = _TILE if clip.machine.in_pieces else _TILE_WHOLE
     return int(min(whole, bound + _PER_TILE_PIXEL * tile))
+
+
+def tile_pixels(size: Geometry) -> int:
+    """Pixels of a frame that are decoded at once, at most."""
+    tiling = Tiling()
+    return min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
 
 
 def arriving(machine: Machine, stored: Sequence[int]) -> int:

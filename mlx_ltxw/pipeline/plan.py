@@ -15,7 +15,7 @@ from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.pace import Pace, key
 from mlx_ltxw.pipeline.prompt_cache import default_folder
-from mlx_ltxw.pipeline.recipes import Stage, default_pipeline, described, stages_of
+from mlx_ltxw.pipeline.recipes import Stage, check_built_in, default_pipeline, described, stages_of
 from mlx_ltxw.pipeline.request import Request, Settings
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
 from mlx_ltxw.pipeline.same_bits import tries
@@ -112,6 +112,7 @@ def plan(request: Request, model: ModelDir, memory: int | None = None, previews:
         UserError: the model cannot make that size, takes no such steps or guidance, an adapter does not fit, or the
             machine has too little memory.
     """
+    check_built_in(request, model)
     request = dataclasses.replace(request, pipeline=request.pipeline or default_pipeline(request, model))
     settings = resolve(request, defaults_of(request, model), model.variant)
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))

@@ -6,9 +6,9 @@ Source: `ltx_pipelines/ti2vid_one_stage.py`, `ti2vid_two_stages.py`, `ti2vid_two
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from mlx_ltxw.pipeline.guidance import NO_GUIDANCE, Guidance
 from mlx_ltxw.pipeline.request import HQ, ONE_STAGE, PIPELINES, TWO_STAGE, Request, Settings
 from mlx_ltxw.pipeline.samplers import Sampler, euler, res_2s
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS, SECOND_STAGE_SIGMAS, ltx2_sigmas
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.components import upsampler_name
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -98,7 +99,7 @@ def distilled_lora(text: str, pipeline: str) -> tuple[str, tuple[Strength, ...]]
 def lora_source(text: str) -> str:
     """The file or repo of `FILE|REPO[:STRENGTH]`; as `adapter.strength.parse_adapter`, whatever the strength is."""
     source, colon, given = text.rpartition(":")
-    return text if not colon or given[:1] in ("/", "\\") or Path(text).exists() else source
+    return text if not colon or given[:1] in ("/", "\\") or os.path.exists(text) else source
 
 
 def stages_of(settings: Settings, model: ModelDir, geometry: Geometry) -> tuple[Stage, ...]:
@@ -156,6 +157,27 @@ def smaller(geometry: Geometry, upsampler: str, model: ModelDir) -> Geometry:
     one = dataclasses.replace(geometry, width=geometry.width * down // up, height=geometry.height * down // up)
     one.check()
     return one
+
+
+def check_built_in(request: Request, model: ModelDir) -> None:
+    """Refuses recipes for which nobody publishes what the built-in model would need.
+
+    Raises:
+        UserError: two stages, or a distilled LoRA, of the model that ships with the package.
+    """
+    if model.path != BUILTIN_MODEL:
+        return
+    stages = request.pipeline not in (None, ONE_STAGE)
+    for field, given in (
+        ("pipeline", stages),
+        ("upsampler", request.upsampler),
+        ("distilled_lora", request.distilled_lora),
+    ):
+        if given:
+            raise UserError(
+                "The built-in model makes clips in one stage: there is no upsampler and no distilled LoRA for it.",
+                f"Leave {{field:{field}}} out, or use LTX-2.3 with {{field:model}}.",
+            )
 
 
 def check_recipe(settings: Settings, variant: str) -> None:

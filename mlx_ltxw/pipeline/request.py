@@ -112,6 +112,8 @@ class Request:
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind) for item in value):
                 raise UserError(f"{{field:{name}}} is {value!r}.", "Give a tuple, also of a single one.")
+            if kind is str and not all(map(str.strip, value)):
+                raise UserError(f"One of {{field:{name}}} is empty.", "Leave it out, or say which.")
             object.__setattr__(self, name, tuple(value))
         for name, wanted, hint in _KINDS:
             value = getattr(self, name)
@@ -123,6 +125,8 @@ class Request:
                 object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
         for name in ("video", "audio", "distilled_lora"):
             if (file := getattr(self, name)) is not None:
+                if not str(file).strip():
+                    raise UserError(f"{{field:{name}}} is empty.", "Leave it out, or name a file.")
                 object.__setattr__(self, name, str(file))
 
     @classmethod

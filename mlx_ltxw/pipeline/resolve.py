@@ -19,12 +19,13 @@ from mlx_ltxw.pipeline.guidance import (
 from mlx_ltxw.pipeline.recipes import check_recipe, default_pipeline, fixed_steps
 from mlx_ltxw.pipeline.request import DTYPES, HQ, ONE_STAGE, RANDOM, SEED, SEEDS, Defaults, Request, Settings
 from mlx_ltxw.pipeline.schedule import DISTILLED_SIGMAS
+from mlx_ltxw.prompts.intervals import parse_intervals
 from mlx_ltxw.prompts.takes import read_take
 from mlx_ltxw.weights.model_dir import ModelDir
 
 DISTILLED_STEPS = len(DISTILLED_SIGMAS) - 1
 HQ_STEPS, HQ_SIZE = 15, (1920, 1088)
-MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 1000}
+MOST = {"width": 1 << 14, "height": 1 << 14, "frames": 1 << 16, "steps": 1000, "frame_rate": 240}
 """What no machine can make more of."""
 _MOST_SEEDS = 10_000
 
@@ -137,6 +138,8 @@ def _check_numbers(settings: Settings) -> None:
         for name in ("cfg", "stg", "modality", "rescale"):
             if not math.isfinite(getattr(guidance, name)):
                 raise UserError(f"The {field} guidance's {name} is no finite number.", "Give a number.")
+        if not 0 <= guidance.rescale <= 1:
+            raise UserError(f"The {field} guidance's rescale is {guidance.rescale:g}.", "Give one from 0 to 1.")
 
 
 def _check_distilled(settings: Settings, variant: str) -> None:
@@ -155,6 +158,8 @@ def _check_distilled(settings: Settings, variant: str) -> None:
 def _check_adapters(settings: Settings) -> None:
     if settings.register_at is not None and not settings.adapters and not settings.takes:
         raise UserError("{field:register_at} has no adapter to act on.", "Add {field:adapters}.")
+    if settings.register_at is not None:
+        parse_intervals(settings.register_at)
     if settings.register_at is not None and settings.fuse:
         raise UserError(
             "A fused adapter cannot change its strength in time.", "Leave {field:fuse} or {field:register_at} out."

@@ -137,7 +137,7 @@ def slips(prompt: Prompt) -> list[str]:
     for turn in prompt.turns:
         if not turn.mark.endswith(":"):
             what = "full-width" if turn.mark.endswith("：") else "missing"
-            found.append(f'The colon after {turn.mark.rstrip("：")} is {what}; write {mend_mark(turn.mark)} "…".')
+            found.append(f'The colon after {_brackets(turn.mark)} is {what}; write {mend_mark(turn.mark)} "…".')
         elif mend_mark(turn.mark) != turn.mark:
             found.append(f"The brackets or comma of {turn.mark} are full-width; write {mend_mark(turn.mark)}")
         if turn.after:
@@ -153,7 +153,7 @@ def slips(prompt: Prompt) -> list[str]:
 def _without_comma(turn: Turn, manner: str) -> str:
     """What to say of `(woman whispering)` and of `(whispering)`: all of it passes for the speaker's name."""
     speaker = " ".join(turn.speaker.replace(manner, " ").split())
-    mark = turn.mark.rstrip(":： ")
+    mark = _brackets(turn.mark)
     if not speaker:
         return f"{mark} names a manner and no speaker; write (woman, {manner}): …"
     return f"{mark} has no comma before its manner; write ({speaker}, {manner}): …"
@@ -168,8 +168,13 @@ def mend(text: str) -> str:
 
 def mend_mark(mark: str) -> str:
     """`（woman，whispering）` -> `(woman, whispering):`."""
-    inner = re.sub(r"\s*，\s*", ", ", mark.rstrip(":： ").strip("()（）").strip())
+    inner = re.sub(r"\s*，\s*", ", ", _brackets(mark).strip("()（）").strip())
     return f"({inner}):"
+
+
+def _brackets(mark: str) -> str:
+    """A mark without its colon, before which there may be white space of any kind."""
+    return mark.rstrip().rstrip(":：").rstrip()
 
 
 def speaker_marks(prompt: str) -> list[re.Match[str]]:

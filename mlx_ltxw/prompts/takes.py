@@ -94,7 +94,8 @@ def takes_of(given: int | str | Sequence[str]) -> tuple[str, ...]:
         given = int(text) if re.fullmatch(r"[+-]?\d{1,9}", text) else [one.strip() for one in text.split(",")]
         if isinstance(given, list) and any("=" in one for one in given):
             given = [text]  # a single take, whose adapter may have commas in its strength
-    if isinstance(given, bool) or not isinstance(given, int | list | tuple):
+    listed = isinstance(given, list | tuple) and all(isinstance(one, str) for one in given)
+    if isinstance(given, bool) or not (listed or isinstance(given, int)):
         raise UserError(f"{given!r} are no takes.", "Give a number, manners, or a list of takes.")
     check_number(given if isinstance(given, int) else len(given))
     if isinstance(given, int):

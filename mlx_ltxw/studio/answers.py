@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ def _needs_download(asked: Asked) -> bool:
     names = [asked.model, asked.text_encoder, (lora.rpartition(":")[0] or lora) if lora else None]
     specs = [*asked.request.adapters, *(spec for part in asked.parts for spec in part.adapters or ())]
     names += [spec.rpartition(":")[0] or spec for spec in specs]
-    return any(name is not None and looks_like_repo(name) and not Path(name).exists() for name in names)
+    return any(name is not None and looks_like_repo(name) and not os.path.exists(name) for name in names)
 
 
 def _without(request: Request, files: dict[str, list[str]]) -> Request:

@@ -70,7 +70,13 @@ class _Kept:
 
 
 def file_beside(output: Path) -> Path:
-    """Where a run's progress is kept."""
+    """Where a run's progress is kept.
+
+    Raises:
+        UserError: the output is a folder's name, or none.
+    """
+    if not output.name:  # as of "", "." and "/"
+        raise UserError(f"'{output}' is a folder, and a clip is a file.", "Give a name that ends in .mp4 or .wav.")
     return output.with_name(output.name + ENDING)
 
 

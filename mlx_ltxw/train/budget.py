@@ -1,70 +1,34 @@
 """What training needs in memory, told before anything is loaded, and whether the base is read anew for each step.
 
-Counted like a clip's parts (`pipeline/needs.py`). A step's activations are those measured on one H200 and on two CPU
-cores (`docs/log.md`): under the lock a block keeps of the adapted sound its texts' keys and values, scores and states;
-coupled, everything of both streams.
+Counted like a clip's parts (`pipeline/needs.py`); a step itself in `step_needs.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, this_machine
-from mlx_ltxw.models.transformer import Transformer
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.needs import PICTURE, PROMPT, Need, Subject, decoding_needs, streaming, text_needs, walking
+from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming, text_needs
+from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.printing import readable
 from mlx_ltxw.train.base import shared_residency
-from mlx_ltxw.train.config import TrainConfig
-from mlx_ltxw.train.gradient.fresh import targets
-from mlx_ltxw.tree import linears, size_of
+from mlx_ltxw.train.step_needs import TrainingStep, state_bytes, step_bytes
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.memory import layer_bytes, part_bytes
-from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, is_matrix
 
 TRAINING = "training"
-_WIDE = 4
-"""Bytes of an activation, and of a trained number."""
-_VECTORS = 5.5
-"""Vectors of all trained numbers: themselves, two moments, the gradient, and what the optimizer makes on its way."""
 _AHEAD = 0.9
 """As `pipeline.needs.AHEAD` has it."""
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """What one forward of training goes over.
-
-    Attributes:
-        model: The base.
-        config: The run's options, sizes included.
-        audio_only: Whether the clips have no picture.
-        machines: Over which a batch is spread.
-        quantised: Whether to count as if the base's blocks had 4 bits.
-        shared: Whether each machine holds some rows of the base's blocks, which all gather when they are needed.
-    """
-
-    model: ModelDir
-    config: TrainConfig
-    audio_only: bool
-    machines: int = 1
-    quantised: bool = False
-    shared: bool = False
-
-    @property
-    def can_be_shared(self) -> bool:
-        """Whether machines can share the base: what is kept for the way back, or compiled, holds whole blocks."""
-        return not self.config.compile and (self.config.gradient_checkpointing or not self.config.coupled)
 
 
 def budget_for_training(step: TrainingStep, memory: int | None = None, program: int | None = None) -> Budget:
@@ -100,14 +64,15 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     subject = Subject(step.model, dtype, machine, step.audio_only, [""])
     blocks, outside = _weights(step, lambda _: True)
     stored, _ = layer_bytes(step.model, "transformer", None, step.audio_only, stored=True)
-    activations, room = step_bytes(step, size, machine), limit - program - outside
+    activations = step_bytes(step, size, machine)
+    room = limit - program - outside - packed(TRAINING, subject, [size], step.draws)
     residency, beside = RESIDENT, 0
     if step.shared:
         residency, again = shared_residency(step.config), 0
         blocks, beside, choice = _shared(step, blocks, residency, machine)
     elif sum(blocks) > room - activations and not step.audio_only:
         audio, picture, read = _sides(step)
-        beside = streaming(picture, read, machine, whole=True)
+        beside = streaming(picture, read, machine, whole=machine.in_pieces)
         left = room - activations - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
@@ -123,6 +88,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
     needs = [*text_needs(subject), *_encoding(step, decoding, machine)]
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
     needs += [Need(f"samples' {need.name}", weights + need.weights, need.activations, need.read) for need in decoding]
+    needs = with_packed(needs, subject, [size], step.draws)
     return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
 
 
@@ -160,53 +126,13 @@ def _sides(step: TrainingStep) -> tuple[list[int], list[int], list[int]]:
 
 
 def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> int:
-    """Bytes beyond the base's weights that stay in memory, from where on MLX's CPU backend waits while it takes a step
-    (`Parts`)."""
-    activations = step_bytes(step, Geometry(*step.config.sizes, latent_grid(step.model)), machine)
+    """Bytes beyond the base's weights and the run's state that stay in memory, from where on MLX's CPU backend waits
+    while it takes a step (`Parts`)."""
+    size = Geometry(*step.config.sizes, latent_grid(step.model))
+    activations = step_bytes(step, size, machine) - state_bytes(step)  # which is there before
     _, picture, read = _sides(step)
-    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=True)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=machine.in_pieces)
     return int(_AHEAD * activations) + beside
-
-
-def step_bytes(step: TrainingStep, size: Geometry, machine: Machine) -> int:
-    """Bytes beyond the base's weights that one optimizer step holds."""
-    config, transformer, itemsize = step.config, step.model.network_config("transformer"), default_dtype().size
-    clips = -(-config.batch_size // step.machines)
-    sound = size.audio_tokens * transformer.audio.dim * _WIDE
-    text = PROMPT * transformer.audio.dim * _WIDE
-    width = transformer.video.dim * _WIDE
-    video = 0 if step.audio_only else size.video_tokens * width
-    read = 0 if step.audio_only else size.video_tokens * transformer.audio.dim * _WIDE
-    watching = walking(Subject(step.model, default_dtype(), machine, step.audio_only, [""]), size)
-    trained = _VECTORS * _WIDE * trained_numbers(step) + (0 if step.audio_only else watching)
-    if config.coupled and not step.audio_only:
-        kept = 8.7 * video if config.gradient_checkpointing else 74 * video + 2.5 * (text + PROMPT * width)
-        return int(trained + 660 * video + clips * transformer.layers * kept)
-    kept = sound + (video + 2 * text + 2 * read) * itemsize / _WIDE
-    scores = transformer.audio.heads * size.audio_tokens * (size.audio_tokens + PROMPT + size.video_tokens) * _WIDE
-    texts = 8 if machine.in_pieces else 9.5
-    if config.gradient_checkpointing:
-        return int(trained + clips * (transformer.layers * 1.5 * kept + config.audio_draws * texts * text))
-    draws = clips * config.audio_draws
-    if not machine.in_pieces:
-        return int(trained + draws * transformer.layers * (texts * text + 15 * sound + scores))
-    kept_of_a_clip = 4 * text + video + 3 * read + 15 * sound + scores  # contexts, and keys and values of them
-    return int(trained + draws * transformer.layers * kept_of_a_clip + _under_way(step, draws, text, read, scores))
-
-
-def _under_way(step: TrainingStep, draws: int, text: int, read: int, scores: int) -> int:
-    """Bytes of the two blocks that a GPU may be at or is told of: the sound's weights in fp32, and what is made of
-    contexts and scores on the way back."""
-    audio, _ = _weights(step, of_adapted_audio)
-    cast = max(audio) * _WIDE // default_dtype().size if step.config.activations == "float32" else 0
-    return 2 * (cast + draws * (6 * text + 3 * read + 2 * scores))
-
-
-def trained_numbers(step: TrainingStep) -> int:
-    """How many numbers a run trains."""
-    skeleton = Transformer(step.model.network_config("transformer"), with_video=not step.audio_only)
-    here = linears(skeleton)
-    return sum(step.config.rank * sum(size_of(here[path])) for path in targets(skeleton, step.config))
 
 
 def _encoding(step: TrainingStep, decoding: Sequence[Need], machine: Machine) -> list[Need]:

@@ -26,7 +26,7 @@ from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.events import Finished, Progress, Sampled, Saved, Started, Stopped, TrainingEvent
 from mlx_ltxw.train.gradient import optimizer
-from mlx_ltxw.train.gradient.batches import Batches
+from mlx_ltxw.train.gradient.batches import KEPT_BYTES, Batches
 from mlx_ltxw.train.gradient.blocks import IN_MEMORY, shared_blocks
 from mlx_ltxw.train.gradient.layout import Layout
 from mlx_ltxw.train.gradient.optimizer import State
@@ -56,6 +56,7 @@ class Job:
         notes: What is to be known before it starts.
         residency: Which of the base's blocks stay in memory.
         shared: Whether each machine holds some rows of the others, and all gather them.
+        room: Bytes of clips that may stay in memory beside what is planned.
     """
 
     config: TrainConfig
@@ -68,6 +69,7 @@ class Job:
     notes: tuple[str, ...] = ()
     residency: Residency = RESIDENT
     shared: bool = False
+    room: int = KEPT_BYTES
 
 
 def check_base(model: ModelDir, force: bool) -> None:
@@ -165,7 +167,7 @@ class Trainer:
         self.objective = Objective(self.base, adapted, self.layout, config, self.blocks)
         share = (job.world.rank, job.world.size)
         grid = latent_grid(job.model)
-        self.batches = Batches(job.clips, self.base, grid, config, share)
+        self.batches = Batches(job.clips, self.base, grid, config, share, job.room)
         self.held_out = None
         if job.held_out and (job.world.leads or job.shared):  # all go over the blocks with the one that tells
             self.held_out = HeldOut(job.held_out, self.base, grid, config, self.objective)

@@ -25,6 +25,7 @@ from mlx_ltxw.train.data.dataset import write_listing
 from mlx_ltxw.train.data.findings import Finding, OnProgress, refuse_errors
 from mlx_ltxw.train.data.known import Known
 from mlx_ltxw.train.data.prepare import DataOptions, prepare
+from mlx_ltxw.train.gradient.batches import KEPT_BYTES
 from mlx_ltxw.train.gradient.optimizer import learning_rate
 from mlx_ltxw.train.held_out import hold_out
 from mlx_ltxw.train.loop import Job, check_base, check_folder
@@ -190,9 +191,10 @@ def job_of(begun: Begun, clips: Clips) -> Job:
     """What `loop.train` takes."""
     schedule = schedule_note(begun.run, begun.config) if begun.world.leads else ""
     notes = tuple(filter(None, (begun.budget.line, clips.note, schedule)))
+    room = min(KEPT_BYTES, max(0, begun.budget.limit - begun.budget.peak))
     return Job(
         begun.config, begun.model, clips.files, begun.run, begun.world, clips.held_out, clips.seconds, notes,
-        begun.budget.residency, begun.shared,
+        begun.budget.residency, begun.shared, room,
     )  # fmt: skip
 
 

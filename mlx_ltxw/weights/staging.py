@@ -107,7 +107,9 @@ def _padded(nbytes: int) -> int:
 def _beside() -> mx.Stream:
     """A stream of the default device beside that of the computation; one for all."""
     device = mx.default_device()
-    return _streams.setdefault(str(device), mx.new_stream(device))
+    if str(device) not in _streams:  # a stream that was made is never given back
+        _streams[str(device)] = mx.new_stream(device)
+    return _streams[str(device)]
 
 
 def _keep_on_host(memory: np.ndarray) -> None:

@@ -4,6 +4,7 @@
     python -m scripts.bench --what all --size tiny --json
 
 `tiny` tries everything out on a CPU; `half` and `22b` want a GPU with 12 and 80 GB, or fewer blocks (`--layers`).
+`half` is the transformer at half its widths; what is around it, and the model of `start`, is then that of `small`.
 Weights are random. Where PyTorch with CUDA and ltx-core are installed, the official classes run beside ours with the
 same shapes. A floor is what the machine's own rates allow: of one large product, one large attention, one elementwise
 operation, measured first.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from mlx_ltxw.machine import on_cuda
 from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
@@ -66,6 +67,7 @@ class Way(NamedTuple):
 
 WAYS = (
     Way("MLX's kernels", False, False, lambda: directly),
+    Way("merged", False, True, lambda: directly),
     Way("ours", True, False, lambda: directly),
     Way("ours, merged", True, True, lambda: directly),
     Way("compiled", False, False, Compiled),
@@ -75,13 +77,16 @@ WAYS = (
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """Each way at each size, in turns, with its error against the first and what it holds beyond the weights."""
+    """Each way at each size, in turns, with its error against the first and what it holds beyond the weights; without
+    CUDA there are no kernels of ours."""
     models = {False: setting.model, True: share(setting.model)}
     lay_together(models[True])
     for size, geometry in setting.geometries().items():
         streams, first = setting.modalities(geometry), None
         runs, more = {}, {}
         for way in WAYS:
+            if way.ours and not on_cuda():
+                continue
             with with_kernels(way.ours):
                 run = partial(forward, models[way.merged], streams, way.calling(), walk())
                 clock = time.perf_counter()

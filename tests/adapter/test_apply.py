@@ -194,6 +194,18 @@ def test_shape_of_a_quantised_base_is_checked():
     assert "32 by 32, the model's is 32 by 64" in match(wrong, root).unplaced["layers.0"]
 
 
+def test_an_adapter_of_another_model_gets_a_sentence_and_no_page():
+    root = nn.Sequential(*[nn.Linear(64, 32) for _ in range(60)])
+    sizes = [3, *range(4, 24), *[24] * 39]  # sixty layers, of which 39 have one reason and each other its own
+    pairs = {f"layers.{n}": LowRank(mx.ones((2, size)), mx.ones((32, 2))) for n, size in enumerate(sizes)}
+    with pytest.raises(UserError) as refused:
+        place(Adapter("q", "official", pairs), root)
+    text = refused.value.message
+    assert "layers.21, layers.22, layers.23, and 36 more (it changes a weight of 32 by 24, the model's is" in text
+    assert text.endswith("; and 20 more for other reasons.")
+    assert len(text) < 400
+
+
 @pytest.mark.parametrize("quantised", [False, True])
 def test_real_peft_dora(tmp_path, quantised):
     """PEFT's own DoRA with trained lengths; on a quantised base the lengths are those of the dequantised weight."""

@@ -1,4 +1,4 @@
-"""Two thousand damaged adapter files: each loads right or fails with a UserError; no no-op, no traceback."""
+"""Damaged adapter files: each loads right or fails with a UserError; no no-op, no traceback."""
 
 import json
 import re
@@ -9,17 +9,19 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.adapter.apply import adapt
 from mlx_ltxw.adapter.container import read_tensors
 from mlx_ltxw.adapter.deltas import change
+from mlx_ltxw.adapter.describe import describe_adapter_file
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.tree import linears
+from tests.properties import as_json, damaged_bytes, damaged_values, examples
 
 SIZES = {
     "transformer_blocks.0.audio_attn1.to_q": (4, 6),
@@ -220,6 +222,7 @@ def expected(path):
                     stem, role = key.removesuffix("." + ending), role_name
         assert role, key
         bare = re.sub(r"^(base_model\.model\.|model\.|diffusion_model\.|transformer\.|lora_unet_)*", "", stem)
+        bare = re.sub(r"^(base_model_model_|model_|diffusion_model_|transformer_(?!blocks[._]))*", "", bare)
         modules.setdefault(flat[bare], {})[role] = values
     result = {}
     for name, parts in modules.items():
@@ -239,9 +242,12 @@ ROLES = {
     "magnitude": ("magnitude",),
 }
 OUTCOMES = {"loaded": 0, "refused": 0}
+COUNT = 1000
+TINY = np.finfo(np.float32).tiny
+"""Below it fp32 has nothing; a file in fp64 may."""
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@examples(COUNT)
 @given(damaged())
 def test_damaged_files_load_right_or_say_why(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
@@ -266,14 +272,14 @@ def test_damaged_files_load_right_or_say_why(tmp_path_factory, content):
     for name, delta in want.items():
         assert name not in adapted  # wrapped
         got = np.asarray(change(adapter.deltas[name], here[name].weight), np.float64)
-        assert np.allclose(got, delta, rtol=1e-5, atol=1e-6 * np.abs(delta).max())
+        assert np.allclose(got, delta, rtol=1e-5, atol=1e-6 * np.abs(delta).max() + TINY)
 
 
 def test_the_fuzz_above_saw_both_outcomes():
-    if sum(OUTCOMES.values()) < 2000:
+    if sum(OUTCOMES.values()) < COUNT:
         pytest.skip("runs after the fuzz")
-    assert OUTCOMES["loaded"] > 100
-    assert OUTCOMES["refused"] > 1000
+    assert OUTCOMES["loaded"] > 0.05 * COUNT
+    assert OUTCOMES["refused"] > 0.5 * COUNT
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -295,3 +301,40 @@ def test_zero_dimensional_bf16(tmp_path):
     path.write_bytes(Damage(entries).encode())
     assert {delta.scale for delta in read(path).deltas.values()} == {1.0}
     assert read_tensors(path).tensors[f"diffusion_model.{next(iter(SIZES))}.alpha"].dtype == mx.bfloat16
+
+
+PEFT = {
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["to_q"], "rank_pattern": {"to_k": 2},
+    "alpha_pattern": {"to_q": 3.0, "blocks.*to_k": 1}, "use_rslora": False, "use_dora": False, "bias": "none",
+    "lora_bias": False, "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None,
+    "base_model_name_or_path": "x", "scale": 10.0, "fine_tune_type": "lora",
+    "lora_parameters": {"rank": 2, "scale": 2.0},
+}  # fmt: skip
+
+
+@examples(100)
+@given(data=st.data())
+def test_damaged_settings_are_read_or_say_why(tmp_path, data):
+    """PEFT's configuration beside the file, or within its metadata, and what other programs write there."""
+    file, config = Damage(sound_file(data.draw(st.integers(0, 9)))), tmp_path / "adapter_config.json"
+    config.unlink(missing_ok=True)
+    if data.draw(st.booleans()):
+        kept = as_json(data.draw(damaged_values(PEFT)))
+        config.write_bytes(data.draw(damaged_bytes(kept)) if data.draw(st.booleans()) else kept)
+    else:
+        own = {f"transformer.{name}": value for name, value in data.draw(damaged_values(PEFT)).items()}
+        inner = json.dumps(own) if data.draw(st.booleans()) else data.draw(st.text(max_size=20))
+        whole = {"lora_adapter_metadata": inner, "format": "pt", "lora_alpha": "9", "ss_network_alpha": "4",
+                 "ss_network_dim": "2", "modelspec.title": "a"}  # fmt: skip
+        file.metadata = data.draw(damaged_values(whole))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file.encode())
+    try:
+        adapter = read(path)
+        place(adapter, MODEL)
+        str(describe_adapter_file(path))
+    except UserError as error:
+        str(error).encode()
+        return
+    for name, delta in adapter.deltas.items():
+        assert np.isfinite(np.asarray(delta.dense())).all(), name

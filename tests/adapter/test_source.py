@@ -1,11 +1,13 @@
 """Finding adapters in files, folders and (a stand-in for) the Hub."""
 
+import os
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
+from mlx_ltxw.adapter import source
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.adapter.strength import parse_adapter
 from mlx_ltxw.errors import UserError
@@ -73,6 +75,29 @@ def test_a_folder_must_be_clear(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"holds no \.safetensors"):
         locate(str(tmp_path / "none"))
+
+
+def test_a_folder_that_is_no_adapter_s_is_not_searched_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_MOST", 20)
+    for number in range(30):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(UserError, match="holds more than 20 files"):
+        locate(str(tmp_path))
+
+
+def test_folders_that_may_not_be_read_are_passed_over(tmp_path, monkeypatch):
+    """As those of /proc answer once their process is gone."""
+    (tmp_path / "a.safetensors").touch()
+    (tmp_path / "gone").mkdir()
+    scan = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("gone"):
+            raise OSError(22, "Invalid argument")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert locate(str(tmp_path)).path == tmp_path / "a.safetensors"
 
 
 def test_built_in_names_come_first(tmp_path):

@@ -42,6 +42,12 @@ def test_an_existing_file_may_hold_a_colon(tmp_path, monkeypatch):
     assert parse_adapter("odd:0.5:0.25") == ("odd:0.5", Strength(0.25))
 
 
+def test_a_name_longer_than_any_file_s_is_none():
+    assert parse_adapter("x" * 300 + ":0.5") == ("x" * 300, parse_strength("0.5"))
+    with pytest.raises(UserError, match="is no strength"):
+        parse_adapter("a:" + "x" * 300)
+
+
 def test_the_longest_part_counts_and_parts_are_whole_words():
     strength = parse_strength("0.5,attn1=2,transformer_blocks.3=4,transformer_blocks.3.attn1.to_q=8")
     assert strength.of("transformer_blocks.0.audio_attn1.to_q") == 0.5

@@ -24,7 +24,8 @@ def generate(cli, path, *more):
     return done
 
 
-def test_video_with_sound(cli, tmp_path):
+def test_video_with_sound(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     path = tmp_path / "out.mp4"
     done = generate(cli, path, "--wav", "--spectrogram")
     assert done.out.split() == [str(path.with_suffix(end)) for end in (".mp4", ".wav", ".png")]
@@ -201,6 +202,8 @@ def test_script_is_made_part_by_part_and_goes_on(cli, tmp_path):
     ("arguments", "words"),
     [
         (["a", "-o", "x.avi"], "Give a name that ends in .mp4 or .wav"),
+        (["a", "-o", ""], "is a folder, and a clip is a file"),
+        (["a", "-o", "/"], "'/' is a folder, and a clip is a file"),
         (["a", "-o", "x.mp4", "--audio-only"], "Give a name that ends in .wav"),
         (["a", "-o", "missing/x.mp4"], "is not a folder"),
         (["-o", "x.mp4"], "no prompt"),
@@ -292,7 +295,8 @@ def test_the_prompt_comes_from_a_file_or_from_standard_input(cli, tmp_path, monk
     assert [read_metadata(tmp_path / name)["prompt"] for name in ("a.wav", "b.wav")] == [PROMPT, PROMPT]
 
 
-def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path):
+def test_without_a_terminal_progress_is_a_line_a_stage(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     done = cli("generate", PROMPT, "-o", tmp_path / "out.mp4", *SMALL, "--seed", 1, "--seed", 2)
     lines = [line for line in done.err.splitlines() if not line.startswith("Note")]
     starts = [

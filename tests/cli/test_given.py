@@ -216,6 +216,8 @@ def test_a_clip_without_sound_is_silent_outside_of_its_stretch(cli, files, tmp_p
         (("--audio", "line.wav", "--revoice", "nan"), "nan is no strength for --revoice"),
         (("--video", "mute.mp4", "--revoice"), "mute.mp4 has no sound to make again"),
         (("--retake", "1-2"), "--retake has no clip to change"),
+        (("--adapter", ""), "One of --adapter is empty"),
+        (("--video", ""), "--video is empty"),
         (("--video", "clip.mp4", "--retake", "1-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "3-5"), "which lasts 1.38 s"),
         (("--video", "clip.mp4", "--retake", "1-1"), "is empty"),

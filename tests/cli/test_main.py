@@ -16,7 +16,8 @@ SMALL = ("--audio-only", "--frames", "9", "--steps", "1")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path, number, code):
     command = [*COMMAND, "generate", PROMPT, "-o", str(tmp_path / "out.mp4"), "--steps", "1000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"MLX_LTXW_CACHE": "0"}  # so that it says when it has encoded
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     for line in process.stderr:
         if line.startswith("prompt encoded"):
             break

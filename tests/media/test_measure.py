@@ -155,10 +155,10 @@ def test_soft_by_level_is_sure_only_beside_a_reference(tmp_path):
 
 
 def test_an_hour_takes_no_more_memory_than_its_figures(tmp_path):
-    """Ten minutes of 48 kHz stereo: 230 MB as numbers; a tenth is held at a time."""
+    """Four minutes of 48 kHz stereo: 92 MB as numbers; a third at most is held at a time."""
     with soundfile.SoundFile(tmp_path / "a.wav", "w", 48000, 2) as file:
         block = np.repeat(noise(10.0, 48000)[:, None], 2, 1)
-        for _ in range(60):
+        for _ in range(24):
             file.write(block)
     script = (
         "import resource, sys; from mlx_ltxw.media.measure import measure; measure(sys.argv[1])\n"
@@ -170,7 +170,7 @@ def test_an_hour_takes_no_more_memory_than_its_figures(tmp_path):
         return int(run.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
     write_wav(tmp_path / "b.wav", block, 48000)
-    assert peak(tmp_path / "a.wav") - peak(tmp_path / "b.wav") < 60
+    assert peak(tmp_path / "a.wav") - peak(tmp_path / "b.wav") < 30
 
 
 def test_files_and_samples_read_the_same(tmp_path):
@@ -199,7 +199,7 @@ def test_unmeasurable_clips_are_named(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.full(4800, np.nan), 48000, subtype="FLOAT")
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 48000)
     (tmp_path / "text.wav").write_text("hello")
-    for name, message in {"nan.wav": "not finite", "empty.wav": "is empty", "text.wav": "cannot be read"}.items():
+    for name, message in {"nan.wav": "no numbers", "empty.wav": "is empty", "text.wav": "cannot be read"}.items():
         with pytest.raises(UserError, match=message) as raised:
             measure(tmp_path / name)
         assert name in raised.value.message

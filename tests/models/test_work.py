@@ -12,6 +12,7 @@ from mlx_ltxw.adapter.apply import AdaptedLinear, BlendedAttention
 from mlx_ltxw.adapter.branches import LowRankBranch
 from mlx_ltxw.models.ops import dot_product
 from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
+from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
     Compiled,
@@ -138,6 +139,29 @@ def test_kernels_of_a_block_whose_linears_are_merged(as_on_a_gpu, own_kernels, m
     assert (ours["turned_pair"], ours["norm_pair"]) == (4, 2)
     assert ours["gated_attention"] == (6 if small else 0)
     assert sum(found.values()) + sum(ours.values()) == (46 if small else 52)
+
+
+def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
+    """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
+    all clips in a row and the result as they were; of six attentions the results as rows."""
+
+    monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
+
+    def described(layers):
+        model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
+        model.set_dtype(mx.bfloat16)
+        mx.eval(model.parameters())
+        halved = (
+            one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
+            for one in both(model, *streams(model.config))
+        )
+        with no_gradients():
+            return operations(tmp_path / "graph.dot", *model(*halved))
+
+    found = described(2) - described(1)
+    assert found["Transpose"] == 34
+    assert found["Broadcast"] - found["Full"] == 34  # one more for each that stands for a kernel of ours
+    assert found["Reshape"] == 2 * 34 + 6
 
 
 def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):

@@ -234,9 +234,9 @@ def test_a_run_follows_its_plan(dev, monkeypatch):
     asked = []
     load = ModelDir.load_transformer
 
-    def loading(self, dtype=None, audio_only=False, residency=None, *more):
+    def loading(self, dtype=None, audio_only=False, residency=None, *more, **options):
         asked.append(residency)
-        return load(self, dtype, audio_only, residency, *more)
+        return load(self, dtype, audio_only, residency, *more, **options)
 
     monkeypatch.setattr(ModelDir, "load_transformer", loading)
     small = dataclasses.replace(job, budget=dataclasses.replace(job.budget, residency=STREAMED))
@@ -290,13 +290,18 @@ def test_memory_that_is_no_size_is_refused(tmp_path):
     assert "'lots' is no size" in str(result.exception)
 
 
-@pytest.mark.slow  # beside other processes it may hold a quarter more
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
-def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch):
-    """MLX's memory, the program's own, and what its libraries take; MLX keeps no freed buffers beside them."""
+@pytest.mark.parametrize(
+    ("frames", "threads"),
+    [(25, 2), *(pytest.param(97, threads, marks=pytest.mark.slow) for threads in (1, 2))],
+)
+def test_the_process_takes_what_was_predicted(tmp_path, monkeypatch, frames, threads):
+    """MLX's memory, the program's own, what its libraries take, and what OpenBLAS's threads keep; MLX keeps no freed
+    buffers beside them."""
     monkeypatch.setenv("MLX_LTXW_CACHE", "0")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(threads))
     words = [sys.executable, "-m", "mlx_ltxw", "generate", REQUEST.prompt, "-o", str(tmp_path / "a.mp4"), "--json"]
-    words += ["--steps", "1", "--frames", "97", "--no-resume"]
+    words += ["--steps", "1", "--frames", str(frames), "--no-resume"]
     said, *made = (
         subprocess.run([*words, *more], capture_output=True, text=True, check=True).stdout for more in (["--plan"], [])
     )

@@ -31,13 +31,13 @@ def model():
 
 def test_a_whole_run(model):
     """Prompt, 8 steps, picture and sound of a clip as `generate` makes it: DESIGN's bounds, 1e-4 over a run."""
-    job = reference.Job(PLAIN, width=128, height=128, frames=97, steps=8)
+    job = reference.Job(PLAIN, width=128, height=128, frames=33, steps=8)
     compare(model, official_model(), gemma(), job, levels=0.9)
 
 
 def test_the_adapter_without_the_lock(model):
     """Fused by hand into the official weights, `weight + B A`, in fp32."""
-    official, job = official_model(), reference.Job(WHISPER, width=128, height=128, frames=97, steps=6)
+    official, job = official_model(), reference.Job(WHISPER, width=128, height=128, frames=33, steps=4)
     adapter = read(BUILTIN_ADAPTERS["whisper"])
     changed = {}
     for path, delta in adapter.deltas.items():
@@ -52,11 +52,11 @@ def test_the_adapter_without_the_lock(model):
     def noise(geometry, video_channels, audio_channels, seed, stage):
         return Latents(mx.array(start[0]), mx.array(start[1]))
 
-    request = Request(WHISPER, steps=6, adapters=("whisper",), lock_video=False)
+    request = Request(WHISPER, frames=33, steps=4, adapters=("whisper",), lock_video=False)
     steps = [
         event for event in itertools.islice(run(plan(request, model), noise_source=noise), 8) if isinstance(event, Step)
     ]
-    assert len(steps) == 6
+    assert len(steps) == 4
     video, audio = expected.latents[-1]
     assert relative_error(steps[-1].latents.audio, audio) <= 1e-4
     assert relative_error(steps[-1].latents.video, video) <= 1e-4

@@ -89,6 +89,8 @@ def test_one_is_given_as_a_tuple_too(fields):
         ({"steps": True}, "steps is True"),
         ({"prompt": b"a"}, "prompt is b'a'"),
         ({"video_guidance": 3.0}, "video_guidance is 3.0"),
+        ({"adapters": ("whisper", "")}, "One of adapters is empty"),
+        ({"video": " "}, "video is empty"),
     ],
 )
 def test_a_value_of_another_kind_is_told(fields, words):
@@ -114,6 +116,8 @@ def test_numpys_numbers_are_numbers():
         (Request("a", frame_rate=float("nan")), "frame_rate"),
         (Request("a", audio_guidance=Guidance(cfg=float("nan"))), "audio guidance's cfg"),
         (Request("a", video_guidance=Guidance(rescale=float("inf"))), "video guidance's rescale"),
+        (Request("a", audio_guidance=Guidance(rescale=-0.1)), "audio guidance's rescale is -0.1"),
+        (Request("a", adapters=("whisper",), register_at="1-2=soft"), "does not begin at 0 s"),
     ],
 )
 def test_numbers_beyond_sense(request_, words):
@@ -123,7 +127,7 @@ def test_numbers_beyond_sense(request_, words):
 
 @pytest.mark.parametrize(
     ("field", "most"),
-    [("width", 16384), ("height", 16384), ("frames", 65536), ("steps", 1000), ("frame_rate", 1000.0)],
+    [("width", 16384), ("height", 16384), ("frames", 65536), ("steps", 1000), ("frame_rate", 240.0)],
 )
 def test_numbers_are_bounded_where_the_message_says(field, most):
     assert getattr(resolve(Request("a", **{field: most}), DEV, "dev"), field) == most

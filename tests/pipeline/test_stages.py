@@ -84,6 +84,7 @@ def test_each_clip_is_decoded_when_it_is_done(dev):
 @pytest.mark.parametrize("resident", [True, False])
 def test_networks_that_stay_change_nothing(dev, monkeypatch, resident):
     """Three runs over the same networks, one with another prompt between, against one with its own."""
+    monkeypatch.setenv("MLX_LTXW_CACHE", "0")
     loaded = []
     load = ModelDir.load
     monkeypatch.setattr(ModelDir, "load", lambda self, name, *a, **k: loaded.append(name) or load(self, name, *a, **k))

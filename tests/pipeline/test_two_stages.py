@@ -16,6 +16,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run, steps, transformers
+from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
 from tests.adapter.helpers import factors, official_file, shapes
 from tests.convert.made import converted
@@ -370,6 +371,8 @@ def test_default_sizes_are_the_official_ones(two_dev, two_distilled, lora):
         ("dev", {"distilled_lora": "LORA:0.2", "pipeline": "hq"}, "takes 2 strengths of the distilled LoRA, not 1"),
         ("dev", {"distilled_lora": "OTHER", "pipeline": "two-stage"}, "fits this model"),
         ("dev", {"distilled_lora": "nowhere.safetensors"}, "There is no adapter"),
+        ("built-in", {"pipeline": "hq"}, "built-in model makes clips in one stage"),
+        ("built-in", {"distilled_lora": "LORA"}, "no distilled LoRA for it"),
         ("bare", {"distilled_lora": "LORA", "pipeline": "two-stage"}, r"has no upsampler 'spatial-x2' \(none\)"),
     ],
 )
@@ -381,7 +384,9 @@ def test_what_is_refused(two_dev, two_distilled, dev, lora, tmp_path, which, fie
     if "distilled_lora" in fields:
         name, colon, rest = fields["distilled_lora"].partition(":")
         fields = fields | {"distilled_lora": files.get(name, name) + colon + rest}
-    model = {"dev": two_dev, "distilled": two_distilled, "bare": dev}[which]
+    model = {
+        "dev": two_dev, "distilled": two_distilled, "bare": dev, "built-in": ModelDir.open(BUILTIN_MODEL),
+    }[which]  # fmt: skip
     with pytest.raises(UserError, match=said):
         plan(dataclasses.replace(TWO, **fields), model)
 

@@ -128,6 +128,8 @@ def test_without_the_adapter():
         ('a room, (woman, whispering): "hi"', 'a room, (woman, whispering): "hi"'),
         ('a room, （woman，whispering）："hi"', 'a room, (woman, whispering): "hi"'),
         ('a room, (woman, whispering) "hi", （man）： "no"', 'a room, (woman, whispering): "hi", (man): "no"'),
+        ('a room, (woman)\n: "hi"', 'a room, (woman): "hi"'),
+        ('a room, (woman, whispering)\u2028："hi"', 'a room, (woman, whispering): "hi"'),
     ],
 )  # fmt: skip
 def test_mended_marks_keep_their_manner(written, mended):

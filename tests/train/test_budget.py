@@ -10,15 +10,17 @@ from click.testing import CliRunner
 
 from mlx_ltxw.cli.train import train
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.machine import Machine, Parts
+from mlx_ltxw.machine import Machine, limits
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.needs import streaming
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.train import budget, loop, sharing
 from mlx_ltxw.train.budget import TRAINING, TrainingStep, budget_for_training
 from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.step_needs import state_bytes, step_bytes
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT
+from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from tests.train.driver import job
 
 GB = 10**9
@@ -125,24 +127,37 @@ def test_what_would_fit_is_named(big, built_in, monkeypatch):
     assert "smaller clips" in told.value.hint
 
 
-def test_a_step_takes_what_was_predicted(tiny_model, tmp_path):
-    """Of the made model with texts as long as real ones."""
-    task = job(tiny_model, tmp_path / "run", ["batch_size=2", "rank=4"])
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        (["batch_size=2", "rank=4"], ""),
+        (["batch_size=1", "rank=64"], ""),
+        (["batch_size=2", "rank=16", "gradient_checkpointing=true"], "streamed"),
+        (["batch_size=2", "rank=16"], "sound alone"),
+    ],
+    ids=["two clips", "one clip", "streamed and computed again", "sound alone"],
+)
+def test_a_step_takes_what_was_predicted(built_in, tmp_path, options, how):
+    """With texts as long as real ones; the second step, when the state is there."""
+    alone = how == "sound alone"
+    task = job(built_in.path, tmp_path / "run", options, sound_alone=range(5) if alone else ())
+    residency = Residency(0, audio_stays=True) if how == "streamed" else RESIDENT
     for file in task.clips:
         lengthen(file)
-    trainer = loop.Trainer(task, Parts(Machine("cpu", GB, GB)))
-    gc.collect()
-    mx.clear_cache()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    limit = mx.set_memory_limit(GB)
-    try:
+    machine = Machine("cpu", GB, GB)
+    with limits(machine) as parts:
+        trainer = loop.Trainer(dataclasses.replace(task, residency=residency), parts)
         trainer.step(False)
-    finally:
-        mx.set_memory_limit(limit)
-    size = Geometry(*task.config.sizes, latent_grid(task.model))
-    said = budget.step_bytes(TrainingStep(task.model, task.config, False), size, Machine("cpu", GB, GB))
-    assert said == pytest.approx(mx.get_peak_memory() - before, rel=0.1)
+        gc.collect()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        trainer.step(False)
+    one = TrainingStep(task.model, task.config, alone)
+    said = step_bytes(one, Geometry(*task.config.sizes, latent_grid(task.model)), machine)
+    if residency is not RESIDENT:
+        _, picture, read = budget._sides(one)
+        said += streaming(picture, read, machine)
+    assert said - state_bytes(one) == pytest.approx(mx.get_peak_memory() - before, rel=0.1)
 
 
 def lengthen(file):

@@ -17,7 +17,8 @@ from mlx_ltxw.train.data.cache import CachedClip, load_clip
 from mlx_ltxw.train.gradient.step import DTYPES, Group
 
 _ORDER, _NOISE = 0, 1  # what a stream of random numbers is for
-_KEPT_BYTES = 4 << 30
+KEPT_BYTES = 4 << 30
+"""Of clips that stay in memory from step to step, at most."""
 
 Shape = tuple[int, int, int, float, bool]
 
@@ -49,6 +50,7 @@ class Batches:
         grid: Pixels and seconds of one latent token.
         config: The run's training options.
         share: `(rank, machines)`: this machine's part of each batch.
+        room: Bytes of clips that may stay in memory; more are read anew for each step.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Batches:
         grid: LatentGrid,
         config: TrainConfig,
         share: tuple[int, int] = (0, 1),
+        room: int = KEPT_BYTES,
     ) -> None:
         self.files, self.transformer, self.grid, self.config = list(files), transformer, grid, config
         self.rank, self.machines = share
@@ -66,7 +69,7 @@ class Batches:
                 f"A batch of {config.batch_size} clips cannot be shared by {self.machines} machines.",
                 f"Give {{field:batch_size={self.machines}}} or more, or use fewer machines.",
             )
-        self._keep = sum(file.stat().st_size for file in files) <= _KEPT_BYTES
+        self._keep = sum(file.stat().st_size for file in files) <= room
         self._kept: dict[int, CachedClip] = {}
         self._rotations: dict[Shape, tuple[Rotary | None, Rotary]] = {}
 

@@ -73,7 +73,9 @@ class Projected(NamedTuple):
     back: Callable[..., mx.array]
 
 
-def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array | None = None) -> Projected:
+def project(
+    layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array | None = None, narrower: mx.array | None = None
+) -> Projected:
     """Through a frozen linear, plain or quantised, and the trained factors beside it if there are any.
 
     Args:
@@ -81,10 +83,12 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
         x: (N, in).
         gradients: Takes the factors' gradients.
         base: What the frozen linear makes of `x`, if that is known.
+        narrower: What `x` was cast from, to be kept in its place.
     """
     if not isinstance(layer, AdaptedLinear):
         return Projected(_frozen(layer, x), lambda cotangent, onto=None: _frozen_back(layer, cotangent, onto))
     frozen: Any = layer.base
+    held = x if narrower is None else narrower
     branch = layer.branches[0]
     assert isinstance(branch, LowRankBranch)
     a, b = branch.lora_A.astype(x.dtype), branch.lora_B.astype(x.dtype)
@@ -94,7 +98,8 @@ def project(layer: nn.Module, x: mx.array, gradients: Gradients, base: mx.array 
     def back(cotangent: mx.array, onto: mx.array | None = None) -> mx.array:
         scaled = cotangent if branch.scale == 1 else branch.scale * cotangent
         narrow = scaled @ b
-        gradients.add(branch, Outer(x, narrow, across=True), Outer(scaled, hidden, across=False))
+        into = held.astype(cotangent.dtype)
+        gradients.add(branch, Outer(into, narrow, across=True), Outer(scaled, hidden, across=False))
         return mx.addmm(_frozen_back(frozen, cotangent, onto), narrow, a)
 
     return Projected(value, back)
@@ -129,14 +134,15 @@ def gated_sum(x: mx.array, update: mx.array, gate: Row, gradients: Gradients) ->
 
 def feed_forward(network: FeedForward, x: mx.array, gradients: Gradients) -> tuple[mx.array, Pullback]:
     """The gelu network: (B, T, dim) -> (B, T, dim)."""
-    inner = project(network.net[0].proj, as_matrix(x), gradients)
-    wide = gradients.keep(inner.value)
-    outer = project(network.net[2], ops.gelu_tanh(wide), gradients)
+    shape = x.shape
+    value, inner_back = project(network.net[0].proj, as_matrix(x), gradients)
+    wide = gradients.keep(value)
+    out, outer_back = project(network.net[2], ops.gelu_tanh(wide), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
-        return inner.back(_gelu_back(wide, outer.back(as_matrix(cotangent)))).reshape(x.shape)
+        return inner_back(_gelu_back(wide, outer_back(as_matrix(cotangent)))).reshape(shape)
 
-    return outer.value.reshape(x.shape), back
+    return out.reshape(shape), back
 
 
 def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: Attending) -> tuple[mx.array, Pullback]:
@@ -149,30 +155,35 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
         attending: What it attends to; several in a row of the batch may share a context.
     """
     shape, own, context = x.shape, as_matrix(x), attending.context
-    read = own if context is None else gradients.keep(as_matrix(context.astype(x.dtype)))
+    to_itself = context is None
+    held = own if context is None else gradients.keep(as_matrix(context))
+    read = held.astype(x.dtype)
     base = (None, None) if attending.base_read is None else (attending.base_read.keys, attending.base_read.values)
     base_keys, base_values = (None if part is None else as_matrix(columns.apart(part)).astype(x.dtype) for part in base)
     tokens = (x if context is None else context).shape[1]
-    q, gates = project(attention.to_q, own, gradients), project(attention.to_gate_logits, own, gradients)
-    k, v = project(attention.to_k, read, gradients, base_keys), project(attention.to_v, read, gradients, base_values)
-    queries, queries_back = _turned_heads(attention, attention.q_norm, q.value, shape[1], attending.rope, gradients)
-    key_rope = attending.key_rope or attending.rope
-    keys, keys_back = _turned_heads(attention, attention.k_norm, k.value, tokens, key_rope, gradients)
-    logits = gradients.keep(gates.value.reshape(*shape[:2], -1))
-    mixed = _Mix(queries, keys, v.value.reshape(keys.shape), logits, attention.scale, gradients)
-    out = project(attention.to_out[0], gradients.keep(mixed.value), gradients)
+    q, q_back = project(attention.to_q, own, gradients)
+    gates, gates_back = project(attention.to_gate_logits, own, gradients)
+    k, k_back = project(attention.to_k, read, gradients, base_keys, held)
+    v, v_back = project(attention.to_v, read, gradients, base_values, held)
+    queries, queries_back = _turned_heads(attention, attention.q_norm, q, shape[1], attending.rope, gradients)
+    keys, keys_back = _turned_heads(
+        attention, attention.k_norm, k, tokens, attending.key_rope or attending.rope, gradients
+    )
+    logits, rows = gradients.keep(gates.reshape(*shape[:2], -1)), v.shape
+    mixed = _Mix(queries, keys, v.reshape(keys.shape), logits, attention.scale, gradients)
+    out, out_back = project(attention.to_out[0], gradients.keep(mixed.value), gradients)
 
     def back(cotangent: mx.array) -> mx.array:
-        d_queries, d_keys, d_values, d_gates = mixed.back(out.back(as_matrix(cotangent)))
-        d_keys, d_values = keys_back(d_keys), d_values.reshape(v.value.shape)
-        d_x = q.back(queries_back(d_queries), gates.back(as_matrix(d_gates)))
-        if context is None:
-            return v.back(d_values, k.back(d_keys, d_x)).reshape(shape)
-        k.back(d_keys)  # for their factors alone
-        v.back(d_values)
+        d_queries, d_keys, d_values, d_gates = mixed.back(out_back(as_matrix(cotangent)))
+        d_keys, d_values = keys_back(d_keys), d_values.reshape(rows)
+        d_x = q_back(queries_back(d_queries), gates_back(as_matrix(d_gates)))
+        if to_itself:
+            return v_back(d_values, k_back(d_keys, d_x)).reshape(shape)
+        k_back(d_keys)  # for their factors alone
+        v_back(d_values)
         return d_x.reshape(shape)
 
-    return out.value.reshape(shape), back
+    return out.reshape(shape), back
 
 
 class _Mix:

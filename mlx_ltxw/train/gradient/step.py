@@ -8,7 +8,7 @@ differentiated through both streams, as the official trainer does (`ltx_trainer/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from mlx_ltxw.adapter.streamed import blocks_on_demand
 from mlx_ltxw.machine import this_machine
-from mlx_ltxw.models.transformer import Call, Compiled, Modality, Rotary, Shared, Transformer, Walk, directly
+from mlx_ltxw.models.transformer import DIRECT, Call, Compiled, Modality, Rotary, Shared, Transformer, Walk, directly
 from mlx_ltxw.models.transformer import compiles as blocks_compile
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import audio_stream, sigmas
@@ -106,18 +106,13 @@ def compiles(config: TrainConfig, streams: bool = False) -> bool:
 def walking(compiled: bool) -> Walk:
     """How a decoupled step goes over the blocks (`audio_stream.gradient`).
 
-    A GPU begins while Python describes the next block. On a CPU, where nothing is gained by that, each is waited for.
-    A compiled function may submit nothing.
+    A GPU begins while Python describes the next block, and no more than that one: each is handed over whole, the base's
+    with it, and holds all that it makes. On a CPU, where nothing is gained by that, each is waited for. A compiled
+    function may submit nothing.
     """
     if compiled:
         return Walk()
-    return Walk.bounded() if this_machine().in_pieces else Walk(submit_every=1, window=0)
-
-
-def beside(walk: Walk) -> Walk:
-    """The same where blocks are compiled: one is described beside the one at work, since each holds all that it makes,
-    and the host is seldom further ahead."""
-    return replace(walk, window=min(walk.window, 1)) if walk.window else walk
+    return Walk.bounded(in_parts=False) if this_machine().in_pieces else Walk(submit_every=1, window=0)
 
 
 class Objective:
@@ -228,12 +223,13 @@ class Objective:
     def _watch(self, group: Group, noise: Draw, call: Call | None) -> Iterator[Shared]:
         """What the adapted audio shares with the base streams, block by block.
 
-        No gradient passes here, so it runs in the dtype that the picture is generated in. The text is read anew if
-        there are several draws, which have noise levels of their own.
+        No gradient passes here, so it runs in the dtype that the picture is generated in, and a GPU is handed it part
+        by part. The text is read anew if there are several draws, which have noise levels of their own.
         """
         dtype = default_dtype()
         video, audio = self._video(group, noise, dtype), self._audio(group, noise, 1, dtype)
-        for shared in self.base.watch(video, audio, call=call or directly):
+        walk = Walk.bounded() if self._walk.window and call is None else DIRECT
+        for shared in self.base.watch(video, audio, walk, call or directly):
             yield shared if noise.audio.shape[1] == 1 else shared._replace(text=None)
 
     def _video_at_draws(self, group: Group, noise: Draw) -> Modality:

@@ -1,7 +1,7 @@
 """Captions: whole, from parts, and from folders' names."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.prompts.registers import parse
@@ -15,6 +15,7 @@ from mlx_ltxw.train.data.captions import (
     retell,
     spoken,
 )
+from tests.properties import examples
 
 WOMAN = Labels("woman", "whispering")
 
@@ -113,7 +114,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.one_of(st.lists(pieces, max_size=12).map("".join), st.text(max_size=60)), st.booleans())
 def test_any_text_is_a_caption_or_a_fault(text, known):
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.errors import UserError
@@ -15,6 +15,7 @@ from mlx_ltxw.train.data.check import clipped_share
 from mlx_ltxw.train.data.clip import read_picture
 from mlx_ltxw.train.data.findings import Finding, refuse_errors, table
 from mlx_ltxw.train.data.prepare import DataOptions, prepare
+from tests.properties import examples
 from tests.train.recordings import RATE, SIZE, clean_set, spoken, write, write_mp4
 
 
@@ -213,7 +214,7 @@ def containers(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(data=st.data())
 def test_broken_media_give_findings_and_never_a_traceback(containers, tmp_path, data):
     folder = tmp_path / "broken"

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.train.data.cutting import HOP, LEAD, RATE, Word, cut, levels, read_levels, read_mono, sounds
+from tests.properties import examples
 from tests.train.recordings import write
 
 WINDOW = 4.04
@@ -64,7 +65,7 @@ def test_a_word_longer_than_a_clip_is_in_none():
     assert second.start >= 6.0
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.tuples(st.floats(0, 1.5), st.floats(0.05, 4.5)), max_size=30), st.floats(1.0, 6.0))
 def test_no_cut_inside_a_word_and_no_word_twice(steps, window):
     words, now = [], 0.0

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_ltxw.errors import UserError
@@ -17,6 +17,7 @@ from mlx_ltxw.train.data.cutting import RATE, Word
 from mlx_ltxw.train.data.dataset import find_sources, write_listing
 from mlx_ltxw.train.data.prepare import DataOptions, clips_of, prepare
 from mlx_ltxw.train.data.transcribe import Remembered, Transcript, from_whisper, whisper
+from tests.properties import examples
 from tests.train.data.test_cutting import bursts
 from tests.train.recordings import SIZE, pictures, spoken, write, write_mp4
 
@@ -98,7 +99,7 @@ json_values = st.recursive(
 fields = st.dictionaries(st.sampled_from(["file", "caption", "speaker", "start", "end", "words", "x"]), json_values)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 @given(st.one_of(fields.map(json.dumps), st.text(max_size=50)))
 def test_any_jsonl_is_sources_or_findings(tmp_path, line):
     path = tmp_path / "any.jsonl"

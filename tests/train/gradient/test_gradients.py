@@ -1,6 +1,7 @@
 """Losses and gradients against the official classes with PEFT-style LoRA, fp32, for the same noise."""
 
 import dataclasses
+import itertools
 import shutil
 from collections import Counter
 
@@ -300,7 +301,7 @@ def test_keys_and_values_are_those_of_the_base_with_the_adapter_added(pair, monk
 
 
 def test_a_step_that_is_not_compiled_submits_block_by_block(pair, monkeypatch):
-    """The adapted sound, with as much of the base as it has use for; on the way back the gradient of a block's input
+    """The parts of a block of the base, then that of the adapted sound; on the way back the gradient of a block's input
     with those of its factors, of the first block those alone."""
     submitted, submit = [], mx.async_eval
     monkeypatch.setattr(mx, "async_eval", lambda *arrays: submitted.append(arrays) or submit(*arrays))
@@ -313,11 +314,14 @@ def test_a_step_that_is_not_compiled_submits_block_by_block(pair, monkeypatch):
     got = made.gradient(case.parameters, case.group, case.draw, mx.array(0.5))
     assert mx.array_equal(got[0], mx.array(want[0]))
     blocks = len(model.transformer_blocks)
-    assert len(submitted) == 2 * blocks
-    assert [[array.shape for _, array in tree_flatten(arrays)] for arrays in submitted[:-1]] == [
-        [(2, 7, model.config.audio.dim)]
-    ] * (2 * blocks - 1)
-    assert len(tree_flatten(submitted[-1])) == 24
+    shapes = [[array.shape for _, array in tree_flatten(arrays)] for arrays in submitted]
+    sounds = [number for number, found in enumerate(shapes) if found == [(2, 7, model.config.audio.dim)]]
+    assert len(sounds) == 2 * blocks - 1
+    parts = [there - before - 1 for before, there in itertools.pairwise([-1, *sounds[:blocks]])]
+    assert parts == [parts[0]] * blocks  # of the base, before each block of the sound
+    assert parts[0] > 2
+    assert sounds[blocks:] == [*range(len(shapes) - blocks, len(shapes) - 1)]
+    assert len(shapes[-1]) == 24
     assert not step.compiles(SMALL)
 
 

@@ -1,0 +1,90 @@
+"""What a block keeps for the way back is what the plan counts, and a GPU is handed no more than two blocks at once."""
+
+import dataclasses
+import gc
+import itertools
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+
+import tests.reference.transformer as official
+from mlx_ltxw.machine import Machine
+from mlx_ltxw.models.transformer import DIRECT, Transformer, TransformerConfig, Walk
+from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.train import step_needs
+from mlx_ltxw.train.config import TrainConfig
+from mlx_ltxw.train.gradient import step
+from mlx_ltxw.train.step_needs import TrainingStep, kept_of_block
+from scripts.bench.train import make_group
+from scripts.random_model import GRID, fill_randomly
+from tests.train.clips import objective, small
+
+CPU = Machine("cpu", 10**9, 10**9)
+SIZE = Geometry(128, 96, 25, 24.0, GRID)
+TEXT = 1024
+
+
+@pytest.fixture
+def narrow_base(monkeypatch):
+    """The base in bf16 under activations in fp32, as a GPU has it."""
+    for module in (step, step_needs):
+        monkeypatch.setattr(module, "default_dtype", lambda: mx.bfloat16)
+
+
+def built(layers):
+    config = TransformerConfig.read(official.small_config(layers=layers, video_head_dim=24))
+    model = Transformer(config)
+    fill_randomly(model, mx.bfloat16)
+    return model
+
+
+def held_after_the_way_there(config, layers):
+    """Bytes that the loss finds in memory beyond the model and the clips."""
+    model = built(layers)
+    group = make_group(model, SIZE, config, TEXT)
+    case = dataclasses.replace(small(model, config, clips=config.batch_size), group=group)
+    made, found = objective(case), []
+
+    def loss(velocity, *_):
+        gc.collect()
+        mx.synchronize()
+        found.append(mx.get_active_memory())
+        return mx.sum(velocity, axis=(1, 2))
+
+    made._audio_loss = loss
+    mx.eval(case.parameters)
+    gc.collect()
+    before = mx.get_active_memory()
+    made(case.parameters, group, mx.array(1.0))
+    return found[0] - before
+
+
+@pytest.mark.parametrize(
+    ("options", "index"),
+    [({}, 0), ({"audio_draws": 2}, 0), ({"gradient_checkpointing": True}, 1)],
+    ids=["kept", "two draws", "computed again"],
+)
+def test_what_a_block_keeps_is_counted(narrow_base, options, index):
+    """Keys and values of text and picture once by rows or heads, each context as narrow as it came."""
+    config = TrainConfig(rank=4, alpha=4.0, batch_size=2, **options)
+    counted = TrainingStep(SimpleNamespace(network_config=lambda _: built(1).config), config, False)
+    found = held_after_the_way_there(config, 4) - held_after_the_way_there(config, 2)
+    assert found / 2 == pytest.approx(kept_of_block(counted, SIZE, CPU)[index], rel=0.08, abs=12_000)
+
+
+@pytest.mark.parametrize(
+    ("backend", "window", "watching"), [("cuda", 1, Walk.bounded()), ("cpu", 0, DIRECT)], ids=["cuda", "cpu"]
+)
+def test_a_gpu_is_handed_few_blocks(monkeypatch, backend, window, watching):
+    """Of the sound whole ones, one beside that at work; of the base parts of one."""
+    monkeypatch.setattr(step, "this_machine", lambda: Machine(backend, 1, 1))
+    assert step.walking(compiled=False).window == window
+    model, walks = built(2), []
+    made = objective(small(model, TrainConfig(rank=3, alpha=3.0)))
+    watch = model.watch
+    monkeypatch.setattr(model, "watch", lambda *given: walks.append(given[2]) or watch(*given))
+    case = small(model, TrainConfig(rank=3, alpha=3.0))
+    video = made._watch(case.group, case.draw, None)
+    assert len(list(itertools.islice(video, 2))) == 2
+    assert walks == [watching]
