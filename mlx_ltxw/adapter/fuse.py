@@ -12,7 +12,7 @@ round fp32 weights to bf16.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic
 
@@ -33,6 +33,7 @@ from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, by_block
 from mlx_ltxw.models.transformer import Block
+from mlx_ltxw.models.transformer.merged import Laid, forget
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 from mlx_ltxw.weights.arriving import Arriving
 
@@ -45,6 +46,8 @@ class Fused(Generic[Network]):
         model: Shares every array that the adapters leave alone.
         fused: Modules whose weights changed.
         unfused: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
+        arrays: Of modules whose weights changed, as they were fused.
+        laid: Of those, what was laid together again.
         losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
             that the rounding is as large as the adapter itself.
     """
@@ -53,6 +56,8 @@ class Fused(Generic[Network]):
     fused: tuple[str, ...]
     unfused: tuple[str, ...]
     losses: dict[str, float]
+    arrays: dict[str, dict[str, mx.array]] = field(default_factory=dict)
+    laid: list[Laid] = field(default_factory=list)
 
     @property
     def loss(self) -> float:
@@ -117,12 +122,14 @@ def fuse(
             number = _arriving(result, prefix)
             if number is not None and quantized:
                 result.transformer_blocks[number]  # waits for it
-            later, bare = number is not None and not quantized, at(result, prefix)
-            block = fuse_changes(bare, *options, later=later)
+            later, base = number is not None and not quantized, at(result, prefix)
+            block = fuse_changes(base, *options, later=later)
             if number is not None and later:
-                coming[number] = _fused_when_come(bare, block, own)
-            for path in own:
-                replace(result, start + path, at(block.model, path))
+                coming[number] = _fused_when_come(base, block, own)
+            if prefix:
+                replace(result, prefix, block.model)
+            for path in own if not prefix else ():
+                replace(result, path, at(block.model, path))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
     if fetched:
@@ -143,16 +150,19 @@ def _arriving(model: nn.Module, prefix: str) -> int | None:
     return int(prefix.rpartition(".")[2]) if arriving else None
 
 
-def _fused_when_come(bare: Block, block: Fused[Block], changes: Changes) -> Callable[[], None]:
+def _fused_when_come(base: Block, block: Fused[Block], changes: Changes) -> Callable[[], None]:
     """Puts the sums into the arrays of a block that was fused for later, from weights that have come by then."""
-    pairs = [(at(bare, path), at(block.model, path), changes[path]) for path in block.fused]
+    pairs = [(at(base, path), block.arrays[path], changes[path]) for path in block.fused]
 
     def fuse_now() -> None:
-        for linear, fresh, each in pairs:
+        for linear, arrays, each in pairs:
             for name, array in _fused_linear(linear, each, later=False)[0].items():
-                if fresh[name] is not array:
-                    fresh[name][...] = array
-        pairs.clear()  # the bare weights may go
+                if isinstance(array, mx.array) and arrays[name] is not array:
+                    arrays[name][...] = array
+        pairs.clear()  # the base's weights may go
+        for laid in block.laid:
+            laid.fill()
+        block.laid.clear()
 
     return fuse_now
 
@@ -190,7 +200,12 @@ def fuse_changes(
         replace(clone, path, linear)
         if loss is not None:
             losses[path] = loss
-    return Fused(clone, tuple(path for path in changes if path not in unfused), tuple(unfused), losses)
+    fused = tuple(path for path in changes if path not in unfused)
+    arrays = {path: dict(at(clone, path)) for path in fused}
+    laid = forget(clone, fused)
+    if not later:
+        mx.eval([one.arrays for one in laid])
+    return Fused(clone, fused, tuple(unfused), losses, arrays, laid)
 
 
 def fused_weight(weight: mx.array, deltas: Sequence[tuple[Delta, float]]) -> mx.array:

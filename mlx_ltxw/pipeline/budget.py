@@ -32,6 +32,7 @@ from mlx_ltxw.pipeline.needs import (
     decoding_needs,
     denoising,
     forward,
+    laying,
     libraries,
     previews,
     streaming,
@@ -224,7 +225,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(machine, stored) > room:
-        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside = fixed + streaming(blocks, stored, machine, copies) + laying(blocks, machine)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
     needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]

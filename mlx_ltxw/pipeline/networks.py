@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
+from mlx_ltxw.models.ops.device import backend
 from mlx_ltxw.models.transformer import Transformer
+from mlx_ltxw.models.transformer.merged import MERGED, merge
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
@@ -17,9 +19,10 @@ from mlx_ltxw.pipeline.contexts import Contexts, encode_prompts, joined
 from mlx_ltxw.pipeline.prompt_cache import PromptCache, default_folder
 from mlx_ltxw.pipeline.split import WHOLE_RUN, Split
 from mlx_ltxw.tree import share
+from mlx_ltxw.weights.arriving import Arriving
 from mlx_ltxw.weights.dtype import outside_transformer
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.streaming import RESIDENT, Residency
+from mlx_ltxw.weights.streaming import RESIDENT, Residency, StreamedLayers
 from mlx_ltxw.world import Turns
 
 Network = TypeVar("Network")
@@ -86,7 +89,10 @@ class Networks:
         return share(network) if self.keep else network
 
     def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:
-        return self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared, arriving=True)
+        network = self.model.load_transformer(self.transformer_dtype, audio_only, residency, shared, arriving=True)
+        if shared is None and MERGED[backend()]:
+            lay_together(network)
+        return network
 
     def video_vae(self, part: str = "video_vae") -> VideoVAE:
         """The video VAE; `part` is what begins with it, where that is not decoding (`needs.PARTS`)."""
@@ -163,6 +169,31 @@ class Networks:
         if self.keep:
             self._kept[name] = network
         return network
+
+
+def lay_together(network: Transformer) -> None:
+    """Lays a transformer's linears of one input together (`models/transformer/merged.py`), block by block: those of
+    blocks that are still on their way when they have come, and those of blocks that are read anew whenever they are."""
+    blocks: Any = network.transformer_blocks
+    if isinstance(blocks, StreamedLayers):
+        blocks.arrange = merge
+        for block, read_anew in zip(blocks.layers, blocks.streamed, strict=True):
+            if not read_anew:
+                mx.eval([laid.arrays for laid in merge(block)])
+    elif isinstance(blocks, Arriving):
+        coming = [merge(block) for block in blocks]
+
+        def fill(number: int) -> None:
+            for laid in coming[number]:
+                laid.fill()
+                mx.eval(laid.arrays)
+            coming[number].clear()
+
+        network.transformer_blocks = blocks.then(fill)
+    else:
+        for block in blocks:
+            mx.eval([laid.arrays for laid in merge(block)])
+    mx.clear_cache()
 
 
 def _unheard(_: str) -> None:

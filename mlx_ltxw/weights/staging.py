@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -50,21 +51,27 @@ class Staging:
         return [(tensor, memory[at : at + tensor.nbytes]) for tensor, at in zip(tensors.values(), spans, strict=True)]
 
     def taken(
-        self, tensors: Mapping[str, Tensor], dtype_of: Callable[[str, mx.Dtype], mx.Dtype]
-    ) -> dict[str, mx.array]:
+        self,
+        tensors: Mapping[str, Tensor],
+        dtype_of: Callable[[str, mx.Dtype], mx.Dtype],
+        arranged: Callable[[dict[str, mx.array]], Any] = lambda arrays: arrays,
+    ) -> Any:
         """Arrays of their own with what was read, in their dtypes in memory; evaluated.
 
         Args:
             tensors: What was read, in the order of `places`.
             dtype_of: The dtype in memory, by name and stored dtype.
+            arranged: What is made of them, by name, before they are; a tree of arrays.
         """
         with mx.stream(_beside()):
             arrays = {
                 name: self._copied(tensor, at, dtype_of(name, DTYPES[tensor.dtype]))
                 for (name, tensor), at in zip(tensors.items(), _spans(tensors.values()), strict=True)
             }
-            mx.eval(arrays)
-        return arrays
+            made = arranged(arrays)
+            del arrays
+            mx.eval(made)
+        return made
 
     def _copied(self, tensor: Tensor, at: int, dtype: mx.Dtype) -> mx.array:
         stored = DTYPES[tensor.dtype]

@@ -95,6 +95,7 @@ class StreamedLayers(Generic[Layer]):
     Attributes:
         layers: With every array that stays.
         streamed: For each layer, by parameter path in it, the tensors that are read anew.
+        arrange: Is given each layer that was read, before its arrays are computed, to lay them otherwise.
 
     Args:
         layers: As above; arrays of what is streamed are never looked at.
@@ -111,6 +112,7 @@ class StreamedLayers(Generic[Layer]):
         residency: Residency,
     ) -> None:
         self.layers, self.streamed, self.dtype_of = list(layers), streamed, dtype_of
+        self.arrange: Callable[[Layer], object] = lambda layer: None
         self._ahead, self._once = residency.ahead, residency.once
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
@@ -167,9 +169,15 @@ class StreamedLayers(Generic[Layer]):
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
-        arrays = coming.staging.taken(self.streamed[index], lambda path, stored: self.dtype_of(index, path, stored))
         copy: Any = share(self.layers[index])
-        copy.update(tree_unflatten(list(arrays.items())))
+
+        def arranged(arrays: dict[str, mx.array]) -> Any:
+            copy.update(tree_unflatten(list(arrays.items())))
+            arrays.clear()
+            self.arrange(copy)
+            return copy
+
+        coming.staging.taken(self.streamed[index], lambda path, stored: self.dtype_of(index, path, stored), arranged)
         return copy
 
     def _read_ahead(self, index: int) -> None:

@@ -4,10 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_ltxw.models.ops.columns import Columns
 from mlx_ltxw.models.ops.cuda import attention, compiler, elementwise, norms, source, turns
 from mlx_ltxw.models.transformer.adaln import add_gated, added_norms, modulate, modulated_norms
 from mlx_ltxw.models.transformer.attention import attend_gated, gate_heads
-from mlx_ltxw.models.transformer.rope import turned_norm
+from mlx_ltxw.models.transformer.rope import turned_norm, turned_pair
 from tests.cuda import COMPILER, Emulated
 
 WIDTH = 1024
@@ -177,3 +178,39 @@ def test_gradients_are_those_of_the_twins(emulated, monkeypatch, which):
     assert float(call(*given)) == 0
     for got, expected in zip(mx.grad(call, argnums=(0, 1, 2, 3))(*given), want, strict=True):
         assert mx.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+@pytest.mark.parametrize("turned", [True, False])
+def test_queries_and_keys_among_other_columns(emulated, turned):
+    """Of two products, each with other columns beside; more keys than queries, and none of them is copied."""
+    dtype, head = mx.bfloat16, 128
+    asked, read = drawn(2, 3, WIDTH + 32, seed=0, dtype=dtype), drawn(1, 5, 2 * WIDTH, seed=1, dtype=dtype)
+    queries, keys = Columns(asked, 32, WIDTH), Columns(read, WIDTH, WIDTH)
+    weights = drawn(WIDTH, seed=2, dtype=dtype), drawn(WIDTH, seed=3, dtype=dtype)
+    angles = [drawn(1, tokens, 8, 64, seed=4) for tokens in (3, 5)]
+    ropes = [(mx.cos(each).astype(dtype), mx.sin(each).astype(dtype)) if turned else None for each in angles]
+    made = turned_pair(queries, keys, weights, 1e-6, head, *ropes)
+    for got, part, weight, rope in zip(made, (queries, keys), weights, ropes, strict=True):
+        heads = (normed(wide(part.apart())) * wide(weight)).reshape(*part.shape[:2], 8, 2, 64)
+        want = heads[..., 0, :] + 1j * heads[..., 1, :]
+        if rope is not None:
+            want = want * (wide(rope[0]) + 1j * wide(rope[1]))
+        assert is_rounded_once(got, np.concatenate([want.real, want.imag], axis=-1))
+        if rope is not None:
+            assert mx.array_equal(got, turned_norm(part.apart(), weight, 1e-6, *rope))
+    assert emulated.started == (["turned_pair", "turned_norm", "turned_norm"] if turned else ["norm_pair"])
+    assert turns._pair_works(dtype, WIDTH, dtype, head if turned else 0)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_values_and_gates_among_other_columns(emulated):
+    """To the bit what arrays of their own give, in attention and in gates alone."""
+    dtype = mx.bfloat16
+    queries, keys = drawn(1, 9, 2, 64, seed=0, dtype=dtype), drawn(1, 70, 2, 64, seed=1, dtype=dtype)
+    read, asked = drawn(1, 70, 264, seed=2, dtype=dtype), drawn(1, 9, 136, seed=3, dtype=dtype)
+    values, gates = Columns(read, 136, 128), Columns(asked, 131, 2)
+    apart = values.apart().reshape(1, 70, 2, 64), mx.contiguous(gates.apart())
+    assert mx.array_equal(attend_gated(queries, keys, values, gates, 0.125), attend_gated(queries, keys, *apart, 0.125))
+    assert mx.array_equal(gate_heads(queries, gates), gate_heads(queries, apart[1]))
+    assert emulated.started == ["gated_attention"] * 2 + ["gate_heads"] * 2

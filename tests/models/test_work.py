@@ -26,6 +26,7 @@ from mlx_ltxw.models.transformer import (
 from mlx_ltxw.models.transformer.adaln import added_norms
 from mlx_ltxw.models.transformer.attention import gate_heads
 from mlx_ltxw.models.transformer.rope import turned_norm
+from mlx_ltxw.pipeline.networks import lay_together
 from mlx_ltxw.tree import share
 from tests.graph import described_for_cuda, kernels, operations
 from tests.models.test_transformer import both, streams
@@ -90,9 +91,9 @@ def own_kernels(monkeypatch):
 
 def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     """A sum and the norms behind it are one kernel, and no table is added up before: beside the 34 products, six
-    attentions, four norms of what reads or is the text, and two gelus there are, in each stream: the first norm, one of
-    the sum that each of three updates begins with (two results of one norm where the streams read each other), the
-    last sum, three gates of heads; the text's modulation; and eight rotations.
+    attentions and two gelus there are, in each stream: the first norm, one of the sum that each of three updates begins
+    with (two results of one norm where the streams read each other), the last sum, three gates of heads; the text's
+    modulation; and six norms of queries and keys, four of them with rotations.
     """
     one = described(1, tmp_path)
     begun = Counter(own_kernels)
@@ -102,18 +103,47 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     assert ours == {
         "norm_11_00": 2, "added_norm_22_77_66": 2, "added_norm_40_44_33": 2,
         "added_norm_88_00_11_22_33": 1, "added_norm_88_22_33_00_11": 1,
-        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_norm": 8,
+        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_pair": 4, "norm_pair": 2,
     }  # fmt: skip
     assert found["AddMM"] + found["Matmul"] == 34
-    assert (found["Partition"], found["Sort"]) == (6, 4)
+    assert (found["Partition"], found["Sort"]) == (6, 0)
     assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
-    assert sum(found.values()) + sum(ours.values()) == 72
+    assert sum(found.values()) + sum(ours.values()) == 66
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["cuDNN's attention", "ours"])
+def test_kernels_of_a_block_whose_linears_are_merged(as_on_a_gpu, own_kernels, monkeypatch, tmp_path, small):
+    """20 products in the place of 34, and nothing is copied that lies among other columns."""
+    if not small:
+        monkeypatch.setattr(attention, "takes", lambda *_: False)
+    monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
+    for module in (turns, attention):
+        monkeypatch.setattr(module, "LANES", 1)  # four heads' gates fill no vector
+
+    def described(layers):
+        model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
+        model.set_dtype(mx.bfloat16)
+        lay_together(model)
+        mx.eval(model.parameters())
+        video, audio = (
+            one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
+            for one in both(model, *streams(model.config))
+        )
+        own_kernels.clear()
+        return operations(tmp_path / "graph.dot", *model(video, audio)), Counter(own_kernels)
+
+    (one, ours_of_one), (two, ours_of_two) = described(1), described(2)
+    found, ours = kernels(two - one), ours_of_two - ours_of_one
+    del found["Full"]
+    assert found["AddMM"] + found["Matmul"] == 20
+    assert (ours["turned_pair"], ours["norm_pair"]) == (4, 2)
+    assert ours["gated_attention"] == (6 if small else 0)
+    assert sum(found.values()) + sum(ours.values()) == (46 if small else 52)
 
 
 def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
     """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
-    all clips in a row and the result as they were; of six attentions values as heads and results as rows; of four norms
-    without a rotation the heads."""
+    all clips in a row and the result as they were; of six attentions the results as rows."""
 
     monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
 
@@ -131,7 +161,7 @@ def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
     found = described(2) - described(1)
     assert found["Transpose"] == 34
     assert found["Broadcast"] - found["Full"] == 34  # one more for each that stands for a kernel of ours
-    assert found["Reshape"] == 2 * 34 + 2 * 6 + 4
+    assert found["Reshape"] == 2 * 34 + 6
 
 
 def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):

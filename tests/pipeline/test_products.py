@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_ltxw.adapter import branches
+from mlx_ltxw.convert.quantize import Quantization, in_blocks
 from mlx_ltxw.models.ops import packed as ops_packed
 from mlx_ltxw.models.ops.twins import gradients_wanted
 from mlx_ltxw.models.packed import quantize
@@ -24,6 +25,7 @@ from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT
 from tests.adapter.helpers import factors, official_file
 from tests.graph import multiplied, multiplying_as_on_cuda
@@ -32,6 +34,7 @@ REQUEST = Request("a woman whispers", width=64, height=64, frames=9, steps=1, se
 BF16, FP32 = ("bfloat16",), ("float32",)
 ATTENTION = ("attention", "bfloat16")
 TEXT, BLOCKS = 32, 2
+EIGHT = Quantization.parse("8", 32)
 READING = "video_to_audio_attn.to_k"
 
 
@@ -53,7 +56,7 @@ def adapter(dev, tmp_path_factory):
 
 def of_a_step(job, monkeypatch, packed=False):
     """What all passes of a run's first step multiply."""
-    seen, load = [], Networks._loaded
+    seen, load = [], ModelDir.load_transformer
 
     def describe(self, latents, sigma):
         every = passes(self.video_guidance, self.audio_guidance, self._layers)
@@ -67,16 +70,16 @@ def of_a_step(job, monkeypatch, packed=False):
         widths = config.video.context_dim, config.audio.context_dim
         return Contexts(*(mx.zeros((len(prompts), TEXT, width)) for width in widths), tuple(prompts))
 
-    def loaded(self, *given):
-        network = load(self, *given)
+    def loaded(*given, **options):
+        network = load(*given, **options)
         if packed:
-            of_blocks = lambda path, module: isinstance(module, nn.Linear) and "transformer_blocks" in path  # noqa: E731
+            of_blocks = lambda path, module: isinstance(module, nn.Linear) and in_blocks("transformer", path, 32, EIGHT)  # noqa: E731
             quantize(network, of_blocks, group_size=32, bits=8)
         return network
 
     monkeypatch.setattr(Denoiser, "__call__", describe)
     monkeypatch.setattr(Networks, "contexts", contexts)
-    monkeypatch.setattr(Networks, "_loaded", loaded)
+    monkeypatch.setattr(ModelDir, "load_transformer", loaded)
     with pytest.raises(Described):
         list(run(job, Networks(job.model, job.dtype)))
     return seen[0]
@@ -92,24 +95,34 @@ def guided(job):
     return dataclasses.replace(job, stages=(dataclasses.replace(stage, video_guidance=own, audio_guidance=of_audio),))
 
 
-TEXTS = 4
+TEXTS = 2
 """Keys and values of both streams' text, made once for passes that read the same."""
-BASE = BLOCKS * (34 + 34 + 34 - 10 - TEXTS) + (34 - TEXTS - 2) + 8 * 3 + 2 + 4 * 2
-"""Two passes of a text each; one without the two attentions of five between the streams; a fourth in the last block
-alone, without the queries of two; eight networks of three for the noise levels, two linears before, and two behind each
-pass."""
+JOINT = 2 * 2 + 4 * 3 + 2 * 2
+"""Of a block: two attentions to themselves with one product and one behind it, four others with two and one, and two
+networks of two."""
+BASE = BLOCKS * (2 * JOINT + JOINT - 2 * 3 - TEXTS) + (JOINT - TEXTS + 2 * 2) + 8 * 3 + 2 + 4 * 2
+"""Two passes of a text each; one without the two attentions between the streams; a fourth in the last block alone, with
+keys, values and gates of attentions to themselves one by one; eight networks of three for the noise levels, two linears
+before, and two behind each pass."""
 OF_BASE = BLOCKS * (6 + 6 + 4) + 4
-OWN = BLOCKS * (2 * 18 + 10) + (18 - 2 - 1) + 4 * 3 + 1 + 4
-"""The adapted sound's: three attentions of five and a network of two in a block, and for keys of the picture the two
-factors of an adapter in the place of the weight; without a picture to read six fewer and without text two more."""
+OWN = BLOCKS * (2 * (5 + 3 + 5 + 2) + 5 + 2 + 2) + (4 + 2 + 5 + 2) + 4 * 3 + 1 + 4
+"""The adapted sound's: of its attention to itself one linear alone has an adapter, so five stay apart; three of that to
+the text, one less where that has been read; keys of the picture have two factors in the place of the weight, and
+their values stay apart; a network of two."""
 OF_OWN = BLOCKS * (3 + 3 + 2) + 2
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["", "8 bits"])
-def test_a_guided_step(dev, packed, monkeypatch):
-    found, made = of_a_step(guided(plan(REQUEST, dev)), monkeypatch, packed)
+def test_a_guided_step(dev, monkeypatch):
+    found, made = of_a_step(guided(plan(REQUEST, dev)), monkeypatch)
     assert made == ["cond", "uncond", "ptb", "mod"]
     assert found == {BF16: BASE, ATTENTION: OF_BASE}
+
+
+def test_a_guided_step_of_packed_weights(dev, monkeypatch):
+    """Gates are not packed and stay by themselves."""
+    found, _ = of_a_step(guided(plan(REQUEST, dev)), monkeypatch, packed=True)
+    gates = BLOCKS * (6 + 6 + 4) + 4
+    assert found == {BF16: BASE + gates, ATTENTION: OF_BASE}
 
 
 def test_a_locked_step(dev, adapter, monkeypatch):
@@ -118,11 +131,12 @@ def test_a_locked_step(dev, adapter, monkeypatch):
     assert found == {BF16: BASE + OWN, ATTENTION: OF_BASE + OF_OWN}
 
 
-def test_an_adapter_without_the_lock_costs_nothing(dev, adapter, monkeypatch):
-    """It is in the weights."""
+def test_an_adapter_without_the_lock_costs_little(dev, adapter, monkeypatch):
+    """It is in the weights; a linear that has other weights than its neighbours is multiplied by itself: with queries
+    and two gates and values beside them, three products more, and one where the sound reads the picture."""
     fused = dataclasses.replace(REQUEST, adapters=(adapter,), allow_partial=True, lock_video=False)
     found, _ = of_a_step(guided(plan(fused, dev)), monkeypatch)
-    assert found == {BF16: BASE, ATTENTION: OF_BASE}
+    assert found == {BF16: BASE + BLOCKS * (4 + 4 + 3) + 1, ATTENTION: OF_BASE}
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["", "8 bits"])

@@ -12,22 +12,24 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops.columns import Columns, Part, apart
 from mlx_ltxw.models.ops.cuda import attention as gated_cuda
 from mlx_ltxw.models.ops.cuda import elementwise
 from mlx_ltxw.models.ops.twins import twin
-from mlx_ltxw.models.transformer.rope import Rope, turned_norm
+from mlx_ltxw.models.transformer.rope import Rope, turned_norm, turned_pair
 from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
+from mlx_ltxw.tree import share
 
 
-def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
+def gate_heads(out: mx.array, logits: Part) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
     made: Any = (_fused_gates if elementwise.takes_heads(out, logits) else _gate_heads)(out, logits)
     return made
 
 
-def _gate_heads(out: mx.array, logits: mx.array) -> mx.array:
-    return _scaled_heads(out, logits[..., None])  # the new axis inside would make two kernels of it
+def _gate_heads(out: mx.array, logits: Part) -> mx.array:
+    return _scaled_heads(out, apart(logits)[..., None])  # the new axis inside would make two kernels of it
 
 
 _fused_gates = twin(elementwise.gate_heads, _gate_heads)
@@ -42,12 +44,13 @@ class Read(NamedTuple):
     """What an attention read of its contexts.
 
     Attributes:
-        keys, values: (C, S, heads * D); keys before their norm and rotation.
+        keys, values: (C, S, heads * D); keys before their norm and rotation. Columns of one array, where both are one
+            product.
         counts: How many queries in a row share each of the C contexts; empty for equally many.
     """
 
-    keys: mx.array
-    values: mx.array
+    keys: Part
+    values: Part
     counts: tuple[int, ...] = ()
 
 
@@ -60,6 +63,25 @@ class AdaptedProjection(Protocol):
 
     def from_base(self, x: mx.array, y: mx.array) -> mx.array:
         """As the call, for an input (..., in) of which the linear without its adapters made `y` (..., out)."""
+
+
+PLAIN = nn.Linear | nn.QuantizedLinear
+"""Linears without adapters beside them."""
+
+
+def bare(linear: Any) -> Any:
+    """The linear that another one with adapters beside it starts from, or itself; None where it starts from none."""
+    if isinstance(linear, PLAIN):
+        return linear
+    base = getattr(linear, "base", None) if isinstance(linear, AdaptedProjection) else None
+    return base if isinstance(base, PLAIN) else None
+
+
+def as_one(linear: Any, arrays: dict[str, mx.array]) -> Any:
+    """A bare linear like another one, of other arrays."""
+    one = share(bare(linear))
+    dict.update(one, arrays)
+    return one
 
 
 class Attention(nn.Module):
@@ -112,14 +134,47 @@ class Attention(nn.Module):
         Returns:
             (B, T, query_dim).
         """
-        read = context if isinstance(context, Read) else self.read(x if context is None else context)
-        gates = self.to_gate_logits(x) if "to_gate_logits" in self else None
+        queries, gates, read = self._asked(x, context, values_only)
         if values_only:
-            out = self._split(read.values)
+            out = self._split(apart(read.values))
             out = out if gates is None else gate_heads(out, gates)
         else:
-            out = self._mix(x, read, rope, key_rope, gates, done, spread)
+            assert queries is not None
+            out = self._mix(queries, read, rope, key_rope, gates, done, spread)
         return self.project_out(out.reshape(*x.shape[:2], -1))
+
+    def _asked(
+        self, x: mx.array, context: mx.array | Read | None, values_only: bool
+    ) -> tuple[Part | None, Part | None, Read]:
+        """Queries, logits of the gates, and keys and values; queries only where they are needed."""
+        gates = ("to_gate_logits",) if "to_gate_logits" in self else ()
+        own = "to_q", "to_k", "to_v", *gates
+        if context is None and not values_only and self._together(own):
+            queries, keys, values, *logits = self.projected(x, *own)
+            return queries, next(iter(logits), None), Read(keys, values)
+        read = context if isinstance(context, Read) else self.read(x if context is None else context)
+        names = gates if values_only else ("to_q", *gates)
+        made = dict(zip(names, self.projected(x, *names), strict=True))
+        return made.get("to_q"), made.get("to_gate_logits"), read
+
+    def projected(self, x: mx.array, *names: str) -> list[Part]:
+        """What some of the linears make of (B, T, in), (B, T, out) each: in one product where their weights are one
+        array (`merged.py`); adapters beside them then start from what that has made."""
+        known, start, parts = self._together(names), 0, list[Part]()
+        whole = as_one(self[known[0]], self["_merged"][" ".join(known)])(x) if known else x
+        for name in known:
+            linear, width = self[name], self.heads * (1 if name == "to_gate_logits" else self.head_dim)
+            part = Columns(whole, start, width)
+            parts.append(part if isinstance(linear, PLAIN) else linear.from_base(x, part.apart()))
+            start += width
+        return [*parts, *(self[name](x) for name in names[len(known) :])]
+
+    def _together(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the names, from the first on, that are one product."""
+        for known in (names, names[:-1]):
+            if " ".join(known) in self.get("_merged", {}) and all(bare(self[name]) for name in known):
+                return known
+        return ()
 
     def project_out(self, x: mx.array) -> mx.array:
         """What leaves the attention, of its heads' results side by side: (B, T, H * D) -> (B, T, query_dim)."""
@@ -134,24 +189,26 @@ class Attention(nn.Module):
                 linear with an adapter beside it adds to that, and does not compute it again.
             counts: See `Read`.
         """
-        if shared is None:
-            return Read(self.to_k(context), self.to_v(context), counts)
-        keys, values = (x.astype(context.dtype) for x in (shared.keys, shared.values))
+        if shared is None or not any(isinstance(linear, AdaptedProjection) for linear in (self.to_k, self.to_v)):
+            made_keys, made_values = self.projected(context, "to_k", "to_v")
+            return Read(made_keys, made_values, counts)
+        keys, values = (apart(x).astype(context.dtype) for x in (shared.keys, shared.values))
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
     def _mix(
-        self, x: mx.array, read: Read, rope: Rope | None, key_rope: Rope | None, gates: mx.array | None, done: Done,
+        self, queries: Part, read: Read, rope: Rope | None, key_rope: Rope | None, gates: Part | None, done: Done,
         spread: Spread | None,
     ) -> mx.array:  # fmt: skip
-        queries, keys = self.turned(self.to_q(x), read.keys, rope, key_rope or rope)
-        values = self._split(read.values)
+        turned, keys = self.turned(queries, read.keys, rope, key_rope or rope)
+        values = read.values
         if spread is not None:
-            keys, values = spread.keys_and_values(keys, values)
+            keys, values = spread.keys_and_values(keys, self._split(apart(values)))
             done((keys, values))  # they are on their way while the queries are made
-        done((queries, keys, values))
+        done((turned, keys, values.whole if isinstance(values, Columns) else values))
         if gates is None:
-            return _attend_tokens(queries, keys, values, self.scale, read.counts)
-        return attend_gated(queries, keys, values, gates, self.scale, read.counts)
+            values = values if isinstance(values, mx.array) and values.ndim == 4 else self._split(apart(values))
+            return _attend_tokens(turned, keys, values, self.scale, read.counts)
+        return attend_gated(turned, keys, values, gates, self.scale, read.counts)
 
     @property
     def scale(self) -> float:
@@ -162,9 +219,10 @@ class Attention(nn.Module):
         """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
         return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
 
-    def turned(self, queries: mx.array, keys: mx.array, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
+    def turned(self, queries: Part, keys: Part, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
         """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both."""
-        return [self.turned_heads(queries, self.q_norm, rope), self.turned_heads(keys, self.k_norm, key_rope)]
+        weights = self.q_norm.weight, self.k_norm.weight
+        return turned_pair(queries, keys, weights, self.q_norm.eps, self.head_dim, rope, key_rope)
 
     def _split(self, x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)  # (B, T, H, D)
@@ -216,13 +274,14 @@ def _attend_tokens(
 
 
 def attend_gated(
-    queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, scale: float, counts: tuple[int, ...] = ()
+    queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float, counts: tuple[int, ...] = ()
 ) -> mx.array:
     """`attend` of (B, T, H, D), with each head's result multiplied by its gate.
 
     Args:
         queries: (B, T, H, D).
-        keys, values: (C, S, H, D).
+        keys: (C, S, H, D).
+        values: The same, or (C, S, H * D).
         gates: (B, T, H), for `gate_heads`.
         scale: Of the products.
         counts: As for `attend`.
@@ -230,10 +289,13 @@ def attend_gated(
     if gated_cuda.takes(queries, keys, values, gates):
         made: Any = _fused_attention(queries, keys, values, gates, scale)
         return made
-    return gate_heads(_attend_tokens(queries, keys, values, scale, counts), gates)
+    values = apart(values).reshape(*values.shape[:2], *keys.shape[2:])
+    out = _attend_tokens(queries, keys, values, scale, counts)
+    return gate_heads(out, gates)
 
 
-def _attend_and_gate(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, scale: float) -> mx.array:
+def _attend_and_gate(queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float) -> mx.array:
+    values = apart(values).reshape(*values.shape[:2], *keys.shape[2:])
     return _gate_heads(_attend_tokens(queries, keys, values, scale, ()), gates)
 
 

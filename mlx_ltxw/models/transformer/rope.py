@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_ltxw.models.ops.columns import Part, apart
 from mlx_ltxw.models.ops.cuda import turns
 from mlx_ltxw.models.ops.twins import gradients_wanted, twin
 
@@ -98,6 +99,33 @@ def _norm_then_turn(x: mx.array, weight: mx.array, eps: float, cos: mx.array, si
 
 
 _fused_turn = twin(turns.turned_norm, _norm_then_turn)
+
+
+def turned_pair(
+    x: Part, y: Part, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
+    other: Rope | None,
+) -> list[mx.array]:  # fmt: skip
+    """`turned_norm` of queries (B, T, H * D) and keys (C, S, H * D), with the norms' weights, as heads of width
+    `head`; where there is no rope, no rotation."""
+    fits = turns.takes_both(x, y, rope, other)
+    made: list[mx.array] = (_fused_pair if fits else _norms_then_turns)(x, y, weights, eps, head, rope, other)
+    return made
+
+
+def _norms_then_turns(
+    x: Part, y: Part, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
+    other: Rope | None,
+) -> list[mx.array]:  # fmt: skip
+    made = []
+    for part, weight, by in zip((apart(x), apart(y)), weights, (rope, other), strict=True):
+        if by is None:
+            made.append(mx.fast.rms_norm(part, weight, eps).reshape(*part.shape[:2], -1, head))
+        else:
+            made.append(turned_norm(part, weight, eps, *by))
+    return made
+
+
+_fused_pair = twin(turns.turned_pair, _norms_then_turns)
 
 
 @mx.custom_function

@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx_ltxw.adapter.apply import AdaptedLinear
 from mlx_ltxw.adapter.branches import LowRankBranch, as_matrix
 from mlx_ltxw.models import ops
+from mlx_ltxw.models.ops import columns
 from mlx_ltxw.models.ops.cuda import gates_back, many, norms_back
 from mlx_ltxw.models.ops.cuda.gates_back import GateGradients
 from mlx_ltxw.models.ops.cuda.many import Outer
@@ -158,7 +159,7 @@ def attend(attention: Attention, x: mx.array, gradients: Gradients, attending: A
     held = own if context is None else gradients.keep(as_matrix(context))
     read = held.astype(x.dtype)
     base = (None, None) if attending.base_read is None else (attending.base_read.keys, attending.base_read.values)
-    base_keys, base_values = (None if part is None else as_matrix(part).astype(x.dtype) for part in base)
+    base_keys, base_values = (None if part is None else as_matrix(columns.apart(part)).astype(x.dtype) for part in base)
     tokens = (x if context is None else context).shape[1]
     q, q_back = project(attention.to_q, own, gradients)
     gates, gates_back = project(attention.to_gate_logits, own, gradients)

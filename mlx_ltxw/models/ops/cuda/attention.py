@@ -14,8 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.models.ops.columns import Part, aligned, located
 from mlx_ltxw.models.ops.cuda import source
-from mlx_ltxw.models.ops.cuda.source import kernel, start
+from mlx_ltxw.models.ops.cuda.source import LANES, kernel, start
 from mlx_ltxw.models.ops.trial import close, working
 
 SCORES, LONGEST = 512 * 1024, 1024
@@ -91,7 +92,7 @@ _SOURCE = """
   size_t stride = size_t(heads) * D;
   const T* queries = q + size_t(batch) * tokens * stride + head * D;
   const T* keys = k + size_t(context * batch) * rows * stride + head * D;
-  const T* values = v + size_t(context * batch) * rows * stride + head * D;
+  const T* values = v + size_t(context * batch) * rows * V_STRIDE + V_AT + head * D;
   #pragma unroll 1
   for (int i = threadIdx.x; i < 64 * (D / 8); i += THREADS) {
     int row = i / (D / 8), eighth = i % (D / 8);
@@ -99,7 +100,7 @@ _SOURCE = """
     fetch(own + place<D>(row, eighth), queries + (there ? first + row : 0) * stride + eighth * 8, there);
   }
   fetch_tile<T, D, THREADS>(key, keys, 0, rows, stride);
-  fetch_tile<T, D, THREADS>(value, values, 0, rows, stride);
+  fetch_tile<T, D, THREADS>(value, values, 0, rows, V_STRIDE);
 
   unsigned mine[D / 16][4];
   float sums[D / 8][4], highest[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
@@ -181,7 +182,7 @@ _SOURCE = """
       }
     }
     __syncthreads();
-    if (at + 64 < rows) fetch_tile<T, D, THREADS>(value, values, at + 64, rows, stride);
+    if (at + 64 < rows) fetch_tile<T, D, THREADS>(value, values, at + 64, rows, V_STRIDE);
     else fetched();
   }
   #pragma unroll
@@ -191,7 +192,7 @@ _SOURCE = """
     int row = first + warp * 16 + lane / 4 + side * 8;
     if (row >= tokens) continue;
     size_t token = size_t(batch) * tokens + row;
-    float factor = 2.0f / (1.0f + expf(-static_cast<float>(gates[token * heads + head]))) / total[side];
+    float factor = 2.0f / (1.0f + expf(-static_cast<float>(gates[token * G_STRIDE + G_AT + head]))) / total[side];
     T* to = out + token * stride + head * D + lane % 4 * 2;
     #pragma unroll
     for (int i = 0; i < D / 8; ++i)
@@ -200,25 +201,26 @@ _SOURCE = """
 """
 
 
-def takes(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array) -> bool:
+def takes(queries: mx.array, keys: mx.array, values: Part, gates: Part) -> bool:
     """Whether `gated` takes these: on CUDA, few scores, 16-bit numbers of one dtype, one context or one for each."""
     (batch, tokens, _, width), dtype = queries.shape, queries.dtype
     contexts, rows, _, _ = keys.shape
     if not source.on_cuda() or width not in _WIDTHS or max(tokens, rows) > LONGEST or tokens * rows > SCORES:
         return False
-    if contexts not in (1, batch) or keys.shape != values.shape:
+    if contexts not in (1, batch) or values.shape[:2] != keys.shape[:2] or not aligned(values, LANES):
         return False
     if dtype not in (mx.bfloat16, mx.float16) or any(x.dtype != dtype for x in (keys, values, gates)):
         return False
     return working(_works, dtype, width)
 
 
-def gated(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, scale: float) -> mx.array:
+def gated(queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float) -> mx.array:
     """Attention without a mask, each head of which is multiplied by `2 sigmoid(gate)`.
 
     Args:
         queries: (B, T, H, D), D 64 or 128, bf16 or float16.
-        keys, values: (C, S, H, D), C is B or 1.
+        keys: (C, S, H, D), C is B or 1.
+        values: The same, or (C, S, H * D).
         gates: (B, T, H).
         scale: Of the scores.
 
@@ -226,9 +228,13 @@ def gated(queries: mx.array, keys: mx.array, values: mx.array, gates: mx.array, 
         (B, T, H, D).
     """
     batch, tokens, heads, width = queries.shape
-    constants = [("T", queries.dtype), ("HALF", queries.dtype == mx.float16), ("D", width), ("THREADS", _THREADS)]
+    (v, v_stride, v_at), (g, g_stride, g_at) = located(values), located(gates)
+    constants: list[tuple[str, Any]] = [
+        ("T", queries.dtype), ("HALF", queries.dtype == mx.float16), ("D", width), ("THREADS", _THREADS),
+        ("V_STRIDE", v_stride), ("V_AT", v_at), ("G_STRIDE", g_stride), ("G_AT", g_at),
+    ]  # fmt: skip
     blocks = -(-tokens // _TILE) * heads * batch
-    inputs = [queries, keys, values, gates]
+    inputs = [queries, keys, v, g]
     (out,) = start(_kernel(scale), inputs, constants, blocks, _THREADS, [(queries.shape, queries.dtype)])
     return out
 

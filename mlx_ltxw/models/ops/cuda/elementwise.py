@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_ltxw.models.ops.columns import Part, located
 from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, offsets, short, start, summands, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
@@ -45,7 +46,7 @@ _GELU = """
   put(out + at, own);
 """
 _SCALED = """
-  float factor = 2.0f / (1.0f + expf(-static_cast<float>(logits[at / HEAD])));
+  float factor = 2.0f / (1.0f + expf(-static_cast<float>(logits[at / WIDTH * L_STRIDE + L_AT + at % WIDTH / HEAD])));
   #pragma unroll
   for (int i = 0; i < 8; ++i) own.of[i] = static_cast<T>(static_cast<float>(own.of[i]) * factor);
   put(out + at, own);
@@ -82,7 +83,7 @@ def gelu(x: mx.array) -> mx.array:
     return out
 
 
-def takes_heads(x: mx.array, logits: mx.array) -> bool:
+def takes_heads(x: mx.array, logits: Part) -> bool:
     """Whether `gate_heads` takes such heads (B, T, H, D), and logits of their dtype: on CUDA."""
     _, _, heads, width = x.shape
     if not source.on_cuda() or width % LANES or logits.dtype != x.dtype:
@@ -90,12 +91,19 @@ def takes_heads(x: mx.array, logits: mx.array) -> bool:
     return working(_heads_work, x.dtype, heads, width)
 
 
-def gate_heads(x: mx.array, logits: mx.array) -> mx.array:
+def gate_heads(x: mx.array, logits: Part) -> mx.array:
     """Each head of (B, T, H, D) by `2 sigmoid(logit)` of (B, T, H)."""
     _, _, heads, width = x.shape
-    constants = [("T", x.dtype), ("HEAD", width), ("WIDTH", heads * width), ("THREADS", _THREADS)]
+    of_gates, stride, first = located(logits)
+    constants: list[tuple[str, Any]] = [
+        ("T", x.dtype),
+        ("HEAD", width),
+        ("WIDTH", heads * width),
+        ("THREADS", _THREADS),
+    ]
+    constants += [("L_STRIDE", stride), ("L_AT", first)]
     made = kernel("gate_heads", ("x", "logits"), ("out",), _BEGIN + _SCALED)
-    (out,) = start(made, [x, logits], constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
+    (out,) = start(made, [x, of_gates], constants, _blocks(x), _THREADS, [(x.shape, x.dtype)])
     return out
 
 
