@@ -12,7 +12,7 @@ round fp32 weights to bf16.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
 
@@ -33,7 +33,7 @@ from mlx_ltxw.adapter.deltas import Delta, LowRank, change, number
 from mlx_ltxw.adapter.placing import Placement, place
 from mlx_ltxw.adapter.streamed import ChangedBlocks, blocks_on_demand, by_block
 from mlx_ltxw.models.transformer import Block
-from mlx_ltxw.models.transformer.merged import Laid, forget
+from mlx_ltxw.models.transformer.merged import filled_later, merge_again
 from mlx_ltxw.tree import Linear, at, dense_weight, replace, share
 from mlx_ltxw.weights.arriving import Arriving
 
@@ -46,8 +46,6 @@ class Fused(Generic[Network]):
         model: Shares every array that the adapters leave alone.
         fused: Modules whose weights changed.
         unfused: Modules whose adapters stay beside the weights: quantised ones, and those that were to be kept.
-        arrays: Of modules whose weights changed, as they were fused.
-        laid: Of those, what was laid together again.
         losses: Re-quantised module -> |what was stored - what was meant| / |the adapter's change|: 0 is exact, 1 means
             that the rounding is as large as the adapter itself.
     """
@@ -56,8 +54,6 @@ class Fused(Generic[Network]):
     fused: tuple[str, ...]
     unfused: tuple[str, ...]
     losses: dict[str, float]
-    arrays: dict[str, dict[str, mx.array]] = field(default_factory=dict)
-    laid: list[Laid] = field(default_factory=list)
 
     @property
     def loss(self) -> float:
@@ -110,7 +106,7 @@ def fuse(
     for prefix, own in by_block(changes).items():
         start = f"{prefix}." if prefix else ""
         kept = {path for path in own if keep_unfused(start + path)}
-        options = own, quantized, kept.__contains__
+        options = own, quantized, kept.__contains__, consume
         if prefix and on_demand is not None:
             index = int(prefix.rpartition(".")[2])
             fetched[index] = partial(_fused_later, options)
@@ -125,7 +121,7 @@ def fuse(
             later, base = number is not None and not quantized, at(result, prefix)
             block = fuse_changes(base, *options, later=later)
             if number is not None and later:
-                coming[number] = _fused_when_come(base, block, own)
+                coming[number] = filled_later(block.model, partial(_fused_now, options, base))
             if prefix:
                 replace(result, prefix, block.model)
             for path in own if not prefix else ():
@@ -140,31 +136,21 @@ def fuse(
     return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
 
-def _fused_later(options: tuple[Changes, bool, Callable[[str], bool]], block: Block) -> Block:
+_Options = tuple[Changes, bool, Callable[[str], bool], bool]
+
+
+def _fused_later(options: _Options, block: Block) -> Block:
     return fuse_changes(block, *options, later=True).model
+
+
+def _fused_now(options: _Options, block: Block) -> Block:
+    return fuse_changes(block, *options).model
 
 
 def _arriving(model: nn.Module, prefix: str) -> int | None:
     """The number of a block that may still be on its way; None for what is there."""
     arriving = prefix and isinstance(model.transformer_blocks, Arriving)
     return int(prefix.rpartition(".")[2]) if arriving else None
-
-
-def _fused_when_come(base: Block, block: Fused[Block], changes: Changes) -> Callable[[], None]:
-    """Puts the sums into the arrays of a block that was fused for later, from weights that have come by then."""
-    pairs = [(at(base, path), block.arrays[path], changes[path]) for path in block.fused]
-
-    def fuse_now() -> None:
-        for linear, arrays, each in pairs:
-            for name, array in _fused_linear(linear, each, later=False)[0].items():
-                if isinstance(array, mx.array) and arrays[name] is not array:
-                    arrays[name][...] = array
-        pairs.clear()  # the base's weights may go
-        for laid in block.laid:
-            laid.fill()
-        block.laid.clear()
-
-    return fuse_now
 
 
 def _nothing() -> None:
@@ -176,6 +162,7 @@ def fuse_changes(
     changes: Changes,
     quantized: bool = False,
     keep_unfused: Callable[[str], bool] = lambda path: False,
+    alone: bool = False,
     later: bool = False,
 ) -> Fused[Network]:
     """As `fuse`, for a block or a whole model; shares every array that the adapters leave alone.
@@ -185,6 +172,7 @@ def fuse_changes(
         changes: From `by_module` for a model, of one block from `by_block`.
         quantized: As for `fuse`.
         keep_unfused: Whether adapters of a linear, by its path in `module`, stay beside it.
+        alone: Whether nobody needs the old weights (`merge_again`).
         later: Leave the sums for when they are used, and what re-quantising costs unmeasured.
     """
     here = adaptable(module)
@@ -201,11 +189,8 @@ def fuse_changes(
         if loss is not None:
             losses[path] = loss
     fused = tuple(path for path in changes if path not in unfused)
-    arrays = {path: dict(at(clone, path)) for path in fused}
-    laid = forget(clone, fused)
-    if not later:
-        mx.eval([one.arrays for one in laid])
-    return Fused(clone, fused, tuple(unfused), losses, arrays, laid)
+    merge_again(clone, fused, alone, later)
+    return Fused(clone, fused, tuple(unfused), losses)
 
 
 def fused_weight(weight: mx.array, deltas: Sequence[tuple[Delta, float]]) -> mx.array:

@@ -224,8 +224,9 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     sizes = [stage.geometry for stage in work.stages]
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
-    if sum(blocks) + beside + arriving(machine, stored) > room:
-        beside = fixed + streaming(blocks, stored, machine, copies) + laying(blocks, machine)
+    if sum(blocks) + beside + arriving(machine, blocks, stored) > room:
+        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside += laying(blocks, machine) if work.tensor == 1 else 0
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
     needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]

@@ -166,12 +166,13 @@ _BEFORE, _BEFORE_WHOLE = 0.35, 0.3
 """Of a block, what is not finished when the next one has come."""
 
 
-_LAID = 0.43
-"""Of a block, linears of one input: of its 387 million numbers at full size 164."""
+_LAID, _LAID_AT_ONCE = 0.43, 0.135
+"""Of a block, linears of one input, and those of the largest attention: of its 387 million numbers at full size 164 and
+50.5."""
 
 
 def laying(blocks: Sequence[int], machine: Machine) -> int:
-    """Bytes of a block on its way that are there twice while its linears are laid together; 0 where they are not."""
+    """Bytes of a streamed block that are there twice while its linears are laid together; 0 where they are not."""
     return int(_LAID * max(blocks)) if MERGED[machine.backend] else 0
 
 
@@ -351,14 +352,16 @@ def tile_pixels(size: Geometry) -> int:
     return min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
 
 
-def arriving(machine: Machine, stored: Sequence[int]) -> int:
-    """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`).
+def arriving(machine: Machine, blocks: Sequence[int], stored: Sequence[int]) -> int:
+    """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`): a
+    group that is copied, then linears of one input that are laid together.
 
     Args:
         machine: A CPU reads them in another way.
-        stored: Bytes of each block on disk.
+        blocks, stored: Bytes of each block in memory and on disk.
     """
-    return min(GROUP, max(stored)) if machine.in_pieces else 0
+    laid = int(_LAID_AT_ONCE * max(blocks)) if MERGED[machine.backend] else 0
+    return max(min(GROUP, max(stored)), laid) if machine.in_pieces else 0
 
 
 def denoising(
@@ -381,7 +384,7 @@ def denoising(
     stay = [index for index in range(count) if residency.stays(index, count)]
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
-        activations += arriving(clip.machine, stored)
+        activations += arriving(clip.machine, blocks, stored)
         return Need(name, weights, activations, sum(stored) + beside, f"{staying(count, count)} in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
     choice = f"{staying(len(stay), count)} in memory, the others ({readable(again)}) are read for each step"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from mlx_ltxw.models.audio_vae import AudioVAE, VocoderWithBWE
 from mlx_ltxw.models.ops.device import backend
-from mlx_ltxw.models.transformer import Transformer
-from mlx_ltxw.models.transformer.merged import MERGED, merge
+from mlx_ltxw.models.transformer import Block, Transformer
+from mlx_ltxw.models.transformer.merged import MERGED, filled_later, merge
 from mlx_ltxw.models.transformer.tensor import TensorShare
 from mlx_ltxw.models.upsampler import Upsampler
 from mlx_ltxw.models.video_vae import VideoVAE
@@ -176,24 +177,33 @@ def lay_together(network: Transformer) -> None:
     blocks that are still on their way when they have come, and those of blocks that are read anew whenever they are."""
     blocks: Any = network.transformer_blocks
     if isinstance(blocks, StreamedLayers):
-        blocks.arrange = merge
+        blocks.arrange = partial(merge, later=True)
         for block, read_anew in zip(blocks.layers, blocks.streamed, strict=True):
             if not read_anew:
-                mx.eval([laid.arrays for laid in merge(block)])
+                merge(block)
     elif isinstance(blocks, Arriving):
-        coming = [merge(block) for block in blocks]
+        coming = dict(enumerate(map(_merged_when_come, blocks)))
 
         def fill(number: int) -> None:
-            for laid in coming[number]:
-                laid.fill()
-                mx.eval(laid.arrays)
-            coming[number].clear()
+            coming[number]()
+            del coming[number]  # which knows what was there before
 
         network.transformer_blocks = blocks.then(fill)
     else:
         for block in blocks:
-            mx.eval([laid.arrays for laid in merge(block)])
+            merge(block)
     mx.clear_cache()
+
+
+def _merged_when_come(block: Block) -> Callable[[], None]:
+    before = share(block)
+
+    def merged() -> Block:
+        merge(before)
+        return before
+
+    merge(block, later=True)
+    return filled_later(block, merged)
 
 
 def _unheard(_: str) -> None:

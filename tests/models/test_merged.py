@@ -143,13 +143,33 @@ def test_two_adapters_one_of_them_settled(model, tmp_path):
     same(found[1], found[0])
 
 
+ALL = "to_q to_k to_v to_gate_logits"
+
+
 def test_an_adapter_that_is_fused_is_laid_together_again(model, tmp_path):
-    """If queries, keys and values all have it; otherwise what it has not changed would be in memory twice."""
+    """If queries, keys and values all have it; otherwise what it has not changed would be in memory twice beside a base
+    that stays."""
     together = merged(model)
-    for targets, names in (("audio_attn1.to_[qkv]", ["to_q to_k to_v to_gate_logits"]), ("audio_attn1.to_q", [])):
+    for targets, names in (("audio_attn1.to_[qkv]", [ALL]), ("audio_attn1.to_q", [])):
         made = fuse(together, [(adapter(model, tmp_path, targets), Strength())]).model
         assert list(made.transformer_blocks[0].audio_attn1["_merged"]) == names
-        assert [*made.transformer_blocks[0].attn1["_merged"]] == ["to_q to_k to_v to_gate_logits"]
+        assert [*made.transformer_blocks[0].attn1["_merged"]] == [ALL]
+
+
+@pytest.mark.parametrize("targets", ["attn1.to_q", "attn2.to_v", "gate"])
+def test_nothing_is_left_of_a_base_that_is_used_up(model, tmp_path, targets):
+    """Of what was one product, some linears alone have an adapter: the others are laid together with the new ones."""
+    given = [(adapter(model, tmp_path, targets), Strength())]
+    lay_together(model)
+    bytes_of = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    fuse(model, given, consume=True)
+    mx.eval(model.parameters())
+    assert mx.get_active_memory() - before <= 0.01 * bytes_of
+    block = model.transformer_blocks[0]
+    assert [*block.audio_attn1["_merged"]] == [ALL]
+    assert {*block.attn2["_merged"]} == {"to_q to_gate_logits", "to_k to_v"}
 
 
 def test_strength_in_time(model, tmp_path):
@@ -172,6 +192,24 @@ def test_doras(model, tmp_path, columns):
     tensors[start + "dora_scale"] = scale[None] if columns else scale[:, None]
     given = [(read(save(tmp_path / "dora.safetensors", tensors)), Strength(0.8))]
     same(forward(adapt(merged(model), given), inputs()), forward(adapt(model, given), inputs()), 2e-6)
+
+
+@pytest.mark.parametrize("targets", ["", "attn1.to_[qkv]", "audio_attn1.to_q|attn2.to_v"])
+@pytest.mark.parametrize("consume", [False, True])
+def test_residencies_have_the_same_bits(made_model, monkeypatch, tmp_path, targets, consume):
+    """However blocks come into memory, the same linears are one product, with adapters in them and without."""
+    monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
+    bare, found = Networks(made_model, mx.float32).transformer(audio_only=False), []
+    for residency, cpu in ((RESIDENT, True), (RESIDENT, False), (STREAMED, True), (Residency(1), True)):
+        monkeypatch.setattr(machine, "on_cpu", lambda cpu=cpu: cpu)
+        network = Networks(made_model, mx.float32, residency=residency).transformer(audio_only=False)
+        assert isinstance(network.transformer_blocks, Arriving) is not cpu
+        if targets:
+            one = adapter(bare, tmp_path, targets)
+            network = fuse(network, [(one, Strength(0.7))], [place(one, bare)], consume=consume).model
+        found.append(network(*both(network, *streams(network.config))))
+    for others in found[1:]:
+        assert all(mx.array_equal(one, other) for one, other in zip(others, found[0], strict=True))
 
 
 @pytest.mark.parametrize("residency", [RESIDENT, STREAMED, Residency(1)])
@@ -200,4 +238,4 @@ def test_blocks_that_are_still_on_their_way(made_model, monkeypatch, tmp_path, t
         bare, together = (fuse(one, given, consume=consume).model for one in (bare, together))
     same(together(video, audio), bare(video, audio))
     names = list(together.transformer_blocks[0].audio_attn1["_merged"])
-    assert names == ([] if "to_out" in targets else ["to_q to_k to_v to_gate_logits"])
+    assert names == ([] if "to_out" in targets and not consume else [ALL])

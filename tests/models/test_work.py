@@ -91,9 +91,9 @@ def own_kernels(monkeypatch):
 
 def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     """A sum and the norms behind it are one kernel, and no table is added up before: beside the 34 products, six
-    attentions and two gelus there are, in each stream: the first norm, one of the sum that each of three updates begins
-    with (two results of one norm where the streams read each other), the last sum, three gates of heads; the text's
-    modulation; and six norms of queries and keys, four of them with rotations.
+    attentions, four norms of what reads or is the text, and two gelus there are, in each stream: the first norm, one of
+    the sum that each of three updates begins with (two results of one norm where the streams read each other), the
+    last sum, three gates of heads; the text's modulation; and eight rotations.
     """
     one = described(1, tmp_path)
     begun = Counter(own_kernels)
@@ -103,12 +103,12 @@ def test_kernels_of_a_block_with_our_own(as_on_a_gpu, own_kernels, tmp_path):
     assert ours == {
         "norm_11_00": 2, "added_norm_22_77_66": 2, "added_norm_40_44_33": 2,
         "added_norm_88_00_11_22_33": 1, "added_norm_88_22_33_00_11": 1,
-        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_pair": 4, "norm_pair": 2,
+        "add_gated_55": 2, "modulate_11_00": 2, "gate_heads": 6, "turned_norm": 8,
     }  # fmt: skip
     assert found["AddMM"] + found["Matmul"] == 34
-    assert (found["Partition"], found["Sort"]) == (6, 0)
+    assert (found["Partition"], found["Sort"]) == (6, 4)
     assert sum(count for name, count in found.items() if name.startswith("Compiled")) == 2
-    assert sum(found.values()) + sum(ours.values()) == 66
+    assert sum(found.values()) + sum(ours.values()) == 72
 
 
 @pytest.mark.parametrize("small", [False, True], ids=["cuDNN's attention", "ours"])
@@ -143,7 +143,8 @@ def test_kernels_of_a_block_whose_linears_are_merged(as_on_a_gpu, own_kernels, m
 
 def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
     """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
-    all clips in a row and the result as they were; of six attentions the results as rows."""
+    all clips in a row and the result as they were; of six attentions the results as rows; of four norms without a
+    rotation the heads."""
 
     monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
 
@@ -161,7 +162,7 @@ def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
     found = described(2) - described(1)
     assert found["Transpose"] == 34
     assert found["Broadcast"] - found["Full"] == 34  # one more for each that stands for a kernel of ours
-    assert found["Reshape"] == 2 * 34 + 6
+    assert found["Reshape"] == 2 * 34 + 6 + 4
 
 
 def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):

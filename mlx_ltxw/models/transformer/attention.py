@@ -21,6 +21,8 @@ from mlx_ltxw.models.transformer.spread import Spread
 from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import share
 
+GATES = "to_gate_logits"
+
 
 def gate_heads(out: mx.array, logits: Part) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
@@ -147,7 +149,7 @@ class Attention(nn.Module):
         self, x: mx.array, context: mx.array | Read | None, values_only: bool
     ) -> tuple[Part | None, Part | None, Read]:
         """Queries, logits of the gates, and keys and values; queries only where they are needed."""
-        gates = ("to_gate_logits",) if "to_gate_logits" in self else ()
+        gates = (GATES,) if GATES in self else ()
         own = "to_q", "to_k", "to_v", *gates
         if context is None and not values_only and self._together(own):
             queries, keys, values, *logits = self.projected(x, *own)
@@ -155,7 +157,7 @@ class Attention(nn.Module):
         read = context if isinstance(context, Read) else self.read(x if context is None else context)
         names = gates if values_only else ("to_q", *gates)
         made = dict(zip(names, self.projected(x, *names), strict=True))
-        return made.get("to_q"), made.get("to_gate_logits"), read
+        return made.get("to_q"), made.get(GATES), read
 
     def projected(self, x: mx.array, *names: str) -> list[Part]:
         """What some of the linears make of (B, T, in), (B, T, out) each: in one product where their weights are one
@@ -163,7 +165,7 @@ class Attention(nn.Module):
         known, start, parts = self._together(names), 0, list[Part]()
         whole = as_one(self[known[0]], self["_merged"][" ".join(known)])(x) if known else x
         for name in known:
-            linear, width = self[name], self.heads * (1 if name == "to_gate_logits" else self.head_dim)
+            linear, width = self[name], self.heads * (1 if name == GATES else self.head_dim)
             part = Columns(whole, start, width)
             parts.append(part if isinstance(linear, PLAIN) else linear.from_base(x, part.apart()))
             start += width
@@ -220,7 +222,13 @@ class Attention(nn.Module):
         return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
 
     def turned(self, queries: Part, keys: Part, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
-        """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both."""
+        """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both.
+
+        Where linears are merged this is one kernel. All others go as they always did, training's to the last bit.
+        """
+        if "_merged" not in self:
+            asked = self.turned_heads(apart(queries), self.q_norm, rope)
+            return [asked, self.turned_heads(apart(keys), self.k_norm, key_rope)]
         weights = self.q_norm.weight, self.k_norm.weight
         return turned_pair(queries, keys, weights, self.q_norm.eps, self.head_dim, rope, key_rope)
 

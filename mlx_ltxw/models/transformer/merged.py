@@ -7,111 +7,96 @@ saves a start of a product each. On a GPU that waits for the host this is a sixt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
-from mlx_ltxw.models.transformer.attention import Attention, bare
+from mlx_ltxw.models.transformer.attention import GATES, Attention, bare
 
 MERGED = {"cpu": False, "cuda": True, "metal": False}
-"""Whether a run lays linears together when it loads a transformer, by backend: where starting a product costs most."""
+"""Whether a run lays linears together when it loads a transformer, by backend: where starting a product costs most. On
+Metal, where no forward waits for its host, nothing was measured."""
 
-GATES = "to_gate_logits"
 SELF = (("to_q", "to_k", "to_v", GATES),)
 CROSS = (("to_q", GATES), ("to_k", "to_v"))
 """Linears with one input, of an attention to itself and of one to something else. Gates that are packed otherwise, or
 not at all, stay by themselves."""
 
 
-class Laid(NamedTuple):
-    """Linears that were laid together.
-
-    Attributes:
-        before: Their arrays as they were, by name.
-        whole: The arrays of all of them.
-        views: Each linear's, which are rows of those.
-    """
-
-    before: list[dict[str, mx.array]]
-    whole: dict[str, mx.array]
-    views: list[dict[str, mx.array]]
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """All that is in memory."""
-        return [*self.whole.values(), *(array for each in self.views for array in each.values())]
-
-    def fill(self) -> None:
-        """Takes the linears' arrays as they are now: of what was laid together before it had come."""
-        for name, whole in self.whole.items():
-            whole[...] = mx.concatenate([each[name] for each in self.before])
-            start = 0
-            for view in self.views:
-                stop = start + len(view[name])
-                view[name][...] = whole[start:stop]
-                start = stop
-        self.before.clear()
-
-
-def merge(block: nn.Module) -> list[Laid]:
+def merge(block: nn.Module, later: bool = False) -> None:
     """Lays linears of one input into one array, in all attentions of a block that are whole.
 
     Args:
         block: Changed in place; it must be the only one to hold its arrays, or they are in memory twice.
-
-    Returns:
-        What was laid together; its arrays are not computed yet.
+        later: Leave the arrays for when they are used; otherwise one attention at a time is in memory twice.
     """
-    return [
-        laid
-        for path, module in block.named_modules()
-        if type(module) is Attention
-        for names in (SELF if path.endswith("attn1") else CROSS)
-        for laid in merge_linears(module, names)
-    ]
+    for path, attention in _attentions(block):
+        for names in SELF if path.endswith("attn1") else CROSS:
+            known = next((each for each in (names, names[:-1]) if len(each) > 1 and _alike(attention, each)), ())
+            if known:
+                _lay(attention, known, later)
 
 
-def merge_linears(attention: Attention, names: tuple[str, ...]) -> list[Laid]:
-    """`merge` of some linears of an attention, where they are alike, the gates aside."""
-    known = next((each for each in (names, names[:-1]) if len(each) > 1 and _alike(attention, each)), ())
-    if not known:
-        return []
-    linears = [bare(attention[name]) for name in known]
-    leaves = _leaves(linears[0])
-    before = [{leaf: linear[leaf] for leaf in leaves} for linear in linears]
-    whole = {leaf: mx.concatenate([each[leaf] for each in before]) for leaf in leaves}
-    views, start = list[dict[str, mx.array]](), 0
-    for linear, each in zip(linears, before, strict=True):
-        stop = start + len(each[leaves[0]])
-        views.append({leaf: whole[leaf][start:stop] for leaf in leaves})
-        dict.update(linear, views[-1])
-        start = stop
-    attention["_merged"] = attention.get("_merged", {}) | {" ".join(known): whole}
-    return [Laid(before, whole, views)]
-
-
-def forget(block: nn.Module, changed: Iterable[str]) -> list[Laid]:
-    """Takes apart what is one product no more, because some of its linears have other weights now. Where all but the
-    gates have, they are laid together again.
+def merge_again(block: nn.Module, changed: Iterable[str], alone: bool, later: bool = False) -> None:
+    """Follows a change of linears' weights: what was one product with the old ones is one with the new ones, or none.
 
     Args:
         block: Or any other module; changed in place.
-        changed: The linears' paths in it.
-
-    Returns:
-        As `merge`.
+        changed: The paths in it of linears that have arrays of their own now.
+        alone: Whether nobody needs the old arrays. Otherwise linears that were not changed would be in memory twice;
+            so with any but gates among them, all stay by themselves.
+        later: As for `merge`.
     """
-    paths, made = set(changed), list[Laid]()
-    for path, module in block.named_modules():
-        for key in list(module.get("_merged", {})) if isinstance(module, Attention) else []:
+    paths = set(changed)
+    for path, attention in _attentions(block):
+        for key in list(attention.get("_merged", {})):
             names = (*key.split(),)
-            ours = [name for name in names if f"{path}.{name}" in paths]
-            if ours:
-                module["_merged"] = {other: one for other, one in module["_merged"].items() if other != key}
-                made += merge_linears(module, names) if {*names} - {*ours} <= {GATES} else []
-    return made
+            kept = {name for name in names if f"{path}.{name}" not in paths}
+            if len(kept) == len(names):
+                continue
+            attention["_merged"] = {other: one for other, one in attention["_merged"].items() if other != key}
+            if (alone or kept <= {GATES}) and _alike(attention, names):
+                _lay(attention, names, later)
+
+
+def filled_later(block: nn.Module, make: Callable[[], nn.Module]) -> Callable[[], None]:
+    """What is to be called once when a block's weights have come, of which other arrays were made before they had.
+
+    Args:
+        block: Of those arrays; whatever holds these objects will have the numbers.
+        make: Makes the block once more, from weights that have come, with the same arrays.
+    """
+    held = {path: array for path, array in tree_flatten(block) if isinstance(array, mx.array)}
+
+    def fill() -> None:
+        for path, array in tree_flatten(make()):
+            if isinstance(array, mx.array) and held[path] is not array:
+                held[path][...] = array
+        held.clear()  # what was there before may go
+
+    return fill
+
+
+def _attentions(block: nn.Module) -> list[tuple[str, Attention]]:
+    return [(path, module) for path, module in block.named_modules() if type(module) is Attention]
+
+
+def _lay(attention: Attention, names: tuple[str, ...], later: bool) -> None:
+    linears = [bare(attention[name]) for name in names]
+    leaves = _leaves(linears[0])
+    ends = [0]
+    for linear in linears:
+        ends.append(ends[-1] + len(linear.weight))
+    whole = {leaf: mx.concatenate([linear[leaf] for linear in linears]) for leaf in leaves}
+    for linear, (start, stop) in zip(linears, pairwise(ends), strict=True):
+        dict.update(linear, {leaf: whole[leaf][start:stop] for leaf in leaves})
+    attention["_merged"] = attention.get("_merged", {}) | {" ".join(names): whole}
+    if not later:
+        mx.eval(whole, *([linear[leaf] for leaf in leaves] for linear in linears))
 
 
 def _leaves(linear: nn.Module) -> list[str]:
@@ -120,9 +105,9 @@ def _leaves(linear: nn.Module) -> list[str]:
 
 def _alike(attention: Attention, names: tuple[str, ...]) -> bool:
     """Whether linears have weights of one kind, and adapters beside them, if any, can go on from what they make."""
-    if any(name not in attention or bare(attention[name]) is None for name in names):
+    linears: list[Any] = [bare(attention[name]) if name in attention else None for name in names]
+    if any(linear is None for linear in linears):
         return False
-    linears = [bare(attention[name]) for name in names]
     kinds = {
         (type(one), *sorted(_leaves(one)), *(getattr(one, of, None) for of in ("group_size", "bits", "mode")))
         for one in linears
