@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,7 +211,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
         work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised,
+        work.makes_sound, work.makes_picture, work.quantised, max(_used_up(work), default=0),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
@@ -224,7 +224,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     sizes = [stage.geometry for stage in work.stages]
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
-    if sum(blocks) + beside + arriving(machine, blocks, stored) > room:
+    if sum(blocks) + beside + arriving(clip, blocks, stored) > room:
         beside = fixed + streaming(blocks, stored, machine, copies)
         beside += laying(blocks, machine) if work.tensor == 1 else 0
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
@@ -285,16 +285,25 @@ def _located(work: Work) -> set[Located]:
 
 def _copies(work: Work) -> list[int]:
     """Bytes of the second weights that fused adapters need under the lock, block by block."""
-    if not work.locked:
-        return []
+    return _fused(work, work.chosen, keeps_reading=True) if work.locked else []
+
+
+def _used_up(work: Work) -> list[int]:
+    """Bytes of weights that adapters take the place of, block by block."""
+    distilled = [work.distilled] if work.distilled is not None else []
+    return _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
+
+
+def _fused(work: Work, adapters: Iterable[Chosen], keeps_reading: bool) -> list[int]:
+    """Bytes of weights that adapters go into, block by block; without those that read the video, if they stay."""
     packed = {path for path, _ in work.model.quantized_layers("transformer").items()}
     sizes: dict[str, dict[str, int]] = {}
-    for chosen in work.chosen:
+    for chosen in adapters:
         for (adapter, _), placement in zip(chosen.adapters, chosen.placements, strict=True):
             for path in placement.placed:
                 delta = adapter.deltas.get(path)
-                fused = work.fuse or (path not in packed and not reads_video(path))
-                if delta is not None and fused:
+                beside = path in packed or (keeps_reading and reads_video(path))
+                if delta is not None and (work.fuse or not beside):
                     out, into = delta.shape
                     sizes.setdefault(".".join(path.split(".")[:2]), {})[path] = out * into * work.dtype.size
     return [sum(block.values()) for block in sizes.values()]

@@ -104,6 +104,7 @@ class Subject:
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
+        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were.
     """
 
     model: ModelDir
@@ -118,6 +119,7 @@ class Subject:
     makes_sound: bool = True
     makes_picture: bool = True
     quantised: bool = False
+    fused: int = 0
 
     @property
     def config(self) -> TransformerConfig:
@@ -352,16 +354,16 @@ def tile_pixels(size: Geometry) -> int:
     return min(size.width * size.height, (tiling.pixels or size.width) * (tiling.pixels or size.height))
 
 
-def arriving(machine: Machine, blocks: Sequence[int], stored: Sequence[int]) -> int:
+def arriving(clip: Subject, blocks: Sequence[int], stored: Sequence[int]) -> int:
     """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`): a
-    group that is copied, then linears of one input that are laid together.
+    group that is copied, then what adapters go into, and linears of one input that are laid together.
 
     Args:
-        machine: A CPU reads them in another way.
+        clip: What is made. A CPU reads weights in another way.
         blocks, stored: Bytes of each block in memory and on disk.
     """
-    laid = int(_LAID_AT_ONCE * max(blocks)) if MERGED[machine.backend] else 0
-    return max(min(GROUP, max(stored)), laid) if machine.in_pieces else 0
+    laid = int(_LAID_AT_ONCE * max(blocks)) if MERGED[clip.machine.backend] else 0
+    return max(min(GROUP, max(stored)), clip.fused + laid) if clip.machine.in_pieces else 0
 
 
 def denoising(
@@ -384,7 +386,7 @@ def denoising(
     stay = [index for index in range(count) if residency.stays(index, count)]
     weights = sum(blocks[index] for index in stay) + beside
     if len(stay) == count:
-        activations += arriving(clip.machine, blocks, stored)
+        activations += arriving(clip, blocks, stored)
         return Need(name, weights, activations, sum(stored) + beside, f"{staying(count, count)} in memory")
     again = sum(stored) - sum(stored[index] for index in stay)
     choice = f"{staying(len(stay), count)} in memory, the others ({readable(again)}) are read for each step"

@@ -179,10 +179,10 @@ class Arriving(list[Layer]):
         Args:
             change: Of a layer's number: puts other numbers into arrays of it.
         """
-        left = {*range(len(self))}
+        left, come = {*range(len(self))}, self._wait  # not this list, whose layers may be let go of
 
         def wait(number: int) -> None:
-            self._wait(number)
+            come(number)
             if number in left:
                 change(number)
                 left.discard(number)

@@ -1,5 +1,7 @@
 """Linears of one input as one product: the same numbers, no memory more, fewer starts."""
 
+import gc
+import math
 import re
 
 import mlx.core as mx
@@ -14,13 +16,16 @@ from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
+from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.packed import quantize
 from mlx_ltxw.models.transformer import Compiled, Skips, Transformer, TransformerConfig, Walk, joint_forward
 from mlx_ltxw.models.transformer.merged import MERGED
-from mlx_ltxw.pipeline import networks
+from mlx_ltxw.pipeline import needs, networks
 from mlx_ltxw.pipeline.networks import Networks, lay_together
 from mlx_ltxw.tree import linears, share
+from mlx_ltxw.weights import arriving
 from mlx_ltxw.weights.arriving import Arriving
+from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from tests.adapter.helpers import factors, forward, inputs, official_file, save
 from tests.models.test_transformer import both, streams
@@ -192,6 +197,37 @@ def test_doras(model, tmp_path, columns):
     tensors[start + "dora_scale"] = scale[None] if columns else scale[:, None]
     given = [(read(save(tmp_path / "dora.safetensors", tensors)), Strength(0.8))]
     same(forward(adapt(merged(model), given), inputs()), forward(adapt(model, given), inputs()), 2e-6)
+
+
+@pytest.mark.parametrize("targets", ["attn|ff", r"\.to_[qkv]$"])
+def test_a_block_that_comes_holds_what_is_planned(made_model, monkeypatch, tmp_path, targets):
+    """While the blocks before it are at work: what an adapter makes of its weights, and the linears of one attention; when
+    it has come, nothing more than it is."""
+    monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
+    monkeypatch.setattr(machine, "on_cpu", lambda: False)
+    for name, value in (("GROUP", 10_000), ("STAGED", 0)):
+        monkeypatch.setattr(arriving, name, value)
+    monkeypatch.setattr(arriving.Arrival, "take_come", lambda self: None)
+    (block, last), _ = layer_bytes(made_model, "transformer", mx.float32)
+    bare = Networks(made_model, mx.float32).transformer(audio_only=False)
+    one = adapter(bare, tmp_path, targets)
+    mx.eval([(delta.a, delta.b) for delta in one.deltas.values()])
+    fused = sum(4 * math.prod(delta.shape) for path, delta in one.deltas.items() if ".1." in path)
+    assert 0.3 * last < fused <= last == block
+    gc.collect()
+    before = mx.get_active_memory()
+    network = Networks(made_model, mx.float32).transformer(audio_only=False)
+    network = fuse(network, [(one, Strength(0.7))], [place(one, bare)], consume=True).model
+    for number in (0, 1):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        mx.eval(network.transformer_blocks[number].parameters())
+    gc.collect()
+    there = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+    assert mx.get_active_memory() - before <= there + 0.05 * block
+    clip = needs.Subject(made_model, mx.float32, Machine("cuda", 1, 1), False, (), fused=fused)
+    planned = needs.arriving(clip, [block, last], [1, 1])
+    assert fused < mx.get_peak_memory() - mx.get_active_memory() <= planned + 0.01 * block
 
 
 @pytest.mark.parametrize("targets", ["", "attn1.to_[qkv]", "audio_attn1.to_q|attn2.to_v"])

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -203,6 +204,44 @@ def test_previews_are_decoded_beside_the_transformer(big, built_in):
     made = budget_for(work(built_in, previews=True), tight, program=0)
     assert made.residency.layers is not None
     assert made.peak <= made.limit
+
+
+def test_linears_that_are_laid_together_are_counted_where_they_are(built_in):
+    """On a card, of a streamed block 0.43, of one that comes its largest attention; of shares of machines nothing."""
+    (block, *_), _ = layer_bytes(built_in, "transformer", mx.float32)
+    of_one = work(built_in, dtype=mx.float32)
+    stayed, streamed, shared = (
+        {
+            backend: budget.best_budget(one, Machine(backend, memory, memory), program=0).needs[-3]
+            for backend in ("cuda", "metal")
+        }
+        for one, memory in ((of_one, 24 * GB), (of_one, GB // 100), (dataclasses.replace(of_one, tensor=2), GB // 100))
+    )
+    assert all(each["cuda"].name.startswith("denoising") for each in (stayed, streamed, shared))
+    assert stayed["cuda"].weights == stayed["metal"].weights
+    assert streamed["cuda"].weights - streamed["metal"].weights == int(0.43 * block)
+    assert shared["cuda"].weights == shared["metal"].weights
+    clip = needs.Subject(built_in, mx.float32, Machine("cuda", GB, GB), False, ())
+    assert needs.arriving(clip, [10**9], [10**8]) == 135 * 10**6
+    assert needs.arriving(clip, [10**8], [10**8]) == 10**8
+    assert needs.arriving(dataclasses.replace(clip, fused=10**9), [10**9], [10**8]) == 1135 * 10**6
+    assert needs.arriving(dataclasses.replace(clip, machine=HUGE, fused=10**9), [10**9], [10**8]) == 0
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_weights_that_an_adapter_takes_the_place_of_are_counted_while_they_come(built_in, locked):
+    """Without the lock, a block's at a time; under it the base stays, and copies are counted beside it."""
+    request = dataclasses.replace(REQUEST, adapters=("whisper",), lock_video=locked)
+    one = work(built_in, request, locked=locked)
+    (chosen,) = one.chosen
+    ((adapter, _),) = chosen.adapters
+    first = sum(
+        math.prod(delta.shape) * one.dtype.size
+        for path, delta in adapter.deltas.items()
+        if path.startswith("transformer_blocks.0.")
+    )
+    assert max(budget._used_up(one), default=0) == (0 if locked else first) != first * locked
+    assert bool(budget._copies(one)) == locked
 
 
 def test_the_program_itself_takes_of_unified_memory_alone(built_in):
