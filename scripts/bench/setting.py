@@ -10,8 +10,11 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.machine import on_cpu
+from mlx_ltxw.models.ops.device import backend
 from mlx_ltxw.models.transformer import Modality, Transformer, TransformerConfig
+from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.networks import lay_together
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import GRID, REAL_CONFIG, fill_randomly, inputs, mlx_inputs, read_sections
 
@@ -74,9 +77,11 @@ class Setting:
 
     @cached_property
     def model(self) -> Transformer:
-        """The transformer, with random weights; all parts share it."""
+        """The transformer, with random weights, its linears merged where a run's are; all parts share it."""
         model = Transformer(self.config)
         fill_randomly(model, self.dtype)
+        if MERGED[backend()]:
+            lay_together(model)
         return model
 
     def modalities(self, geometry: Geometry) -> tuple[Modality, Modality]:

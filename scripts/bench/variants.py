@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import on_cuda
 from mlx_ltxw.models.ops.cuda import source
+from mlx_ltxw.models.ops.device import backend
 from mlx_ltxw.models.ops.twins import no_gradients
 from mlx_ltxw.models.transformer import (
     NO_SKIPS,
@@ -23,6 +24,7 @@ from mlx_ltxw.models.transformer import (
     directly,
     joint_forward,
 )
+from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline.networks import lay_together
 from mlx_ltxw.tree import share
 from scripts.bench.figures import Figure, timed
@@ -79,8 +81,9 @@ WAYS = (
 def measure(setting: Setting) -> Iterator[Figure]:
     """Each way at each size, in turns, with its error against the first and what it holds beyond the weights; without
     CUDA there are no kernels of ours."""
-    models = {False: setting.model, True: share(setting.model)}
-    lay_together(models[True])
+    models = {False: unmerged(setting.model), True: share(setting.model)}
+    if not MERGED[backend()]:
+        lay_together(models[True])
     for size, geometry in setting.geometries().items():
         streams, first = setting.modalities(geometry), None
         runs, more = {}, {}
@@ -99,6 +102,14 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 runs[way] = run
         for way, seconds in in_turns(runs, setting.runs).items():
             yield Figure(way.name, size, seconds, more=more[way])
+
+
+def unmerged(model: Transformer) -> Transformer:
+    """A copy that multiplies with each linear by itself, and shares every array."""
+    copy = share(model)
+    for module in copy.modules():
+        module.pop("_merged", None)
+    return copy
 
 
 def beside(run: partial[Any], streams: tuple[Modality, Modality], model: Transformer) -> dict[str, Any]:
@@ -126,14 +137,14 @@ def in_turns(runs: Mapping[Way, Callable[[], Any]], rounds: int) -> dict[Way, li
 
 
 def packings(setting: Setting) -> Iterator[Figure]:
-    """Forwards of quantised models beside one that is not, at the second size, in turns; described and merged."""
+    """Forwards of quantised models beside one that is not, at the second size, in turns; linears merged and not."""
     clips = list(setting.geometries().items())
     size, geometry = clips[min(1, len(clips) - 1)]
     streams = setting.modalities(geometry)
-    bare = Way("bf16", True, False, lambda: directly)
+    model, bare = unmerged(setting.model), Way("bf16", True, False, lambda: directly)
     for name in PACKINGS:
-        ways = {bare: setting.model}
-        ways[way := bare._replace(name=f"forward, {name}")] = packed_copy(setting.model, name)
+        ways = {bare: model}
+        ways[way := bare._replace(name=f"forward, {name}")] = packed_copy(model, name)
         ways[merged := way._replace(name=f"{way.name}, merged", merged=True)] = share(ways[way])
         lay_together(ways[merged])
         runs = {each: partial(forward, model, streams, directly, walk()) for each, model in ways.items()}

@@ -201,8 +201,8 @@ def test_doras(model, tmp_path, columns):
 
 @pytest.mark.parametrize("targets", ["attn|ff", r"\.to_[qkv]$"])
 def test_a_block_that_comes_holds_what_is_planned(made_model, monkeypatch, tmp_path, targets):
-    """While the blocks before it are at work: what an adapter makes of its weights, and the linears of one attention; when
-    it has come, nothing more than it is."""
+    """While those before it are at work: what an adapter makes of its weights, and linears of one attention. When it
+    has come it is alone in memory."""
     monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
     monkeypatch.setattr(machine, "on_cpu", lambda: False)
     for name, value in (("GROUP", 10_000), ("STAGED", 0)):

@@ -141,16 +141,21 @@ def test_kernels_of_a_block_whose_linears_are_merged(as_on_a_gpu, own_kernels, m
     assert sum(found.values()) + sum(ours.values()) == (46 if small else 52)
 
 
-def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
+@pytest.mark.parametrize("merged", [False, True])
+def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path, merged):
     """They start nothing, but MLX goes over each: of a product the turned weight, the bias once for each row, tokens of
     all clips in a row and the result as they were; of six attentions the results as rows; of four norms without a
-    rotation the heads."""
-
+    rotation the heads. Of merged linears what is not read where it lies would be a view more each.
+    """
     monkeypatch.setattr(attention, "_WIDTHS", range(1, 129))
+    for module in (turns, attention):
+        monkeypatch.setattr(module, "LANES", 1)  # four heads' gates fill no vector
 
     def described(layers):
         model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
         model.set_dtype(mx.bfloat16)
+        if merged:
+            lay_together(model)
         mx.eval(model.parameters())
         halved = (
             one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
@@ -160,9 +165,11 @@ def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path):
             return operations(tmp_path / "graph.dot", *model(*halved))
 
     found = described(2) - described(1)
-    assert found["Transpose"] == 34
-    assert found["Broadcast"] - found["Full"] == 34  # one more for each that stands for a kernel of ours
-    assert found["Reshape"] == 2 * 34 + 6 + 4
+    products, norms = (20, 0) if merged else (34, 4)
+    assert found["Transpose"] == products
+    assert found["Broadcast"] - found["Full"] == products  # one more for each that stands for a kernel of ours
+    assert found["Reshape"] == 2 * products + 6 + norms
+    assert found["Slice"] == 0
 
 
 def test_a_batch_of_takes_is_made_by_the_kernels_of_one(own_kernels):
