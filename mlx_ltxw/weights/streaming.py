@@ -95,7 +95,7 @@ class StreamedLayers(Generic[Layer]):
     Attributes:
         layers: With every array that stays.
         streamed: For each layer, by parameter path in it, the tensors that are read anew.
-        arrange: Is given each layer that was read, before its arrays are computed, to lay them otherwise.
+        arrange: If any, is given each layer that was read, before its arrays are computed, to lay them otherwise.
 
     Args:
         layers: As above; arrays of what is streamed are never looked at.
@@ -112,7 +112,7 @@ class StreamedLayers(Generic[Layer]):
         residency: Residency,
     ) -> None:
         self.layers, self.streamed, self.dtype_of = list(layers), streamed, dtype_of
-        self.arrange: Callable[[Layer], object] = lambda layer: None
+        self.arrange: Callable[[Layer], object] | None = None
         self._ahead, self._once = residency.ahead, residency.once
         self._reader = TensorReader(residency.keep_cached)
         self._thread = ThreadPoolExecutor(1, "stream")
@@ -173,7 +173,9 @@ class StreamedLayers(Generic[Layer]):
 
         def arranged(arrays: dict[str, mx.array]) -> Any:
             copy.update(tree_unflatten(list(arrays.items())))
-            arrays.clear()
+            if self.arrange is None:
+                return arrays
+            arrays.clear()  # one that is laid otherwise is needed no more
             self.arrange(copy)
             return copy
 
