@@ -32,16 +32,16 @@ class Columns(NamedTuple):
         return (*self.whole.shape[:-1], self.width)
 
 
-Part = mx.array | Columns
+Projection = mx.array | Columns
 """A linear's result: an array of its own, or columns of one."""
 
 
-def apart(part: Part) -> mx.array:
+def apart(part: Projection) -> mx.array:
     """As an array."""
     return part if isinstance(part, mx.array) else part.apart()
 
 
-def located(part: Part) -> tuple[mx.array, int, int]:
+def located(part: Projection) -> tuple[mx.array, int, int]:
     """The array that it lies in, how many numbers a row of that has, and which of them is the first."""
     if isinstance(part, Columns):
         return part.whole, part.whole.shape[-1], part.start
@@ -49,7 +49,7 @@ def located(part: Part) -> tuple[mx.array, int, int]:
     return part, part.size // (batch * tokens), 0
 
 
-def aligned(part: Part, numbers: int) -> bool:
+def aligned(part: Projection, numbers: int) -> bool:
     """Whether rows begin at whole groups of so many numbers."""
     _, stride, first = located(part)
     return stride % numbers == 0 and first % numbers == 0

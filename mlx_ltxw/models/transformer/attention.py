@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.models import ops
-from mlx_ltxw.models.ops.columns import Columns, Part, apart
+from mlx_ltxw.models.ops.columns import Columns, Projection, apart
 from mlx_ltxw.models.ops.cuda import attention as gated_cuda
 from mlx_ltxw.models.ops.cuda import elementwise
 from mlx_ltxw.models.ops.twins import twin
@@ -24,13 +24,13 @@ from mlx_ltxw.tree import share
 GATES = "to_gate_logits"
 
 
-def gate_heads(out: mx.array, logits: Part) -> mx.array:
+def gate_heads(out: mx.array, logits: Projection) -> mx.array:
     """Scales each head by `2 sigmoid(logit)`: (B, T, H, D) by (B, T, H)."""
     made: Any = (_fused_gates if elementwise.takes_heads(out, logits) else _gate_heads)(out, logits)
     return made
 
 
-def _gate_heads(out: mx.array, logits: Part) -> mx.array:
+def _gate_heads(out: mx.array, logits: Projection) -> mx.array:
     return _scaled_heads(out, apart(logits)[..., None])  # the new axis inside would make two kernels of it
 
 
@@ -51,8 +51,8 @@ class Read(NamedTuple):
         counts: How many queries in a row share each of the C contexts; empty for equally many.
     """
 
-    keys: Part
-    values: Part
+    keys: Projection
+    values: Projection
     counts: tuple[int, ...] = ()
 
 
@@ -147,7 +147,7 @@ class Attention(nn.Module):
 
     def _asked(
         self, x: mx.array, context: mx.array | Read | None, values_only: bool
-    ) -> tuple[Part | None, Part | None, Read]:
+    ) -> tuple[Projection | None, Projection | None, Read]:
         """Queries, logits of the gates, and keys and values; queries only where they are needed."""
         gates = (GATES,) if GATES in self else ()
         own = "to_q", "to_k", "to_v", *gates
@@ -159,10 +159,10 @@ class Attention(nn.Module):
         made = dict(zip(names, self.projected(x, *names), strict=True))
         return made.get("to_q"), made.get(GATES), read
 
-    def projected(self, x: mx.array, *names: str) -> list[Part]:
+    def projected(self, x: mx.array, *names: str) -> list[Projection]:
         """What some of the linears make of (B, T, in), (B, T, out) each: in one product where their weights are one
         array (`merged.py`); adapters beside them then start from what that has made."""
-        known, start, parts = self._together(names), 0, list[Part]()
+        known, start, parts = self._together(names), 0, list[Projection]()
         whole = as_one(self[known[0]], self["_merged"][" ".join(known)])(x) if known else x
         for name in known:
             linear, width = self[name], self.heads * (1 if name == GATES else self.head_dim)
@@ -198,8 +198,8 @@ class Attention(nn.Module):
         return Read(_from_base(self.to_k, context, keys), _from_base(self.to_v, context, values), counts)
 
     def _mix(
-        self, queries: Part, read: Read, rope: Rope | None, key_rope: Rope | None, gates: Part | None, done: Done,
-        spread: Spread | None,
+        self, queries: Projection, read: Read, rope: Rope | None, key_rope: Rope | None, gates: Projection | None,
+        done: Done, spread: Spread | None,
     ) -> mx.array:  # fmt: skip
         turned, keys = self.turned(queries, read.keys, rope, key_rope or rope)
         values = read.values
@@ -221,7 +221,7 @@ class Attention(nn.Module):
         """Queries or keys as the scores take them: (B, T, H * D), normed as a whole, to heads (B, T, H, D), rotated."""
         return self._split(norm(projected)) if rope is None else turned_norm(projected, norm.weight, norm.eps, *rope)
 
-    def turned(self, queries: Part, keys: Part, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
+    def turned(self, queries: Projection, keys: Projection, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
         """Projected queries and keys, (B, T, H * D) each, as the scores take them: `turned_heads` of both.
 
         Where linears are merged this is one kernel. All others go as they always did, training's to the last bit.
@@ -282,7 +282,7 @@ def _attend_tokens(
 
 
 def attend_gated(
-    queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float, counts: tuple[int, ...] = ()
+    queries: mx.array, keys: mx.array, values: Projection, gates: Projection, scale: float, counts: tuple[int, ...] = ()
 ) -> mx.array:
     """`attend` of (B, T, H, D), with each head's result multiplied by its gate.
 
@@ -302,7 +302,9 @@ def attend_gated(
     return gate_heads(out, gates)
 
 
-def _attend_and_gate(queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float) -> mx.array:
+def _attend_and_gate(
+    queries: mx.array, keys: mx.array, values: Projection, gates: Projection, scale: float
+) -> mx.array:
     values = apart(values).reshape(*values.shape[:2], *keys.shape[2:])
     return _gate_heads(_attend_tokens(queries, keys, values, scale, ()), gates)
 

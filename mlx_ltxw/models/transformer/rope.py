@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_ltxw.models.ops.columns import Part, apart
+from mlx_ltxw.models.ops.columns import Projection, apart
 from mlx_ltxw.models.ops.cuda import turns
 from mlx_ltxw.models.ops.twins import gradients_wanted, twin
 
@@ -102,7 +102,7 @@ _fused_turn = twin(turns.turned_norm, _norm_then_turn)
 
 
 def turned_pair(
-    x: Part, y: Part, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
+    x: Projection, y: Projection, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
     other: Rope | None,
 ) -> list[mx.array]:  # fmt: skip
     """`turned_norm` of queries (B, T, H * D) and keys (C, S, H * D), with the norms' weights, as heads of width
@@ -113,7 +113,7 @@ def turned_pair(
 
 
 def _norms_then_turns(
-    x: Part, y: Part, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
+    x: Projection, y: Projection, weights: tuple[mx.array, mx.array], eps: float, head: int, rope: Rope | None,
     other: Rope | None,
 ) -> list[mx.array]:  # fmt: skip
     made = []

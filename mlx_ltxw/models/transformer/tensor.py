@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.models.ops.columns import Part, apart
+from mlx_ltxw.models.ops.columns import Projection, apart
 from mlx_ltxw.models.transformer.attention import Attention
 from mlx_ltxw.models.transformer.feed_forward import FeedForward
 from mlx_ltxw.models.transformer.inputs import Rotary
@@ -168,7 +168,7 @@ class TensorAttention(Attention):
         """As the whole attention, of this machine's heads."""
         return super().project_out(_padded(x, self._beside))
 
-    def turned(self, queries: Part, keys: Part, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
+    def turned(self, queries: Projection, keys: Projection, rope: Rope | None, key_rope: Rope | None) -> list[mx.array]:
         """As the whole attention, whose norms span all heads; the squares of both take one collective."""
         queries, keys = apart(queries), apart(keys)
         wide = queries.astype(mx.float32), keys.astype(mx.float32)

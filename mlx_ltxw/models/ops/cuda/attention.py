@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.columns import Part, aligned, located
+from mlx_ltxw.models.ops.columns import Projection, aligned, located
 from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.cuda.source import LANES, kernel, start
 from mlx_ltxw.models.ops.trial import close, working
@@ -201,7 +201,7 @@ _SOURCE = """
 """
 
 
-def takes(queries: mx.array, keys: mx.array, values: Part, gates: Part) -> bool:
+def takes(queries: mx.array, keys: mx.array, values: Projection, gates: Projection) -> bool:
     """Whether `gated` takes these: on CUDA, few scores, 16-bit numbers of one dtype, one context or one for each."""
     (batch, tokens, _, width), dtype = queries.shape, queries.dtype
     contexts, rows, _, _ = keys.shape
@@ -214,7 +214,7 @@ def takes(queries: mx.array, keys: mx.array, values: Part, gates: Part) -> bool:
     return working(_works, dtype, width)
 
 
-def gated(queries: mx.array, keys: mx.array, values: Part, gates: Part, scale: float) -> mx.array:
+def gated(queries: mx.array, keys: mx.array, values: Projection, gates: Projection, scale: float) -> mx.array:
     """Attention without a mask, each head of which is multiplied by `2 sigmoid(gate)`.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.columns import Part, located
+from mlx_ltxw.models.ops.columns import Projection, located
 from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.cuda.source import LANES, Row, kernel, offsets, short, start, summands, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
@@ -83,7 +83,7 @@ def gelu(x: mx.array) -> mx.array:
     return out
 
 
-def takes_heads(x: mx.array, logits: Part) -> bool:
+def takes_heads(x: mx.array, logits: Projection) -> bool:
     """Whether `gate_heads` takes such heads (B, T, H, D), and logits of their dtype: on CUDA."""
     _, _, heads, width = x.shape
     if not source.on_cuda() or width % LANES or logits.dtype != x.dtype:
@@ -91,7 +91,7 @@ def takes_heads(x: mx.array, logits: Part) -> bool:
     return working(_heads_work, x.dtype, heads, width)
 
 
-def gate_heads(x: mx.array, logits: Part) -> mx.array:
+def gate_heads(x: mx.array, logits: Projection) -> mx.array:
     """Each head of (B, T, H, D) by `2 sigmoid(logit)` of (B, T, H)."""
     _, _, heads, width = x.shape
     of_gates, stride, first = located(logits)

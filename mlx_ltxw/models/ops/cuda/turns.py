@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.models.ops.columns import Columns, Part, aligned, located
+from mlx_ltxw.models.ops.columns import Columns, Projection, aligned, located
 from mlx_ltxw.models.ops.cuda import source
 from mlx_ltxw.models.ops.cuda.source import LANES, kernel, start, takes_rows
 from mlx_ltxw.models.ops.trial import close, working
@@ -78,7 +78,7 @@ def takes(x: mx.array, cos: mx.array) -> bool:
     return working(_works, x.dtype, x.shape[-1], cos.dtype, 2 * cos.shape[-1])
 
 
-def takes_both(x: Part, y: Part, turns: Angles | None, other: Angles | None) -> bool:
+def takes_both(x: Projection, y: Projection, turns: Angles | None, other: Angles | None) -> bool:
     """Whether `turned_pair` takes such queries and keys: both turned, or none of them."""
     if x.shape[-1] != y.shape[-1] or x.dtype != y.dtype or (turns is None) != (other is None):
         return False
@@ -90,7 +90,7 @@ def takes_both(x: Part, y: Part, turns: Angles | None, other: Angles | None) -> 
     return working(_pair_works, x.dtype, x.shape[-1], angles, head)
 
 
-def turned_norm(x: Part, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
+def turned_norm(x: Projection, weight: mx.array, eps: float, cos: mx.array, sin: mx.array) -> mx.array:
     """RMS norm of (B, T, H * D) with a weight (H * D), as heads (B, T, H, D) whose halves are turned.
 
     Args:
@@ -104,7 +104,7 @@ def turned_norm(x: Part, weight: mx.array, eps: float, cos: mx.array, sin: mx.ar
 
 
 def turned_pair(
-    x: Part, y: Part, weights: tuple[mx.array, mx.array], eps: float, head: int, turns: Angles | None,
+    x: Projection, y: Projection, weights: tuple[mx.array, mx.array], eps: float, head: int, turns: Angles | None,
     other: Angles | None,
 ) -> list[mx.array]:  # fmt: skip
     """`turned_norm` of queries (B, T, H * D) and of keys (C, S, H * D), in one start; or their norms alone.
@@ -120,7 +120,7 @@ def turned_pair(
 
 
 def _started(
-    parts: list[Part], weights: list[mx.array], eps: float, head: int, turns: list[Angles]
+    parts: list[Projection], weights: list[mx.array], eps: float, head: int, turns: list[Angles]
 ) -> list[mx.array]:  # fmt: skip
     width, dtype = parts[0].shape[-1], parts[0].dtype
     threads = width // (2 * LANES)
