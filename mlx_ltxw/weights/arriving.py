@@ -54,6 +54,7 @@ class Arrival:
         self._reader = TensorReader()
         self._fillers = ThreadPoolExecutor(2, "arrive")  # while one waits for its last piece, the other goes on
         self._coming: deque[tuple[Staging, Future[None]]] = deque()
+        self._copying: deque[tuple[Staging, dict[str, mx.array]]] = deque()
         self._ended = weakref.finalize(self, _end, self._fillers, self._reader)
         self._read_on()
 
@@ -95,37 +96,55 @@ class Arrival:
             self._take()
         return self.bytes_read
 
-    def _read_on(self) -> None:
-        """Begins with the groups that come next, as many as are read ahead."""
+    def _read_on(self, at_once: int = 2) -> None:
+        """Begins with the groups that come next, until so many are being read."""
         size = max(room(group.values()) for group in self._groups)
-        for group in self._groups[self._taken :][: max(2, STAGED // size)]:
-            self._begin(Staging(size), group)
+        while len(self._coming) < at_once and self._next is not None:
+            self._begin(Staging(size), self._next)
+
+    @property
+    def _next(self) -> Mapping[str, Tensor] | None:
+        """The first group that nobody reads yet."""
+        number = self._taken + len(self._coming)
+        return self._groups[number] if number < len(self._groups) else None
 
     def _begin(self, staging: Staging, group: Mapping[str, Tensor]) -> None:
         self._coming.append((staging, self._fillers.submit(self._reader.fill, staging.places(group))))
 
     def _take(self) -> None:
-        """Copies the next group, and begins to read the first one that nobody reads yet."""
-        if not self._coming:  # the disk did not give it before
-            self._read_on()
+        """Begins to copy the next group, and to read into the memory of the one before it, whose copy is waited for."""
+        self._read_on()  # anew, if the disk did not give it before
         staging, reading = self._coming[0]
+        self._read_ahead(staging.nbytes, reading)
         try:
             reading.result()
         except Exception:
             self._coming.clear()
             raise
-        arrays = staging.taken(self._groups[self._taken], self._dtype_of)
+        arrays = staging.taken(self._groups[self._taken], self._dtype_of, wait=False)
         self._coming.popleft()
         self._taken += 1
-        following = self._taken + len(self._coming)
-        if following < len(self._groups):
-            self._begin(staging, self._groups[following])
-        elif not self._coming:
-            self._ended()
+        self._copying.append((staging, arrays))
         if self._put is None:
             self._come |= arrays
         else:
             self._put(arrays)
+        self._use_again(0 if self._taken == len(self._groups) else 1)
+
+    def _read_ahead(self, size: int, reading: Future[None]) -> None:
+        """Makes room for one group more where there is time for it: making it takes longer than reading a group."""
+        if not reading.done() and len(self._coming) + len(self._copying) < STAGED // size:
+            self._read_on(len(self._coming) + 1)
+
+    def _use_again(self, unfinished: int) -> None:
+        """Waits for copies until no more than so many are not done; what they were made of takes what comes next."""
+        while len(self._copying) > unfinished:
+            staging, arrays = self._copying.popleft()
+            mx.eval(arrays)
+            if self._next is not None:
+                self._begin(staging, self._next)
+        if not self._coming and not self._copying:
+            self._ended()
 
 
 def in_place_of(arrays: dict[str, mx.array]) -> Put:

@@ -55,13 +55,15 @@ class Staging:
         tensors: Mapping[str, Tensor],
         dtype_of: Callable[[str, mx.Dtype], mx.Dtype],
         arranged: Callable[[dict[str, mx.array]], Any] = lambda arrays: arrays,
+        wait: bool = True,
     ) -> Any:
-        """Arrays of their own with what was read, in their dtypes in memory; evaluated.
+        """Arrays of their own with what was read, in their dtypes in memory.
 
         Args:
             tensors: What was read, in the order of `places`.
             dtype_of: The dtype in memory, by name and stored dtype.
             arranged: What is made of them, by name, before they are; a tree of arrays.
+            wait: For them; otherwise nothing may be read into this memory before they are evaluated.
         """
         with mx.stream(_beside()):
             arrays = {
@@ -70,7 +72,7 @@ class Staging:
             }
             made = arranged(arrays)
             del arrays
-            mx.eval(made)
+            (mx.eval if wait else mx.async_eval)(made)
         return made
 
     def _copied(self, tensor: Tensor, at: int, dtype: mx.Dtype) -> mx.array:

@@ -20,6 +20,7 @@ from mlx_ltxw.weights import arriving, eager, reading
 from mlx_ltxw.weights.dtype import memory_dtype
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.reading import TensorReader
+from mlx_ltxw.weights.staging import Staging
 
 SMALL = 20_000
 """Bytes of a group: several of the tiny model's for each of its blocks."""
@@ -93,6 +94,27 @@ def test_every_number_is_the_files(arrive, made_model, group, monkeypatch, readi
         assert array.dtype == mx.float32
         assert mx.array_equal(array, stored[name].astype(mx.float32)), name
     assert gone(reading_threads)
+
+
+def test_memory_takes_what_comes_next_once_its_copy_is_done(arrive, made_model, monkeypatch):
+    """However long that takes."""
+    real = Staging._copied
+
+    def slowly(self, *given):
+        late = mx.random.normal((400, 400))
+        for _ in range(3):
+            late = late @ late
+        return mx.depends([real(self, *given)], [late])[0]
+
+    monkeypatch.setattr(Staging, "_copied", slowly)
+    network = arrive()
+    for index in range(len(network.transformer_blocks)):
+        network.transformer_blocks[index]
+    stored = {}
+    for file in made_model.shards("transformer"):
+        stored |= mx.load(str(file))
+    for name, array in parameters(network).items():
+        assert mx.array_equal(array, stored[name].astype(mx.float32)), name
 
 
 def test_a_layer_is_given_while_later_ones_are_not_there(arrive, monkeypatch):
