@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from glob import escape
 from hashlib import sha256
 
 from mlx_ltxw.hub import push
@@ -12,6 +15,8 @@ from mlx_ltxw.weights.model_dir import ModelDir
 from .gemma import missing_gemma
 from .run import Conversion
 from .small_files import CARD, card
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 def upload(conversion: Conversion, model: ModelDir, repo: str, private: bool | None = None) -> str:
@@ -40,5 +45,13 @@ def upload(conversion: Conversion, model: ModelDir, repo: str, private: bool | N
     return push(
         model.path, repo, f"The model is in {model.path}, but", "Run the same command again: it goes on.",
         private=private, last={CARD: text, MANIFEST: manifest_text(files, fingerprint)},
-        allow_patterns=sorted(set(files) - {CARD}), commit_message="Weights for mlx-ltxw",
+        allow_patterns=sorted(set(files) - {CARD}), delete_patterns=_any_shards_of(files),
+        commit_message="Weights for mlx-ltxw",
     )  # fmt: skip
+
+
+def _any_shards_of(files: Iterable[str]) -> list[str]:
+    """Patterns of shards like these, however many there are: those of an earlier upload that had more leave with it."""
+    return sorted(
+        {re.sub(r"-\d{5}-of-\d{5}", "-?????-of-?????", escape(name)) for name in files if _SHARD.search(name)}
+    )

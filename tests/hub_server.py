@@ -82,6 +82,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 path = self.server.store / sha256(content).hexdigest()
                 path.write_bytes(content)
                 self.server.repos[name][value["path"]] = path
+            elif line["key"] == "deletedFile":
+                del self.server.repos[name][value["path"]]
         self.server.commits.append([json.loads(line)["key"] for line in raw.splitlines()])
         return self.answer_json({"success": True, "commitOid": COMMIT, "commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}",
                                  "hookOutput": ""})  # fmt: skip

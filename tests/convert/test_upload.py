@@ -53,6 +53,20 @@ def test_the_manifest_comes_last(hub, tmp_path):
     assert "manifest.json" in hub.repos["me/ltx-8bit"]
 
 
+def test_shards_of_an_earlier_upload_leave_with_it(hub, tmp_path):
+    """Of our own names; nothing else in the repository is touched."""
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    stale = {
+        f"{name}-0000{n}-of-00002.safetensors" for name in ("transformer.video", "text_encoder/model") for n in (1, 2)
+    }
+    mine = {"notes.txt", "lora-00001-of-00002.safetensors", "more/transformer.video-00001-of-00002.safetensors"}
+    hub.repos["me/ltx-8bit"] = dict.fromkeys(stale | mine, other)
+    done = command(*asked(tmp_path / "model"), **hub.environment)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.repos["me/ltx-8bit"]) - {".gitattributes"} == mine | set(contents(tmp_path / "model"))
+
+
 def test_login_is_checked_before_the_work(hub, tmp_path):
     nobody = {**hub.environment, "HF_TOKEN": "hf_other"}
     done = command(*asked(tmp_path / "model"), **nobody)
