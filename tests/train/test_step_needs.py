@@ -3,21 +3,24 @@
 import dataclasses
 import gc
 import itertools
+import shutil
 from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 import tests.reference.transformer as official
 from mlx_ltxw.machine import Machine
+from mlx_ltxw.models import ops
 from mlx_ltxw.models.transformer import DIRECT, Transformer, TransformerConfig, Walk
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.train import step_needs
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient import step
-from mlx_ltxw.train.step_needs import TrainingStep, kept_of_block
+from mlx_ltxw.train.step_needs import TrainingStep, kept_of_block, step_bytes
 from scripts.bench.train import make_group
-from scripts.random_model import GRID, fill_randomly
+from scripts.random_model import GRID, REAL_CONFIG, fill_randomly, read_sections
 from tests.train.clips import objective, small
 
 CPU = Machine("cpu", 10**9, 10**9)
@@ -73,6 +76,20 @@ def test_what_a_block_keeps_is_counted(narrow_base, options, index):
     assert found / 2 == pytest.approx(kept_of_block(counted, SIZE, CPU)[index], rel=0.08, abs=12_000)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for a CPU with the system's compiler")
+def test_compiled_blocks_that_are_computed_again_keep_their_inputs_alone(narrow_base, monkeypatch):
+    """Not the keys and values of text and picture, which a compiled block of the base gives beside the stream."""
+    monkeypatch.setattr(step, "blocks_compile", lambda tokens: True)
+    config = TrainConfig(rank=4, alpha=4.0, batch_size=2, gradient_checkpointing=True)
+    counted = TrainingStep(SimpleNamespace(network_config=lambda _: built(1).config), config, False)
+    mx.enable_compile()
+    try:
+        found = held_after_the_way_there(config, 4) - held_after_the_way_there(config, 2)
+    finally:
+        ops.settle_compile()
+    assert found / 2 == pytest.approx(kept_of_block(counted, SIZE, CPU)[1], rel=0.08, abs=12_000)
+
+
 @pytest.mark.parametrize(
     ("backend", "window", "watching"), [("cuda", 1, Walk.bounded()), ("cpu", 0, DIRECT)], ids=["cuda", "cpu"]
 )
@@ -88,3 +105,35 @@ def test_a_gpu_is_handed_few_blocks(monkeypatch, backend, window, watching):
     video = made._watch(case.group, case.draw, None)
     assert len(list(itertools.islice(video, 2))) == 2
     assert walks == [watching]
+
+
+H200 = Machine("cuda", 140 * 10**9, 140 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("size", "layers", "clips", "again", "beyond"),
+    [
+        ((704, 480, 97), 4, 1, False, 2.737),
+        ((704, 480, 97), 8, 1, False, 3.888),
+        ((704, 480, 97), 48, 1, False, 14.876),
+        ((704, 480, 97), 4, 1, True, 3.777),
+        ((704, 480, 97), 8, 1, True, 4.071),
+        ((192, 192, 97), 8, 2, False, 2.427),
+        ((192, 192, 97), 48, 1, False, 6.059),
+    ],
+)
+def test_the_plan_is_what_a_card_held(monkeypatch, narrow_base, size, layers, clips, again, beyond):
+    """Full width on one H200, in GB beyond the weights (`docs/log.md`): with these within a tenth."""
+    config = dataclasses.replace(TransformerConfig.read(read_sections(REAL_CONFIG, 1, 1)["transformer"]), layers=layers)
+    one = tree_flatten(Transformer(dataclasses.replace(config, layers=1)).parameters())
+    block = {path: array.size * 2 for path, array in one if path.startswith("transformer_blocks.0.")}
+
+    def bytes_of(*_, which=lambda path: True, **__):
+        return [sum(own for path, own in block.items() if which(path))], 0
+
+    monkeypatch.setattr(step_needs, "layer_bytes", bytes_of)
+    train = TrainConfig(batch_size=clips, gradient_checkpointing=again)
+    model = SimpleNamespace(network_config=lambda _: config, quantized_layers=lambda _: {})
+    planned = step_bytes(TrainingStep(model, train, False), Geometry(*size, 24.0, GRID), H200)
+    weights = layers * sum(block.values())
+    assert planned + weights == pytest.approx(beyond * 1e9 + weights, rel=0.1)

@@ -159,16 +159,17 @@ def traced(
         block, x, shared, video_rope, state, gradients: As for `audio_block`.
     """
     kept: list[Any] | None = None
-    inputs = _Inputs.of(x, shared, state) if again else None
+    given: Callable[[mx.array], tuple[mx.array, Shared, StreamState]]
     if again:
         after = call(_made, block, x, shared, video_rope, state)
+        given = partial(_Inputs.of(x, shared, state).after, state=state)
     else:
         after, kept = call(_there, block, x, shared, video_rope, state)
-        shared = tree_map(_stand_in, shared)  # what is described with it is not computed, and it is let go of
+        given = partial(_as_they_were, x, tree_map(_stand_in, shared), state)
 
     def back(cotangent: mx.array) -> mx.array:
-        given = (x, shared, state) if inputs is None else inputs.after(cotangent, state)
-        onwards, pairs = call(_back, block, given[0], given[1], video_rope, given[2], kept, cotangent)
+        own, read, at = given(cotangent)
+        onwards, pairs = call(_back, block, own, read, video_rope, at, kept, cotangent)
         branches = (id(branch) for branch in _branches(block))
         gradients.update((branch, pair) for branch, pair in zip(branches, pairs, strict=True) if pair)
         return onwards
@@ -176,7 +177,15 @@ def traced(
     return after, back
 
 
+def _as_they_were(
+    x: mx.array, shared: Shared, state: StreamState, cotangent: mx.array
+) -> tuple[mx.array, Shared, StreamState]:
+    """Arguments of a way back that computes nothing from them."""
+    return x, shared, state
+
+
 def _stand_in(leaf: Any) -> Any:
+    """In place of what is described, but not computed, so that it is let go of."""
     return mx.zeros_like(leaf) if isinstance(leaf, mx.array) else leaf
 
 

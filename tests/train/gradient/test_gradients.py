@@ -392,6 +392,21 @@ def test_blocks_are_compiled_for_small_groups(backend, pair, monkeypatch):
     assert made._calling(wide) is None
 
 
+@pytest.mark.parametrize(
+    ("options", "compiled", "window"),
+    [({}, True, step.AHEAD), ({}, False, 1), ({"gradient_checkpointing": True}, True, 1)],
+    ids=["compiled", "described", "computed again"],
+)
+def test_compiled_blocks_run_ahead(pair, monkeypatch, options, compiled, window):
+    """Those that are described, or that are computed again, hold too much for it."""
+    monkeypatch.setattr(step, "this_machine", lambda: Machine("cuda", 1, 1))
+    monkeypatch.setattr(step, "blocks_compile", lambda tokens: compiled)
+    walks, there = [], audio_stream.gradient
+    monkeypatch.setattr(audio_stream, "gradient", lambda *a, **k: walks.append(k["walk"]) or there(*a, **k))
+    gradient(small(pair[0], dataclasses.replace(SMALL, **options)))
+    assert [walk.window for walk in walks] == [window]
+
+
 def test_a_mac_compiles_the_step_and_submits_nothing(pair, monkeypatch):
     monkeypatch.setattr(step, "this_machine", lambda: Machine("metal", 1, 1))
     assert step.compiles(SMALL)
