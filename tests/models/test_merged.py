@@ -18,7 +18,7 @@ from mlx_ltxw.adapter.placing import place
 from mlx_ltxw.adapter.strength import Strength
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.packed import quantize
-from mlx_ltxw.models.transformer import Compiled, Skips, Transformer, TransformerConfig, Walk, joint_forward
+from mlx_ltxw.models.transformer import Compiled, Skips, Transformer, TransformerConfig, Walk, attention, joint_forward
 from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline import needs, networks
 from mlx_ltxw.pipeline.networks import Networks, lay_together
@@ -64,9 +64,12 @@ def adapter(model, folder, targets, seed=0):
     return read(official_file(folder / f"{seed}.safetensors", factors(sizes, names, seed=seed)))
 
 
-def test_products_of_a_block(model, monkeypatch):
+@pytest.mark.parametrize(("tokens", "wide", "products"), [(2048, 4096, 20), (0, 160, 30), (0, 64, 31), (0, 63, 34)])
+def test_products_of_a_block(model, monkeypatch, tokens, wide, products):
     """Of 34 there are 20: queries, keys, values and gates of attention to itself are one; of any other, queries and
-    gates, and keys and values."""
+    gates, and keys and values. For more tokens than `TOKENS` only keys and values are, no wider than `WIDE`."""
+    monkeypatch.setattr(attention, "TOKENS", tokens)
+    monkeypatch.setattr(attention, "WIDE", wide)
     counts, addmm = [], mx.addmm
     block = merged(model).transformer_blocks[0]
     monkeypatch.setattr(mx, "addmm", lambda *given: (counts.append(1), addmm(*given))[1])
@@ -77,7 +80,7 @@ def test_products_of_a_block(model, monkeypatch):
         counts.clear()
         network(*both(network, *streams(network.config)))
         found.append(len(counts))
-    assert found[1] - found[0] == 20
+    assert found[1] - found[0] == products
 
 
 def test_a_forward_is_the_same(model):

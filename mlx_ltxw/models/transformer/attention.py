@@ -22,6 +22,12 @@ from mlx_ltxw.models.transformer.walk import Done, nothing_done
 from mlx_ltxw.tree import share
 
 GATES = "to_gate_logits"
+TOKENS, WIDE = 2048, 4096
+"""Linears that lie together are one product for up to so many tokens of a clip. For more only keys and values are, of no
+more than so many columns: a GPU multiplies in tiles, and few columns more may take another round of all of them. On an
+H200 in bf16, for 4290 tokens, one product of 12288 columns takes 0.668 ms and three of 4096 take 0.639, for 6144 1.021
+and 0.885; one of 4096 takes 0.213 and two of 2048 0.284, for 6144 0.295 and 0.318. How many clips there are is left
+out, so that one among others is what it is alone."""
 
 
 def gate_heads(out: mx.array, logits: Projection) -> mx.array:
@@ -151,7 +157,7 @@ class Attention(nn.Module):
         """Queries, logits of the gates, and keys and values; queries only where they are needed."""
         gates = (GATES,) if GATES in self else ()
         own = "to_q", "to_k", "to_v", *gates
-        if context is None and not values_only and self._together(own):
+        if context is None and not values_only and self._together(x, own):
             queries, keys, values, *logits = self.projected(x, *own)
             return queries, next(iter(logits), None), Read(keys, values)
         read = context if isinstance(context, Read) else self.read(x if context is None else context)
@@ -162,21 +168,25 @@ class Attention(nn.Module):
     def projected(self, x: mx.array, *names: str) -> list[Projection]:
         """What some of the linears make of (B, T, in), (B, T, out) each: in one product where their weights are one
         array (`merged.py`); adapters beside them then start from what that has made."""
-        known, start, parts = self._together(names), 0, list[Projection]()
+        known, start, parts = self._together(x, names), 0, list[Projection]()
         whole = as_one(self[known[0]], self["_merged"][" ".join(known)])(x) if known else x
         for name in known:
-            linear, width = self[name], self.heads * (1 if name == GATES else self.head_dim)
+            linear, width = self[name], self._columns(name)
             part = Columns(whole, start, width)
             parts.append(part if isinstance(linear, PLAIN) else linear.from_base(x, part.apart()))
             start += width
         return [*parts, *(self[name](x) for name in names[len(known) :])]
 
-    def _together(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the names, from the first on, that are one product."""
+    def _together(self, x: mx.array, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the names, from the first on, that are one product for these tokens (B, T, in)."""
         for known in (names, names[:-1]):
             if " ".join(known) in self.get("_merged", {}) and all(bare(self[name]) for name in known):
-                return known
+                narrow = GATES not in known and sum(map(self._columns, known)) <= WIDE
+                return known if narrow or x.shape[1] <= TOKENS else ()
         return ()
+
+    def _columns(self, name: str) -> int:
+        return self.heads * (1 if name == GATES else self.head_dim)
 
     def project_out(self, x: mx.array) -> mx.array:
         """What leaves the attention, of its heads' results side by side: (B, T, H * D) -> (B, T, query_dim)."""
