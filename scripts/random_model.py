@@ -26,8 +26,11 @@ from mlx.utils import tree_flatten
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.machine import settle, this_machine
-from mlx_ltxw.models.transformer import Modality, TransformerConfig, rotary
+from mlx_ltxw.models.ops.device import backend
+from mlx_ltxw.models.transformer import Modality, Transformer, TransformerConfig, rotary
+from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
+from mlx_ltxw.pipeline.networks import lay_together
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import fresh_adapter
 from scripts.random_values import mean_and_spread
@@ -106,6 +109,13 @@ def fill_randomly(network: nn.Module, dtype: mx.Dtype) -> None:
         arrays.append((name, value))
     network.load_weights(arrays, strict=True)
     mx.clear_cache()
+
+
+def as_loaded(model: Transformer) -> Transformer:
+    """The same model as a run on this machine has it: linears of one input lie together where that is quicker."""
+    if MERGED[backend()]:
+        lay_together(model)
+    return model
 
 
 def random_adapter(model: nn.Module) -> Adapter:

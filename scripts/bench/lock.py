@@ -50,6 +50,7 @@ from mlx_ltxw.pipeline.streams import AdaptedStream
 from mlx_ltxw.weights.dtype import default_dtype
 from scripts.random_model import (
     GRID,
+    as_loaded,
     begin,
     evaluated,
     fill_randomly,
@@ -98,6 +99,7 @@ def build(config: TransformerConfig, dtype: mx.Dtype) -> Models:
     clock = time.perf_counter()
     base = Transformer(config)
     fill_randomly(base, dtype)
+    as_loaded(base)
     drawn = time.perf_counter()
     adapters = [(random_adapter(base), Strength())]
     fused = fuse(base, adapters)

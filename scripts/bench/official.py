@@ -29,7 +29,7 @@ import mlx_ltxw
 from mlx_ltxw.machine import settle
 from mlx_ltxw.models.transformer import Transformer, TransformerConfig
 from mlx_ltxw.pipeline.geometry import Geometry
-from scripts.random_model import GRID, evaluated, inputs, mlx_inputs, relative_error, report, timed
+from scripts.random_model import GRID, as_loaded, evaluated, inputs, mlx_inputs, relative_error, report, timed
 from tests.reference import transformer as official
 
 LOCKED_MODULES = ("audio_attn1", "audio_attn2", "video_to_audio_attn")
@@ -90,7 +90,7 @@ def build_mlx(section: dict[str, Any]) -> Transformer:
         mx.eval(array)
         arrays.append((name, array))
     model.load_weights(arrays, strict=True)
-    return model
+    return as_loaded(model)
 
 
 def adapted_copy(model: Transformer) -> Transformer:

@@ -31,6 +31,7 @@ from mlx_ltxw.pipeline.encode import encode_frames
 from mlx_ltxw.pipeline.geometry import Geometry
 from scripts.random_model import (
     GRID,
+    as_loaded,
     begin,
     fill_randomly,
     inputs,
@@ -79,7 +80,7 @@ def evaluated(call: Callable[[], Any]) -> Any:
 def forward(sections: dict[str, Any], geometry: Geometry, text_tokens: int, runs: int) -> None:
     """A forward with no bound, bounded as the pipeline has it, and under the lock (with the base's own weights)."""
     config = TransformerConfig.read(sections["transformer"])
-    model = filled(Transformer(config))
+    model = as_loaded(filled(Transformer(config)))
     video, audio = mlx_inputs(config, inputs(config, geometry, text_tokens), DTYPE)
     mx.eval(video, audio)
     whole = measure("forward, unbounded", lambda: evaluated(lambda: model(video, audio, NO_SKIPS, Walk(1))), runs)

@@ -10,13 +10,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ltxw.machine import on_cpu
-from mlx_ltxw.models.ops.device import backend
 from mlx_ltxw.models.transformer import Modality, Transformer, TransformerConfig
-from mlx_ltxw.models.transformer.merged import MERGED
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.networks import lay_together
 from mlx_ltxw.weights.dtype import default_dtype
-from scripts.random_model import GRID, REAL_CONFIG, fill_randomly, inputs, mlx_inputs, read_sections
+from scripts.random_model import GRID, REAL_CONFIG, as_loaded, fill_randomly, inputs, mlx_inputs, read_sections
 
 SHRUNK = {"tiny": (2, 16), "half": (None, 2), "22b": (None, 1)}
 """Blocks, and what widths are divided by."""
@@ -77,12 +74,10 @@ class Setting:
 
     @cached_property
     def model(self) -> Transformer:
-        """The transformer, with random weights, its linears merged where a run's are; all parts share it."""
+        """The transformer, with random weights, as a run has it; all parts share it."""
         model = Transformer(self.config)
         fill_randomly(model, self.dtype)
-        if MERGED[backend()]:
-            lay_together(model)
-        return model
+        return as_loaded(model)
 
     def modalities(self, geometry: Geometry) -> tuple[Modality, Modality]:
         """Random tokens and text of both streams."""

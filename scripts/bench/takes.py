@@ -40,6 +40,7 @@ from mlx_ltxw.weights.dtype import default_dtype
 from scripts.bench.lock import SEED, Measured, equal, measured, schedules
 from scripts.random_model import (
     GRID,
+    as_loaded,
     begin,
     fill_randomly,
     median,
@@ -65,6 +66,7 @@ class Voices:
         self.base = Transformer(config)
         fill_randomly(self.base, mx.bfloat16)
         self.base.set_dtype(dtype, lambda one: one == mx.bfloat16)  # the same weights in every dtype
+        as_loaded(self.base)
         self.adapter, self.voices, self.dtype = random_adapter(self.base), voices, dtype
         self.fused = self._with_adapter(Strength())
 
