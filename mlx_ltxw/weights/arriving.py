@@ -25,8 +25,6 @@ from mlx_ltxw.weights.staging import Staging, room
 
 GROUP = 128 << 20
 """Bytes that are read together, and that are in memory twice while they are copied; one tensor may be larger."""
-STAGED = 512 << 20
-"""Bytes that are read ahead of the network at work, but two groups in any case."""
 
 Layer = TypeVar("Layer")
 Put = Callable[[Mapping[str, mx.array]], object]
@@ -52,10 +50,10 @@ class Arrival:
         self._come: dict[str, mx.array] = {}
         self._taken = 0
         self._reader = TensorReader()
-        self._fillers = ThreadPoolExecutor(2, "arrive")  # while one waits for its last piece, the other goes on
+        self._filler = ThreadPoolExecutor(1, "arrive")
         self._coming: deque[tuple[Staging, Future[None]]] = deque()
         self._copying: deque[tuple[Staging, dict[str, mx.array]]] = deque()
-        self._ended = weakref.finalize(self, _end, self._fillers, self._reader)
+        self._ended = weakref.finalize(self, _end, self._filler, self._reader)
         self._read_on()
 
     @property
@@ -96,10 +94,10 @@ class Arrival:
             self._take()
         return self.bytes_read
 
-    def _read_on(self, at_once: int = 2) -> None:
-        """Begins with the groups that come next, until so many are being read."""
+    def _read_on(self) -> None:
+        """Begins with the two groups that come next; more memory takes longer to make than it saves."""
         size = max(room(group.values()) for group in self._groups)
-        while len(self._coming) < at_once and self._next is not None:
+        while len(self._coming) < 2 and self._next is not None:
             self._begin(Staging(size), self._next)
 
     @property
@@ -109,13 +107,13 @@ class Arrival:
         return self._groups[number] if number < len(self._groups) else None
 
     def _begin(self, staging: Staging, group: Mapping[str, Tensor]) -> None:
-        self._coming.append((staging, self._fillers.submit(self._reader.fill, staging.places(group))))
+        self._coming.append((staging, self._filler.submit(self._reader.fill, staging.places(group))))
 
     def _take(self) -> None:
         """Begins to copy the next group, and to read into the memory of the one before it, whose copy is waited for."""
-        self._read_on()  # anew, if the disk did not give it before
+        if not self._coming:  # the disk did not give it before
+            self._read_on()
         staging, reading = self._coming[0]
-        self._read_ahead(staging.nbytes, reading)
         try:
             reading.result()
         except Exception:
@@ -130,11 +128,6 @@ class Arrival:
         else:
             self._put(arrays)
         self._use_again(0 if self._taken == len(self._groups) else 1)
-
-    def _read_ahead(self, size: int, reading: Future[None]) -> None:
-        """Makes room for one group more where there is time for it: making it takes longer than reading a group."""
-        if not reading.done() and len(self._coming) + len(self._copying) < STAGED // size:
-            self._read_on(len(self._coming) + 1)
 
     def _use_again(self, unfinished: int) -> None:
         """Waits for copies until no more than so many are not done; what they were made of takes what comes next."""
@@ -253,6 +246,6 @@ def groups(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return found
 
 
-def _end(fillers: ThreadPoolExecutor, reader: TensorReader) -> None:
-    fillers.shutdown(wait=False, cancel_futures=True)
+def _end(filler: ThreadPoolExecutor, reader: TensorReader) -> None:
+    filler.shutdown(wait=False, cancel_futures=True)
     reader.close()

@@ -208,8 +208,7 @@ def test_a_block_that_comes_holds_what_is_planned(made_model, monkeypatch, tmp_p
     has come it is alone in memory."""
     monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
     monkeypatch.setattr(machine, "on_cpu", lambda: False)
-    for name, value in (("GROUP", 10_000), ("STAGED", 0)):
-        monkeypatch.setattr(arriving, name, value)
+    monkeypatch.setattr(arriving, "GROUP", 10_000)
     monkeypatch.setattr(arriving.Arrival, "take_come", lambda self: None)
     (block, last), _ = layer_bytes(made_model, "transformer", mx.float32)
     bare = Networks(made_model, mx.float32).transformer(audio_only=False)

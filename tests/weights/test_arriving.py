@@ -32,7 +32,6 @@ def arrive(made_model, monkeypatch):
 
     def load(group=SMALL):
         monkeypatch.setattr(arriving, "GROUP", group)
-        monkeypatch.setattr(arriving, "STAGED", 3 * group)
         with monkeypatch.context() as patched:
             patched.setattr(machine, "on_cpu", lambda: False)
             return made_model.load_transformer(mx.float32, arriving=True)
