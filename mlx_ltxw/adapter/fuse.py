@@ -100,7 +100,7 @@ def fuse(
         placements = [place(adapter, model) for adapter, _ in adapters]
     changes = by_module(adapters, placements)
     result = model if consume else share(model)
-    on_demand, fetched, coming = blocks_on_demand(result), dict[int, Any](), dict[int, Callable[[], None]]()
+    on_demand, fetched, coming = blocks_on_demand(result), dict[int, Any](), dict[int, Callable[[], object]]()
     fused: list[str] = []
     losses: dict[str, float] = {}
     for prefix, own in by_block(changes).items():
@@ -131,7 +131,7 @@ def fuse(
     if fetched:
         result.transformer_blocks = ChangedBlocks(on_demand, fetched)
     if coming:
-        result.transformer_blocks = result.transformer_blocks.then(lambda index: coming.pop(index, _nothing)())
+        result.transformer_blocks = result.transformer_blocks.then(coming)
     unfused = tuple(path for path in changes if path not in set(fused))
     return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
@@ -151,10 +151,6 @@ def _arriving(model: nn.Module, prefix: str) -> int | None:
     """The number of a block that may still be on its way; None for what is there."""
     arriving = prefix and isinstance(model.transformer_blocks, Arriving)
     return int(prefix.rpartition(".")[2]) if arriving else None
-
-
-def _nothing() -> None:
-    """Of a block that no adapter changes."""
 
 
 def fuse_changes(

@@ -211,7 +211,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
         work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised, max(_used_up(work), default=0),
+        work.makes_sound, work.makes_picture, work.quantised, -(-max(_used_up(work), default=0) // work.tensor),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
@@ -225,7 +225,7 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(clip, blocks, stored) > room:
-        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside = fixed + streaming(blocks, stored, machine, copies) + clip.fused
         beside += laying(blocks, machine) if work.tensor == 1 else 0
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []

@@ -104,7 +104,8 @@ class Subject:
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
-        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were.
+        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were; of
+            one that is streamed both are there while it is at work.
     """
 
     model: ModelDir

@@ -1,6 +1,6 @@
 """A network whose layers come into memory while it is at work: it begins with the first while later ones are read.
 
-Threads fill staging memory, group after group, in the order in which a forward needs the tensors. Whoever asks for a
+A thread fills staging memory, group after group, in the order in which a forward needs the tensors. Whoever asks for a
 layer copies what has come into arrays of their own until the layer is there: all of MLX's work stays in one thread. An
 array takes the place of the network's own, which MLX would read when it is first needed, and does so in the very object
 that modules and their copies share; so the numbers are the same whichever of the two is used.
@@ -118,6 +118,7 @@ class Arrival:
             reading.result()
         except Exception:
             self._coming.clear()
+            self._copying.clear()  # who asks again begins with two stagings anew
             raise
         arrays = staging.taken(self._groups[self._taken], self._dtype_of, wait=False)
         self._coming.popleft()
@@ -185,19 +186,20 @@ class Arriving(list[Layer]):
         """Another list of the same layers, which waits too."""
         return Arriving(self, self._wait)
 
-    def then(self, change: Callable[[int], object]) -> Arriving[Layer]:
-        """Another list of the same layers, each of which is changed once, when it has come and is first asked for.
+    def then(self, changes: dict[int, Callable[[], object]]) -> Arriving[Layer]:
+        """Another list of the same layers, some of which are changed once, when they have come and are first asked for.
 
         Args:
-            change: Of a layer's number: puts other numbers into arrays of it.
+            changes: By a layer's number: puts other numbers into arrays of it. One that is interrupted is called again;
+                one that is done leaves the table, with what it knows.
         """
-        left, come = {*range(len(self))}, self._wait  # not this list, whose layers may be let go of
+        come = self._wait  # not this list, whose layers may be let go of
 
         def wait(number: int) -> None:
             come(number)
-            if number in left:
-                change(number)
-                left.discard(number)
+            if number in changes:
+                changes[number]()
+                del changes[number]
 
         return Arriving(self, wait)
 

@@ -242,6 +242,12 @@ def test_weights_that_an_adapter_takes_the_place_of_are_counted_while_they_come(
     )
     assert max(budget._used_up(one), default=0) == (0 if locked else first) != first * locked
     assert bool(budget._copies(one)) == locked
+    small = Machine("cuda", GB // 100, GB // 100)
+    bare = dataclasses.replace(one, chosen=[])
+    with_it, without = (budget.best_budget(each, small, program=0).needs[-3] for each in (one, bare))
+    assert "0 of 6 blocks" in without.choice
+    if not locked:
+        assert with_it.weights - without.weights == first
 
 
 def test_the_program_itself_takes_of_unified_memory_alone(built_in):
