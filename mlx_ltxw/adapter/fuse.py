@@ -122,10 +122,8 @@ def fuse(
             block = fuse_changes(base, *options, later=later)
             if number is not None and later:
                 coming[number] = filled_later(block.model, partial(_fused_now, options, base))
-            if prefix:
-                replace(result, prefix, block.model)
-            for path in own if not prefix else ():
-                replace(result, path, at(block.model, path))
+            for path in [prefix] if prefix else own:
+                replace(result, path, at(block.model, path[len(prefix) :]))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
     if fetched:

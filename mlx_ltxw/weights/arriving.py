@@ -77,7 +77,7 @@ class Arrival:
         self.take_come()
 
     def take_come(self) -> None:
-        """Copies what has been read, so that the reading goes on; waits for nothing."""
+        """Copies what has been read, so that the reading goes on; waits for no reading."""
         while self._coming and self._coming[0][1].done():
             self._take()
 

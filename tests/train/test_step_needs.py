@@ -140,3 +140,25 @@ def test_the_plan_is_what_a_card_held(monkeypatch, narrow_base, size, layers, cl
     planned = step_bytes(TrainingStep(model, train, False), Geometry(*size, 24.0, GRID), H200)
     weights = layers * sum(block.values())
     assert planned + weights == pytest.approx(beyond * 1e9 + weights, rel=0.1)
+
+
+@pytest.mark.parametrize("audio_only", [False, True])
+@pytest.mark.parametrize(
+    ("options", "shared", "ahead"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"compile": False}, False, False),
+        ({"gradient_checkpointing": True}, False, False),
+        ({"batch_size": 500}, False, False),
+    ],
+    ids=["compiled", "shared", "described", "computed again", "many"],
+)
+def test_blocks_that_run_ahead_are_counted_where_they_do(made_model, monkeypatch, options, shared, ahead, audio_only):
+    """As a step walks (`test_compiled_blocks_run_ahead`), with a picture or without."""
+    counted = TrainingStep(made_model, TrainConfig(**options), audio_only, shared=shared)
+    found = []
+    for blocks in (1, 9):
+        monkeypatch.setattr(step_needs, "AHEAD", blocks)
+        found.append(step_needs._at_work(counted, Geometry(64, 64, 49, 24.0, GRID), H200, 0))
+    assert (found[1] > found[0]) == ahead
