@@ -317,5 +317,5 @@ def test_what_is_interrupted_is_done_again(made_model, monkeypatch, tmp_path, la
         together.transformer_blocks[number]
     gc.collect()
     found = dict(tree_flatten(together.parameters()))
-    assert mx.get_active_memory() - before <= 1.02 * sum(array.nbytes for array in found.values())
+    assert mx.get_active_memory() - before <= 1.05 * sum(array.nbytes for array in found.values())
     assert all(mx.array_equal(array, want[path]) for path, array in found.items())
