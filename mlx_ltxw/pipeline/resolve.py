@@ -76,7 +76,7 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
         raise UserError("There is no seed.", "Give at least one.")
     values = {name: value for name, value in vars(request).items() if value is not None}
     settings = Settings(
-        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": _drawn(request.takes)}
+        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": draw_takes(request.takes)}
     )
     _check_numbers(settings)
     check_recipe(settings, variant)
@@ -154,7 +154,7 @@ def drawn_before(request: Request, seeds: Sequence[int], takes: Sequence[str] = 
     return dataclasses.replace(request, seeds=again, takes=drawn)
 
 
-def _drawn(takes: tuple[str, ...]) -> tuple[str, ...]:
+def draw_takes(takes: tuple[str, ...]) -> tuple[str, ...]:
     """The takes in one spelling, with a seed of the system's own where any will do."""
     read = [read_take(one) for one in takes]
     return tuple(
