@@ -204,33 +204,35 @@ def test_doras(model, tmp_path, columns):
 
 @pytest.mark.parametrize("targets", ["attn|ff", r"\.to_[qkv]$"])
 def test_a_block_that_comes_holds_what_is_planned(made_model, monkeypatch, tmp_path, targets):
-    """While those before it are at work: what an adapter makes of its weights, and linears of one attention. When it
-    has come it is alone in memory."""
+    """While those before it are at work: what becomes of one weight, and linears of one attention, twice
+    where they have adapters. When it has come it is alone, but for 16 KiB that MLX lets an array keep of another's."""
     monkeypatch.setattr(networks, "MERGED", MERGED | {"cpu": True})
     monkeypatch.setattr(machine, "on_cpu", lambda: False)
     for name, value in (("GROUP", 10_000), ("STAGED", 0)):
         monkeypatch.setattr(arriving, name, value)
-    monkeypatch.setattr(arriving.Arrival, "take_come", lambda self: None)
+    arrivals = []
+    monkeypatch.setattr(arriving.Arrival, "take_come", lambda self: arrivals.append(self))
     (block, last), _ = layer_bytes(made_model, "transformer", mx.float32)
     bare = Networks(made_model, mx.float32).transformer(audio_only=False)
     one = adapter(bare, tmp_path, targets)
     mx.eval([(delta.a, delta.b) for delta in one.deltas.values()])
-    fused = sum(4 * math.prod(delta.shape) for path, delta in one.deltas.items() if ".1." in path)
-    assert 0.3 * last < fused <= last == block
+    sizes = [4 * math.prod(delta.shape) for path, delta in one.deltas.items() if ".1." in path]
+    assert 0.3 * last < sum(sizes) <= last == block
     gc.collect()
     before = mx.get_active_memory()
     network = Networks(made_model, mx.float32).transformer(audio_only=False)
     network = fuse(network, [(one, Strength(0.7))], [place(one, bare)], consume=True).model
+    arrivals[-1].finish()
     for number in (0, 1):
         mx.clear_cache()
         mx.reset_peak_memory()
         mx.eval(network.transformer_blocks[number].parameters())
     gc.collect()
     there = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
-    assert mx.get_active_memory() - before <= there + 0.05 * block
-    clip = needs.Subject(made_model, mx.float32, Machine("cuda", 1, 1), False, (), fused=fused)
+    assert mx.get_active_memory() - before <= there + 0.06 * block
+    clip = needs.Subject(made_model, mx.float32, Machine("cuda", 1, 1), False, (), fusing=max(sizes))
     planned = needs.arriving(clip, [block, last], [1, 1])
-    assert fused < mx.get_peak_memory() - mx.get_active_memory() <= planned + 0.01 * block
+    assert 0.5 * planned < mx.get_peak_memory() - mx.get_active_memory() <= planned + 0.01 * block
 
 
 @pytest.mark.parametrize("targets", ["", "attn1.to_[qkv]", "audio_attn1.to_q|attn2.to_v"])
