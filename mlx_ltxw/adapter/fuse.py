@@ -92,8 +92,8 @@ def fuse(
         quantized: Fuse into quantised weights too, by dequantising and quantising again, which loses part of a small
             change; otherwise adapters stay beside them.
         keep_unfused: Of a module's path: whether its adapters stay beside it all the same.
-        consume: Change `model` itself, where its own weights are needed no more: each goes as soon as it is fused, and of
-            blocks that are streamed before the rest of its block is there.
+        consume: Change `model` itself, where its own weights are needed no more: each goes as soon as it is fused, and
+            of streamed blocks before the rest of its block is there.
 
     Raises:
         UserError: an adapter that does not fit, or a strength for a module it does not change.
