@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -58,12 +59,14 @@ class Repo:
         commit: sha of the commit.
         files: Paths of its files.
         offline: Whether the list comes from the local cache, because the Hub cannot be reached.
+        revision: The branch, tag or commit that it was asked for by.
     """
 
     name: str
     commit: str
     files: tuple[str, ...]
     offline: bool
+    revision: str = ""
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """The files that fit one of some shell patterns."""
@@ -82,7 +85,9 @@ class Repo:
         from huggingface_hub import hf_hub_download
 
         with explained(self.name), self._from_the_cache():
-            return Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+            path = Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+        self._keep_revision(path.parents[file.count("/")])
+        return path
 
     def fetch(self, files: Sequence[str], folder: Path | None = None, again: bool = False) -> Path:
         """Downloads files; those that are there are left alone, and cut ones go on. Bars are drawn on a terminal.
@@ -101,7 +106,10 @@ class Repo:
         if self.offline and folder is None:
             return self.download(files[0]).parents[files[0].count("/")]
         with explained(self.name), self._from_the_cache(), _bars_on_terminals():
-            return Path(str(self._snapshot(files, folder, force_download=again)))
+            path = Path(str(self._snapshot(files, folder, force_download=again)))
+        if folder is None:
+            self._keep_revision(path)
+        return path
 
     def missing(self, files: Sequence[str], folder: Path | None = None) -> tuple[int, int]:
         """Bytes that `fetch` would download, and bytes in all.
@@ -113,6 +121,18 @@ class Repo:
             plans = self._snapshot(files, folder, dry_run=True)
         sizes = [(plan.file_size or 0, plan.will_download) for plan in plans]
         return sum(size for size, absent in sizes if absent), sum(size for size, _ in sizes)
+
+    def _keep_revision(self, snapshot: Path) -> None:
+        """Keeps in the cache which commit a branch or tag is, as the Hub's client does for what it fetches by name."""
+        if self.offline or self.commit.startswith(self.revision):
+            return
+        storage = snapshot.parents[1]
+        ref, partial = storage / "refs" / self.revision, storage / f"{os.getpid()}.tmp"
+        with suppress(OSError):  # a cache that may only be read
+            if not ref.is_file() or ref.read_text() != self.commit:
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_text(self.commit)
+                os.replace(partial, ref)
 
     @contextmanager
     def _from_the_cache(self) -> Iterator[None]:
@@ -197,7 +217,7 @@ def open_repo(name: str, revision: str = "") -> Repo:
     except (HTTPError, OSError, *NO_ANSWER) as error:
         return _from_cache(name, revision, error)
     files = tuple(sibling.rfilename for sibling in info.siblings or [])
-    return Repo(name, str(info.sha), files, offline=False)
+    return Repo(name, str(info.sha), files, offline=False, revision=revision)
 
 
 def _from_cache(repo: str, revision: str, error: Exception) -> Repo:

@@ -8,8 +8,10 @@ import threading
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = ("main", "v1", "next/v2", COMMIT)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -127,14 +129,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def model_info(self, name, revision):
         if name not in self.server.repos:
             return self.fail(404, "RepoNotFound")
-        if revision not in ("main", "v1", COMMIT):
+        if unquote(revision) not in REVISIONS:
             return self.fail(404, "RevisionNotFound")
         siblings = [{"rfilename": file} for file in self.server.repos[name]]
         raw = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
         return self.send(200, raw, {"Content-Type": "application/json"}, True)
 
     def tree(self, name, revision):
-        if name not in self.server.repos or revision not in ("main", "v1", COMMIT):
+        if name not in self.server.repos or revision not in REVISIONS:
             return self.fail(404, "RepoNotFound")
         entries = []
         for file, path in self.server.repos[name].items():

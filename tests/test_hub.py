@@ -17,6 +17,7 @@ STATUSES = (401, 403, 404, 429, 503)
 ASK = """
 import json, sys
 from pathlib import Path
+import huggingface_hub
 from mlx_ltxw import hub
 from mlx_ltxw.errors import UserError
 
@@ -43,6 +44,11 @@ for name in ("", "alone", "a/b/c", "me/x@v1"):
 ask("whoami", lambda: hub.check_upload("me/x"))
 for name in ("401", "403", "odd", "portal"):
     ask(f"push {name}", lambda: hub.push(folder, f"me/{name}", "It is here, but", "Again.", commit_message="x"))
+hub.open_repo("owner/named", "v1").download("a.txt")
+hub.open_repo("owner/named2", "next/v2").fetch(["a.txt"])
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+for name, revision in (("named", "v1"), ("named2", "next/v2"), ("named", "v2"), ("kept", "main")):
+    ask(f"{name}@{revision}", lambda: hub.open_repo(f"owner/{name}", revision).download("a.txt").relative_to(folder))
 print(json.dumps(said))
 """
 
@@ -53,7 +59,7 @@ def said(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     file = folder / "a.txt"
     file.write_text("content")
-    names = ("file401", "file403", "file404", "kept", "kept2")
+    names = ("file401", "file403", "file404", "kept", "kept2", "named", "named2")
     refusals = {f"/owner/{status}/": (status, b"") for status in STATUSES}
     refusals |= {"/owner/portal/": PORTAL, "/owner/empty/": (200, b"{}"), "/owner/list/": (200, b"[]")}
     refusals |= {f"/owner/file{status}/resolve": (status, b"") for status in (401, 403, 404)}
@@ -86,6 +92,7 @@ def said(tmp_path_factory):
         ("file 404", "cannot be downloaded (it answered 404 Not Found)", "Check the name"),
         ("kept, a part", f"Only a part of owner/kept@{COMMIT} is in the local cache", "Connect"),
         ("kept2, missing", f"Only a part of owner/kept2@{COMMIT} is in the local cache", "Connect"),
+        ("named@v2", "owner/named at v2 is not in the local cache", "Connect once"),
         ("name ''", "'' is no name of a Hub repo", "upload as OWNER/REPO"),
         ("name 'alone'", "'alone' is no name of a Hub repo", "upload as OWNER/REPO"),
         ("name 'a/b/c'", "'a/b/c' is no name of a Hub repo", "upload as OWNER/REPO"),
@@ -106,6 +113,13 @@ def test_refusals(said, case, message, hint):
 def test_a_hub_that_cannot_serve_is_done_without(said, case):
     """What is in the cache serves, as where there is no connection."""
     assert said[case] == [f"('{COMMIT}', True, 'content')", ""]
+
+
+@pytest.mark.parametrize("case", ["named@v1", "named2@next/v2", "kept@main"])
+def test_a_branch_is_found_by_its_name_without_the_hub(said, case):
+    """As the Hub's client finds what it fetched by that name; `main` is the newest commit where nothing says which."""
+    name = case.partition("@")[0]
+    assert said[case] == [f"cache/hub/models--owner--{name}/snapshots/{COMMIT}/a.txt", ""]
 
 
 @pytest.mark.parametrize(

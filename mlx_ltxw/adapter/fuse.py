@@ -102,7 +102,7 @@ def fuse(
         placements = [place(adapter, model) for adapter, _ in adapters]
     changes = by_module(adapters, placements)
     result = model if consume else share(model)
-    on_demand, fetched, coming = blocks_on_demand(result), dict[int, Any](), dict[int, Callable[[], None]]()
+    on_demand, fetched, coming = blocks_on_demand(result), dict[int, Any](), dict[int, Callable[[], object]]()
     used_up = consume and isinstance(on_demand, StreamedLayers)
     fused: list[str] = []
     losses: dict[str, float] = {}
@@ -124,18 +124,16 @@ def fuse(
             later, base = number is not None and not quantized, at(result, prefix)
             block = fuse_changes(base, *options, later=later)
             if number is not None and later:
-                coming[number] = filled_later(block.model, partial(_fused_now, options, base))
-            if prefix:
-                replace(result, prefix, block.model)
-            for path in own if not prefix else ():
-                replace(result, path, at(block.model, path))
+                coming[number] = filled_later(block.model, partial(_fused_again, options, base))
+            for path in [prefix] if prefix else own:
+                replace(result, path, at(block.model, path[len(prefix) :]))
         fused += [start + path for path in block.fused]
         losses |= {start + path: loss for path, loss in block.losses.items()}
         del block  # its arrays are not there beside those of the next one
     if fetched:
         result.transformer_blocks = ChangedBlocks(on_demand, fetched, used_up)
     if coming:
-        result.transformer_blocks = result.transformer_blocks.then(lambda index: coming.pop(index, _nothing)())
+        result.transformer_blocks = result.transformer_blocks.then(coming)
     unfused = tuple(path for path in changes if path not in set(fused))
     return Fused(result, tuple(path for path in changes if path not in unfused), unfused, losses)
 
@@ -151,6 +149,11 @@ def _fused_now(options: _Options, block: Block) -> Block:
     return fuse_changes(block, *options, measured=False).model
 
 
+def _fused_again(options: _Options, block: Block) -> Block:
+    """As often as it is interrupted: the block is left as it is."""
+    return _fused_now(options, share(block))
+
+
 def _arriving(model: nn.Module, prefix: str) -> int | None:
     """The number of a block that may still be on its way; None for what is there."""
     arriving = prefix and isinstance(model.transformer_blocks, Arriving)
@@ -158,7 +161,7 @@ def _arriving(model: nn.Module, prefix: str) -> int | None:
 
 
 def _nothing(*_: object) -> None:
-    """Of a block that no adapter changes, and of sums that are made later."""
+    """Of sums that are made later."""
 
 
 def fuse_changes(

@@ -285,7 +285,7 @@ def _make_script(
 ) -> None:  # fmt: skip
     from mlx_ltxw.takes.script import check_parts, make_script, plan_parts
 
-    jobs = [dataclasses.replace(job, cache=how.cache) for job in plan_parts(requests, model, how.memory)]
+    jobs = [dataclasses.replace(job, cache=how.cache) for job in plan_parts(requests, model, how.memory, files)]
     if how.plan_only:
         show.planned(jobs)
         return

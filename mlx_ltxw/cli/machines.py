@@ -101,7 +101,7 @@ def lead(
 
     def plans() -> list[Plan]:
         if asked.scripted:
-            return plan_parts(requests, model, asked.memory)
+            return plan_parts(requests, model, asked.memory, files)
         return [fit_again(requests[0], model, files, asked.memory)]
 
     jobs = run.agreed_plans(crew, plans, model, asked.memory, asked.cache)

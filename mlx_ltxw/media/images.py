@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.media import jpeg_scans, png_rows
 from mlx_ltxw.media.colour import HDR_NAMES, RgbConverter, tone_mapped_still
 from mlx_ltxw.media.containers import check_regular, collected_notes, note, opened, video_stream
 from mlx_ltxw.media.heif import decoded_heif, is_heif, open_heif
-from mlx_ltxw.media.png_rows import lacks_pixels
 from mlx_ltxw.printing import readable
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LEAST = 16
 
 # Pillow opens others too, some by programs of their own (EPS), some that name other files.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "TGA")
+_SILENT = {"PNG": png_rows, "JPEG": jpeg_scans, "MPO": jpeg_scans}  # Pillow says nothing of pixels that are missing
 _MAY_BE_HDR = ("PNG", "AVIF")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # Pillow's and libheif's ways to say it
 _PICTURE = "Give a PNG, JPEG, WebP, AVIF, TIFF or HEIC picture"
@@ -61,7 +62,7 @@ def read_image(path: Path | str) -> np.ndarray:
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     what = "holds several pictures" if image.format == "TIFF" else "moves"
                     note(path, f"{what}; its first picture is used.")
-                if image.format == "PNG" and lacks_pixels(path):
+                if (kind := _SILENT.get(image.format or "")) is not None and kind.lacks_pixels(path):
                     raise EOFError
                 if image.format in _MAY_BE_HDR and (tone_mapped := _hdr(path)) is not None:
                     return tone_mapped

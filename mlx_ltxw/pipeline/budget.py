@@ -212,7 +212,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
         work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised, _fusing(work),
+        work.makes_sound, work.makes_picture, work.quantised,
+        -(-max(_by_block(work, _used_up(work)), default=0) // work.tensor), _fusing(work),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
@@ -288,8 +289,13 @@ def _copies(work: Work) -> list[int]:
     """Bytes of the second weights that fused adapters need under the lock, block by block."""
     if not work.locked:
         return []
+    return _by_block(work, _fused(work, work.chosen, keeps_reading=True))
+
+
+def _by_block(work: Work, weights: dict[str, tuple[int, int]]) -> list[int]:
+    """Bytes of weights with adapters in them, block by block."""
     itemsize, packed, blocks = work.dtype.size, work.model.quantized_layers("transformer"), dict[str, int]()
-    for path, (elements, _) in _fused(work, work.chosen, keeps_reading=True).items():
+    for path, (elements, _) in weights.items():
         nbytes, block = elements * itemsize, ".".join(path.split(".")[:2])
         if path in packed:  # a scale and an offset for each group
             nbytes = elements * packed[path]["bits"] // 8 + 2 * itemsize * elements // packed[path]["group_size"]
@@ -297,14 +303,18 @@ def _copies(work: Work) -> list[int]:
     return [*blocks.values()]
 
 
-def _fusing(work: Work) -> int:
-    """Bytes of what is made on the way to a weight with adapters in it, of which nobody needs the old one."""
+def _used_up(work: Work) -> dict[str, tuple[int, int]]:
+    """Weights that adapters take the place of, as `_fused` has them."""
     distilled = [work.distilled] if work.distilled is not None else []
+    return _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
+
+
+def _fusing(work: Work) -> int:
+    """Bytes of what is made on the way to the largest weight that adapters take the place of."""
     packed, itemsize = work.model.quantized_layers("transformer"), work.dtype.size
-    into = _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
     made = (
         elements * (_FUSING_PACKED[itemsize] if path in packed else _FUSING[itemsize][adapters > 1])
-        for path, (elements, adapters) in into.items()
+        for path, (elements, adapters) in _used_up(work).items()
     )
     return max(made, default=0) // work.tensor
 

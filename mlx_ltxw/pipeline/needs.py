@@ -104,7 +104,8 @@ class Subject:
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
-        fusing: Bytes beside a block while the largest of its weights takes in adapters; 0 if the base stays.
+        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were.
+        fusing: Bytes beside a streamed block while the largest of those takes adapters in.
     """
 
     model: ModelDir
@@ -119,6 +120,7 @@ class Subject:
     makes_sound: bool = True
     makes_picture: bool = True
     quantised: bool = False
+    fused: int = 0
     fusing: int = 0
 
     @property
@@ -352,16 +354,14 @@ def tile_pixels(size: Geometry) -> int:
 
 def arriving(clip: Subject, blocks: Sequence[int], stored: Sequence[int]) -> int:
     """Bytes of a block's weights that are in memory twice while the first forward goes on (`weights/arriving.py`): a
-    group that is copied, then linears of one input that are laid together, and a weight that adapters go into or such
-    linears once more.
+    group that is copied, then what adapters go into, and linears of one input that are laid together.
 
     Args:
         clip: What is made. A CPU reads weights in another way.
         blocks, stored: Bytes of each block in memory and on disk.
     """
     laid = int(_LAID_AT_ONCE * max(blocks)) if MERGED[clip.machine.backend] else 0
-    again = max(clip.fusing, laid) if clip.fusing else 0
-    return max(min(GROUP, max(stored)), laid + again) if clip.machine.in_pieces else 0
+    return max(min(GROUP, max(stored)), clip.fused + laid) if clip.machine.in_pieces else 0
 
 
 def between_blocks(clip: Subject) -> int:

@@ -182,13 +182,7 @@ def lay_together(network: Transformer) -> None:
             if not read_anew:
                 merge(block)
     elif isinstance(blocks, Arriving):
-        coming = dict(enumerate(map(_merged_when_come, blocks)))
-
-        def fill(number: int) -> None:
-            coming[number]()
-            del coming[number]  # which knows what was there before
-
-        network.transformer_blocks = blocks.then(fill)
+        network.transformer_blocks = blocks.then(dict(enumerate(map(_merged_when_come, blocks))))
     else:
         for block in blocks:
             merge(block)

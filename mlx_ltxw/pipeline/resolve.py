@@ -6,6 +6,7 @@ import dataclasses
 import math
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from mlx_ltxw.errors import UserError
@@ -75,7 +76,7 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
         raise UserError("There is no seed.", "Give at least one.")
     values = {name: value for name, value in vars(request).items() if value is not None}
     settings = Settings(
-        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": _drawn(request.takes)}
+        **{**vars(defaults), **values, "seeds": draw_seeds(request.seeds), "takes": draw_takes(request.takes)}
     )
     _check_numbers(settings)
     check_recipe(settings, variant)
@@ -86,8 +87,12 @@ def resolve(request: Request, defaults: Defaults, variant: str) -> Settings:
     return settings
 
 
+class Drawn(int):
+    """A seed that was drawn because any would do; a run that goes on has the one that was drawn when it began."""
+
+
 def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds, each `RANDOM` among them replaced by one of the system's own.
+    """The seeds, each `RANDOM` among them replaced by one of the system's own, a `Drawn`.
 
     Raises:
         UserError: one is negative, has over 64 bits, or is there twice.
@@ -97,7 +102,7 @@ def draw_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     for seed in seeds:
         if not RANDOM <= seed < SEEDS:
             raise UserError(f"{seed} is no seed.", f"Give a whole number from 0 to 2^64 - 1, or {RANDOM} for any.")
-    drawn = tuple(secrets.randbelow(1 << 32) if seed == RANDOM else seed for seed in seeds)
+    drawn = tuple(Drawn(secrets.randbelow(1 << 32)) if seed == RANDOM else seed for seed in seeds)
     (seed, count), *_ = Counter(drawn).most_common(1) or [(0, 0)]
     if count > 1:
         raise UserError(f"The seed {seed} is there {count} times.", "Give each seed once.")
@@ -113,10 +118,43 @@ def following_seeds(count: int, first: int = SEED) -> tuple[int, ...]:
     (first,) = draw_seeds((first,))
     if not 1 <= count <= min(_MOST_SEEDS, SEEDS - first):
         raise UserError(f"{count} clips cannot be made from the seed {first} on.", f"Ask for 1 to {_MOST_SEEDS}.")
-    return tuple(range(first, first + count))
+    return tuple(map(Drawn if isinstance(first, Drawn) else int, range(first, first + count)))
 
 
-def _drawn(takes: tuple[str, ...]) -> tuple[str, ...]:
+def any_seeds(request: Request) -> bool:
+    """Whether a seed of the request, or of its takes, was left to chance."""
+    takes = (read_take(one).seed for one in request.takes)
+    return RANDOM in (*request.seeds, *takes) or any(isinstance(seed, Drawn) for seed in request.seeds)
+
+
+def drawn_before(request: Request, seeds: Sequence[int], takes: Sequence[str] = ()) -> Request | None:
+    """The request with what an earlier run of it drew.
+
+    Args:
+        request: Some of its seeds may be any; those that `following_seeds` drew follow one another.
+        seeds, takes: Of that run's settings.
+
+    Returns:
+        None where that run asked for other seeds.
+    """
+    wanted = [read_take(one) for one in request.takes]
+    if len(request.seeds) != len(seeds) or (RANDOM in (one.seed for one in wanted) and len(wanted) != len(takes)):
+        return None
+    pairs = list(zip(request.seeds, seeds, strict=True))
+    apart = {then - now for now, then in pairs if isinstance(now, Drawn)}
+    if len(apart) > 1 or not all(isinstance(now, Drawn) or now in (RANDOM, then) for now, then in pairs):
+        return None
+    again = tuple(now if now == then else Drawn(then) for now, then in pairs)
+    drawn = tuple(
+        str(dataclasses.replace(one, seed=read_take(takes[number]).seed))
+        if one.seed == RANDOM
+        else request.takes[number]
+        for number, one in enumerate(wanted)
+    )
+    return dataclasses.replace(request, seeds=again, takes=drawn)
+
+
+def draw_takes(takes: tuple[str, ...]) -> tuple[str, ...]:
     """The takes in one spelling, with a seed of the system's own where any will do."""
     read = [read_take(one) for one in takes]
     return tuple(

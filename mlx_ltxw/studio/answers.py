@@ -18,7 +18,7 @@ from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.plan import Plan, latent_grid
 from mlx_ltxw.pipeline.recipes import default_pipeline
 from mlx_ltxw.pipeline.request import ONE_STAGE, Request
-from mlx_ltxw.pipeline.resolve import defaults_of, draw_seeds
+from mlx_ltxw.pipeline.resolve import defaults_of, draw_seeds, draw_takes
 from mlx_ltxw.studio.asked import Asked, asked_of_record
 from mlx_ltxw.studio.folder import StudioFolder, plain_name
 from mlx_ltxw.studio.spelled import command_of, python_of, script_of, shell_line
@@ -75,9 +75,7 @@ def plan_asked(values: dict[str, Any], folder: StudioFolder) -> dict[str, Any]:
     except UserError as error:
         if not _needs_download(asked):
             raise
-        seeds = draw_seeds(asked.request.seeds)
-        request = dataclasses.replace(asked.request, seeds=seeds)
-        return {"unknown": error.message, "asked": dataclasses.replace(asked, request=request).as_dict()}
+        return {"unknown": error.message, "asked": _drawn_unplanned(asked).as_dict()}
     largest = max(jobs, key=lambda job: job.budget.peak)
     notes = [note for job in jobs for note in job.warnings]
     return {
@@ -208,6 +206,18 @@ def _drawn(asked: Asked, jobs: list[Plan]) -> Asked:
     ]
     shared = next((job.settings.seeds for part, job in zip(parts, jobs, strict=True) if part.seed is None), (0,))
     return dataclasses.replace(asked, parts=tuple(parts), request=dataclasses.replace(asked.request, seeds=shared))
+
+
+def _drawn_unplanned(asked: Asked) -> Asked:
+    """As `_drawn`, of what cannot be planned yet."""
+    parts = tuple(
+        part if part.seed is None else dataclasses.replace(part, seed=draw_seeds((part.seed,))[0])
+        for part in asked.parts
+    )
+    request = dataclasses.replace(
+        asked.request, seeds=draw_seeds(asked.request.seeds), takes=draw_takes(asked.request.takes)
+    )
+    return dataclasses.replace(asked, parts=parts, request=request)
 
 
 def _clips(job: Plan) -> int:

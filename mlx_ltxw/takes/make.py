@@ -13,8 +13,8 @@ from mlx_ltxw.pipeline.events import Decoded, Event
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.point import NOTHING_DONE, DoneBefore
-from mlx_ltxw.pipeline.request import RANDOM, Request
-from mlx_ltxw.pipeline.resolve import defaults_of
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import any_seeds, defaults_of
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.takes.audition import write_takes
 from mlx_ltxw.takes.compose import composed, finished, measured, new_sound, span_notes
@@ -23,7 +23,7 @@ from mlx_ltxw.takes.given import fit_to_given, material_of, notes_of, reading_of
 from mlx_ltxw.takes.output import Output
 from mlx_ltxw.takes.preview import with_previews
 from mlx_ltxw.takes.record import clip_record
-from mlx_ltxw.takes.unfinished import Unfinished, files_of, lock_beside, seeds_kept, written_before
+from mlx_ltxw.takes.unfinished import Unfinished, as_it_began, files_of, lock_beside, written_before
 from mlx_ltxw.takes.write import write_files
 from mlx_ltxw.weights.model_dir import ModelDir
 
@@ -58,13 +58,12 @@ def fit_again(request: Request, model: ModelDir, output: Output, memory: int | N
         request, model, memory: As for `fit`.
         output: Where that run was going to.
     """
-    if RANDOM in request.seeds and output.resume:
-        kept = seeds_kept(output.path)
-        if len(kept) == len(request.seeds) and all(a in (RANDOM, b) for a, b in zip(request.seeds, kept, strict=True)):
-            job = fit(dataclasses.replace(request, seeds=kept), model, memory, bool(output.preview))
-            if Unfinished(output.path, job).progress != NOTHING_DONE:
-                return job
-    return fit(request, model, memory, bool(output.preview))
+    fresh = fit(request, model, memory, bool(output.preview))
+    if output.resume and any_seeds(request) and (again := as_it_began(request, output.path)) is not None:
+        job = fit(again, model, memory, bool(output.preview))
+        if Unfinished(output.path, job).progress != NOTHING_DONE:
+            return job
+    return fresh
 
 
 def follow(

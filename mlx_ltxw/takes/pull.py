@@ -12,13 +12,14 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path, write_errors
 from mlx_ltxw.hub import Repo, Spec, open_repo
 from mlx_ltxw.printing import readable, some
-from mlx_ltxw.takes.models import find_text_encoder, needed_files, open_model, text_encoder_files
+from mlx_ltxw.takes.models import find_text_encoder, needed_files, text_encoder_files
 from mlx_ltxw.weights.components import TEXT_ENCODER
 from mlx_ltxw.weights.fit import placed
 from mlx_ltxw.weights.header import read_header
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, read_manifest, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.opening import open_dir
 from mlx_ltxw.weights.split_dir import GEMMA, SplitDir
 from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.weight_files import is_weights
@@ -74,18 +75,19 @@ def pull(
     encoder = _text_encoder(repo, files, text_encoder, folder)
     path = _download(repo, files, folder, tell)
     mended = _mend(repo, files, path, folder, verify, tell)
-    model = open_model(path / spec.file if spec.file else path)
-    named = ""
+    model = open_dir(path, spec.file)
+    named, tensors = "", placed(model)
     if isinstance(model, SplitDir) and encoder is not None:
         inside = folder / TEXT_ENCODER if folder else None
         gemma = encoder if isinstance(encoder, Path) else _download(encoder, text_encoder_files(encoder), inside, tell)
         model = dataclasses.replace(model, gemma=gemma)
+        placed(model, "text_projection")  # whose width is the text encoder's
         if text_encoder is not None and gemma != inside:  # else it lies where the model looks for it
             named = str(gemma) if isinstance(encoder, Path) else encoder.pinned()
     if verify and (mended or isinstance(model, SplitDir)):
         model.verify()
     use = str(path / spec.file if spec.file else path) if folder else repo.pinned(spec.file)
-    return Pulled(path, use, named, model, placed(model))
+    return Pulled(path, use, named, model, tensors)
 
 
 def _mend(repo: Repo, files: Sequence[str], path: Path, folder: Path | None, verify: bool, tell: Tell) -> bool:

@@ -30,8 +30,9 @@ from mlx_ltxw.pipeline.given import images_of
 from mlx_ltxw.pipeline.plan import Plan, latent_grid, plan
 from mlx_ltxw.pipeline.recipes import lora_source
 from mlx_ltxw.pipeline.request import Request, Settings
-from mlx_ltxw.pipeline.resolve import draw_seeds
+from mlx_ltxw.pipeline.resolve import draw_seeds, drawn_before
 from mlx_ltxw.prompts.script import Part
+from mlx_ltxw.takes.drawn import drew, keeping_seeds, seeds_kept
 from mlx_ltxw.takes.events import PartBegun, TakeEvent, Written
 from mlx_ltxw.takes.headroom import with_headroom
 from mlx_ltxw.takes.make import Writer, fit, written
@@ -68,17 +69,29 @@ def part_requests(parts: Sequence[Part], request: Request, model: ModelDir) -> l
     return [_part_request(shared, part, model) for part in parts]
 
 
-def plan_parts(requests: Sequence[Request], model: ModelDir, memory: int | None = None) -> list[Plan]:
+def plan_parts(
+    requests: Sequence[Request], model: ModelDir, memory: int | None = None, output: Output | None = None
+) -> list[Plan]:
     """The parts as runs, of one seed each.
 
     Args:
         requests: One a part.
         model, memory: As for `fit`.
+        output: Where the whole goes: seeds that may be any are those of its own run that was cut, which then goes on.
 
     Raises:
         UserError: a part cannot be made.
     """
-    return [fit(request, model, memory) for request in requests]
+    jobs = [fit(request, model, memory) for request in requests]
+    if output is None or not output.resume or not any(map(drew, jobs)):
+        return jobs
+    drawn = [
+        drawn_before(dataclasses.replace(request, seeds=job.settings.seeds), (seed,))
+        for request, job, seed in zip(requests, jobs, seeds_kept(_folder(output)), strict=False)
+    ]
+    before = [fit(request, model, memory) for request in drawn if request is not None]
+    again = len(before) == len(jobs) and any(_is_begun(_folder(output), job) for job in before if drew(job))
+    return before if again else jobs
 
 
 def check_parts(jobs: Sequence[Plan], output: Output, again: Collection[int] = ()) -> None:
@@ -123,8 +136,9 @@ def make_script(
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
         with locked_folder(folder, "script"):
-            files = yield from _make_parts(jobs, folder, output, again, made_by)
-            _join(jobs, files, names)
+            with keeping_seeds(jobs, folder):
+                files = yield from _make_parts(jobs, folder, output, again, made_by)
+                _join(jobs, files, names)
             if not keep:
                 _clear(folder)
     finally:
@@ -141,7 +155,7 @@ def _make_parts(
     files, left = [], []
     for number, job in enumerate(jobs, 1):
         path, kept = _part_file(folder, number, job)
-        kept = kept and number not in again
+        kept = kept and (number not in again or drew(job))  # with a seed that was drawn, this very run made it
         yield PartBegun(number, len(jobs), job.settings.prompt, job.settings.seeds[0], kept)
         if not kept and made_by is None:
             yield from make_part(job, path, output.resume)
@@ -207,6 +221,11 @@ def with_new_parts(requests: Sequence[Request], path: Path, again: Collection[in
         dataclasses.replace(request, seeds=seeds if number in again else earlier.seeds)
         for number, (request, earlier) in enumerate(zip(requests, before, strict=True), 1)
     ]
+
+
+def _is_begun(folder: Path, job: Plan) -> bool:
+    path, kept = _part_file(folder, 0, job)
+    return kept or any(folder.glob(f"*{path.name.removeprefix('000')}{ENDING}"))
 
 
 def _check_new(asked: Request | Settings) -> None:

@@ -34,6 +34,8 @@ from mlx_ltxw.pipeline.latents import Latents
 from mlx_ltxw.pipeline.numbers import LostNumbers
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.point import DoneBefore, ResumePoint
+from mlx_ltxw.pipeline.request import Request
+from mlx_ltxw.pipeline.resolve import drawn_before
 from mlx_ltxw.takes.events import Note, Ranked, TakeEvent, Written
 from mlx_ltxw.takes.output import Output, previews_of
 from mlx_ltxw.takes.record import clip_record, given_hashes, take_record
@@ -61,6 +63,7 @@ class _Kept:
         index, total: Its steps that are done, of so many.
         content: sha256 of the tensors.
         previews: Whether the run writes previews, or one before it did, which are removed with this file.
+        takes: Of the run.
     """
 
     format: int
@@ -72,6 +75,7 @@ class _Kept:
     total: int
     content: str
     previews: bool = False
+    takes: tuple[str, ...] = ()
 
 
 def file_beside(output: Path) -> Path:
@@ -172,10 +176,11 @@ class Unfinished:
             yield from self._write(None, 0, {})
 
     def _write(self, seed: int | None, index: int, arrays: Mapping[str, mx.array]) -> Iterator[Note]:
-        seeds, done = self._job.settings.seeds, tuple(sorted(self.progress.done))
+        settings, done = self._job.settings, tuple(sorted(self.progress.done))
         kept = _Kept(
-            FORMAT, self._run, seeds, done, seed, index, self._job.steps, _content(arrays), bool(self._previews)
-        )
+            FORMAT, self._run, settings.seeds, done, seed, index, self._job.steps, _content(arrays),
+            bool(self._previews), settings.takes,
+        )  # fmt: skip
         try:
             with replacing(self.path) as partial, write_errors(self.path), partial.open("wb") as file:
                 mx.save_safetensors(file, dict(arrays), {_KEY: json.dumps(vars(kept))})
@@ -222,12 +227,13 @@ def _record(path: Path) -> _Kept:
     return build(_Kept, parse_json(header.metadata.get(_KEY, ""), "The record"), "The record", "")
 
 
-def seeds_kept(output: Path) -> tuple[int, ...]:
-    """The seeds of the run that was cut; none where there is no such run."""
+def as_it_began(request: Request, output: Path) -> Request | None:
+    """The request with the seeds that its run which was cut drew; None where there is no such run."""
     try:
-        return _record(file_beside(output)).seeds
+        kept = _record(file_beside(output))
+        return drawn_before(request, kept.seeds, kept.takes)
     except UserError:
-        return ()
+        return None
 
 
 def previews_left(output: Path) -> list[Path]:

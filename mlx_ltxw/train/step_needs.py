@@ -18,6 +18,7 @@ from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import PROMPT, Subject, walking
 from mlx_ltxw.train.config import TrainConfig
 from mlx_ltxw.train.gradient.fresh import targets
+from mlx_ltxw.train.gradient.step import AHEAD
 from mlx_ltxw.tree import linears, size_of
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
@@ -144,11 +145,13 @@ def _at_work(step: TrainingStep, size: Geometry, machine: Machine, kept: int) ->
         watching = int(_WATCHING * watching)
         return max(watching + kept, int(_AT_WORK_AGAIN * kept)) if again else max(watching, int(_AT_WORK * kept))
     transformer = step.model.network_config("transformer")
-    video = 0 if step.audio_only else step.clips * size.video_tokens
-    if not step.audio_only and step.clips * size.video_tokens <= COMPILED_UP_TO.get(machine.backend, 0):
-        watching += _WHOLE * video * transformer.video.dim * default_dtype().size
+    tokens = step.clips * (size.audio_tokens if step.audio_only else size.video_tokens)
+    compiled = step.config.compile is None and not step.shared and tokens <= COMPILED_UP_TO.get(machine.backend, 0)
+    if compiled and not step.audio_only:
+        watching += _WHOLE * tokens * transformer.video.dim * default_dtype().size
     block = 2 * _cast(step) + int(_AT_WORK_AGAIN * kept) if again else _cast(step)  # there and back together
-    return 2 * block + max(watching, 2 * _turning_back(step, size))
+    blocks = AHEAD + 1 if compiled and not again else 2
+    return blocks * block + max(watching, blocks * _turning_back(step, size))
 
 
 def _cast(step: TrainingStep) -> int:

@@ -1,6 +1,6 @@
 """A network whose layers come into memory while it is at work: it begins with the first while later ones are read.
 
-Threads fill staging memory, group after group, in the order in which a forward needs the tensors. Whoever asks for a
+A thread fills staging memory, group after group, in the order in which a forward needs the tensors. Whoever asks for a
 layer copies what has come into arrays of their own until the layer is there: all of MLX's work stays in one thread. An
 array takes the place of the network's own, which MLX would read when it is first needed, and does so in the very object
 that modules and their copies share; so the numbers are the same whichever of the two is used.
@@ -25,8 +25,6 @@ from mlx_ltxw.weights.staging import Staging, room
 
 GROUP = 128 << 20
 """Bytes that are read together, and that are in memory twice while they are copied; one tensor may be larger."""
-STAGED = 512 << 20
-"""Bytes that are read ahead of the network at work, but two groups in any case."""
 
 Layer = TypeVar("Layer")
 Put = Callable[[Mapping[str, mx.array]], object]
@@ -52,10 +50,10 @@ class Arrival:
         self._come: dict[str, mx.array] = {}
         self._taken = 0
         self._reader = TensorReader()
-        self._fillers = ThreadPoolExecutor(2, "arrive")  # while one waits for its last piece, the other goes on
+        self._filler = ThreadPoolExecutor(1, "arrive")
         self._coming: deque[tuple[Staging, Future[None]]] = deque()
         self._copying: deque[tuple[Staging, dict[str, mx.array]]] = deque()
-        self._ended = weakref.finalize(self, _end, self._fillers, self._reader)
+        self._ended = weakref.finalize(self, _end, self._filler, self._reader)
         self._read_on()
 
     @property
@@ -79,7 +77,7 @@ class Arrival:
         self.take_come()
 
     def take_come(self) -> None:
-        """Copies what has been read, so that the reading goes on; waits for nothing."""
+        """Copies what has been read, so that the reading goes on; waits for no reading."""
         while self._coming and self._coming[0][1].done():
             self._take()
 
@@ -96,10 +94,10 @@ class Arrival:
             self._take()
         return self.bytes_read
 
-    def _read_on(self, at_once: int = 2) -> None:
-        """Begins with the groups that come next, until so many are being read."""
+    def _read_on(self) -> None:
+        """Begins with the two groups that come next; more memory takes longer to make than it saves."""
         size = max(room(group.values()) for group in self._groups)
-        while len(self._coming) < at_once and self._next is not None:
+        while len(self._coming) < 2 and self._next is not None:
             self._begin(Staging(size), self._next)
 
     @property
@@ -109,17 +107,18 @@ class Arrival:
         return self._groups[number] if number < len(self._groups) else None
 
     def _begin(self, staging: Staging, group: Mapping[str, Tensor]) -> None:
-        self._coming.append((staging, self._fillers.submit(self._reader.fill, staging.places(group))))
+        self._coming.append((staging, self._filler.submit(self._reader.fill, staging.places(group))))
 
     def _take(self) -> None:
         """Begins to copy the next group, and to read into the memory of the one before it, whose copy is waited for."""
-        self._read_on()  # anew, if the disk did not give it before
+        if not self._coming:  # the disk did not give it before
+            self._read_on()
         staging, reading = self._coming[0]
-        self._read_ahead(staging.nbytes, reading)
         try:
             reading.result()
         except Exception:
             self._coming.clear()
+            self._copying.clear()  # who asks again begins with two stagings anew
             raise
         arrays = staging.taken(self._groups[self._taken], self._dtype_of, wait=False)
         self._coming.popleft()
@@ -130,11 +129,6 @@ class Arrival:
         else:
             self._put(arrays)
         self._use_again(0 if self._taken == len(self._groups) else 1)
-
-    def _read_ahead(self, size: int, reading: Future[None]) -> None:
-        """Makes room for one group more where there is time for it: making it takes longer than reading a group."""
-        if not reading.done() and len(self._coming) + len(self._copying) < STAGED // size:
-            self._read_on(len(self._coming) + 1)
 
     def _use_again(self, unfinished: int) -> None:
         """Waits for copies until no more than so many are not done; what they were made of takes what comes next."""
@@ -192,19 +186,20 @@ class Arriving(list[Layer]):
         """Another list of the same layers, which waits too."""
         return Arriving(self, self._wait)
 
-    def then(self, change: Callable[[int], object]) -> Arriving[Layer]:
-        """Another list of the same layers, each of which is changed once, when it has come and is first asked for.
+    def then(self, changes: dict[int, Callable[[], object]]) -> Arriving[Layer]:
+        """Another list of the same layers, some of which are changed once, when they have come and are first asked for.
 
         Args:
-            change: Of a layer's number: puts other numbers into arrays of it.
+            changes: By a layer's number: puts other numbers into arrays of it. One that is interrupted is called again;
+                one that is done leaves the table, with what it knows.
         """
-        left, come = {*range(len(self))}, self._wait  # not this list, whose layers may be let go of
+        come = self._wait  # not this list, whose layers may be let go of
 
         def wait(number: int) -> None:
             come(number)
-            if number in left:
-                change(number)
-                left.discard(number)
+            if number in changes:
+                changes[number]()
+                del changes[number]
 
         return Arriving(self, wait)
 
@@ -253,6 +248,6 @@ def groups(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return found
 
 
-def _end(fillers: ThreadPoolExecutor, reader: TensorReader) -> None:
-    fillers.shutdown(wait=False, cancel_futures=True)
+def _end(filler: ThreadPoolExecutor, reader: TensorReader) -> None:
+    filler.shutdown(wait=False, cancel_futures=True)
     reader.close()

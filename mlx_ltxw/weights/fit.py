@@ -13,14 +13,18 @@ from mlx_ltxw.weights.memory import FLOATS
 from mlx_ltxw.weights.model_dir import ModelDir
 
 
-def placed(model: ModelDir) -> int:
+def placed(model: ModelDir, *components: str) -> int:
     """How many tensors the networks take, upsamplers' among them and the text encoder's left aside: all that there are.
+
+    Args:
+        model: Of either layout.
+        components: These alone.
 
     Raises:
         UserError: lists everything missing, unexpected or misshapen, or of whole numbers where fractions belong.
     """
     count, total, faults = 0, 0, []
-    for component in (*IN_CHECKPOINT, *map(upsampler_name, model.upsamplers)):
+    for component in components or (*IN_CHECKPOINT, *map(upsampler_name, model.upsamplers)):
         tensors = {tensor.name: tensor.shape for tensor in model.tensors(component)}
         network = component_named(component).build(_config(model, component, tensors), tensors)
         quantize_layers(network, model.quantized_layers(component))

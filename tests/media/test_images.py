@@ -227,6 +227,55 @@ def test_a_png_whose_pixels_end_early_and_cleanly(tmp_path, interlaced, rows):
         read_image(path)
 
 
+THUMBNAIL = b"Exif\0\0II*\0" + struct.pack("<IHIHHHIIHHIII", 8, 0, 14, 2, 0x201, 4, 1, 44, 0x202, 4, 1, 99, 0)
+
+
+def jpeg(mode="RGB", kind="JPEG", **options):
+    """A picture of many colours; a thumbnail of 99 bytes stands in its EXIF, with an end of its own."""
+    file = io.BytesIO()
+    exif = THUMBNAIL + b"\xff\xd8" + bytes(95) + b"\xff\xd9"
+    Image.fromarray(PICTURE.repeat(8, 0).repeat(8, 1)).convert(mode).save(file, kind, exif=exif, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        jpeg(), jpeg("L"), jpeg("CMYK"), jpeg(progressive=True), jpeg(restart_marker_blocks=3),
+        jpeg(progressive=True, restart_marker_rows=1), jpeg(subsampling="4:4:4", quality=100),
+    ],
+    ids=["plain", "grey", "inks", "progressive", "restarts", "both", "fine"],
+)  # fmt: skip
+def test_a_jpeg_whose_pixels_end_early_and_cleanly(tmp_path, whole):
+    """Pillow makes the rest grey and says nothing; what is behind the picture is no part of it."""
+    path = tmp_path / "a.jpg"
+    for behind in (b"", bytes(1000), jpeg()[:700] + b"\xff\xd9"):
+        path.write_bytes(whole + behind)
+        np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
+        for share in (0.5, 0.95):
+            path.write_bytes(whole[: int(len(whole) * share)] + b"\xff\xd9" + behind)
+            with pytest.raises(UserError, match="is damaged"):
+                read_image(path)
+
+
+def test_a_jpeg_of_several_pictures_gives_its_first(tmp_path):
+    """The second one may be damaged."""
+    whole = jpeg(kind="MPO", save_all=True, append_images=[Image.new("RGB", (256, 160))])
+    (tmp_path / "a.jpg").write_bytes(whole[:-300] + b"\xff\xd9")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+        expected = np.asarray(image)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), expected)
+
+
+def test_a_jpeg_without_a_part_between_two_restarts(tmp_path):
+    """What follows would be shown in another place."""
+    whole = jpeg(restart_marker_blocks=3)
+    (tmp_path / "a.jpg").write_bytes(whole[: whole.index(b"\xff\xd3")] + whole[whole.index(b"\xff\xd4") :])
+    with pytest.raises(UserError, match="is damaged"):
+        read_image(tmp_path / "a.jpg")
+
+
 def test_a_file_that_is_larger_than_any_picture(tmp_path):
     """Pillow would search all that follows a damaged JPEG for its end."""
     path = tmp_path / "a.jpg"

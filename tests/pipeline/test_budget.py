@@ -219,23 +219,37 @@ def test_linears_that_are_laid_together_are_counted_where_they_are(built_in):
     clip = needs.Subject(built_in, mx.float32, Machine("cuda", GB, GB), False, ())
     assert needs.arriving(clip, [10**9], [10**8]) == 135 * 10**6
     assert needs.arriving(clip, [10**8], [10**8]) == 10**8
-    assert needs.arriving(dataclasses.replace(clip, fusing=10**9), [10**9], [10**8]) == 1135 * 10**6
-    assert needs.arriving(dataclasses.replace(clip, machine=HUGE, fusing=10**9), [10**9], [10**8]) == 0
+    assert needs.arriving(dataclasses.replace(clip, fused=10**9), [10**9], [10**8]) == 1135 * 10**6
+    assert needs.arriving(dataclasses.replace(clip, machine=HUGE, fused=10**9), [10**9], [10**8]) == 0
 
 
 @pytest.mark.parametrize("locked", [True, False])
 def test_weights_that_an_adapter_takes_the_place_of_are_counted_while_they_come(built_in, locked):
-    """Without the lock, what is made on the way to the largest; under it the base stays, and copies are counted."""
+    """Without the lock, a block's at a time, and of one that is streamed what is made on the way to the largest; under
+    it the base stays, and copies are counted beside it."""
     request = dataclasses.replace(REQUEST, adapters=("whisper",), lock_video=locked)
     one = work(built_in, request, locked=locked)
     (chosen,) = one.chosen
     ((adapter, _),) = chosen.adapters
     largest = max(math.prod(delta.shape) for delta in adapter.deltas.values())
+    first = sum(
+        math.prod(delta.shape) * one.dtype.size
+        for path, delta in adapter.deltas.items()
+        if path.startswith("transformer_blocks.0.")
+    )
+    used_up = budget._by_block(one, budget._used_up(one))
+    assert max(used_up, default=0) == (0 if locked else first) != first * locked
     assert budget._fusing(one) == (0 if locked else 4 * largest)
     assert budget._fusing(dataclasses.replace(one, dtype=mx.bfloat16, chosen=[chosen] * 2)) == 12 * largest * (
         not locked
     )
     assert bool(budget._copies(one)) == locked
+    small = Machine("cuda", GB // 100, GB // 100)
+    bare = dataclasses.replace(one, chosen=[])
+    with_it, without = (budget.best_budget(each, small, program=0).needs[-3] for each in (one, bare))
+    assert "0 of 6 blocks" in without.choice
+    if not locked:
+        assert with_it.weights == without.weights
 
 
 def test_what_is_made_of_a_streamed_block_decides_where_it_is_more_than_a_forward(built_in):

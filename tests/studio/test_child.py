@@ -1,10 +1,13 @@
 """A process of the server's: started, given up on, stopped and killed at any moment."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.prompts.takes import read_take
+from mlx_ltxw.studio.asked import AskedPart
 from mlx_ltxw.studio.asking import Helper
 from mlx_ltxw.studio.child import Child
 from mlx_ltxw.studio.folder import StudioFolder
@@ -80,13 +83,22 @@ def test_what_is_not_on_this_disk_is_planned_as_such_and_not_downloaded(folder):
     async def play():
         helper = Helper(folder)
         try:
-            return await helper.ask("plan", asked(adapters=("own/repo:0.5",), seed=-1).as_dict())
+            shared = asked(adapters=("own/repo:0.5",), seed=-1)
+            takes = asked(adapters=("own/repo:0.5",), seed=-1, takes=("seed=-1", "seed=+1"))
+            parts = tuple(AskedPart("a room", "woman", "soft", "stay here", seed=seed) for seed in (-1, 3, None))
+            return [
+                await helper.ask("plan", one.as_dict()) for one in (takes, dataclasses.replace(shared, parts=parts))
+            ]
         finally:
             await helper.stop()
 
-    answer = played(play)
-    assert "own/repo" in answer["unknown"]
-    assert answer["asked"]["request"]["seeds"][0] >= 0  # drawn, so that a cut run goes on with it
+    clip, script = played(play)
+    assert "own/repo" in clip["unknown"]
+    assert clip["asked"]["request"]["seeds"][0] >= 0  # drawn, so that a cut run goes on with it
+    drawn, next_one = clip["asked"]["request"]["takes"]
+    assert (read_take(drawn).seed >= 0, next_one) == (True, "seed=+1")
+    first, *others = (part["seed"] for part in script["asked"]["parts"])
+    assert (first >= 0, others) == (True, [3, None])
 
 
 def test_a_line_that_cannot_be_used_silences_no_other(tmp_path):

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlx_ltxw.hub import Repo
 from mlx_ltxw.media.audio import read_audio
+from mlx_ltxw.takes import pull
+from mlx_ltxw.weights import fit
+from mlx_ltxw.weights.components import IN_CHECKPOINT, component_named, upsampler_name
 from tests.convert.made import command, contents, converted, made
 from tests.hub_server import COMMIT, files_of, serving
 from tests.weights.split import split_model, split_upsampler
@@ -75,8 +79,9 @@ def test_a_clip_by_the_name_of_a_repository(hub, tmp_path):
     about = json.loads(command("inspect", tmp_path / "a.wav", "--json").stdout)
     assert about["model"]["name"] == f"owner/ours@{COMMIT}"
     offline = {**hub.environment, "HF_HUB_OFFLINE": "1"}
-    done = command(*flags[:-1], f"owner/ours@{COMMIT}", "-o", tmp_path / "b.wav", **offline)
-    assert done.returncode == 0, done.stderr
+    for name in ("owner/ours@v1", f"owner/ours@{COMMIT}"):
+        done = command(*flags[:-1], name, "-o", tmp_path / "b.wav", "--overwrite", **offline)
+        assert done.returncode == 0, done.stderr
 
 
 def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
@@ -108,6 +113,33 @@ def test_ltx_2_mlx_layout_comes_with_its_text_encoder(hub, tmp_path):
 def done_path(hub, name):
     """The folder that `pull` prints."""
     return command("pull", name, "-q", **hub.environment).stdout.strip()
+
+
+def test_a_model_is_checked_once(tree, tmp_path, monkeypatch):
+    """And once more the network whose width the text encoder gives, when that is there."""
+    folders = {"owner/theirs": tree, GEMMA: converted().text_encoder}
+    checked = []
+
+    def fetch(repo, files, _):
+        for file in files:
+            (tmp_path / repo.name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folders[repo.name] / file, tmp_path / repo.name / file)
+        return tmp_path / repo.name
+
+    def build(component):
+        checked.append(component)
+        return component_named(component)
+
+    monkeypatch.setattr(
+        pull, "open_repo", lambda name, _: Repo(name, COMMIT, tuple(files_of(folders[name])), offline=False)
+    )
+    monkeypatch.setattr(Repo, "download", lambda self, file: folders[self.name] / file)
+    monkeypatch.setattr(Repo, "fetch", fetch)
+    monkeypatch.setattr(Repo, "missing", lambda self, files, folder: (0, 1))
+    monkeypatch.setattr(fit, "component_named", build)
+    done = pull.pull("owner/theirs")
+    assert done.tensors == sum(len(done.model.tensors(one)) for one in {*checked})
+    assert checked == [*IN_CHECKPOINT, *map(upsampler_name, done.model.upsamplers), "text_projection"]
 
 
 def test_into_a_folder_with_everything(hub, tmp_path):

@@ -118,8 +118,11 @@ H200 = Machine("cuda", 140 * 10**9, 140 * 10**9)
         ((704, 480, 97), 48, 1, False, 14.876),
         ((704, 480, 97), 4, 1, True, 3.777),
         ((704, 480, 97), 8, 1, True, 4.071),
-        ((192, 192, 97), 8, 2, False, 2.427),
-        ((192, 192, 97), 48, 1, False, 6.059),
+        ((192, 192, 97), 48, 1, False, 6.159),
+        ((192, 192, 97), 48, 2, False, 14.16),
+        ((704, 480, 97), 48, 1, True, 6.365),
+        ((192, 192, 97), 48, 1, True, 2.326),
+        ((192, 192, 97), 48, 2, True, 3.93),
     ],
 )
 def test_the_plan_is_what_a_card_held(monkeypatch, narrow_base, size, layers, clips, again, beyond):
@@ -137,3 +140,25 @@ def test_the_plan_is_what_a_card_held(monkeypatch, narrow_base, size, layers, cl
     planned = step_bytes(TrainingStep(model, train, False), Geometry(*size, 24.0, GRID), H200)
     weights = layers * sum(block.values())
     assert planned + weights == pytest.approx(beyond * 1e9 + weights, rel=0.1)
+
+
+@pytest.mark.parametrize("audio_only", [False, True])
+@pytest.mark.parametrize(
+    ("options", "shared", "ahead"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"compile": False}, False, False),
+        ({"gradient_checkpointing": True}, False, False),
+        ({"batch_size": 500}, False, False),
+    ],
+    ids=["compiled", "shared", "described", "computed again", "many"],
+)
+def test_blocks_that_run_ahead_are_counted_where_they_do(made_model, monkeypatch, options, shared, ahead, audio_only):
+    """As a step walks (`test_compiled_blocks_run_ahead`), with a picture or without."""
+    counted = TrainingStep(made_model, TrainConfig(**options), audio_only, shared=shared)
+    found = []
+    for blocks in (1, 9):
+        monkeypatch.setattr(step_needs, "AHEAD", blocks)
+        found.append(step_needs._at_work(counted, Geometry(64, 64, 49, 24.0, GRID), H200, 0))
+    assert (found[1] > found[0]) == ahead

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+import weakref
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +33,6 @@ def arrive(made_model, monkeypatch):
 
     def load(group=SMALL):
         monkeypatch.setattr(arriving, "GROUP", group)
-        monkeypatch.setattr(arriving, "STAGED", 3 * group)
         with monkeypatch.context() as patched:
             patched.setattr(machine, "on_cpu", lambda: False)
             return made_model.load_transformer(mx.float32, arriving=True)
@@ -157,6 +157,33 @@ def test_a_disk_that_fails_is_told_and_asked_again(arrive, monkeypatch):
             network.transformer_blocks[1]
     broken = False
     assert np.isfinite(np.array(network.transformer_blocks[1].attn1.to_q.weight)).all()
+
+
+def test_a_disk_that_fails_leaves_no_memory_behind(arrive, monkeypatch):
+    """Each time somebody asks again there are two stagings."""
+    made, real, broken = [], os.preadv, False
+
+    class Counted(Staging):
+        def __init__(self, nbytes):
+            super().__init__(nbytes)
+            made.append(weakref.ref(self))
+
+    def preadv(handle, buffers, at):
+        if broken:
+            raise OSError(5, os.strerror(5))
+        return real(handle, buffers, at)
+
+    monkeypatch.setattr(arriving, "Staging", Counted)
+    monkeypatch.setattr(reading.os, "preadv", preadv)
+    network = arrive()
+    broken = True
+    for _ in range(3):
+        with pytest.raises(UserError, match="can no longer be read"):
+            network.transformer_blocks[0]
+    broken = False
+    network.transformer_blocks[0]
+    gc.collect()
+    assert sum(one() is not None for one in made) <= 2 < len(made)
 
 
 def test_nothing_is_read_on_when_nobody_wants_the_network(arrive, monkeypatch, reading_threads):

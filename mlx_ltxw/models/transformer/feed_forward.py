@@ -20,12 +20,13 @@ class GELUProjection(nn.Module):
         return ops.gelu_tanh(self.proj(x))
 
 
-TOKENS = 2048
+TOKENS = 2176
 """How many tokens a feed-forward network takes at a time: of more, each part waits for the one before it.
 
 Its hidden layer is four times as wide as the stream, the widest of a block: at 14,080 tokens of LTX-2.3's video 460 MB
 in bf16, and as much again behind the gelu. On an H200 parts of 2048 cost no time at either of the measured sizes, and
-of 4096 none at 4290 tokens and 1.8 % at 14,080 (`docs/log.md`).
+of 4096 none at 4290 tokens and 1.8 % at 14,080 (`docs/log.md`). 4290 tokens take 1.67 ms in two parts, 1.74 in three
+and 1.76 in one.
 """
 
 

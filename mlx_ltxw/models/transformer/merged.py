@@ -64,7 +64,9 @@ def merge_again(block: nn.Module, changed: Iterable[str], alone: bool, later: bo
 
 
 def filled_later(block: nn.Module, make: Callable[[], nn.Module]) -> Callable[[], None]:
-    """What is to be called once when a block's weights have come, of which other arrays were made before they had.
+    """What is to be called when a block's weights have come, of which other arrays were made before they had.
+
+    It may be called again, if it was interrupted. It holds what was there before: let go of it when it is done.
 
     Args:
         block: Of those arrays; whatever holds these objects will have the numbers.
@@ -76,7 +78,6 @@ def filled_later(block: nn.Module, make: Callable[[], nn.Module]) -> Callable[[]
         for path, array in tree_flatten(make()):
             if isinstance(array, mx.array) and held[path] is not array:
                 held[path][...] = array
-        held.clear()  # what was there before may go
 
     return fill
 

@@ -105,7 +105,7 @@ def compiles(config: TrainConfig, streams: bool = False) -> bool:
 
 AHEAD = 3
 """Compiled blocks that may be unfinished while the next one is described. On an H200 a step of one clip of 192x192x97
-took 0.23 s so, with one block 0.27 to 0.46, and held 0.1 GB more (`docs/log.md`)."""
+took 0.23 to 0.27 s so, with one block 0.27 to 0.46, and held 0.1 GB more (`docs/log.md`)."""
 
 
 def walking(compiled: bool) -> Walk:
