@@ -165,10 +165,15 @@ def attach_changes(module: Network, changes: Changes) -> Network:
         changes: From `by_module` for a model, of one block from `by_block`.
     """
     clone = share(module)
-    here = adaptable(clone)
-    for path, each in changes.items():
-        replace(clone, path, AdaptedLinear(here[path], _branches(each, here[path])))
+    set_beside(clone, changes)
     return clone
+
+
+def set_beside(module: nn.Module, changes: Changes) -> None:
+    """As `attach_changes`, in the module itself."""
+    here = adaptable(module)
+    for path, each in changes.items():
+        replace(module, path, AdaptedLinear(here[path], _branches(each, here[path])))
 
 
 class BlendedRead(Read):

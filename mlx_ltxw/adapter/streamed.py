@@ -23,10 +23,11 @@ class ChangedBlocks:
     Args:
         blocks: The base's.
         changes: By index.
+        alone: Whether nobody needs the base's own, which are `StreamedLayers`: each is changed while it is read.
     """
 
-    def __init__(self, blocks: Blocks[Block], changes: Mapping[int, Fitting]) -> None:
-        self.blocks, self.changes = blocks, changes
+    def __init__(self, blocks: Blocks[Block], changes: Mapping[int, Fitting], alone: bool = False) -> None:
+        self.blocks, self.changes, self.alone = blocks, changes, alone
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -35,8 +36,11 @@ class ChangedBlocks:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int, /) -> Block:
-        block = self.blocks[index]
         change = self.changes.get(index)
+        if change is not None and self.alone:
+            blocks: Any = self.blocks
+            return blocks.changed(index, change)
+        block = self.blocks[index]
         return block if change is None else change(block)
 
     @property

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,10 @@ from mlx_ltxw.pipeline.needs import (
     Need,
     Subject,
     arriving,
+    between_blocks,
     decoding_needs,
     denoising,
     forward,
-    laying,
     libraries,
     previews,
     streaming,
@@ -211,7 +212,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
         work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised, -(-max(_used_up(work), default=0) // work.tensor),
+        work.makes_sound, work.makes_picture, work.quantised,
+        -(-max(_by_block(work, _used_up(work)), default=0) // work.tensor), _fusing(work),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
@@ -225,8 +227,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     room = limit - program - activations - packed(DENOISING, clip, sizes)
     residency, beside = RESIDENT, fixed + sum(copies)
     if sum(blocks) + beside + arriving(clip, blocks, stored) > room:
-        beside = fixed + streaming(blocks, stored, machine, copies) + clip.fused
-        beside += laying(blocks, machine) if work.tensor == 1 else 0
+        room -= max(0, between_blocks(clip) - activations)
+        beside = fixed + streaming(blocks, stored, machine, copies)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
     needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]
@@ -285,25 +287,52 @@ def _located(work: Work) -> set[Located]:
 
 def _copies(work: Work) -> list[int]:
     """Bytes of the second weights that fused adapters need under the lock, block by block."""
-    return _fused(work, work.chosen, keeps_reading=True) if work.locked else []
+    if not work.locked:
+        return []
+    return _by_block(work, _fused(work, work.chosen, keeps_reading=True))
 
 
-def _used_up(work: Work) -> list[int]:
-    """Bytes of weights that adapters take the place of, block by block."""
+def _by_block(work: Work, weights: dict[str, tuple[int, int]]) -> list[int]:
+    """Bytes of weights with adapters in them, block by block."""
+    itemsize, packed, blocks = work.dtype.size, work.model.quantized_layers("transformer"), dict[str, int]()
+    for path, (elements, _) in weights.items():
+        nbytes, block = elements * itemsize, ".".join(path.split(".")[:2])
+        if path in packed:  # a scale and an offset for each group
+            nbytes = elements * packed[path]["bits"] // 8 + 2 * itemsize * elements // packed[path]["group_size"]
+        blocks[block] = blocks.get(block, 0) + nbytes
+    return [*blocks.values()]
+
+
+def _used_up(work: Work) -> dict[str, tuple[int, int]]:
+    """Weights that adapters take the place of, as `_fused` has them."""
     distilled = [work.distilled] if work.distilled is not None else []
     return _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
 
 
-def _fused(work: Work, adapters: Iterable[Chosen], keeps_reading: bool) -> list[int]:
-    """Bytes of weights that adapters go into, block by block; without those that read the video, if they stay."""
-    packed = {path for path, _ in work.model.quantized_layers("transformer").items()}
-    sizes: dict[str, dict[str, int]] = {}
+def _fusing(work: Work) -> int:
+    """Bytes of what is made on the way to the largest weight that adapters take the place of."""
+    packed, itemsize = work.model.quantized_layers("transformer"), work.dtype.size
+    made = (
+        elements * (_FUSING_PACKED[itemsize] if path in packed else _FUSING[itemsize][adapters > 1])
+        for path, (elements, adapters) in _used_up(work).items()
+    )
+    return max(made, default=0) // work.tensor
+
+
+_FUSING, _FUSING_PACKED = {4: (4, 8), 2: (6, 12)}, {4: 12, 2: 18}
+"""Bytes a number, by those of a weight's: with one adapter and with several; of packed weights."""
+
+
+def _fused(work: Work, adapters: Iterable[Chosen], keeps_reading: bool) -> dict[str, tuple[int, int]]:
+    """Weights that adapters go into, by path: numbers of each, and adapters; without those that read the video, if they
+    stay."""
+    packed = work.model.quantized_layers("transformer")
+    found: dict[str, tuple[int, int]] = {}
     for chosen in adapters:
         for (adapter, _), placement in zip(chosen.adapters, chosen.placements, strict=True):
             for path in placement.placed:
                 delta = adapter.deltas.get(path)
                 beside = path in packed or (keeps_reading and reads_video(path))
                 if delta is not None and (work.fuse or not beside):
-                    out, into = delta.shape
-                    sizes.setdefault(".".join(path.split(".")[:2]), {})[path] = out * into * work.dtype.size
-    return [sum(block.values()) for block in sizes.values()]
+                    found[path] = math.prod(delta.shape), found.get(path, (0, 0))[1] + 1
+    return found

@@ -104,8 +104,8 @@ class Subject:
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
-        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were; of
-            one that is streamed both are there while it is at work.
+        fused: Bytes of a block's weights that adapters go into when it has come, and that nobody needs as they were.
+        fusing: Bytes beside a streamed block while the largest of those takes adapters in.
     """
 
     model: ModelDir
@@ -121,6 +121,7 @@ class Subject:
     makes_picture: bool = True
     quantised: bool = False
     fused: int = 0
+    fusing: int = 0
 
     @property
     def config(self) -> TransformerConfig:
@@ -169,14 +170,9 @@ _BEFORE, _BEFORE_WHOLE = 0.35, 0.3
 """Of a block, what is not finished when the next one has come."""
 
 
-_LAID, _LAID_AT_ONCE = 0.43, 0.135
-"""Of a block, linears of one input, and those of the largest attention: of its 387 million numbers at full size 164 and
-50.5."""
-
-
-def laying(blocks: Sequence[int], machine: Machine) -> int:
-    """Bytes of a streamed block that are there twice while its linears are laid together; 0 where they are not."""
-    return int(_LAID * max(blocks)) if MERGED[machine.backend] else 0
+_LAID_AT_ONCE = 0.135
+"""Of a block, linears of one input of the largest attention: of its 387 million numbers at full size 50.5. A streamed
+block's are laid together before the rest of it is computed, and hold nothing more."""
 
 
 def text_needs(clip: Subject) -> list[Need]:
@@ -241,10 +237,10 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
     if clip.machine.in_pieces:
         of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
-        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip))
+        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip, forwards))
     longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
-    held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip)
+    held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip, forwards)
     if clip.audio_only:
         return int(19.5 * audio + (12.5 if waiting else 3.5) * text + 8.4 * scores + held)
     scores += ops.scores_at_once(config.video.heads, rows * longest, max(PROMPT, longest))
@@ -256,16 +252,17 @@ _GATHERED = 6.0
 then turned for the attention, in two blocks."""
 
 
-def _unpacked(clip: Subject) -> int:
+def _unpacked(clip: Subject, forwards: int) -> int:
     """Bytes of quantised weights that a card or a CPU unpacks before it multiplies by them, several at a time."""
     if clip.machine.backend == "metal" or not (clip.quantised or clip.model.quantized_layers("transformer")):
         return 0
     config = clip.config
-    return _UNPACKED * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size
+    count = _UNPACKED if clip.machine.in_pieces else _UNPACKED_IN_TURN[forwards > 1]
+    return int(count * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size)
 
 
-_UNPACKED = 8
-"""Of a feed-forward network's matrices."""
+_UNPACKED, _UNPACKED_IN_TURN = 8, (0.5, 3.5)
+"""Of a feed-forward network's matrices: on a card; on a CPU in a forward alone, and in several side by side."""
 
 
 def decoding_needs(clip: Subject, last: Geometry) -> list[Need]:
@@ -367,6 +364,11 @@ def arriving(clip: Subject, blocks: Sequence[int], stored: Sequence[int]) -> int
     return max(min(GROUP, max(stored)), clip.fused + laid) if clip.machine.in_pieces else 0
 
 
+def between_blocks(clip: Subject) -> int:
+    """Bytes beyond the weights when a streamed block has come and adapters go into it; no other is at work then."""
+    return clip.held + clip.fusing
+
+
 def denoising(
     clip: Subject, stage: Stage, residency: Residency, blocks: Sequence[int], stored: Sequence[int], beside: int,
     walks: int,
@@ -389,6 +391,7 @@ def denoising(
     if len(stay) == count:
         activations += arriving(clip, blocks, stored)
         return Need(name, weights, activations, sum(stored) + beside, f"{staying(count, count)} in memory")
+    activations = max(activations, between_blocks(clip))
     again = sum(stored) - sum(stored[index] for index in stay)
     choice = f"{staying(len(stay), count)} in memory, the others ({readable(again)}) are read for each step"
     return Need(name, weights, activations, sum(stored) - again + walks * again, choice)

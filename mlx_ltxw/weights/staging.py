@@ -65,7 +65,7 @@ class Staging:
             arranged: What is made of them, by name, before they are; a tree of arrays.
             wait: For them; otherwise nothing may be read into this memory before they are evaluated.
         """
-        with mx.stream(_beside()):
+        with mx.stream(beside()):
             arrays = {
                 name: self._copied(tensor, at, dtype_of(name, DTYPES[tensor.dtype]))
                 for (name, tensor), at in zip(tensors.items(), _spans(tensors.values()), strict=True)
@@ -106,8 +106,8 @@ def _padded(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _beside() -> mx.Stream:
-    """A stream of the default device beside that of the computation; one for all."""
+def beside() -> mx.Stream:
+    """A stream of the default device beside that of the computation, for what copies weights; one for all."""
     device = mx.default_device()
     if str(device) not in _streams:  # a stream that was made is never given back
         _streams[str(device)] = mx.new_stream(device)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,9 +22,11 @@ from mlx_ltxw.tree import share
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.header import Tensor
 from mlx_ltxw.weights.reading import TensorReader
-from mlx_ltxw.weights.staging import Staging, room
+from mlx_ltxw.weights.staging import Staging, beside, room
 
 Layer = TypeVar("Layer", bound=nn.Module)
+Change: TypeAlias = Callable[[Layer], Layer]
+"""Of a layer that nobody else has; it may change it in place."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class StreamedLayers(Generic[Layer]):
         layers: With every array that stays.
         streamed: For each layer, by parameter path in it, the tensors that are read anew.
         arrange: If any, is given each layer that was read, before its arrays are computed, to lay them otherwise.
+            These are computed module by module then, the largest first, so that no more than the layer is there.
 
     Args:
         layers: As above; arrays of what is streamed are never looked at.
@@ -118,7 +121,7 @@ class StreamedLayers(Generic[Layer]):
         self._thread = ThreadPoolExecutor(1, "stream")
         self._free: list[Staging] = []
         self._coming: dict[int, _Coming] = {}
-        self._latest: tuple[int, Layer] | None = None
+        self._latest: tuple[int, Change[Layer] | None, Layer] | None = None
         self._waited = 0.0
         weakref.finalize(self, _end, self._thread, self._reader)
 
@@ -149,15 +152,34 @@ class StreamedLayers(Generic[Layer]):
         Raises:
             UserError: the disk does not give it.
         """
-        if self._latest is not None and self._latest[0] == index:
-            return self._latest[1]
+        return self.changed(index, None)
+
+    def changed(self, index: int, change: Change[Layer] | None) -> Layer:
+        """A layer that is changed before anyone else has it, so that nothing is left of what a change takes the place
+        of; the same one while it is the latest.
+
+        Args:
+            index: Of the layer.
+            change: Given a layer of its own, whose arrays are not computed before the change computes them.
+
+        Raises:
+            UserError: the disk does not give it.
+        """
+        if self._latest is not None and self._latest[0] == index and self._latest[1] is change:
+            return self._latest[2]
         self._latest = None
-        layer = self._fetched(index) if self.streamed[index] else self.layers[index]
+        if self.streamed[index]:
+            layer = self._fetched(index, change)
+        else:
+            layer = self.layers[index]
+            if change is not None:
+                with mx.stream(beside()):
+                    layer = change(share(layer))
         self._read_ahead(index)
-        self._latest = index, layer
+        self._latest = index, change, layer
         return layer
 
-    def _fetched(self, index: int) -> Layer:
+    def _fetched(self, index: int, change: Change[Layer] | None) -> Layer:
         """A copy of a layer with what was read in its place."""
         coming = self._coming.pop(index, None)
         if coming is None:
@@ -172,11 +194,17 @@ class StreamedLayers(Generic[Layer]):
         copy: Any = share(self.layers[index])
 
         def arranged(arrays: dict[str, mx.array]) -> Any:
+            nonlocal copy
             copy.update(tree_unflatten(list(arrays.items())))
-            if self.arrange is None:
+            if self.arrange is None and change is None:
                 return arrays
             arrays.clear()  # one that is laid otherwise is needed no more
-            self.arrange(copy)
+            if self.arrange is not None:
+                self.arrange(copy)
+            if change is not None:
+                copy = change(copy)
+            for module in sorted(copy.children().values(), key=_nbytes, reverse=True):
+                mx.eval(module)
             return copy
 
         coming.staging.taken(self.streamed[index], lambda path, stored: self.dtype_of(index, path, stored), arranged)
@@ -203,6 +231,10 @@ class StreamedLayers(Generic[Layer]):
         tensors = self.streamed[index]
         staging = self._free.pop() if self._free else Staging(max(room(one.values()) for one in self.streamed))
         return _Coming(staging, self._thread.submit(self._reader.fill, staging.places(tensors)))
+
+
+def _nbytes(module: Any) -> int:
+    return sum(array.nbytes for _, array in tree_flatten(module.parameters()))
 
 
 class _Coming(NamedTuple):

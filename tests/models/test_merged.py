@@ -228,7 +228,7 @@ def test_a_block_that_comes_holds_what_is_planned(made_model, monkeypatch, tmp_p
         mx.eval(network.transformer_blocks[number].parameters())
     gc.collect()
     there = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
-    assert mx.get_active_memory() - before <= there + 0.05 * block
+    assert mx.get_active_memory() - before <= there + 2 * (16 << 10)  # MLX lets a result keep so much of an input's
     clip = needs.Subject(made_model, mx.float32, Machine("cuda", 1, 1), False, (), fused=fused)
     planned = needs.arriving(clip, [block, last], [1, 1])
     assert fused < mx.get_peak_memory() - mx.get_active_memory() <= planned + 0.01 * block
