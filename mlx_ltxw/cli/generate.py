@@ -217,7 +217,7 @@ def generate(
                 raise missing("output")
             requests = with_new_parts(requests, made, parts, seed)
         if crew is not None:
-            with _telling_kept(files, show):
+            with _telling_kept(files, scripted, show):
                 lead(crew, dataclasses.replace(asked, scripted=scripted), requests, model_dir, files, show)
         elif scripted:
             _make_script(requests, model_dir, files, show, asked.keep, parts, how)
@@ -260,22 +260,24 @@ def _make(request: Request, model: ModelDir, files: Output, show: Show, show_dri
         show.note(f"seed {', '.join(map(str, settings.seeds))}")
     show.started([job])
     networks = Networks(job.model, job.dtype)
-    with _telling_kept(files, show):
+    with _telling_kept(files, False, show):
         made = show.follow(make(job, files, networks))
     if show_drift:
         show.drifts(job, made, networks)
 
 
 @contextmanager
-def _telling_kept(files: Output, show: Show) -> Iterator[None]:
-    """Says after Ctrl-C what is kept of a clip."""
+def _telling_kept(files: Output, scripted: bool, show: Show) -> Iterator[None]:
+    """Says after Ctrl-C what is kept of a clip or a script."""
+    from mlx_ltxw.takes.script import parts_folder
     from mlx_ltxw.takes.unfinished import file_beside
 
     try:
         yield
     except KeyboardInterrupt:
-        if (kept := file_beside(files.path)).exists():
-            show.note(f"{kept} keeps the steps that are done, and the same command goes on from there.")
+        kept, what = (parts_folder(files), "parts") if scripted else (file_beside(files.path), "steps")
+        if kept.exists():
+            show.note(f"{kept} keeps the {what} that are done, and the same command goes on from there.")
         raise
 
 
@@ -291,7 +293,8 @@ def _make_script(
         return
     check_parts(jobs, files, again)
     show.started(jobs)
-    show.follow(make_script(jobs, files, keep=keep, again=again))
+    with _telling_kept(files, True, show):
+        show.follow(make_script(jobs, files, keep=keep, again=again))
 
 
 def _requests(script: Path | None, source: Path | None, given: dict[str, Any], model: ModelDir) -> list[Request]:

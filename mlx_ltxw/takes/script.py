@@ -87,10 +87,10 @@ def plan_parts(
         return jobs
     drawn = [
         drawn_before(dataclasses.replace(request, seeds=job.settings.seeds), (seed,))
-        for request, job, seed in zip(requests, jobs, seeds_kept(_folder(output)), strict=False)
+        for request, job, seed in zip(requests, jobs, seeds_kept(parts_folder(output)), strict=False)
     ]
     before = [fit(request, model, memory) for request in drawn if request is not None]
-    again = len(before) == len(jobs) and any(_is_begun(_folder(output), job) for job in before if drew(job))
+    again = len(before) == len(jobs) and any(_is_begun(parts_folder(output), job) for job in before if drew(job))
     return before if again else jobs
 
 
@@ -132,7 +132,7 @@ def make_script(
         UserError: a file cannot be written, or is there and may not be replaced.
     """
     check_parts(jobs, output, again)
-    folder = _folder(output)
+    folder = parts_folder(output)
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
         with locked_folder(folder, "script"):
@@ -171,13 +171,14 @@ def _written_before(jobs: Sequence[Plan], output: Output) -> set[Path]:
     """Some of the whole's files, which a run of this very script wrote before it was cut; its parts are still there."""
     main, *beside = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     with suppress(UserError):  # the main one is missing, or holds no record
-        if _folder(output).is_dir() and not all(path.exists() for path in beside):
+        if parts_folder(output).is_dir() and not all(path.exists() for path in beside):
             ours = read_metadata(main) == json.loads(json.dumps(script_record(jobs)))
             return {main, *beside} if ours else set()
     return set()
 
 
-def _folder(output: Output) -> Path:
+def parts_folder(output: Output) -> Path:
+    """Where a script's parts are until the whole is written."""
     return output.path.with_name(output.path.name + ".parts")
 
 

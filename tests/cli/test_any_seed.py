@@ -58,6 +58,22 @@ def test_a_script_of_one_seed_for_all(cli, cut, tmp_path):
     assert other != drawn
 
 
+def test_a_script_that_is_cut_says_what_it_keeps(cli, monkeypatch, tmp_path):
+    """As a clip does."""
+    from mlx_ltxw.cli.progress import Bar
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    script, path = tmp_path / "script.txt", tmp_path / "whole.wav"
+    script.write_text(LINES)
+    words = ("generate", "--script", script, "-o", path, *SOUND)
+    monkeypatch.setattr(Bar, "step", interrupt)
+    said = f"{path}.parts keeps the parts that are done, and the same command goes on from there."
+    assert said in cli(*words).err
+    assert (tmp_path / "whole.wav.parts").is_dir()
+
+
 def test_a_script_s_parts_of_seeds_of_their_own(cli, cut, tmp_path):
     script, path = tmp_path / "script.yaml", tmp_path / "whole.wav"
     script.write_text(TABLE)

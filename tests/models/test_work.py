@@ -46,6 +46,20 @@ def described(layers, tmp_path):
     return operations(tmp_path / "graph.dot", *model(*both(model, *streams(model.config))))
 
 
+def halved(layers, merged):
+    """A model of so many blocks in bf16, and what it is given."""
+    model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
+    model.set_dtype(mx.bfloat16)
+    if merged:
+        lay_together(model)
+    mx.eval(model.parameters())
+    given = both(model, *streams(model.config))
+    narrow = [
+        one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16)) for one in given
+    ]
+    return model, narrow
+
+
 def of_a_block(tmp_path):
     return described(2, tmp_path) - described(1, tmp_path)
 
@@ -120,19 +134,12 @@ def test_kernels_of_a_block_whose_linears_are_merged(as_on_a_gpu, own_kernels, m
     for module in (turns, attention):
         monkeypatch.setattr(module, "LANES", 1)  # four heads' gates fill no vector
 
-    def described(layers):
-        model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
-        model.set_dtype(mx.bfloat16)
-        lay_together(model)
-        mx.eval(model.parameters())
-        video, audio = (
-            one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
-            for one in both(model, *streams(model.config))
-        )
+    def counted(layers):
+        model, tokens = halved(layers, merged=True)
         own_kernels.clear()
-        return operations(tmp_path / "graph.dot", *model(video, audio)), Counter(own_kernels)
+        return operations(tmp_path / "graph.dot", *model(*tokens)), Counter(own_kernels)
 
-    (one, ours_of_one), (two, ours_of_two) = described(1), described(2)
+    (one, ours_of_one), (two, ours_of_two) = counted(1), counted(2)
     found, ours = kernels(two - one), ours_of_two - ours_of_one
     del found["Full"]
     assert found["AddMM"] + found["Matmul"] == 20
@@ -152,17 +159,9 @@ def test_views_of_a_block(as_on_a_gpu, own_kernels, monkeypatch, tmp_path, merge
         monkeypatch.setattr(module, "LANES", 1)  # four heads' gates fill no vector
 
     def described(layers):
-        model = Transformer(TransformerConfig.read(official.small_config(layers=layers)))
-        model.set_dtype(mx.bfloat16)
-        if merged:
-            lay_together(model)
-        mx.eval(model.parameters())
-        halved = (
-            one._replace(latent=one.latent.astype(mx.bfloat16), context=one.context.astype(mx.bfloat16))
-            for one in both(model, *streams(model.config))
-        )
+        model, tokens = halved(layers, merged)
         with no_gradients():
-            return operations(tmp_path / "graph.dot", *model(*halved))
+            return operations(tmp_path / "graph.dot", *model(*tokens))
 
     found = described(2) - described(1)
     products, norms = (20, 0) if merged else (34, 4)
