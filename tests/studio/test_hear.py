@@ -37,6 +37,11 @@ def deck(page, expression):
     return page.evaluate(f"(() => {{ const deck = {DECK}; return {expression}; }})()")
 
 
+def heard(page):
+    """How loud each take is."""
+    return deck(page, "deck.sounds.nodes.map((node) => Math.round(node.gain.gain.value))")
+
+
 def kept(server, take):
     store = Store(StudioFolder(server.folder).database)
     found = store.take(take)
@@ -50,17 +55,15 @@ def test_all_play_in_step_and_one_key_switches_at_the_same_moment(page, server, 
     page.keyboard.press("Space")
     page.wait_for_function(f"{DECK}.sounds.time() > 0.4")
     page.keyboard.press("1")
-    page.wait_for_timeout(50)
+    until(lambda: heard(page) == [1, 0, 0])
     before = deck(page, "[performance.now(), deck.sounds.time()]")
     page.keyboard.press("2")
-    page.wait_for_timeout(50)
+    until(lambda: heard(page) == [0, 1, 0])
     after = deck(page, "[performance.now(), deck.sounds.time()]")
     assert after[1] - before[1] == pytest.approx((after[0] - before[0]) / 1000, abs=0.06)  # no jump
-    assert deck(page, "deck.sounds.nodes.map((node) => Math.round(node.gain.gain.value))") == [0, 1, 0]
     page.keyboard.press("x")
-    page.wait_for_timeout(50)
-    assert deck(page, "deck.sounds.nodes.map((node) => Math.round(node.gain.gain.value))") == [1, 0, 0]
-    assert page.locator(".deck-letter[aria-pressed=true]").inner_text() == "A"
+    until(lambda: heard(page) == [1, 0, 0])
+    until(lambda: page.locator(".deck-letter[aria-pressed=true]").inner_text() == "A")
     off = deck(page, "deck.rows.map((row) => row.screen.currentTime - deck.sounds.time())")
     assert max(map(abs, off)) < 0.2
     page.keyboard.press("Space")
@@ -78,7 +81,7 @@ def test_a_selection_is_played_round_and_round(page, server):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.40 * box["width"], middle, steps=3)
     page.mouse.up()
-    assert page.get_by_role("button", name="Loop").get_attribute("aria-pressed") == "true"
+    until(lambda: page.get_by_role("button", name="Loop").get_attribute("aria-pressed") == "true")
     first, last = deck(page, "deck.selection")
     length = deck(page, "deck.length")
     assert (first / length, last / length) == pytest.approx((0.25, 0.40), abs=0.01)
@@ -118,10 +121,9 @@ def test_equally_loud_means_equal_lufs_without_clipping(page, server):
     assert max(peak + gain for (_, peak), gain in zip(takes, gains, strict=True)) <= -0.98
     page.keyboard.press("3")
     page.keyboard.press("Space")
-    page.wait_for_timeout(60)
-    factor = deck(page, "deck.sounds.nodes[2].gain.gain.value")
-    assert factor == pytest.approx(10 ** (gains[2] / 20), rel=1e-3)
-    assert re.search(r"Equally loud, by dB: A [+−]", page.locator(".deck-status").inner_text())
+    factor = pytest.approx(10 ** (gains[2] / 20), rel=1e-3)
+    until(lambda: deck(page, "deck.sounds.nodes[2].gain.gain.value") == factor)
+    page.locator(".deck-status", has_text=re.compile(r"Equally loud, by dB: A [+−]")).wait_for()
 
 
 def test_stars_and_notes_are_kept(page, server):
@@ -134,8 +136,8 @@ def test_stars_and_notes_are_kept(page, server):
     until(lambda: (kept(server, 3).stars, kept(server, 3).note) == (3, "too breathy"), 5)
     assert kept(server, 2).stars == 0
     opened(page, server, "3")
-    assert page.get_by_label("3 of 5 stars").is_checked()
-    assert page.get_by_label("Note on A").input_value() == "too breathy"
+    until(page.get_by_label("3 of 5 stars").is_checked)
+    until(lambda: page.get_by_label("Note on A").input_value() == "too breathy")
     page.locator("label[for=stars-3-3]").click()  # the same star again takes them away
     until(lambda: kept(server, 3).stars == 0, 5)
 
@@ -150,15 +152,15 @@ def test_delete_and_undo(page, server):
     page.wait_for_function("location.search === '?takes=1,3'")
     page.get_by_role("button", name="Undo").click()
     page.wait_for_function("document.querySelectorAll('.deck-take').length === 3")
-    assert kept(server, 2).deleted_at is None
-    assert page.locator(".deck-take").nth(1).get_attribute("data-take") == "2"
+    until(lambda: kept(server, 2).deleted_at is None)
+    until(lambda: page.locator(".deck-take").nth(1).get_attribute("data-take") == "2")
     page.wait_for_selector(".deck[data-ready]")
     page.locator("body").press("1")
     page.keyboard.press("Delete")
     page.get_by_text("is deleted").wait_for()
     page.keyboard.press("Control+z")
     page.get_by_text("is back").wait_for()
-    assert kept(server, 1).deleted_at is None
+    until(lambda: kept(server, 1).deleted_at is None)
     page.wait_for_selector(".deck[data-ready]")
     page.locator("body").press("Delete")
     page.get_by_text("is deleted").wait_for()
@@ -196,9 +198,9 @@ def test_the_difference_of_pictures(page, server):
 
 def test_what_people_wrote_is_shown_as_text(page, server, shot):
     opened(page, server, "4")
-    assert HOSTILE in page.locator(".deck-title").inner_text()
-    assert page.get_by_label("Note on A").input_value() == HOSTILE
-    assert page.get_by_text("asked for whispering").is_visible()
+    until(lambda: HOSTILE in page.locator(".deck-title").inner_text())
+    until(lambda: page.get_by_label("Note on A").input_value() == HOSTILE)
+    page.get_by_text("asked for whispering").wait_for()
     page.keyboard.press("Delete")
     page.get_by_text("is deleted").wait_for()
     page.get_by_role("button", name="Undo").click()
@@ -206,7 +208,7 @@ def test_what_people_wrote_is_shown_as_text(page, server, shot):
     page.wait_for_selector(".deck[data-ready]")
     page.locator("body").press("e")
     page.get_by_role("link", name="Sound (wav)").wait_for()
-    assert "onerror" in page.locator(".code").first.inner_text()
+    until(lambda: "onerror" in page.locator(".code").first.inner_text())
     assert page.evaluate("window.hit") is None
     assert page.locator("img[src=x]").count() == 0
 
@@ -228,7 +230,7 @@ def test_it_fits_a_phone_in_both_schemes(browser, server, shot):
         context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
         page = opened(context.new_page(), server)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert page.evaluate("document.body.classList.contains('body--dark')") == (scheme == "dark")
+        page.wait_for_function(f"document.body.classList.contains('body--dark') === {str(scheme == 'dark').lower()}")
         shot(page, f"hear-phone-{scheme}")
         context.close()
 
@@ -262,7 +264,7 @@ def test_a_take_beside_the_same_with_lips_that_follow(page, server):
     assert [record["lock_video"] for record in records] == [True, False]
     assert records[0]["prompt"] == records[1]["prompt"]
     assert records[0]["seeds"] == records[1]["seeds"]
-    assert page.get_by_role("button", name="Under the lock").count() == 1
+    page.get_by_role("button", name="Under the lock").wait_for()
     page.keyboard.press("d")
     page.get_by_text(re.compile("frames differ|different sizes")).wait_for()
 
@@ -270,7 +272,7 @@ def test_a_take_beside_the_same_with_lips_that_follow(page, server):
 def test_without_an_address_the_newest_are_heard_and_others_can_be_ticked(page, server):
     page.goto(f"{server.url}/hear")
     page.wait_for_selector(".deck[data-ready]", timeout=30000)
-    assert page.locator(".deck-take").count() == 1
+    until(lambda: page.locator(".deck-take").count() == 1)
     page.get_by_text("Add or change takes").click()
     page.locator(".history .q-checkbox").nth(2).click()
     page.get_by_role("button", name="Hear these").click()

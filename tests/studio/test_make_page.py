@@ -58,12 +58,16 @@ def in_store(server):
     return Store(StudioFolder(server.folder).database)
 
 
+def line(page):
+    return page.get_by_role("textbox", name="Line", exact=True).input_value()
+
+
 def titles(page):
     return page.locator(".job-title:visible").all_inner_texts()
 
 
 def test_a_clip_is_made_watched_and_played(make, shot):
-    assert make.locator(".built").inner_text() == 'a woman in dim light, (woman, whispering): "close your eyes"'
+    until(lambda: make.locator(".built").inner_text() == 'a woman in dim light, (woman, whispering): "close your eyes"')
     fill(make, "Line", "listen to the rain outside")
     make.locator(".hints li", has_text="The words need about 1.9 s").wait_for()
     planned(make, "0.4 s, 2 steps", "memory", "after the first clip")
@@ -76,7 +80,7 @@ def test_a_clip_is_made_watched_and_played(make, shot):
     video.evaluate("v => new Promise(r => { v.oncanplaythrough = r; v.preload = 'auto'; v.load(); })")
     video.evaluate("v => v.play()")
     until(lambda: video.evaluate("v => v.currentTime") > 0.05, 10)
-    assert "Nothing is being made." in make.locator("[data-section=queue]").inner_text()
+    make.locator("[data-section=queue]", has_text="Nothing is being made.").wait_for()
     planned(make, "about")
     shot(make, "make-done")
 
@@ -92,8 +96,8 @@ def test_two_wait_one_is_cancelled_and_a_reload_loses_nothing(make, server):
     make.locator(".running .preview").wait_for(timeout=60_000)
     make.reload()
     until(lambda: len(titles(make)) == 2)
-    assert make.get_by_role("textbox", name="Line", exact=True).input_value() == "do not wake the sleeping dog"
-    assert "Step " in until(make.locator(".running [role=status]").inner_text)
+    until(lambda: line(make) == "do not wake the sleeping dog")
+    until(lambda: "Step " in make.locator(".running [role=status]").inner_text())
     other = make.context.new_page()
     other.goto(f"{server.url}")
     until(lambda: len(titles(other)) == 2)  # a second browser sees the same
@@ -131,7 +135,9 @@ def test_what_is_typed_stays_text(make, server, page):
     fill(make, "Scene", NASTY)
     fill(make, "Line", "close your eyes")
     until(lambda: NASTY.split("`")[0] in make.locator(".built").inner_text())
-    make.wait_for_timeout(600)  # it is kept
+    store = in_store(server)
+    until(lambda: "<script>" in store.setting("draft"))
+    store.close()
     make.reload()
     until(lambda: NASTY.split("`")[0] in make.locator(".built").inner_text())
     assert make.evaluate("window.hit") is None
@@ -141,11 +147,11 @@ def test_a_dropped_clip_brings_its_request_along(make, server, tmp_path, shot):
     record = drawn_clip(tmp_path / "it's <b>mine.mp4")
     make.locator("input[type=file]").set_input_files(tmp_path / "it's <b>mine.mp4")
     make.get_by_text("This file carries the request").wait_for()
-    assert make.get_by_text("it's <b>mine.mp4").is_visible()
+    make.get_by_text("it's <b>mine.mp4").wait_for()
     make.get_by_role("button", name="Open its request").click()
     until(lambda: make.locator(".built").inner_text() == record["prompt"])
     until(lambda: make.get_by_label("Seed", exact=True).input_value() == "10")
-    assert make.get_by_label("Seconds", exact=True).input_value() == "1.042"
+    until(lambda: make.get_by_label("Seconds", exact=True).input_value() == "1.042")
     make.locator("input[type=file]").set_input_files({"name": "note.txt", "mimeType": "text/plain", "buffer": b"hello"})
     make.get_by_text("note.txt is no picture, sound or video.").wait_for()
     make.locator("input[type=file]").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"hello"})
@@ -190,7 +196,7 @@ def test_the_page_comes_back_by_itself_when_its_server_was_killed(make, server):
     again = start(folder, port=port)
     vars(server).update(vars(again))
     make.locator(".running .preview").wait_for(timeout=60_000)
-    assert make.get_by_role("textbox", name="Line", exact=True).input_value() == "i have a secret for you"
+    until(lambda: line(make) == "i have a secret for you")
     until(lambda: make.locator(".running [role=status]").inner_text() != "")
     store = in_store(server)
     until(lambda: any(job.title.endswith('"i have a secret for you"') for job in store.last_jobs(1)))

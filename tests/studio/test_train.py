@@ -51,7 +51,7 @@ def test_a_caption_is_mended_in_its_place_and_a_bad_name_is_refused(page, server
     (folder / f"{HOSTILE.replace('/', '')}.txt").write_text(f'{HOSTILE}, (woman): "{HOSTILE}"')
     look(page, server, folder)
     row = page.locator(".train-clip", has_text="a.wav")
-    assert "It is not known who speaks" in row.inner_text()
+    row.get_by_text("It is not known who speaks").wait_for()
     page.wait_for_selector(".clip[data-ready]")
     row.get_by_role("button", name="Play: a.wav").click()
     page.wait_for_function("document.querySelector('[data-clip=\"1\"] audio').currentTime > 0.1")
@@ -81,7 +81,7 @@ def test_a_caption_is_mended_in_its_place_and_a_bad_name_is_refused(page, server
     assert page.evaluate("window.hit") is None
     assert page.locator("main img[src=x]").count() == 0
     shot(page, "train-clips")
-    assert page.locator(".train-clip").count() == 2
+    until(lambda: page.locator(".train-clip").count() == 2)
     page.get_by_text("Only with findings").click()
     page.wait_for_function("document.querySelectorAll('.train-clip').length < 2")
     page.get_by_text("Only with findings").click()
@@ -110,22 +110,21 @@ def test_ten_steps_and_the_adapter_is_there_to_use(page, server, data, shot):
     page.reload()  # the run goes on, and the page finds it
     page.get_by_text("step 10 of 10 · finished").wait_for(timeout=120000)
     page.wait_for_selector(".deck[data-ready]", timeout=30000)
-    assert page.locator(".deck-title").all_inner_texts() == ["base model", "after 10 steps"]
-    assert page.get_by_text("at step 10").is_visible()
+    until(lambda: page.locator(".deck-title").all_inner_texts() == ["base model", "after 10 steps"])
+    page.get_by_text("at step 10").wait_for()
     run = StudioFolder(server.folder).runs / "quiet"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["step"] for line in lines if "held_out_loss" in line] == [1, 5, 10]
-    points = page.evaluate("document.querySelector('.curves').curves.data.lines[0].points")
-    assert points == [[line["step"], line["audio_loss"]] for line in lines]
+    points = [[line["step"], line["audio_loss"]] for line in lines]
+    until(lambda: page.evaluate("document.querySelector('.curves').curves.data.lines[0].points") == points)
     page.keyboard.press("Space")
     page.wait_for_function("document.querySelector('.deck').deck.sounds.time() > 0.2")
     shot(page, "train")
     page.get_by_role("button", name="Use in Make").click()
     page.wait_for_url(f"{server.url}/")
     adapter = page.get_by_label("Adapter", exact=True).first
-    adapter.wait_for()
-    assert adapter.input_value() == str(run / "adapter.safetensors")
+    until(lambda: adapter.input_value() == str(run / "adapter.safetensors"))
 
 
 @pytest.mark.slow
