@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
-from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.adapter_needs import adapters_held, by_block, copies, fusing, used_up
+from mlx_ltxw.pipeline.adapters import Chosen
 from mlx_ltxw.pipeline.between_needs import given_needs, upsampler_need
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
@@ -171,6 +170,8 @@ class Work:
         makes_sound, makes_picture: Whether they are decoded.
         quantised: Whether to count as if the blocks had 4 bits.
         reading: Bytes of the process while the largest given picture is read.
+        timed: Whether the adapters' strength changes in time.
+        voices: Of the adapted sounds: those with different adapters.
     """
 
     model: ModelDir
@@ -192,6 +193,13 @@ class Work:
     makes_picture: bool = True
     quantised: bool = False
     reading: int = 0
+    timed: bool = False
+    voices: int = 1
+
+    @property
+    def beside(self) -> bool:
+        """Whether adapters stay beside all weights; the distilled LoRA does so of packed ones alone."""
+        return self.timed or self.voices > 1
 
 
 def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
@@ -209,26 +217,23 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     limit = int(machine.budget * MARGIN)
     if program is None:
         program = program_memory(machine, work.stages[-1].geometry, work.audio_only, work.given)
-    adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
-        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised,
-        -(-max(_by_block(work, _used_up(work)), default=0) // work.tensor), _fusing(work),
+        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters_held(work), work.tokens,
+        work.given, work.makes_sound, work.makes_picture, work.quantised,
+        -(-max(by_block(work, used_up(work)), default=0) // work.tensor), fusing(work),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
-    if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
-        fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
-    copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
+    second = [-(-nbytes // work.tensor) for nbytes in copies(work)]
     looks = previews(clip, work.stages[-1].geometry) if work.previews else []
     previewing = max((need.peak for need in looks), default=0)
     between = [upsampler_need(clip, s.upsampler, s.geometry, 0).peak for s in work.stages if s.upsampler is not None]
     activations = max(previewing, *between, *(forward(clip, stage) for stage in work.stages))
     sizes = [stage.geometry for stage in work.stages]
     room = limit - program - activations - packed(DENOISING, clip, sizes)
-    residency, beside = RESIDENT, fixed + sum(copies)
+    residency, beside = RESIDENT, fixed + sum(second)
     if sum(blocks) + beside + arriving(clip, blocks, stored) > room:
         room -= max(0, between_blocks(clip) - activations)
-        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside = fixed + streaming(blocks, stored, machine, second)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
     needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]
@@ -277,62 +282,3 @@ def program_memory(machine: Machine, last: Geometry, audio_only: bool = False, g
     """Bytes of the program itself, with what its libraries and a given clip's frames will take; none where a card has
     memory of its own."""
     return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only) + given.beside(last)
-
-
-def _located(work: Work) -> set[Located]:
-    """The files of all adapters, the distilled LoRA's too."""
-    chosen = [*work.chosen, *([work.distilled] if work.distilled is not None else [])]
-    return {located for one in chosen for located in one.located}
-
-
-def _copies(work: Work) -> list[int]:
-    """Bytes of the second weights that fused adapters need under the lock, block by block."""
-    if not work.locked:
-        return []
-    return _by_block(work, _fused(work, work.chosen, keeps_reading=True))
-
-
-def _by_block(work: Work, weights: dict[str, tuple[int, int]]) -> list[int]:
-    """Bytes of weights with adapters in them, block by block."""
-    itemsize, packed, blocks = work.dtype.size, work.model.quantized_layers("transformer"), dict[str, int]()
-    for path, (elements, _) in weights.items():
-        nbytes, block = elements * itemsize, ".".join(path.split(".")[:2])
-        if path in packed:  # a scale and an offset for each group
-            nbytes = elements * packed[path]["bits"] // 8 + 2 * itemsize * elements // packed[path]["group_size"]
-        blocks[block] = blocks.get(block, 0) + nbytes
-    return [*blocks.values()]
-
-
-def _used_up(work: Work) -> dict[str, tuple[int, int]]:
-    """Weights that adapters take the place of, as `_fused` has them."""
-    distilled = [work.distilled] if work.distilled is not None else []
-    return _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
-
-
-def _fusing(work: Work) -> int:
-    """Bytes of what is made on the way to the largest weight that adapters take the place of."""
-    packed, itemsize = work.model.quantized_layers("transformer"), work.dtype.size
-    made = (
-        elements * (_FUSING_PACKED[itemsize] if path in packed else _FUSING[itemsize][adapters > 1])
-        for path, (elements, adapters) in _used_up(work).items()
-    )
-    return max(made, default=0) // work.tensor
-
-
-_FUSING, _FUSING_PACKED = {4: (4, 8), 2: (6, 12)}, {4: 12, 2: 18}
-"""Bytes a number, by those of a weight's: with one adapter and with several; of packed weights."""
-
-
-def _fused(work: Work, adapters: Iterable[Chosen], keeps_reading: bool) -> dict[str, tuple[int, int]]:
-    """Weights that adapters go into, by path: numbers of each, and adapters; without those that read the video, if they
-    stay."""
-    packed = work.model.quantized_layers("transformer")
-    found: dict[str, tuple[int, int]] = {}
-    for chosen in adapters:
-        for (adapter, _), placement in zip(chosen.adapters, chosen.placements, strict=True):
-            for path in placement.placed:
-                delta = adapter.deltas.get(path)
-                beside = path in packed or (keeps_reading and reads_video(path))
-                if delta is not None and (work.fuse or not beside):
-                    found[path] = math.prod(delta.shape), found.get(path, (0, 0))[1] + 1
-    return found

@@ -151,23 +151,25 @@ class Subject:
 
 
 def streaming(
-    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (), whole: bool = False
-) -> int:
+    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (),
+    before: float | None = None,
+) -> int:  # fmt: skip
     """Bytes of blocks on their way: the one at work, what is left of the one before, and one that is being read.
 
     Args:
         blocks: Bytes of each in memory.
         stored: Bytes of what is read of each.
-        machine: On a CPU a whole block may be unfinished while the next one is described.
+        machine: On a CPU the one before is waited for (`StreamedLayers`).
         copies: Second weights of each, of fused adapters.
-        whole: Whether the one before is there to its end.
+        before: Of a block, what is left of the one before; None for what is not finished when the next one has come.
     """
-    before = 1 if whole else _BEFORE if machine.in_pieces else _BEFORE_WHOLE
+    if before is None:
+        before = _BEFORE if machine.in_pieces else 0
     return int((1 + before) * (max(blocks) + max(copies, default=0)) + max(stored))
 
 
-_BEFORE, _BEFORE_WHOLE = 0.35, 0.3
-"""Of a block, what is not finished when the next one has come."""
+_BEFORE = 0.35
+"""Of a block, what a GPU has not finished when the next one has come."""
 
 
 _LAID_AT_ONCE = 0.135
@@ -192,7 +194,7 @@ def text_needs(clip: Subject) -> list[Need]:
     hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
     return [
         Need(
-            TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
+            TEXT, streaming(layers, read, machine, before=0) + rest, hidden,
             sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
         ),
         Need(
@@ -216,10 +218,11 @@ def _connectors(clip: Subject, text: int) -> int:
 
 def forward(clip: Subject, stage: Stage) -> int:
     """Bytes beyond the weights that one step of a stage holds."""
-    return walking(clip, stage.geometry, len(passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)))
+    every = passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)
+    return walking(clip, stage.geometry, len(every), texts=len({one.negative for one in every}))
 
 
-def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> int:
+def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1, texts: int = 1) -> int:
     """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
     it, and what a run holds all along.
 
@@ -228,6 +231,7 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
         size: Its own.
         forwards: That go side by side, one of them at work.
         rows: Clips that go together in one forward.
+        texts: That the forwards read; keys and values of each are there while all of them go through a block.
     """
     config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
     tokens = size.video_tokens + clip.given.tokens(size)
@@ -235,17 +239,22 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
     audio = rows * size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = rows * (clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize)
     if clip.machine.in_pieces:
-        of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
-        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip, forwards))
+        return int(own * video + (18 + waiting) * audio + 4 * texts * text + clip.held + _unpacked(clip, forwards))
     longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
     held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip, forwards)
+    of_text = _OF_TEXT[clip.audio_only][texts if waiting else 0] * text
     if clip.audio_only:
-        return int(19.5 * audio + (12.5 if waiting else 3.5) * text + 8.4 * scores + held)
+        return int(19.5 * audio + of_text + 8.4 * scores + held)
+    again = ops.scores_at_once(config.audio.heads, rows * clip.sounds * size.audio_tokens, PROMPT) if clip.sounds else 0
     scores += ops.scores_at_once(config.video.heads, rows * longest, max(PROMPT, longest))
-    return int((19.5 + waiting) * (video + audio) + (3.5 if waiting else 2.1) * text + 5.3 * scores + held)
+    return int((19.5 + waiting) * (video + audio) + of_text + 5.3 * scores + 2 * again + held)
 
+
+_OF_TEXT = (2.1, 3.5, 8.3), (6.0, 8.0, 16.5)
+"""Arrays of a text that a CPU holds, with a picture and without: in a forward alone, in several that read one text, and
+in several that read two. Keys and values of both are there then while all of them go through a block."""
 
 _GATHERED = 6.0
 """Arrays of the whole video that a machine holds of which each computes some of the tokens: keys and values, gathered,
@@ -261,7 +270,7 @@ def _unpacked(clip: Subject, forwards: int) -> int:
     return int(count * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size)
 
 
-_UNPACKED, _UNPACKED_IN_TURN = 8, (0.5, 3.5)
+_UNPACKED, _UNPACKED_IN_TURN = 8, (0.0, 0.5)
 """Of a feed-forward network's matrices: on a card; on a CPU in a forward alone, and in several side by side."""
 
 

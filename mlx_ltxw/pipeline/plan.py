@@ -78,6 +78,10 @@ class Plan:
             adapters=dataclasses.replace(self.adapters, adapters=[], placements=(), summaries=(), located=()),
         )
 
+    def is_the_base(self, take: PlannedTake) -> bool:
+        """Whether a take is the sound that the picture reads; where a sound is made again, that is the given one."""
+        return self.settings.revoice is None and take.is_base(self.settings.prompt)
+
     @property
     def recipe(self) -> str:
         """The pipeline and its stages, in words."""
@@ -203,7 +207,8 @@ def _work(job: Plan) -> Work:
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         walks * len(settings.seeds), given=given_of(settings, job.geometry), makes_sound=settings.makes_sound,
-        makes_picture=settings.makes_picture, reading=job.reading,
+        makes_picture=settings.makes_picture, reading=job.reading, timed=settings.register_at is not None,
+        voices=len({take.adapters for take in job.takes if not job.is_the_base(take)}),
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         blocks, beside, choice = _shared(step, blocks, residency, machine)
     elif sum(blocks) > room and not step.audio_only:
         audio, picture, read = _sides(step)
-        beside = streaming(picture, read, machine, whole=machine.in_pieces)
+        beside = streaming(picture, read, machine, before=int(machine.in_pieces))
         left = room - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
@@ -100,7 +100,7 @@ def _shared(
     held = [whole - part + -(-part // step.machines) for whole, part in zip(blocks, parts, strict=True)]
     choice = f"each of {step.machines} machines holds its part of all {len(blocks)} blocks and gets the rest "
     choice += f"({readable(crossing)}) from the others for each forward"
-    return held, streaming(parts, [0], machine, whole=True), choice
+    return held, streaming(parts, [0], machine, before=1), choice
 
 
 def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:
@@ -126,7 +126,7 @@ def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> 
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     activations = step_bytes(step, size, machine) - state_bytes(step)  # which is there before
     _, picture, read = _sides(step)
-    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=machine.in_pieces)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, before=int(machine.in_pieces))
     return int(_AHEAD * activations) + beside
 
 

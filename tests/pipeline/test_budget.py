@@ -18,7 +18,7 @@ from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.transformer import Walk
-from mlx_ltxw.pipeline import budget, needs
+from mlx_ltxw.pipeline import adapter_needs, budget, needs
 from mlx_ltxw.pipeline.budget import Work
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
@@ -111,7 +111,7 @@ def test_all_that_stays_lies_beside_a_streamed_block_from_the_second_walk_on(bui
     gc.collect()
     before = mx.get_active_memory()
     first, second = peak(), peak()
-    assert second <= said <= 1.1 * second
+    assert second == pytest.approx(said, rel=0.01)
     assert 0.9 * blocks[0] <= second - first <= blocks[0]
 
 
@@ -237,13 +237,13 @@ def test_weights_that_an_adapter_takes_the_place_of_are_counted_while_they_come(
         for path, delta in adapter.deltas.items()
         if path.startswith("transformer_blocks.0.")
     )
-    used_up = budget._by_block(one, budget._used_up(one))
+    used_up = adapter_needs.by_block(one, adapter_needs.used_up(one))
     assert max(used_up, default=0) == (0 if locked else first) != first * locked
-    assert budget._fusing(one) == (0 if locked else 4 * largest)
-    assert budget._fusing(dataclasses.replace(one, dtype=mx.bfloat16, chosen=[chosen] * 2)) == 12 * largest * (
+    assert adapter_needs.fusing(one) == (0 if locked else 4 * largest)
+    assert adapter_needs.fusing(dataclasses.replace(one, dtype=mx.bfloat16, chosen=[chosen] * 2)) == 12 * largest * (
         not locked
     )
-    assert bool(budget._copies(one)) == locked
+    assert bool(adapter_needs.copies(one)) == locked
     small = Machine("cuda", GB // 100, GB // 100)
     bare = dataclasses.replace(one, chosen=[])
     with_it, without = (budget.best_budget(each, small, program=0).needs[-3] for each in (one, bare))
@@ -284,17 +284,17 @@ def test_the_text_encoder_never_decides(big, built_in):
 
 @pytest.mark.parametrize(("backend", "itemsize"), [("cpu", 4), ("metal", 2)])
 def test_the_text_encoder_counts_layers_on_their_way_and_no_embedding(built_in, backend, itemsize):
-    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys. One is at work, the one before
-    is not finished, and one is read, in bf16."""
+    """Of the built-in model's: width 96, 192 in the middle, 4 heads of 24, 2 of keys. One is at work and
+    one is read, in bf16."""
     matrices = 3 * 96 * 192 + 2 * 96 * 96 + 2 * 48 * 96
     layer, last = matrices + 4 * 96 + 2 * 24, 96
     made = work(built_in, dtype=mx.float32 if backend == "cpu" else mx.bfloat16)
     encoder = budget_for(made, Machine(backend, 64 * GB, 64 * GB)).needs[0]
-    assert encoder.weights == 2 * itemsize * layer + 2 * layer + itemsize * last
+    assert encoder.weights == itemsize * layer + 2 * layer + itemsize * last
 
 
 def test_what_cannot_fit_is_refused(big, built_in):
-    with pytest.raises(UserError, match=r"may use 1\.90 GB, and a part of it needs 3\.35 GB: text encoder"):
+    with pytest.raises(UserError, match=r"may use 1\.90 GB, and a part of it needs 2\.90 GB: text encoder"):
         budget_for(work(built_in), Machine("metal", 2 * GB, 2 * GB), program=0)
 
 
