@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from mlx_ltxw.pipeline.budget import Work
 
 
-def adapters_held(work: Work) -> int:
-    """Bytes that adapters have to the run's end: those of their files, and what is made of factors beside weights that
-    stay, which are rounded to the activations' dtype for all calls."""
-    files = sum(located.path.stat().st_size for located in _located(work))
+def read_adapters(work: Work) -> int:
+    """Bytes that adapters have from the start, when their numbers are checked, to the run's end: each file's once."""
+    return sum(located.path.stat().st_size for located in _located(work))
+
+
+def made_factors(work: Work) -> int:
+    """Bytes of what is made of factors beside weights, for all calls: in the activations' dtype, and those of several
+    voices side by side."""
     known: set[object] = set()  # a file's factors are made once, however many voices have it
-    return files + sum(_rounded(work, one, one is work.distilled, known) for one in [*work.chosen, *_distilled(work)])
+    return sum(_rounded(work, one, one is work.distilled, known) for one in [*work.chosen, *_distilled(work)])
 
 
 def _rounded(work: Work, chosen: Chosen, distilled: bool, known: set[object]) -> int:

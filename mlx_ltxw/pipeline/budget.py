@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
-from mlx_ltxw.pipeline.adapter_needs import adapters_held, by_block, copies, fusing, used_up
+from mlx_ltxw.pipeline.adapter_needs import by_block, copies, fusing, made_factors, read_adapters, used_up
 from mlx_ltxw.pipeline.adapters import Chosen
 from mlx_ltxw.pipeline.between_needs import given_needs, upsampler_need
 from mlx_ltxw.pipeline.geometry import Geometry
@@ -49,6 +49,7 @@ from mlx_ltxw.world import World
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
 _HALVES = ("weights", "activations")
+_DECODED = (SOUND, PICTURE)
 PREVIEWS, READING = "previews", "reading pictures"
 
 
@@ -84,13 +85,24 @@ class Budget:
     def decodes_beside(self) -> bool:
         """Whether sound and picture can be decoded while the whole transformer stays in memory."""
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
-        decoding = max((need.peak for need in self.needs if need.name in (SOUND, PICTURE)), default=0)
+        decoding = max((need.peak - need.beside for need in self.needs if need.name in _DECODED), default=0)
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
 
     def beside_transformer(self) -> Budget:
         """The same, of a run whose transformer is in memory before it begins."""
         there = (
             dataclasses.replace(need, beside=need.weights) if need.name.startswith(DENOISING) else need
+            for need in self.needs
+        )
+        return dataclasses.replace(self, needs=tuple(there))
+
+    def decoding_between_clips(self) -> Budget:
+        """The same, of a run whose transformer stays in memory while a clip is decoded, for the next one."""
+        kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
+        there = (
+            dataclasses.replace(need, weights=need.weights + kept, beside=kept, choice="beside the transformer")
+            if need.name in _DECODED
+            else need
             for need in self.needs
         )
         return dataclasses.replace(self, needs=tuple(there))
@@ -172,6 +184,7 @@ class Work:
         reading: Bytes of the process while the largest given picture is read.
         timed: Whether the adapters' strength changes in time.
         voices: Of the adapted sounds: those with different adapters.
+        clips: Made one after another.
     """
 
     model: ModelDir
@@ -195,6 +208,7 @@ class Work:
     reading: int = 0
     timed: bool = False
     voices: int = 1
+    clips: int = 1
 
     @property
     def beside(self) -> bool:
@@ -218,9 +232,10 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     if program is None:
         program = program_memory(machine, work.stages[-1].geometry, work.audio_only, work.given)
     clip = Subject(
-        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters_held(work), work.tokens,
+        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, read_adapters(work), work.tokens,
         work.given, work.makes_sound, work.makes_picture, work.quantised,
         -(-max(by_block(work, used_up(work)), default=0) // work.tensor), fusing(work),
+        made_factors(work),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
     second = [-(-nbytes // work.tensor) for nbytes in copies(work)]
@@ -246,7 +261,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
         needs.append(Need(PREVIEWS, weights, previewing, 0))
     needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry)], clip, sizes)
-    return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+    made = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+    return made.decoding_between_clips() if work.clips > 1 and made.decodes_beside else made
 
 
 def _weights(work: Work) -> tuple[list[int], int, list[int]]:

@@ -99,7 +99,8 @@ class Subject:
         audio_only: Whether there is no picture.
         prompts: What is encoded.
         sounds: Adapted sounds beside the picture.
-        adapters: Bytes of their factors.
+        adapters: Bytes of them as they are read.
+        factors: Bytes of what is made of those beside weights.
         machines: That the video's tokens are spread over.
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
@@ -122,6 +123,7 @@ class Subject:
     quantised: bool = False
     fused: int = 0
     fusing: int = 0
+    factors: int = 0
 
     @property
     def config(self) -> TransformerConfig:
@@ -194,13 +196,14 @@ def text_needs(clip: Subject) -> list[Need]:
     hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
     return [
         Need(
-            TEXT, streaming(layers, read, machine, before=0) + rest, hidden,
+            TEXT, streaming(layers, read, machine, before=0) + rest, hidden + clip.adapters,
             sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
         ),
         Need(
-            PROJECTION, projection, int(whole * PROMPT * token + own * tokens * token + made * text), projection,
+            PROJECTION, projection,
+            int(whole * PROMPT * token + own * tokens * token + made * text) + clip.adapters, projection,
         ),
-        Need(CONNECTORS, connectors, _connectors(clip, text), connectors),
+        Need(CONNECTORS, connectors, _connectors(clip, text) + clip.adapters, connectors),
     ]  # fmt: skip
 
 
@@ -213,7 +216,7 @@ def _connectors(clip: Subject, text: int) -> int:
     if clip.machine.in_pieces:
         return 400_000_000
     config = clip.model.network_config("connectors")
-    return int(8.9 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 3.0 * text)
+    return int(8.3 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 9.0 * text)
 
 
 def forward(clip: Subject, stage: Stage) -> int:
@@ -240,10 +243,17 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1, tex
     text = rows * (clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize)
     if clip.machine.in_pieces:
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
-        return int(own * video + (18 + waiting) * audio + 4 * texts * text + clip.held + _unpacked(clip, forwards))
+        return int(
+            own * video
+            + (18 + waiting) * audio
+            + 4 * texts * text
+            + clip.held
+            + clip.factors
+            + _unpacked(clip, forwards)
+        )
     longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
-    held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip, forwards)
+    held = len(clip.prompts) * clip.contexts + clip.adapters + clip.factors + _unpacked(clip, forwards)
     of_text = _OF_TEXT[clip.audio_only][texts if waiting else 0] * text
     if clip.audio_only:
         return int(19.5 * audio + of_text + 8.4 * scores + held)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_ltxw.adapter.formats import Adapter
+from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
 from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work
@@ -131,12 +133,13 @@ def plan(
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
     stages = stages_of(settings, model, geometry)
     config = model.network_config("transformer")
-    chosen, distilled = choose(settings, config), choose_distilled(settings, config)
+    known: dict[Located, Adapter] = {}
+    chosen, distilled = choose(settings, config, known), choose_distilled(settings, config)
     beside = bool(model.quantized_layers("transformer")) and not settings.fuse
     takes, voices = planned_takes(settings), {settings.adapters: chosen}
     for take in takes:
         if take.adapters not in voices:
-            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
+            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config, known)
     for one in voices.values():
         check_together(one, distilled, beside)
     machine = this_machine().within(memory)
@@ -208,7 +211,7 @@ def _work(job: Plan) -> Work:
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         walks * len(settings.seeds), given=given_of(settings, job.geometry), makes_sound=settings.makes_sound,
         makes_picture=settings.makes_picture, reading=job.reading, timed=settings.register_at is not None,
-        voices=len({take.adapters for take in job.takes if not job.is_the_base(take)}),
+        voices=len({take.adapters for take in job.takes if not job.is_the_base(take)}), clips=len(settings.seeds),
     )  # fmt: skip
 
 
