@@ -36,10 +36,10 @@ from mlx_ltxw.pipeline.needs import (
     libraries,
     previews,
     streaming,
-    text_needs,
 )
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.text_needs import text_needs
 from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.model_dir import ModelDir

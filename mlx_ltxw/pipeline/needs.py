@@ -27,8 +27,7 @@ from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.weights.arriving import GROUP
-from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
-from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
+from mlx_ltxw.weights.memory import network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 
@@ -51,8 +50,6 @@ it allocates before it does is the rest. Without a limit it holds up to three ti
 
 PROMPT = 1024
 """Tokens a prompt is padded to."""
-_LETTERS, _MARKS = 5, 12
-"""Of a token, in a long text; tokens of a short one that are no words."""
 
 
 @dataclass(frozen=True)
@@ -179,46 +176,6 @@ _LAID_AT_ONCE = 0.135
 block's are laid together before the rest of it is computed, and hold nothing more."""
 
 
-def text_needs(clip: Subject) -> list[Need]:
-    """From prompts to contexts."""
-    model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
-    dtype = mx.float32 if itemsize == 4 else mx.bfloat16
-    projection, connectors = (network_bytes(model, name, dtype) for name in TEXT_PARTS)
-    layers, rest = layer_bytes(model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
-    read, _ = layer_bytes(model, TEXT_ENCODER, None, on_disk="embed_tokens", stored=True)
-    gemma = model.network_config(TEXT_ENCODER)
-    token = gemma.states * gemma.hidden_size * itemsize
-    longest = max((_tokens(prompt) for prompt in clip.prompts), default=1)
-    tokens = sum(map(_tokens, clip.prompts))
-    text = clip.contexts // clip.dtype.size * itemsize
-    whole, own, made = (5.25, 1.0, 2.6) if machine.in_pieces else (4.2, 0.7, 1.8)
-    hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
-    hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
-    return [
-        Need(
-            TEXT, streaming(layers, read, machine, before=0) + rest, hidden + clip.adapters,
-            sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
-        ),
-        Need(
-            PROJECTION, projection,
-            int(whole * PROMPT * token + own * tokens * token + made * text) + clip.adapters, projection,
-        ),
-        Need(CONNECTORS, connectors, _connectors(clip, text) + clip.adapters, connectors),
-    ]  # fmt: skip
-
-
-def _tokens(prompt: str) -> int:
-    return min(PROMPT, len(prompt) // _LETTERS + _MARKS)
-
-
-def _connectors(clip: Subject, text: int) -> int:
-    """Bytes beside the weights of one prompt's way through the connectors, `text` of them its features."""
-    if clip.machine.in_pieces:
-        return 400_000_000
-    config = clip.model.network_config("connectors")
-    return int(8.3 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 9.0 * text)
-
-
 def forward(clip: Subject, stage: Stage) -> int:
     """Bytes beyond the weights that one step of a stage holds."""
     every = passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)
@@ -333,7 +290,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     spectrum = (
-        min(tokens, PIECE) * config.channels * (24_000 + 15_000 * wider(config))
+        min(tokens, PIECE) * config.channels * 19_000 * (1 + wider(config))
     )  # the last level's, unfolded for its convolutions
     larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
     return Need(SOUND, larger[0], larger[1] + clip.held, read)

@@ -12,9 +12,10 @@ import mlx.core as mx
 from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming, text_needs
+from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
+from mlx_ltxw.pipeline.text_needs import text_needs
 from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.train.base import shared_residency
 from mlx_ltxw.train.refusal import fits, refusal

@@ -18,7 +18,7 @@ from mlx_ltxw.cli.generate import generate
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.transformer import Walk
-from mlx_ltxw.pipeline import adapter_needs, budget, needs
+from mlx_ltxw.pipeline import adapter_needs, budget, needs, text_needs
 from mlx_ltxw.pipeline.budget import Work
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
@@ -133,10 +133,11 @@ def big_layers(_, name, *__, share=None, **___):
 
 @pytest.fixture
 def big(monkeypatch):
-    for module in (budget, needs):
+    for module in (budget, text_needs):
         monkeypatch.setattr(module, "layer_bytes", big_layers)
     networks = {"text_projection": 2_300_000_000, "connectors": GB, "vocoder": 5 * 10**8}
-    monkeypatch.setattr(needs, "network_bytes", lambda model, component, dtype: networks[component])
+    for module in (needs, text_needs):
+        monkeypatch.setattr(module, "network_bytes", lambda model, component, dtype: networks[component])
 
 
 def test_a_plan_parses_each_header_once(made_model, tmp_path, monkeypatch):
