@@ -237,9 +237,12 @@ def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
         root = found.snapshot_path
         files = tuple(file.file_path.relative_to(root).as_posix() for file in found.files)
         return Repo(repo, found.commit_hash, files, offline=True)
+    busy = status_of(error) in FOR_A_WHILE
     raise UserError(
-        f"{repo} at {revision} is not in the local cache, and the Hub cannot be reached ({reason_of(error)}).",
-        "Connect once to download it, or give the path of local files.",
+        f"{repo} at {revision} is not in the local cache, and the Hub cannot {'serve' if busy else 'be reached'} "
+        f"({reason_of(error)}).",
+        f"{'Wait a while and run it again' if busy else 'Connect once to download it'}, or give the path of local "
+        "files.",
     ) from error
 
 

@@ -85,7 +85,7 @@ def test_each_door_of_python_says_so_first(monkeypatch, call, first):
         raise LookupError(os.environ.get(VARIABLE))
 
     monkeypatch.setattr(first, reached)
-    with pytest.raises(LookupError, match="^0$"):
+    with pytest.raises(LookupError, match=r"^0$"):
         call(ltx)
 
 

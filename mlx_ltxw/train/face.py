@@ -72,8 +72,8 @@ def train(
         transcribe: Lets Whisper fill in what is said (extra `asr`).
         cache: Where encoded clips are kept; in the run by default.
         force: Trains on a distilled model all the same.
-        follow: Gets each event: Started, Progress, Saved, Sampling, SuspectSample, Sampled, Finished. An exception of its own ends the run, and
-            `resume=True` goes on from the last checkpoint.
+        follow: Gets each event: Started, Progress, Saved, Sampling, SuspectSample, Sampled, Finished. An exception of
+            its own ends the run, and `resume=True` goes on from the last checkpoint.
         **options: Of the training, as `mlx-ltxw train --set` knows them: `steps=500`, `rank=16`, ...
 
     Raises:

@@ -17,6 +17,7 @@ from tests.hub_server import COMMIT, files_of, serving
 from tests.weights.split import split_model, split_upsampler
 
 GEMMA = "mlx-community/gemma-3-12b-it-4bit"
+SMALL = ("embedded_config.json", "split_model.json")
 MADE = ("--audio-only", "--frames", "9", "--steps", "1", "-q")
 
 
@@ -224,7 +225,7 @@ def test_the_text_encoder_comes_first(hub, tmp_path):
     hub.repos["owner/gemma"] = hub.repos[GEMMA]
     done = command("pull", "owner/theirs", **hub.environment)
     assert (done.returncode, "is gated" in done.stderr) == (2, True)
-    assert not hub.sent
+    assert {name for name, _ in hub.sent} == {f"owner/theirs/{name}" for name in SMALL}
     done = command("pull", "owner/ours", "--text-encoder", "owner/gemma", **hub.environment)
     assert (done.returncode, "has a text encoder of its own" in done.stderr) == (2, True)
     done = command("pull", "owner/theirs", "--text-encoder", "owner/gemma", **hub.environment)
