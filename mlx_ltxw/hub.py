@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -283,7 +284,7 @@ def check_upload(repo: str) -> None:
 
 def push(
     folder: Path, repo: str, what: str, again: str, *, private: bool | None = None,
-    last: Mapping[str, str] | None = None, **options: Any,
+    last: Mapping[str, str] | None = None, mark: str = "", **options: Any,
 ) -> str:  # fmt: skip
     """Pushes a folder to the Hub; makes the repository if it is new. What an earlier try left there is not sent again.
 
@@ -294,6 +295,8 @@ def push(
         again: What to do then.
         private: Whether a new repository is seen by its owner alone; None leaves it to the Hub.
         last: Texts, by path in the repo, that are committed when all else is there.
+        mark: The one of them without which what is there counts as unfinished: an earlier one that says otherwise is
+            taken away before anything is sent.
         options: Of `HfApi.upload_folder`.
 
     Returns:
@@ -302,13 +305,25 @@ def push(
     Raises:
         UserError: what the Hub says.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api: Any = HfApi()
     with upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
         address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
+        if last and _says_otherwise(api, repo, mark, last.get(mark)):
+            api.create_commit(repo, [CommitOperationDelete(mark)], commit_message=options["commit_message"])
         api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
         if last:
             texts = [CommitOperationAdd(path, text.encode()) for path, text in last.items()]
             api.create_commit(repo, texts, commit_message=options["commit_message"])
     return address
+
+
+def _says_otherwise(api: Any, repo: str, path: str, text: str | None) -> bool:
+    """Whether a repo has a file that is not this text, by git's own hash of it."""
+    if text is None:
+        return False
+    raw = text.encode()
+    digest = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
+    found = api.model_info(repo, revision=_DEFAULT, files_metadata=True).siblings or []
+    return any(one.rfilename == path and one.blob_id != digest for one in found)

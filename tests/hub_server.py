@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import sha1, sha256
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -131,7 +131,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "RepoNotFound")
         if unquote(revision) not in REVISIONS:
             return self.fail(404, "RevisionNotFound")
-        siblings = [{"rfilename": file} for file in self.server.repos[name]]
+        siblings = [{"rfilename": file, "blobId": blob(path)} for file, path in self.server.repos[name].items()]
         raw = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
         return self.send(200, raw, {"Content-Type": "application/json"}, True)
 
@@ -166,6 +166,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if body and self.command != "HEAD":
             self.wfile.write(raw)
+
+
+def blob(path):
+    """Git's hash of a file, as the Hub tells it of small ones."""
+    raw = path.read_bytes()
+    return sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
 
 
 @contextmanager

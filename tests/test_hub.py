@@ -109,6 +109,31 @@ def test_refusals(said, case, message, hint):
     assert hint in said[case][1]
 
 
+PUSH = """
+import sys
+from pathlib import Path
+from mlx_ltxw import hub
+for text in ("one", "one", "two"):
+    (Path(sys.argv[1]) / "a.txt").write_text(text)
+    last = {"card": text, "mark": text}
+    hub.push(Path(sys.argv[1]), "me/x", "It", "Again.", last=last, mark="mark", allow_patterns=["a.txt"],
+             commit_message="x")
+"""
+
+
+def test_an_upload_of_something_else_first_takes_the_mark_away(tmp_path):
+    """So that a push over another model that is cut leaves none; what is there already leaves it alone."""
+    (tmp_path / "files").mkdir()
+    with serving({}, tmp_path / "cache") as server:
+        environment = {**os.environ, **server.environment, "HF_TOKEN": "hf_made"}
+        done = [sys.executable, "-c", PUSH, tmp_path / "files"]
+        subprocess.run(done, cwd=ROOT, timeout=120, check=True, env=environment)
+    kinds = [[key for key in keys if key != "header"] for keys in server.commits]
+    assert [one for one in kinds if "deletedFile" in one] == [["deletedFile"]]
+    assert kinds[-3:] == [["deletedFile"], ["file"], ["file", "file"]]
+    assert server.repos["me/x"]["mark"].read_text() == "two"
+
+
 @pytest.mark.parametrize("case", ["kept", "kept2"])
 def test_a_hub_that_cannot_serve_is_done_without(said, case):
     """What is in the cache serves, as where there is no connection."""
