@@ -175,15 +175,20 @@ def _bars_on_terminals(never: bool = False) -> Iterator[None]:
             enable_progress_bars()
 
 
-def cached(name: str, patterns: Sequence[str]) -> Path | None:
-    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+def cached_repos() -> list[Any]:
+    """What the Hub's client tells of each repo of models in its cache; nothing where there is no cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = [repo for repo in scan_cache_dir().repos if repo.repo_id == name and repo.repo_type == "model"]
-    except CacheNotFound:
-        return None
+        return [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except (CacheNotFound, ValueError, OSError):  # it is a file, or may not be read
+        return []
+
+
+def cached(name: str, patterns: Sequence[str]) -> Path | None:
+    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+    repos = [repo for repo in cached_repos() if repo.repo_id == name]
     revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.last_modified)
     for revision in reversed(revisions):
         names = [file.file_name for file in revision.files]
@@ -223,13 +228,7 @@ def open_repo(name: str, revision: str = "") -> Repo:
 
 def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
     """The repo as earlier runs left it in the cache."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        cached = [r for r in scan_cache_dir().repos if r.repo_id == repo and r.repo_type == "model"]
-    except CacheNotFound:
-        cached = []
+    cached = [one for one in cached_repos() if one.repo_id == repo]
     revisions = sorted(cached[0].revisions if cached else (), key=lambda r: r.last_modified, reverse=True)
     fitting = [r for r in revisions if revision in r.refs or r.commit_hash.startswith(revision)]
     if revision == _DEFAULT:  # files fetched by commit leave no trace of the branch; take the newest commit
