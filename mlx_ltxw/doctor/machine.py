@@ -38,7 +38,7 @@ WIRED = "iogpu.wired_limit_mb"
 def system() -> Diagnosis:
     """The operating system, the processor, and the versions of everything that computes."""
     parts = {"mlx-ltxw": __version__, "MLX": _version("mlx"), "Python": platform.python_version()}
-    facts = {"system": _system_name(), "processor": platform.machine(), **parts}
+    facts: dict[str, Any] = {"system": _system_name(), "processor": platform.machine(), **parts}
     versions = ", ".join(f"{name} {number}" for name, number in parts.items())
     text = f"{facts['system']} on {facts['processor']}; {versions}"
     if sys.platform == "darwin" and platform.machine() == "x86_64":
