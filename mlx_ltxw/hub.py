@@ -16,6 +16,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.hub_errors import FOR_A_WHILE, NO_ANSWER, explained, reason_of, status_of, upload_errors, what_to_do
+from mlx_ltxw.waiting import bars, waited_for
 
 _SPEC = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w./-]+))?")
 _ADDRESS = re.compile(
@@ -86,7 +87,13 @@ class Repo:
         from huggingface_hub import hf_hub_download
 
         with explained(self.name), self._from_the_cache():
-            path = Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+            path = waited_for(
+                lambda check: Path(
+                    hf_hub_download(
+                        self.name, file, revision=self.commit, local_files_only=self.offline, tqdm_class=bars(check)
+                    )
+                )
+            )
         self._keep_revision(path.parents[file.count("/")])
         return path
 
@@ -107,7 +114,9 @@ class Repo:
         if self.offline and folder is None:
             return self.download(files[0]).parents[files[0].count("/")]
         with explained(self.name), self._from_the_cache(), _bars_on_terminals():
-            path = Path(str(self._snapshot(files, folder, force_download=again)))
+            path = waited_for(
+                lambda check: Path(str(self._snapshot(files, folder, force_download=again, tqdm_class=bars(check))))
+            )
         if folder is None:
             self._keep_revision(path)
         return path

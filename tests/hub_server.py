@@ -165,7 +165,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if body and self.command != "HEAD":
-            self.wfile.write(raw)
+            half = len(raw) // 2 if self.path.rpartition("/")[2] in self.server.held else 0
+            if half:
+                self.wfile.write(raw[:half])
+                self.server.release.wait()
+            self.wfile.write(raw[half:])
 
 
 def blob(path):
@@ -179,6 +183,7 @@ def serving(repos, cache):
     """A server of `repos`, name -> file -> path, and the client's `environment` with its cache folder."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repos, server.gated, server.sent, server.refusals = repos, set(), [], {}
+    server.held, server.release = set(), threading.Event()  # files of which half is sent until then
     server.created, server.commits, server.put, server.puts_left = {}, [], [], 1000
     server.store = Path(cache).with_name("store")
     server.environment = {

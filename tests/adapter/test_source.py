@@ -42,7 +42,7 @@ def hub(tmp_path, monkeypatch):
         asked.append((repo, revision))
         return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in names])
 
-    def download(repo, name, revision=None, local_files_only=False):
+    def download(repo, name, revision=None, local_files_only=False, tqdm_class=None):
         asked.append((repo, name, revision))
         return str(root / repo / name)
 
