@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Left(Exception):
+class NobodyWaits(Exception):
     """What ends work that nobody waits for any more, where it asks."""
 
 
@@ -20,7 +20,7 @@ def waited_for(work: Callable[[Callable[[], None]], T]) -> T:
     """Calls work in a thread of its own and waits for it.
 
     Args:
-        work: Gets a function that it calls now and then, which raises `Left` once nobody waits any more.
+        work: Gets a function that it calls now and then, which raises `NobodyWaits` once nobody waits any more.
 
     Raises:
         BaseException: what the work raises, or the interruption of the wait.
@@ -31,7 +31,7 @@ def waited_for(work: Callable[[Callable[[], None]], T]) -> T:
 
     def check() -> None:
         if left.is_set():
-            raise Left
+            raise NobodyWaits
 
     def run() -> None:
         try:
@@ -56,7 +56,7 @@ def bars(check: Callable[[], None]) -> Any:
     """A class of the Hub's progress bars whose updates ask `check`, shown or not."""
     from huggingface_hub.utils import tqdm
 
-    class CheckedBar(tqdm):  # type: ignore[misc]
+    class CheckedBar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             check()
             moved: bool | None = super().update(n)
