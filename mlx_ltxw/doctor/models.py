@@ -89,7 +89,7 @@ def examined(name: str | Path, verify: bool = False, named: bool = True) -> Diag
             model.verify()
     except UserError as error:
         waits = not named and _is_begun(_names_in(Path(name)))
-        return Diagnosis("model", "note" if waits else "fault", error.message, error.hint, facts)
+        return Diagnosis.of_error("model", error, "note" if waits else "fault", facts)
     size = sum(record.size for record in model.files.values())
     facts |= {"variant": model.variant, "tensors": count, "bytes": size, "verified": verify}
     text = f"{name}: LTX-2.3 {model.variant}, {_precision(model)}, {readable(size)}, placed {count:,} of {count:,}"

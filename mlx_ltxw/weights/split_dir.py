@@ -73,7 +73,7 @@ def choose_transformer(names: set[str], asked: str, where: str) -> str:
     if len(found) > 1:
         raise UserError(
             f"{where} has several transformers: {', '.join(found)}.",
-            f"Name one, as {{field:model={where}/{found[0]}}}.",
+            f"Name one, such as {where}/{found[-1]}; dev takes 30 steps with guidance, a distilled one 8 without.",
         )
     return found[0]
 

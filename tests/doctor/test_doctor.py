@@ -329,4 +329,5 @@ def test_a_gpu_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(self_test, "measured", fail)
     one = self_test.self_test()
     assert (one.state, "error of its own" in one.text) == ("fault", True)
+    assert "convert the model with --quantize 4" in one.advice
     assert one.as_dict() == Diagnosis(**one.as_dict()).as_dict()
