@@ -149,7 +149,8 @@ def test_same_clip_as_ours(trees):
 
 def test_a_repository_of_two_transformers(tree):
     """dev and distilled side by side: the user names one."""
-    shutil.copy(tree / "transformer-dev.safetensors", tree / "transformer-distilled-1.1.safetensors")
+    for name in ("transformer-distilled-1.1.safetensors", "transformer-distilled.safetensors"):
+        shutil.copy(tree / "transformer-dev.safetensors", tree / name)
     with pytest.raises(
         UserError, match=r"several transformers: transformer-dev\.safetensors, transformer-distilled-1"
     ) as told:
