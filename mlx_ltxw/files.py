@@ -102,6 +102,20 @@ def write_errors(path: Path | str, hint: str = "") -> Iterator[None]:
         raise UserError(f"{path} could not be written: {reason}.", hint or _HINTS[errno.ENOSPC]) from error
 
 
+def explained(error: OSError) -> UserError | None:
+    """What the system says about a file that nobody expected to fail, for the user; None for what is no disk's fault,
+    nor a lack of rights."""
+    reason, name = error.strerror or str(error), error.filename
+    if error.errno in BROKEN:
+        what = f"{name} cannot" if name else "A file can no longer"
+        return UserError(f"{what} be read or written ({reason}).", WHERE_FROM)
+    if error.errno in _HINTS:
+        return UserError(f"{name or 'A file'} could not be written: {reason}.", _HINTS[error.errno])
+    if isinstance(error, PermissionError):
+        return UserError(f"{name or 'A file'} cannot be read or written ({reason}).", "See who may use that file.")
+    return None
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Gives a name in `path`'s folder to write to; on success it becomes `path`, on any exception it is removed.
@@ -125,7 +139,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.replace(partial, path)
             _flush_folder(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that takes nothing gives nothing back either; the next one sweeps
+            partial.unlink(missing_ok=True)
         raise
     finally:
         _partial.discard(partial)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, ParamSpec, TypeVar
 
+from mlx_ltxw import files
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import BROKEN, WHERE_FROM
+from mlx_ltxw.files import WHERE_FROM
 
 _Given = ParamSpec("_Given")
 _Item = TypeVar("_Item")
@@ -74,9 +75,8 @@ def explained(error: BaseException) -> UserError | None:
     """The error for the user, with the system's own words at the end; None for one that is no GPU's nor disk's."""
     if isinstance(error, MemoryError):
         return UserError(CAUSES[0].message, CAUSES[0].hint)
-    if isinstance(error, OSError) and error.errno in BROKEN:
-        what = f"{error.filename} cannot" if error.filename else "A file can no longer"
-        return UserError(f"{what} be read or written ({error.strerror}).", WHERE_FROM)
+    if isinstance(error, OSError):
+        return files.explained(error)
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
