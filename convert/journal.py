@@ -14,10 +14,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import inside, locked_folder, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import FileRecord
-
-WORK = ".convert"
-"""Folder inside an unfinished model directory; it goes when the manifest is written."""
+from mlx_ltxw.weights.manifest import WORK, FileRecord
 
 _OF_FINDER = {".DS_Store", ".localized"}  # what macOS writes into folders that are looked at, and `._NAME` beside
 _SAMPLES, _SAMPLE = 64, 1 << 16  # places of a source file that are looked at again, and bytes at each
