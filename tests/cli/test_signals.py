@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a closed terminal at any moment of a process: no traceback, the right status, one sentence at most."""
+"""Ctrl-C, SIGTERM, a closed terminal at any moment: no traceback, the right exit status, one sentence at most."""
 
 import re
 import signal
