@@ -19,9 +19,11 @@ from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import WORK
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.split_dir import transformers
-from mlx_ltxw.weights.split_layout import is_split
+from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, is_split
+from mlx_ltxw.weights.weight_files import is_weights
 
 _PATIENCE = 5.0  # seconds for the Hub's answer
+STEMS_FILES = {f"{stem}.safetensors" for stem in STEMS if stem != TRANSFORMER}
 _MOST = 50  # folders that are looked into
 
 
@@ -88,11 +90,14 @@ def examined(name: str | Path, verify: bool = False, named: bool = True) -> Diag
         if verify:
             model.verify()
     except UserError as error:
-        waits = not named and _is_begun(_names_in(Path(name)))
-        return Diagnosis("model", "note" if waits else "fault", error.message, error.hint, facts)
+        folder = Path(name)
+        cut = _repo_of(folder) is not None and bool(STEMS_FILES - _names_in(folder))
+        waits = not named and (cut or _is_begun(_names_in(folder)))
+        return Diagnosis.of_error("model", error, "note" if waits else "fault", facts)
     size = sum(record.size for record in model.files.values())
     facts |= {"variant": model.variant, "tensors": count, "bytes": size, "verified": verify}
-    text = f"{name}: LTX-2.3 {model.variant}, {_precision(model)}, {readable(size)}, placed {count:,} of {count:,}"
+    called = _repo_of(Path(name)) or name
+    text = f"{called}: LTX-2.3 {model.variant}, {_precision(model)}, {readable(size)}, placed {count:,} of {count:,}"
     if not model.has_text_encoder:
         advice = "It needs a text encoder: `mlx-ltxw pull mlx-community/gemma-3-12b-it-4bit`."
         return Diagnosis("model", "note", text, advice, facts)
@@ -125,9 +130,20 @@ def _models_in(folder: Path) -> list[Path]:
     """A folder's own model, or its transformers where it holds several."""
     names = _names_in(folder)
     if is_split(names):
+        if not any(map(is_weights, names)):  # a repository that was only looked at
+            return []
         found = transformers(names)
         return [folder / name for name in found] if len(found) > 1 else [folder]
     return [folder] if (MANIFEST in names and "config.json" in names) or _is_begun(names) else []
+
+
+def _repo_of(path: Path) -> str | None:
+    """What `-m` takes for a model in the Hub's cache, or a transformer in it; None for others."""
+    folder, file = (path.parent, f"/{path.name}") if is_weights(path.name) else (path, "")
+    if folder.parent.name != "snapshots":
+        return None
+    repo = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return f"{repo}{file}@{folder.name}"
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -71,11 +71,17 @@ def choose_transformer(names: set[str], asked: str, where: str) -> str:
             "Use an unchanged model of the split layout, or put the pieces together into one file.",
         )
     if len(found) > 1:
+        example = f"{where}/{max(found, key=_newest)}"
         raise UserError(
             f"{where} has several transformers: {', '.join(found)}.",
-            f"Name one, as {{field:model={where}/{found[0]}}}.",
+            f"Name one, such as {example}; dev takes 30 steps with guidance, a distilled one 8 without.",
         )
     return found[0]
+
+
+def _newest(transformer: str) -> tuple[bool, list[str]]:
+    """Orders transformers' files: distilled ones last, of these by their version."""
+    return "distilled" in transformer, re.findall(r"\d+", transformer)
 
 
 Placed = dict[str, dict[str, tuple[Tensor, str]]]

@@ -110,9 +110,31 @@ def test_what_is_not_finished_is_told(alone):
     shutil.rmtree(alone / "begun")
     shutil.rmtree(alone / "cut")
     (alone / "theirs").mkdir()
-    (alone / "theirs" / "split_model.json").write_text("{}")
+    for file in ("split_model.json", "vocoder.safetensors"):
+        (alone / "theirs" / file).write_text("{}")
     (one,) = models.models()
     assert (one.state, bool(one.advice)) == ("fault", True)
+
+
+def test_models_in_the_hubs_cache(alone, monkeypatch):
+    """By the name that `-m` takes; a download that was cut is no fault, and what was only looked at is none at all."""
+    tree = split_model(made().checkpoint, alone.parent / "q8", bits=8)
+    small = [path.name for path in tree.iterdir() if path.suffix == ".json"]
+    for repo, files in (
+        ("me--ltx--8bit", [path.name for path in tree.iterdir()]),
+        ("me--cut", [*small, "vocoder.safetensors"]),
+        ("me--seen", small),
+    ):
+        folder = alone.parent / "cache" / f"models--{repo}" / "snapshots" / ("ab" * 20)
+        folder.mkdir(parents=True)
+        for name in files:
+            shutil.copy(tree / name, folder / name)
+    whole = alone.parent / "cache" / "models--me--ltx--8bit" / "snapshots" / ("ab" * 20)
+    shutil.copy(whole / "transformer-dev.safetensors", whole / "transformer-distilled.safetensors")
+    cut, *both = models.models()
+    assert (cut.state, "has no" in cut.text, bool(cut.advice)) == ("note", True, True)
+    names = [f"me/ltx--8bit/transformer-{variant}.safetensors@{'ab' * 20}: LTX" for variant in ("dev", "distilled")]
+    assert [one.text[: len(name)] for one, name in zip(both, names, strict=True)] == names
 
 
 def test_a_folder_that_is_gone(tmp_path, monkeypatch):
@@ -329,4 +351,5 @@ def test_a_gpu_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(self_test, "measured", fail)
     one = self_test.self_test()
     assert (one.state, "error of its own" in one.text) == ("fault", True)
+    assert "convert the model with --quantize 4" in one.advice
     assert one.as_dict() == Diagnosis(**one.as_dict()).as_dict()

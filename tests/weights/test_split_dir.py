@@ -149,9 +149,13 @@ def test_same_clip_as_ours(trees):
 
 def test_a_repository_of_two_transformers(tree):
     """dev and distilled side by side: the user names one."""
-    shutil.copy(tree / "transformer-dev.safetensors", tree / "transformer-distilled-1.1.safetensors")
-    with pytest.raises(UserError, match=r"several transformers: transformer-dev\.safetensors, transformer-distilled-1"):
+    for name in ("transformer-distilled-1.1.safetensors", "transformer-distilled.safetensors"):
+        shutil.copy(tree / "transformer-dev.safetensors", tree / name)
+    with pytest.raises(
+        UserError, match=r"several transformers: transformer-dev\.safetensors, transformer-distilled-1"
+    ) as told:
         open_dir(tree)
+    assert f"Name one, such as {tree}/transformer-distilled-1.1.safetensors; dev takes" in told.value.hint
     assert SplitDir.open(tree, "transformer-dev.safetensors").variant == "dev"
     assert SplitDir.open(tree, "transformer-distilled-1.1.safetensors").variant == "distilled"
     with pytest.raises(UserError, match=r"no transformer transformer-x\.safetensors"):
