@@ -17,7 +17,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.saving import save_arrays
-from mlx_ltxw.weights.stored import Read, opened
+from mlx_ltxw.weights.stored import ReadBytes, opened
 
 _MOST_TENSORS = 50_000
 """LTX-2.3 has some 2,500 linears; a change of one has nine tensors at most."""
@@ -104,7 +104,7 @@ def bad_file(path: Path, why: str) -> UserError:
     return UserError(f"'{path}' is not a sound adapter file: {why}.", "Download or export the adapter again.")
 
 
-def array(entry: Tensor, read: Read, may_be_infinite: bool = False) -> mx.array:
+def array(entry: Tensor, read: ReadBytes, may_be_infinite: bool = False) -> mx.array:
     """One tensor's values, in the file's dtype (F64 and F8_E4M3 as fp32, F8_E5M2 as fp16).
 
     Args:

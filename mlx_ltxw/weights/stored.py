@@ -15,12 +15,12 @@ import numpy as np
 
 from mlx_ltxw.files import lost, read_errors
 
-Read = Callable[[int, int], np.ndarray]
+ReadBytes = Callable[[int, int], np.ndarray]
 """From where on, and how many bytes -> (bytes,) uint8, which are the caller's own."""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Read]:
+def opened(path: Path) -> Iterator[ReadBytes]:
     """Reads one file, the same while the block lasts.
 
     Raises:
