@@ -116,3 +116,13 @@ def test_a_disk_that_is_gone_is_told(code):
     assert "disk" in told.value.hint
     assert explained(OSError(code, os.strerror(code))).message.startswith("A file can no longer be read")
     assert explained(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "read-only"), (errno.EACCES, "who may use")]
+)
+def test_a_file_that_cannot_be_written_is_told_wherever_it_is(code, hint):
+    told = explained(OSError(code, os.strerror(code), "/x/notes.json"))
+    assert told.message.startswith("/x/notes.json c")
+    assert os.strerror(code) in told.message
+    assert hint in told.hint

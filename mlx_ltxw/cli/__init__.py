@@ -33,7 +33,7 @@ COMMANDS = {
 def main() -> None:
     """Runs the command that `sys.argv` names and ends with its exit code.
 
-    Errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143.
+    Errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143, a closed terminal 129.
     """
     sys.exit(run())
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import read_errors
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.components import (
     COMPONENTS,
@@ -27,6 +26,7 @@ from mlx_ltxw.weights.names import grouped
 from mlx_ltxw.weights.split_config import AGAIN, CONFIG, NAMED, read_config
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, our_shape, place
 from mlx_ltxw.weights.split_upsamplers import SplitUpsampler, read_upsamplers
+from mlx_ltxw.weights.stored import opened
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -302,9 +302,8 @@ def _packing(layer: str, entries: dict[str, Tensor], wanted: tuple[int, ...]) ->
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    with read_errors(tensor.path), tensor.path.open("rb") as file:
-        file.seek(tensor.start)
-        return file.read(tensor.nbytes)
+    with opened(tensor.path) as read:
+        return read(tensor.start, tensor.nbytes).tobytes()
 
 
 def _sampled(path: Path) -> str:
@@ -316,8 +315,7 @@ def _sampled(path: Path) -> str:
 
 
 def _samples(header: Header) -> Iterator[bytes]:
-    with read_errors(header.path), header.path.open("rb") as file:
+    with opened(header.path) as read:
         for name, tensor in header.tensors.items():
-            file.seek(tensor.start)
             yield f"{name} {tensor.dtype} {tensor.shape}".encode()
-            yield file.read(min(_SAMPLE, tensor.nbytes))
+            yield read(tensor.start, min(_SAMPLE, tensor.nbytes)).tobytes()
