@@ -9,6 +9,7 @@ from mlx_ltxw.printing import readable
 from .quantize import Quantization
 
 _BASE = "Lightricks/LTX-2.3"
+_ADAPTER = "MLXBits/ltx2.3-whisper-softly-spoken"
 _LICENCE = "https://github.com/Lightricks/LTX-2/blob/main/LICENSE"
 _LICENCE_FIELDS = f"license: other\nlicense_name: ltx-2.x-community-license-agreement\nlicense_link: {_LICENCE}"
 _STATEMENT = f"""The weights are Lightricks' and Google's, and stay under their licences: the LTX-2.x Community License
@@ -39,6 +40,10 @@ def model_card(
     """
     licence = f"license: {own['license']}" if own else _LICENCE_FIELDS
     base = "" if own else f"base_model: {_BASE}\n"
+    if base and quantization is not None:
+        base += "base_model_relation: quantized\n"
+    bits = "" if quantization is None else f"- {quantization.bits}-bit\n"
+    adapter = "" if own else f"\\\n    --adapter {_ADAPTER} "
     kind = "A model of LTX-2.3's architecture" if own else "LTX-2.3"
     weights = "as in the checkpoint" if quantization is None else _quantized(quantization)
     return f"""---
@@ -49,7 +54,7 @@ tags:
 - ltx-2.3
 - text-to-video
 - text-to-audio
-{licence}
+{bits}{licence}
 ---
 
 # {name}
@@ -65,11 +70,23 @@ written by `mlx-ltxw convert`.
 
 ```
 pip install mlx-ltxw
-mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} -o out.mp4
+mlx-ltxw generate 'a woman in dim light, (woman, whispering): "close your eyes"' -m {name} {adapter}-o out.mp4
 ```
 
 {own["statement"] if own else _STATEMENT}
 `config.json` names the source files with their sha256; `manifest.json` lists this directory's.
+"""
+
+
+def notice(variant: str, quantization: Quantization | None) -> str:
+    """What stands in the `NOTICE` of a repository: Gemma's own sentence, and that the files were changed."""
+    how = "" if quantization is None else f", and quantised ({_kind(quantization)})"
+    return f"""Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
+
+LTX-2.x is provided under the LTX-2.x Community License Agreement found at {_LICENCE}
+
+The files here were changed: `mlx-ltxw convert` rewrote the weights of LTX-2.3 ({variant}) and of the text model of
+Gemma-3 in MLX's layout{how}.
 """
 
 
@@ -81,7 +98,9 @@ def _table(sizes: Mapping[str, tuple[int, int]]) -> str:
 
 
 def _quantized(quantization: Quantization) -> str:
-    kind = f"{quantization.mode}, {quantization.bits} bits, groups of {quantization.group_size}"
-    return (
-        f"linears of the transformer's blocks and of the text encoder quantised ({kind}); all else as in the checkpoint"
-    )
+    what = "linears of the transformer's blocks and of the text encoder"
+    return f"{what} quantised ({_kind(quantization)}); all else as in the checkpoint"
+
+
+def _kind(quantization: Quantization) -> str:
+    return f"{quantization.mode}, {quantization.bits} bits, groups of {quantization.group_size}"

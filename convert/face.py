@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 from mlx_ltxw.weights.model_dir import ModelDir
 
 from . import run
@@ -45,6 +46,7 @@ def convert(
     Raises:
         UserError: whatever is wrong with the sources or the directory.
     """
+    settle()
     alone = names_upsampler(str(source))
     if alone:
         check_upsampler_options(text_encoder, quantize, group_size, revision, variant)

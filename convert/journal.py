@@ -11,13 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, locked_folder, read_text, write_text
+from mlx_ltxw.files import inside, locked_folder, read_errors, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import FileRecord
-
-WORK = ".convert"
-"""Folder inside an unfinished model directory; it goes when the manifest is written."""
+from mlx_ltxw.weights.manifest import WORK, FileRecord
 
 _OF_FINDER = {".DS_Store", ".localized"}  # what macOS writes into folders that are looked at, and `._NAME` beside
 _SAMPLES, _SAMPLE = 64, 1 << 16  # places of a source file that are looked at again, and bytes at each
@@ -42,9 +39,10 @@ class SourceRecord:
     @classmethod
     def of(cls, path: Path, sha256: str) -> SourceRecord:
         """Of a file whose hash is known."""
-        found = path.stat()
-        stamps = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        return cls(found.st_size, stamps, _sampled(path, found.st_size), sha256)
+        with read_errors(path):
+            found = path.stat()
+            stamps = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+            return cls(found.st_size, stamps, _sampled(path, found.st_size), sha256)
 
     def holds(self, path: Path) -> bool:
         """Whether the file is still that one, as far as can be told without reading all of it."""

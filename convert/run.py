@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import replacing, write_errors, write_text
+from mlx_ltxw.files import read_bytes, read_errors, write_bytes, write_errors, write_text
 from mlx_ltxw.printing import readable, some
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, check_sizes, read_manifest, sha256, write_manifest
@@ -31,6 +31,7 @@ from .source import Source, TextSource, check_access, open_checkpoint, open_gemm
 from .verify import verify_model
 from .writer import CONTINUES, header_bytes, write_shard
 
+_LARGEST_COPY = 1 << 30  # bytes of a tokenizer's files
 _MARGIN = 64 << 20  # bytes that a disk should keep free, for indexes and the file system itself
 
 
@@ -153,8 +154,7 @@ def _write(
     records = _write_shards(plan, out, journal)
     _check_unchanged(conversion, text, journal)
     for name, path in copied.items():
-        with replacing(out / name) as part:
-            shutil.copyfile(path, part)
+        write_bytes(out / name, read_bytes(path, _LARGEST_COPY))
     for name, content in written.items():
         write_text(out / name, content)
     records.update({name: sha256(out / name) for name in [*copied, *written]})
@@ -189,17 +189,19 @@ def _hash_sources(journal: Journal, roles: dict[str, list[Path]]) -> Hashes:
             if entry and entry.holds(path):
                 known[role][path.name] = FileRecord(entry.size, entry.sha256)
     unknown = [(role, path) for role, paths in roles.items() for path in paths if path.name not in known[role]]
-    with _bar("hashing", sum(path.stat().st_size for _, path in unknown)) as bar:
+    with _bar("hashing", sum(_size(path) for _, path in unknown)) as bar:
         for role, path in unknown:
-            try:
-                before = SourceRecord.of(path, "")
-                record = sha256(path, bar.update)
-                journal.sources[f"{role}/{path.name}"] = replace(before, sha256=record.sha256)
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}).", "Run again when the file is back.") from error
+            before = SourceRecord.of(path, "")
+            record = sha256(path, bar.update)
+            journal.sources[f"{role}/{path.name}"] = replace(before, sha256=record.sha256)
             journal.save()
             known[role][path.name] = record
     return known
+
+
+def _size(path: Path) -> int:
+    with read_errors(path):
+        return path.stat().st_size
 
 
 def _check_unchanged(conversion: Conversion, text: TextSource, journal: Journal) -> None:
@@ -219,7 +221,7 @@ def _fingerprint(conversion: Conversion, hashes: Hashes, copied: dict[str, Path]
     for shard in conversion.plan.shards:
         digest.update(shard.file.encode() + header_bytes(shard))
     for name, path in copied.items():
-        digest.update(name.encode() + path.read_bytes())
+        digest.update(name.encode() + read_bytes(path, _LARGEST_COPY))
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.header import Tensor
+from mlx_ltxw.weights.stored import opened
 
 from .plan import Entry
 from .quantize import Quantization
@@ -33,7 +34,7 @@ def pieces(entry: Entry) -> Iterator[np.ndarray]:
     """The bytes of an entry's arrays, in order, as flat contiguous NumPy arrays.
 
     Raises:
-        UserError: NaN or infinite values, a bad fp8 scale, or a source file that shrank.
+        UserError: NaN or infinite values, a bad fp8 scale, or a source file that can be read no more.
     """
     if entry.quantization:
         yield from _packed(entry, entry.quantization)
@@ -59,14 +60,10 @@ def fp8_values() -> np.ndarray:
 
 
 def _read(tensor: Tensor, start: int, count: int) -> np.ndarray:
-    """Some of the tensor's elements, flat, memory-mapped from its file; the mapping goes with the array."""
-    try:
-        if tensor.path.stat().st_size < tensor.stop:
-            raise UserError(f"{tensor.path} shrank while it was read.", "Download or copy it again.")
-        dtype = np.dtype(_NUMPY[tensor.dtype])
-        return np.memmap(tensor.path, dtype, "r", tensor.start + start * dtype.itemsize, (count,))
-    except OSError as error:
-        raise UserError(f"{tensor.path} cannot be read ({error}).", "Run again when the file is back.") from error
+    """Some of the tensor's elements, flat."""
+    dtype = np.dtype(_NUMPY[tensor.dtype])
+    with opened(tensor.path) as read:
+        return read(tensor.start + start * dtype.itemsize, count * dtype.itemsize).view(dtype)
 
 
 def _check_finite(values: np.ndarray, tensor: Tensor) -> None:

@@ -12,9 +12,13 @@ from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import FileRecord, manifest_text, read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
 
+from .card import notice
 from .gemma import missing_gemma
 from .run import Conversion
 from .small_files import CARD, card
+
+NOTICE = "NOTICE"
+"""What the terms of the weights ask of who passes them on."""
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
@@ -41,11 +45,15 @@ def upload(conversion: Conversion, model: ModelDir, repo: str, private: bool | N
         conversion.plan,
     )  # fmt: skip
     files, fingerprint = read_manifest(model.path)
-    files[CARD] = FileRecord(len(text.encode()), sha256(text.encode()).hexdigest())
+    texts = {CARD: text}
+    if "mlx_ltxw" not in conversion.checkpoint.config:
+        texts[NOTICE] = notice(model.variant, conversion.quantization)
+    for name, written in texts.items():
+        files[name] = FileRecord(len(written.encode()), sha256(written.encode()).hexdigest())
     return push(
         model.path, repo, f"The model is in {model.path}, but", "Run the same command again: it goes on.",
-        private=private, last={CARD: text, MANIFEST: manifest_text(files, fingerprint)},
-        allow_patterns=sorted(set(files) - {CARD}), delete_patterns=_any_shards_of(files),
+        private=private, last={**texts, MANIFEST: manifest_text(files, fingerprint)}, mark=MANIFEST,
+        allow_patterns=sorted(set(files) - set(texts)), delete_patterns=_any_shards_of(files),
         commit_message="Weights for mlx-ltxw",
     )  # fmt: skip
 

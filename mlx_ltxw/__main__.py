@@ -1,6 +1,7 @@
 """The program: `mlx-ltxw`, and `python -m mlx_ltxw`.
 
-Importing this module answers Ctrl-C and SIGTERM, from its first lines to the process's end; nothing else imports it.
+Importing this module answers Ctrl-C, SIGTERM and a closed terminal's SIGHUP, from its first lines to the process's end;
+nothing else imports it. A SIGHUP that is to be ignored (`nohup`) is.
 Before the command begins they end the process at once, silently. While the command runs they are its own
 (`mlx_ltxw.cli`). When it has come to its end its exit code stands: the first signal is too late, and a second one ends
 the process without waiting for what still goes on in it.
@@ -23,14 +24,17 @@ def _answer(number: int, frame: object) -> None:
     _late = True
 
 
-signal.signal(signal.SIGINT, _answer)
-signal.signal(signal.SIGTERM, _answer)
+_NUMBERS = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    _NUMBERS.append(signal.SIGHUP)
+for _number in _NUMBERS:
+    signal.signal(_number, _answer)
 
 
 @atexit.register  # the first of all, so the last that is called: Python would put the system's own answers back now
 def _ignore() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _ended(code: int) -> None:

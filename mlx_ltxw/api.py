@@ -117,6 +117,7 @@ def inspect(target: str | Path) -> Described:
     Raises:
         UserError: none of these, or damaged.
     """
+    settle()  # an adapter's change may be multiplied out
     return describe(str(target))
 
 

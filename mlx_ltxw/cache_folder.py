@@ -11,7 +11,7 @@ VARIABLE = "MLX_LTXW_CACHE"
 
 
 def cache_folder(kind: str) -> Path | None:
-    """`$MLX_LTXW_CACHE`, or the user's cache folder; None where the variable is 0.
+    """`$MLX_LTXW_CACHE`, or the user's cache folder; None where the variable is 0, and for a user who has no home.
 
     Args:
         kind: `prompts`, or another one's name.
@@ -21,6 +21,9 @@ def cache_folder(kind: str) -> Path | None:
         return None
     if chosen:
         return Path(chosen).expanduser() / ("" if kind == "prompts" else kind)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlx-ltxw" / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-ltxw" / kind
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "mlx-ltxw" / kind
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-ltxw" / kind
+    except RuntimeError:  # as in a container, for a number that is no user's
+        return None

@@ -36,12 +36,13 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # some network file sys
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP}  # file systems that flush no folder
 BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE}
 """What the system says of a disk that is gone or damaged."""
-_HINTS = {
+WRITE_HINTS = {
     errno.ENOSPC: "Free some space on that disk, or choose another output folder.",
     errno.EDQUOT: "Your quota on that disk is used up; free some space, or choose another output folder.",
     errno.EFBIG: "The file is larger than this disk or account allows; choose another output folder.",
     errno.EROFS: "That disk is read-only; choose another output folder.",
 } | dict.fromkeys(BROKEN, "See that the disk is connected and sound, or choose another output folder.")
+"""What to do about a file that cannot be written, by the system's number."""
 _ANOTHER = "Choose an output file in a folder that exists and that you may write to."
 
 
@@ -94,12 +95,12 @@ def write_errors(path: Path | str, hint: str = "") -> Iterator[None]:
     except OSError as error:
         reason, code = error.strerror or str(error), error.errno or 0
         full = hint if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        raise UserError(f"{path} could not be written: {reason}.", full or _HINTS.get(code, _ANOTHER)) from error
+        raise UserError(f"{path} could not be written: {reason}.", full or WRITE_HINTS.get(code, _ANOTHER)) from error
     except RuntimeError as error:
         if not str(error).startswith("[write]"):  # MLX's, which names no reason; it is a full disk as good as always
             raise
         reason = os.strerror(errno.ENOSPC)
-        raise UserError(f"{path} could not be written: {reason}.", hint or _HINTS[errno.ENOSPC]) from error
+        raise UserError(f"{path} could not be written: {reason}.", hint or WRITE_HINTS[errno.ENOSPC]) from error
 
 
 @contextmanager
@@ -125,7 +126,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.replace(partial, path)
             _flush_folder(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that takes nothing gives nothing back either; the next one sweeps
+            partial.unlink(missing_ok=True)
         raise
     finally:
         _partial.discard(partial)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import BROKEN, WHERE_FROM
+from mlx_ltxw.files import BROKEN, WHERE_FROM, WRITE_HINTS
 
 _Given = ParamSpec("_Given")
 _Item = TypeVar("_Item")
@@ -74,9 +74,8 @@ def explained(error: BaseException) -> UserError | None:
     """The error for the user, with the system's own words at the end; None for one that is no GPU's nor disk's."""
     if isinstance(error, MemoryError):
         return UserError(CAUSES[0].message, CAUSES[0].hint)
-    if isinstance(error, OSError) and error.errno in BROKEN:
-        what = f"{error.filename} cannot" if error.filename else "A file can no longer"
-        return UserError(f"{what} be read or written ({error.strerror}).", WHERE_FROM)
+    if isinstance(error, OSError):
+        return _explained_file(error)
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
@@ -84,6 +83,19 @@ def explained(error: BaseException) -> UserError | None:
         if any(part in text.lower() for part in cause.texts):
             words = " ".join(text.split())
             return UserError(f"{cause.message[:-1]} ({words[:200].rstrip('.')}).", cause.hint)
+    return None
+
+
+def _explained_file(error: OSError) -> UserError | None:
+    """Of a disk's fault, or a lack of rights, that nobody expected where it came."""
+    reason, name = error.strerror or str(error), error.filename
+    if error.errno in BROKEN:
+        what = f"{name} cannot" if name else "A file can no longer"
+        return UserError(f"{what} be read or written ({reason}).", WHERE_FROM)
+    if error.errno in WRITE_HINTS:
+        return UserError(f"{name or 'A file'} could not be written: {reason}.", WRITE_HINTS[error.errno])
+    if isinstance(error, PermissionError):
+        return UserError(f"{name or 'A file'} cannot be read or written ({reason}).", "See who may use that file.")
     return None
 
 

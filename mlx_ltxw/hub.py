@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.hub_errors import FOR_A_WHILE, NO_ANSWER, explained, reason_of, status_of, upload_errors, what_to_do
+from mlx_ltxw.waiting import bars, waited_for
 
 _SPEC = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w./-]+))?")
 _ADDRESS = re.compile(
@@ -85,7 +87,13 @@ class Repo:
         from huggingface_hub import hf_hub_download
 
         with explained(self.name), self._from_the_cache():
-            path = Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
+            path = waited_for(
+                lambda check: Path(
+                    hf_hub_download(
+                        self.name, file, revision=self.commit, local_files_only=self.offline, tqdm_class=bars(check)
+                    )
+                )
+            )
         self._keep_revision(path.parents[file.count("/")])
         return path
 
@@ -106,7 +114,9 @@ class Repo:
         if self.offline and folder is None:
             return self.download(files[0]).parents[files[0].count("/")]
         with explained(self.name), self._from_the_cache(), _bars_on_terminals():
-            path = Path(str(self._snapshot(files, folder, force_download=again)))
+            path = waited_for(
+                lambda check: Path(str(self._snapshot(files, folder, force_download=again, tqdm_class=bars(check))))
+            )
         if folder is None:
             self._keep_revision(path)
         return path
@@ -174,15 +184,20 @@ def _bars_on_terminals(never: bool = False) -> Iterator[None]:
             enable_progress_bars()
 
 
-def cached(name: str, patterns: Sequence[str]) -> Path | None:
-    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+def cached_repos() -> list[Any]:
+    """What the Hub's client tells of each repo of models in its cache; nothing where there is no cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = [repo for repo in scan_cache_dir().repos if repo.repo_id == name and repo.repo_type == "model"]
-    except CacheNotFound:
-        return None
+        return [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except (CacheNotFound, ValueError, OSError):  # it is a file, or may not be read
+        return []
+
+
+def cached(name: str, patterns: Sequence[str]) -> Path | None:
+    """The folder of a repo in the Hub's cache that has files of each pattern, the newest such; asks no network."""
+    repos = [repo for repo in cached_repos() if repo.repo_id == name]
     revisions = sorted((one for repo in repos for one in repo.revisions), key=lambda one: one.last_modified)
     for revision in reversed(revisions):
         names = [file.file_name for file in revision.files]
@@ -222,13 +237,7 @@ def open_repo(name: str, revision: str = "") -> Repo:
 
 def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
     """The repo as earlier runs left it in the cache."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        cached = [r for r in scan_cache_dir().repos if r.repo_id == repo and r.repo_type == "model"]
-    except CacheNotFound:
-        cached = []
+    cached = [one for one in cached_repos() if one.repo_id == repo]
     revisions = sorted(cached[0].revisions if cached else (), key=lambda r: r.last_modified, reverse=True)
     fitting = [r for r in revisions if revision in r.refs or r.commit_hash.startswith(revision)]
     if revision == _DEFAULT:  # files fetched by commit leave no trace of the branch; take the newest commit
@@ -237,9 +246,12 @@ def _from_cache(repo: str, revision: str, error: Exception) -> Repo:
         root = found.snapshot_path
         files = tuple(file.file_path.relative_to(root).as_posix() for file in found.files)
         return Repo(repo, found.commit_hash, files, offline=True)
+    busy = status_of(error) in FOR_A_WHILE
     raise UserError(
-        f"{repo} at {revision} is not in the local cache, and the Hub cannot be reached ({reason_of(error)}).",
-        "Connect once to download it, or give the path of local files.",
+        f"{repo} at {revision} is not in the local cache, and the Hub cannot {'serve' if busy else 'be reached'} "
+        f"({reason_of(error)}).",
+        f"{'Wait a while and run it again' if busy else 'Connect once to download it'}, or give the path of local "
+        "files.",
     ) from error
 
 
@@ -280,7 +292,7 @@ def check_upload(repo: str) -> None:
 
 def push(
     folder: Path, repo: str, what: str, again: str, *, private: bool | None = None,
-    last: Mapping[str, str] | None = None, **options: Any,
+    last: Mapping[str, str] | None = None, mark: str = "", **options: Any,
 ) -> str:  # fmt: skip
     """Pushes a folder to the Hub; makes the repository if it is new. What an earlier try left there is not sent again.
 
@@ -291,6 +303,8 @@ def push(
         again: What to do then.
         private: Whether a new repository is seen by its owner alone; None leaves it to the Hub.
         last: Texts, by path in the repo, that are committed when all else is there.
+        mark: The one of them without which what is there counts as unfinished: an earlier one that says otherwise is
+            taken away before anything is sent.
         options: Of `HfApi.upload_folder`.
 
     Returns:
@@ -299,13 +313,25 @@ def push(
     Raises:
         UserError: what the Hub says.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api: Any = HfApi()
     with upload_errors(f"{what} could not be uploaded to {repo}", again), _bars_on_terminals():
         address = str(api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private})))
+        if last and _says_otherwise(api, repo, mark, last.get(mark)):
+            api.create_commit(repo, [CommitOperationDelete(mark)], commit_message=options["commit_message"])
         api.upload_folder(repo_id=repo, folder_path=str(folder), **options)
         if last:
             texts = [CommitOperationAdd(path, text.encode()) for path, text in last.items()]
             api.create_commit(repo, texts, commit_message=options["commit_message"])
     return address
+
+
+def _says_otherwise(api: Any, repo: str, path: str, text: str | None) -> bool:
+    """Whether a repo has a file that is not this text, by git's own hash of it."""
+    if text is None:
+        return False
+    raw = text.encode()
+    digest = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
+    found = api.model_info(repo, revision=_DEFAULT, files_metadata=True).siblings or []
+    return any(one.rfilename == path and one.blob_id != digest for one in found)

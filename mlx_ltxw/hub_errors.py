@@ -80,6 +80,7 @@ def explained(repo: str, let_through: bool = False) -> Iterator[None]:
         ) from error
 
 
+_WAIT = "Wait a while, and run the same command again: it goes on."
 _MAY_NOT = "Log in with a token that may write to it (`hf auth login`), and run the same command again: it goes on."
 
 
@@ -92,9 +93,14 @@ def upload_errors(what: str, hint: str, cut_off: str = "") -> Iterator[None]:
         yield
     except LocalTokenNotFoundError as error:
         raise UserError(f"{what}: this machine is not logged in to the Hub.", hint) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        may_not = cut_off == "" and status_of(error) in (401, 403)
-        raise UserError(f"{what}: {_first_line(error)[:300]}.", _MAY_NOT if may_not else hint) from error
+    except HFValidationError as error:
+        raise UserError(f"{what}: {_first_line(error)[:300]}.", hint) from error
+    except HfHubHTTPError as error:
+        if status_of(error) in FOR_A_WHILE:
+            hint = _WAIT
+        elif cut_off == "" and status_of(error) in (401, 403):
+            hint = _MAY_NOT
+        raise UserError(f"{what}: {_refusal(error)}.", hint) from error
     except (HTTPError, OSError) as error:
         raise UserError(f"{what}: the Hub cannot be reached ({_first_line(error)[:300]}).", cut_off or hint) from error
     except RuntimeError as error:  # of the client's threads, around what the Hub said
@@ -102,6 +108,12 @@ def upload_errors(what: str, hint: str, cut_off: str = "") -> Iterator[None]:
         raise UserError(f"{what}: {_first_line(cause)[:300]}.", hint) from error
     except NO_ANSWER as error:
         raise UserError(f"{what}: {reason_of(error)}.", cut_off or hint) from error
+
+
+def _refusal(error: Exception) -> str:
+    """What the Hub answered, with its own words where it has some."""
+    words = " ".join(str(getattr(error, "server_message", None) or "").split())
+    return f"{reason_of(error)}{': ' if words else ''}{words[:300].rstrip('.')}"
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import sha1, sha256
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -131,7 +131,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "RepoNotFound")
         if unquote(revision) not in REVISIONS:
             return self.fail(404, "RevisionNotFound")
-        siblings = [{"rfilename": file} for file in self.server.repos[name]]
+        siblings = [{"rfilename": file, "blobId": blob(path)} for file, path in self.server.repos[name].items()]
         raw = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
         return self.send(200, raw, {"Content-Type": "application/json"}, True)
 
@@ -165,7 +165,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if body and self.command != "HEAD":
-            self.wfile.write(raw)
+            half = len(raw) // 2 if self.path.rpartition("/")[2] in self.server.held else 0
+            if half:
+                self.wfile.write(raw[:half])
+                self.server.release.wait()
+            self.wfile.write(raw[half:])
+
+
+def blob(path):
+    """Git's hash of a file, as the Hub tells it of small ones."""
+    raw = path.read_bytes()
+    return sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
 
 
 @contextmanager
@@ -173,6 +183,7 @@ def serving(repos, cache):
     """A server of `repos`, name -> file -> path, and the client's `environment` with its cache folder."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repos, server.gated, server.sent, server.refusals = repos, set(), [], {}
+    server.held, server.release = set(), threading.Event()  # files of which half is sent until then
     server.created, server.commits, server.put, server.puts_left = {}, [], [], 1000
     server.store = Path(cache).with_name("store")
     server.environment = {

@@ -15,7 +15,7 @@ UNREADABLE = "*"
 
 OPEN_TO_ALL = {
     "errors", "files", "hub", "hub_errors", "links", "machine", "parsing", "printing", "world", "tree", "blas",
-    "cuda_graphs", "heap", "tf32", "gpu_errors", "cache_folder", "scratch",
+    "cuda_graphs", "heap", "tf32", "gpu_errors", "cache_folder", "scratch", "waiting",
 }  # fmt: skip
 """The ground floor. What lies there imports only what lies there."""
 

@@ -1,5 +1,6 @@
 """Whole files or none, on full disks and under interruption."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -35,6 +36,21 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     assert path.read_bytes() == b"old"
     write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_disk_that_lets_nothing_go_is_one_sentence(tmp_path, monkeypatch):
+    """It becomes read-only in the middle of a file: what was begun cannot be removed either."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "_flush", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(UserError, match=r"a\.bin could not be written: Read-only file system\. That disk is read-only"):
+        write_bytes(tmp_path / "a.bin", b"new")
+    monkeypatch.undo()
+    files.sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["missing/a.wav", "file/a.wav", "folder"])

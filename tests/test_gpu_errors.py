@@ -33,6 +33,11 @@ SEEN = {
     METAL.format("Caused GPU Address Fault Error (0000000b:kIOGPUCommandBufferCallbackErrorPageFault)"): "of its own",
     "cudaGraphLaunch failed: an illegal memory access was encountered": "error of its own",
     METAL.format("A text that nobody has seen yet"): "error of its own",
+    # macOS says it in the user's own language; its name for it stays
+    METAL.format("Auswirkung auf Interaktivität (0000000e:kIOGPU"
+                 "CommandBufferCallbackErrorImpactingInteractivity)"): "held up",
+    METAL.format("Mémoire insuffisante (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"): "not enough memory",
+    METAL.format("Interner Fehler (0000000e:Interner Fehler)"): "error of its own",
     "[read] Unable to read from file.": "can no longer be read",
 }  # fmt: skip
 
@@ -116,3 +121,13 @@ def test_a_disk_that_is_gone_is_told(code):
     assert "disk" in told.value.hint
     assert explained(OSError(code, os.strerror(code))).message.startswith("A file can no longer be read")
     assert explained(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "read-only"), (errno.EACCES, "who may use")]
+)
+def test_a_file_that_cannot_be_written_is_told_wherever_it_is(code, hint):
+    told = explained(OSError(code, os.strerror(code), "/x/notes.json"))
+    assert told.message.startswith("/x/notes.json c")
+    assert os.strerror(code) in told.message
+    assert hint in told.hint

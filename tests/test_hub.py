@@ -82,8 +82,8 @@ def said(tmp_path_factory):
         ("401", "refused owner/401 (it answered 401 Unauthorized)", "Log in with `hf auth login`"),
         ("403", "refused owner/403 (it answered 403 Forbidden)", "Log in with `hf auth login`"),
         ("404", "refused owner/404 (it answered 404 Not Found)", "Check the name"),
-        ("429", "cannot be reached (it answered 429 Too Many Requests)", "Connect once"),
-        ("503", "cannot be reached (it answered 503)", "Connect once"),
+        ("429", "the Hub cannot serve (it answered 429 Too Many Requests)", "Wait a while"),
+        ("503", "the Hub cannot serve (it answered 503)", "Wait a while"),
         ("portal", "what answers is not the Hub; a proxy or a login page", "Connect once"),
         ("empty", "what answers is not the Hub", "Connect once"),
         ("list", "what answers is not the Hub", "Connect once"),
@@ -107,6 +107,31 @@ def said(tmp_path_factory):
 def test_refusals(said, case, message, hint):
     assert message in said[case][0]
     assert hint in said[case][1]
+
+
+PUSH = """
+import sys
+from pathlib import Path
+from mlx_ltxw import hub
+for text in ("one", "one", "two"):
+    (Path(sys.argv[1]) / "a.txt").write_text(text)
+    last = {"card": text, "mark": text}
+    hub.push(Path(sys.argv[1]), "me/x", "It", "Again.", last=last, mark="mark", allow_patterns=["a.txt"],
+             commit_message="x")
+"""
+
+
+def test_an_upload_of_something_else_first_takes_the_mark_away(tmp_path):
+    """So that a push over another model that is cut leaves none; what is there already leaves it alone."""
+    (tmp_path / "files").mkdir()
+    with serving({}, tmp_path / "cache") as server:
+        environment = {**os.environ, **server.environment, "HF_TOKEN": "hf_made"}
+        done = [sys.executable, "-c", PUSH, tmp_path / "files"]
+        subprocess.run(done, cwd=ROOT, timeout=120, check=True, env=environment)
+    kinds = [[key for key in keys if key != "header"] for keys in server.commits]
+    assert [one for one in kinds if "deletedFile" in one] == [["deletedFile"]]
+    assert kinds[-3:] == [["deletedFile"], ["file"], ["file", "file"]]
+    assert server.repos["me/x"]["mark"].read_text() == "two"
 
 
 @pytest.mark.parametrize("case", ["kept", "kept2"])

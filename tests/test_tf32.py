@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import mlx_ltxw as ltx
 from mlx_ltxw import machine
 from mlx_ltxw.tf32 import LATE, VARIABLE, tf32_is_used
 from tests.convert.made import ROOT
@@ -62,6 +63,30 @@ def test_what_the_user_says_stays():
 
 def test_from_python_it_is_said_before_anything_is_computed():
     assert python(PYTHON)[0] == "0 {'0'} True"
+
+
+@pytest.mark.parametrize(
+    ("call", "first"),
+    [
+        (lambda ltx: ltx.train("clips", "run"), "mlx_ltxw.train.face.begin"),
+        (lambda ltx: ltx.convert("a.safetensors", "model"), "mlx_ltxw.convert.face.names_upsampler"),
+        (lambda ltx: ltx.export("whisper", "comfyui"), "mlx_ltxw.takes.export.locate"),
+        (lambda ltx: ltx.inspect("whisper"), "mlx_ltxw.api.describe"),
+        (lambda ltx: ltx.load(), "mlx_ltxw.api.open_model"),
+    ],
+    ids=["train", "convert", "export", "inspect", "load"],
+)
+def test_each_door_of_python_says_so_first(monkeypatch, call, first):
+    """Before the first thing that it calls: clips are encoded, adapters multiplied out, ahead of any clip."""
+    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.delenv(VARIABLE)
+
+    def reached(*arguments, **options):
+        raise LookupError(os.environ.get(VARIABLE))
+
+    monkeypatch.setattr(first, reached)
+    with pytest.raises(LookupError, match=r"^0$"):
+        call(ltx)
 
 
 class Rounding:

@@ -295,8 +295,7 @@ def set_gates(
             set_gates(alone, audio, video, first)
             return alone.transformer_blocks[0]
 
-        change_each(model, gated)
-        return
+        change_each(model, gated)  # what lies outside the blocks follows here
     _unblend(model)
     gates = {"audio": audio, "video": video}
     wrapped = adapted_linears(model)

@@ -17,6 +17,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.header import Tensor, read_header
 from mlx_ltxw.weights.saving import save_arrays
+from mlx_ltxw.weights.stored import ReadBytes, opened
 
 _MOST_TENSORS = 50_000
 """LTX-2.3 has some 2,500 linears; a change of one has nine tensors at most."""
@@ -62,13 +63,13 @@ def read_tensors(path: Path) -> TensorFile:
         raise bad_file(
             path, f"it holds {len(header.tensors):,} tensors, and no adapter has more than {_MOST_TENSORS:,}"
         )
-    data = np.memmap(path, mode="r", dtype=np.uint8) if header.length else np.zeros(0, np.uint8)
     tensors, faults = {}, []
-    for name, entry in header.tensors.items():
-        try:
-            tensors[name] = array(entry, data, may_be_infinite=name.endswith("alpha"))
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
+    with opened(path) as read:
+        for name, entry in header.tensors.items():
+            try:
+                tensors[name] = array(entry, read, may_be_infinite=name.endswith("alpha"))
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
     if faults:
         raise bad_file(path, "; ".join(some(faults)))
     return TensorFile(path, tensors, dict(header.metadata))
@@ -103,22 +104,21 @@ def bad_file(path: Path, why: str) -> UserError:
     return UserError(f"'{path}' is not a sound adapter file: {why}.", "Download or export the adapter again.")
 
 
-def array(entry: Tensor, data: np.ndarray, first: int = 0, may_be_infinite: bool = False) -> mx.array:
+def array(entry: Tensor, read: ReadBytes, may_be_infinite: bool = False) -> mx.array:
     """One tensor's values, in the file's dtype (F64 and F8_E4M3 as fp32, F8_E5M2 as fp16).
 
     Args:
         entry: The tensor's line in the header.
-        data: Bytes of the file.
-        first: Where in the file they begin.
+        read: Its file, opened.
         may_be_infinite: Accept values that are not finite.
 
     Raises:
         ValueError: a dtype that adapters never have, or values that are not finite.
+        UserError: the disk does not give it.
     """
     if entry.dtype not in _DTYPES:
         raise ValueError(f"dtype {entry.dtype} is not one adapters have (F32, F16, BF16, F8)")
-    raw = data[entry.start - first : entry.stop - first].tobytes()
-    values = np.frombuffer(raw, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
+    values = read(entry.start, entry.nbytes).view(_DTYPES[entry.dtype]).reshape(entry.shape)
     if entry.dtype == "F64":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from mlx_ltxw.adapter.container import array
 from mlx_ltxw.adapter.deltas import number
 from mlx_ltxw.adapter.keys import layout, split_key
 from mlx_ltxw.adapter.names import Spellings, kind, not_transformer
 from mlx_ltxw.weights.header import Header, Tensor
+from mlx_ltxw.weights.stored import opened
 
 _LARGEST_FILE = 1 << 30  # bytes of tensors that are read to measure an adapter
 _MOST_TENSORS = 20_000
@@ -127,9 +126,9 @@ def _alphas(groups: Mapping[str, Mapping[str, Tensor]]) -> Counter[str]:
     found: Counter[str] = Counter()
     stored = [parts["alpha"] for parts in groups.values() if "alpha" in parts and parts["alpha"].elements == 1]
     for tensor in stored[:_MOST_ALPHAS]:
-        data = np.memmap(tensor.path, np.uint8, "r", tensor.start, (tensor.nbytes,))
         try:
-            found[f"{number(array(tensor, data, tensor.start)):g}"] += 1
+            with opened(tensor.path) as read:
+                found[f"{number(array(tensor, read)):g}"] += 1
         except ValueError:
             found["damaged"] += 1
     return found

@@ -13,11 +13,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ltxw.adapter.apply import Changes, Network
+from mlx_ltxw.adapter.apply import Changes, Network, SettledLinear, adaptable
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.names import tokens_of
 from mlx_ltxw.adapter.streamed import changed_by_path
-from mlx_ltxw.tree import Linear, linears, replace, share
+from mlx_ltxw.tree import Linear, replace, share
 
 RowFactors = tuple[mx.array, mx.array, mx.array]
 """Of one linear, as `RowsLinear` takes them."""
@@ -27,13 +27,13 @@ class RowsLinear(nn.Module):
     """A linear whose every row has low-rank changes of its own: `base(x) + (scale * (x A^T)) B^T`.
 
     Args:
-        base: Plain or quantised; shared, never changed.
+        base: Plain or quantised, maybe with adapters of its own; shared, never changed.
         a: (R, in), the factors of all changes below each other.
         b: (out, R).
         scales: (rows, R) fp32, 0 where a change is not the row's.
     """
 
-    def __init__(self, base: Linear, a: mx.array, b: mx.array, scales: mx.array) -> None:
+    def __init__(self, base: Linear | SettledLinear, a: mx.array, b: mx.array, scales: mx.array) -> None:
         super().__init__()
         self.base = base
         self.lora_A = a
@@ -91,7 +91,7 @@ def attach_rows(
 def _with_rows(module: Network, factors: Mapping[str, RowFactors]) -> Network:
     """A clone of a model, or of a block, with the factors of some linears, by their paths in it."""
     clone = share(module)
-    here = linears(clone)
+    here = adaptable(clone)
     for path, own in factors.items():
         replace(clone, path, RowsLinear(here[path], *own))
     return clone

@@ -5,9 +5,12 @@ This module loads the standard library alone, so that Ctrl-C finds the handlers 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mlx_ltxw.cli.signals import caught, guarded, on_signals
@@ -30,7 +33,7 @@ COMMANDS = {
 def main() -> None:
     """Runs the command that `sys.argv` names and ends with its exit code.
 
-    Errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143.
+    Errors a user can mend are one message and exit 2; Ctrl-C exits 130, SIGTERM 143, a closed terminal 129.
     """
     sys.exit(run())
 
@@ -63,6 +66,8 @@ def run(ended: Callable[[int], None] | None = None) -> int:
             code = _stopped(received)  # a library turned the interruption into an error of its own
         if ended is not None:
             ended(code)
+            if received:
+                _leave(code)
     return code
 
 
@@ -80,6 +85,16 @@ def __getattr__(name: str) -> Any:
 
         return group
     raise AttributeError(name)
+
+
+def _leave(code: int) -> None:
+    """Ends the process now where threads of libraries would hold it up, such as a download's."""
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _stopped(received: list[int]) -> int:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MARKS = {"good": ("✓", "green"), "note": ("•", "yellow"), "fault": ("✗", "red")}
 PLAIN = {"good": "ok", "note": "-", "fault": "!!"}
 """Where the terminal has no such signs."""
+SCHEMA = 1
+"""Of `--json`; a name that goes or changes its meaning raises it, a new one does not."""
 _LABEL = 11
 
 
@@ -60,7 +62,9 @@ def doctor(model: str | None, verify: bool, as_json: bool, hostfile: Path | None
     faults = [one for one in found if one.state == "fault"]
     if as_json:
         checks = [one.as_dict() for one in found]
-        click.echo(json.dumps({"ok": not faults, "checks": checks, "fits": {"budget": budget, "rows": rows}}))
+        click.echo(
+            json.dumps({"schema": SCHEMA, "ok": not faults, "checks": checks, "fits": {"budget": budget, "rows": rows}})
+        )
     else:
         _show_table(rows, budget)
         count = f"{len(faults)} thing{'s' * (len(faults) > 1)} to mend" if faults else "Nothing to mend"

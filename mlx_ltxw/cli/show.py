@@ -23,6 +23,7 @@ from mlx_ltxw.prompts.registers import check_prompt as check_prompt
 from mlx_ltxw.takes.events import Decoding, Note, PartBegun, Previewed, Ranked, Suspect, TakeEvent, Written
 from mlx_ltxw.takes.given import material_of
 from mlx_ltxw.takes.ranking import RankedTake
+from mlx_ltxw.weights.dtype import name_of
 
 
 class Show:
@@ -70,12 +71,17 @@ class Show:
                 self.note(f"Note: {note}")
 
     def planned(self, jobs: Iterable[Plan]) -> None:
-        """What each run would need; on stdout, for that is what was asked for."""
+        """What each run would need, and in which numbers the transformer would run; on stdout, for that is what was
+        asked for. What is to be known of it is noted."""
         for job in jobs:
+            notes, dtype = [spelled(text, self._spelling) for text in job.warnings], name_of(job.dtype)
             if self.as_json:
-                line(event="planned", settings=job.settings.to_dict(), budget=job.budget.as_dict())
+                budget = job.budget.as_dict()
+                line(event="planned", settings=job.settings.to_dict(), dtype=dtype, notes=notes, budget=budget)
             else:
-                click.echo(f"{job.recipe}\n{job.budget.table()}")
+                click.echo(f"{job.recipe}, the transformer in {dtype}\n{job.budget.table()}")
+            for note in notes:
+                self.note(f"Note: {note}")
 
     def told(self, lines: Iterable[str]) -> None:
         """Lines that were asked for; on stdout."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and the system's request to end. Loads the standard library alone.
+"""Ctrl-C, a terminal that is closed, and the system's request to end. Loads the standard library alone.
 
 A signal becomes `KeyboardInterrupt` only where somebody catches it. Raised while a module is imported, it may come out
 as another error of that module, or be swallowed by it; raised in a destructor or a callback it is lost, as it is where
@@ -19,7 +19,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The last, of a terminal that is closed, is heard unless the process was told not to (`nohup`)."""
+
 _AGAIN = 0.02  # seconds until a signal that waits is looked at again
 _LOST = 0.005  # seconds until an interruption that nobody handles by then is raised again
 _LONGEST_IMPORT = 10.0  # seconds that a signal waits for imports
@@ -58,7 +60,7 @@ def guarded() -> Iterator[None]:
 
 @contextmanager
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Calls `handle` with the number of each SIGINT and SIGTERM that comes; what was done before is done afterwards.
+    """Calls `handle` with the number of each of `SIGNALS` that comes; what was done before is done afterwards.
 
     A signal that comes while a module is imported is handed over after that. Only a process's main thread may say so:
     in another thread nothing changes.
@@ -68,7 +70,7 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
         return
     handler = _Handler(handle)
     try:
-        for number in SIGNALS:
+        for number in handler.before:
             signal.signal(number, handler)
         _handlers.append(handler)
         yield
@@ -91,7 +93,12 @@ class _Handler:
     """
 
     def __init__(self, handle: Callable[[int], None]) -> None:
-        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = {
+            number: earlier
+            for number, earlier in before.items()
+            if number != signal.SIGHUP or earlier is not signal.SIG_IGN
+        }
         self.ended = False
         self._handle = handle
         self._last: int = signal.SIGINT
@@ -114,9 +121,10 @@ class _Handler:
             if callable(earlier):
                 earlier(self._last, frame)
             return
-        if self._replaced():
+        number = self._replaced()
+        if number is not None:
             self._since = None
-            signal.raise_signal(self._last)
+            signal.raise_signal(number)
             return
         now = time.monotonic()
         self._since = now if self._since is None else self._since
@@ -133,9 +141,11 @@ class _Handler:
             self._raised = False
             _waiting.clear()
 
-    def _replaced(self) -> bool:
-        """Whether somebody else began to handle the last signal while it waited: a server, say."""
-        return signal.getsignal(self._last) is not self
+    def _replaced(self) -> int | None:
+        """The signal to raise where somebody else handles the last one by now: a server, say, which ends for a closed
+        terminal as it does for the system's request."""
+        asked = signal.SIGTERM if self._last == signal.SIGHUP else self._last
+        return asked if signal.getsignal(asked) is not self else None
 
 
 _handlers: list[_Handler] = []

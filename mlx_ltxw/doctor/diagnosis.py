@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from mlx_ltxw.errors import UserError
 
 Health = Literal["good", "note", "fault"]
 
@@ -26,6 +28,18 @@ class Diagnosis:
     advice: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_error(
+        cls, area: str, error: UserError, state: Health = "fault", facts: dict[str, Any] | None = None
+    ) -> Self:
+        """What ended the look at something, with fields as the commands' flags."""
+        told = error.spelled(_as_flag)
+        return cls(area, state, told.message, told.hint, facts or {})
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return asdict(self)
+
+
+def _as_flag(name: str, value: str | None) -> str:
+    return f"--{name.replace('_', '-')}" + (f" {value}" if value not in (None, "True") else "")

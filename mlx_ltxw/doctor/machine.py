@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,12 @@ from mlx_ltxw.machine import Machine, avoid_tf32, device_name, emulates_bfloat16
 from mlx_ltxw.printing import readable
 from mlx_ltxw.tf32 import VARIABLE, tf32_is_used
 
+_OTHER_CACHE = "HF_HOME names another folder for it; `pull -o` writes elsewhere."
 _LITTLE_DISK = 60_000_000_000  # bytes; a model of 8 bits takes 42 GB, one of 4 bits 28
+OLDEST = (14,)
+"""Of macOS, for MLX."""
+ACCELERATED = (26, 2)
+"""From which on MLX's Metal backend uses the M5's matrix units (`mlx/backend/metal/device.cpp`)."""
 WIRED = "iogpu.wired_limit_mb"
 """The system's own limit of what the GPU may hold, on a Mac; 0 is its default."""
 
@@ -32,7 +38,7 @@ WIRED = "iogpu.wired_limit_mb"
 def system() -> Diagnosis:
     """The operating system, the processor, and the versions of everything that computes."""
     parts = {"mlx-ltxw": __version__, "MLX": _version("mlx"), "Python": platform.python_version()}
-    facts = {"system": _system_name(), "processor": platform.machine(), **parts}
+    facts: dict[str, Any] = {"system": _system_name(), "processor": platform.machine(), **parts}
     versions = ", ".join(f"{name} {number}" for name, number in parts.items())
     text = f"{facts['system']} on {facts['processor']}; {versions}"
     if sys.platform == "darwin" and platform.machine() == "x86_64":
@@ -40,6 +46,10 @@ def system() -> Diagnosis:
             "system", "fault", f"{text}: Python runs as an Intel program, without the GPU.",
             "Install a Python for Apple silicon (python.org, or `uv python install`), and mlx-ltxw into it.", facts,
         )  # fmt: skip
+    found = macos()
+    facts["macOS"] = None if found is None else ".".join(map(str, found))
+    if found is not None and found < OLDEST:
+        return Diagnosis("system", "fault", f"{text}: MLX needs macOS {OLDEST[0]} or later.", "Update macOS.", facts)
     return Diagnosis("system", "good", text, facts=facts)
 
 
@@ -60,6 +70,13 @@ def device(machine: Machine) -> Diagnosis:
         return Diagnosis(
             "device", "note", f"{text}; it computes bfloat16 in float32's units.",
             "So the transformer runs in float16 there, unless `--dtype bfloat16` says otherwise.", facts,
+        )  # fmt: skip
+    found, chip = macos(), re.search(r"Apple M(\d+)\b", name)
+    if machine.backend == "metal" and found and chip and int(chip[1]) >= 5 and found < ACCELERATED:
+        version = ".".join(map(str, ACCELERATED))
+        return Diagnosis(
+            "device", "note", f"{text}, without its neural accelerators.",
+            f"Update macOS: MLX uses them from {version} on.", facts,
         )  # fmt: skip
     return Diagnosis("device", "good", text, facts=facts)
 
@@ -88,13 +105,23 @@ def disk() -> Iterator[Diagnosis]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     seen: set[int] = set()
-    for name, folder in (("here", Path.cwd()), ("the Hub's cache", Path(HF_HUB_CACHE))):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+    here = current_folder()
+    if here is None:
+        yield Diagnosis("disk", "fault", "The current folder is gone.", "Change into one that is there (`cd`).")
+    places = (("here", here, "Give -o a path elsewhere."), ("the Hub's cache", Path(HF_HUB_CACHE), _OTHER_CACHE))
+    for name, folder, elsewhere in places:
+        if folder is None:
+            continue
+        there = _existing(folder)
+        if why := _unwritable(there):
+            facts = {"folder": str(folder), "writable": False}
+            yield Diagnosis("disk", "note", f"Nothing can be written {name}: {why}.", elsewhere, facts)
+            continue
         if (number := there.stat().st_dev) in seen:
             continue
         seen.add(number)
         free = shutil.disk_usage(there).free
-        facts = {"folder": str(folder), "free": free}
+        facts = {"folder": str(folder), "writable": True, "free": free}
         if free < _LITTLE_DISK:
             advice = "A model takes 28 GB (4 bits) to 70 GB (bf16); HF_HOME moves the cache, -o a model."
             yield Diagnosis("disk", "note", f"{readable(free)} free for {name} ({folder})", advice, facts)
@@ -106,19 +133,45 @@ def kept() -> Diagnosis:
     """Whether the folder in which prompts' contexts are kept takes any: a run that keeps none says nothing of it."""
     folder = cache_folder("prompts")
     facts = {"folder": None if folder is None else str(folder)}
+    if folder is None and os.environ.get(CACHE) != "0":
+        text = "What they are encoded to is not kept, and each run encodes them again: this user has no home."
+        return Diagnosis("prompts", "note", text, f"{CACHE} names a folder; {CACHE}=0 keeps nothing.", facts)
     if folder is None:
         return Diagnosis("prompts", "good", f"encoded anew by each run, as {CACHE}=0 asks for", facts=facts)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    why = _unwritable(_existing(folder))
+    if not why:
         return Diagnosis("prompts", "good", f"what they are encoded to is kept in {folder}", facts=facts)
-    why = f"{there} may not be written to" if there.is_dir() else f"{there} is no folder"
     text = f"What they are encoded to is not kept, and each run encodes them again: {why}."
     return Diagnosis("prompts", "note", text, f"{CACHE} names another folder; {CACHE}=0 keeps nothing.", facts)
 
 
+def current_folder() -> Path | None:
+    """Where the command was called; None where that folder is gone."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    folder = folder if folder.is_absolute() else (current_folder() or Path("/")) / folder
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _unwritable(there: Path) -> str:
+    """Why nothing can be written into a folder; '' where it can."""
+    if not there.is_dir():
+        return f"{there} is no folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written to"
+
+
 def settings(machine: Machine) -> Iterator[Diagnosis]:
     """TF32, the BLAS of a Linux CPU, the watchdog, and what is not needed."""
-    if not on_cpu():
+    if on_cpu():
+        facts = {"variable": os.environ.get(VARIABLE), "used": False}
+        yield Diagnosis("TF32", "good", "none: a CPU multiplies float32 as float32", facts=facts)
+    else:
         avoid_tf32()
         used = tf32_is_used(mx)
         facts = {"variable": os.environ.get(VARIABLE), "used": used}
@@ -127,7 +180,7 @@ def settings(machine: Machine) -> Iterator[Diagnosis]:
                             f"Unset {VARIABLE}, or set it to 0.", facts)  # fmt: skip
         else:
             yield Diagnosis("TF32", "good", "off: float32 is multiplied as float32", facts=facts)
-    elif sys.platform.startswith("linux"):
+    if on_cpu() and sys.platform.startswith("linux"):
         if notes := slow_blas():
             text, _, advice = notes[0].partition(". ")
             yield Diagnosis("BLAS", "fault", f"{text}.", advice, {"openblas": False})
@@ -145,6 +198,13 @@ def settings(machine: Machine) -> Iterator[Diagnosis]:
         )  # fmt: skip
     yield Diagnosis("tools", "good", "FFmpeg's libraries come with PyAV; no ffmpeg, espeak-ng or PyTorch is needed",
                     facts={"av": _version("av")})  # fmt: skip
+
+
+def macos() -> tuple[int, ...] | None:
+    """The version of macOS; None elsewhere, and where Python was built for so old a system that it is told another
+    (10.16 for 11 to 15, 16 for 26)."""
+    numbers = tuple(int(part) for part in platform.mac_ver()[0].split(".") if part.isdigit())
+    return None if not numbers or numbers[:2] == (10, 16) or numbers[0] == 16 else numbers
 
 
 def _system_name() -> str:

@@ -68,7 +68,7 @@ def self_test() -> Diagnosis:
         told = error if isinstance(error, UserError) else explained(error)
         if told is None:
             raise
-        return Diagnosis("self-test", "fault", told.message, told.hint)
+        return Diagnosis.of_error("self-test", told)
     return judged(errors, time.perf_counter() - began)
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from mlx_ltxw import __version__, blas
 from mlx_ltxw.cache_folder import cache_folder
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import replacing
 from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.saving import save_arrays
 
 LARGEST = 2 << 30
 """Bytes of all files; those that were not read for longest go first."""
@@ -98,15 +98,7 @@ class PromptCache:
             return
         with suppress(OSError, UserError, RuntimeError):  # a full disk is no reason to stop a run
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with replacing(path) as partial:
-                # MLX adds the ending that it misses, so the file is made under a name that has it.
-                named = partial.with_suffix(_SUFFIX)
-                try:
-                    arrays = {"video": context[0], "audio": context[1]}
-                    mx.save_safetensors(str(named), arrays, {_CONTENT: _content(context)})
-                    os.replace(named, partial)
-                finally:
-                    named.unlink(missing_ok=True)
+            save_arrays(path, {"video": context[0], "audio": context[1]}, {_CONTENT: _content(context)})
             self._shrink()
 
     def _shrink(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mlx_ltxw.adapter.apply import AdaptedLinear, Changes, attach, by_module, round_factors
+from mlx_ltxw.adapter.apply import AdaptedLinear, Changes, adaptable, attach, by_module, round_factors
 from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.rows import attach_rows, fit_rows
 from mlx_ltxw.adapter.streamed import blocks_on_demand, change_each
@@ -12,7 +12,7 @@ from mlx_ltxw.models.transformer import Block, Transformer
 from mlx_ltxw.pipeline.adapters import LOCKED, Models, apply, reads_video
 from mlx_ltxw.pipeline.plan import Plan
 from mlx_ltxw.pipeline.streams import AdaptedStream, batch_layout
-from mlx_ltxw.tree import linears, replace, share
+from mlx_ltxw.tree import replace, share
 
 Specs = tuple[str, ...]
 """The adapters of one voice."""
@@ -114,7 +114,7 @@ def _keep_reading(model: Transformer) -> Transformer:
 
 def _keep_block_reading(block: Block) -> Block:
     """The block, changed in place."""
-    for path, linear in linears(block).items():
+    for path, linear in adaptable(block).items():
         if reads_video(path):
             replace(block, path, AdaptedLinear(linear, []))
     return block

@@ -12,7 +12,17 @@ from mlx_ltxw.studio.runs import TrainAsked, asked_of, run_folder
 from mlx_ltxw.studio.work_clip import let_go
 from mlx_ltxw.train import loop
 from mlx_ltxw.train.data.findings import Finding
-from mlx_ltxw.train.events import Finished, Progress, Sampled, Sampling, Saved, Started, Stopped, TrainingEvent
+from mlx_ltxw.train.events import (
+    Finished,
+    Progress,
+    Sampled,
+    Sampling,
+    Saved,
+    Started,
+    Stopped,
+    SuspectSample,
+    TrainingEvent,
+)
 from mlx_ltxw.train.record import NAME, RunArguments
 from mlx_ltxw.train.start import begin, holding, job_of, keep_record, prepare_clips
 from mlx_ltxw.world import World
@@ -75,6 +85,8 @@ def _tell(event: TrainingEvent, run: str, tell: TellServer) -> None:
     elif isinstance(event, Sampling):
         done = (event.number - 1) * event.total + event.done
         tell("progress", stage="sampling", done=done, total=event.samples * event.total)
+    elif isinstance(event, SuspectSample):
+        tell("note", text=str(event))
     elif isinstance(event, Started):
         for note in event.notes:
             tell("note", text=note)

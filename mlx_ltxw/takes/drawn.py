@@ -1,10 +1,11 @@
-"""The seeds that a script drew, kept beside its parts until the whole is written; a run that was cut has them again."""
+"""The seeds of a script's parts, kept beside them until the whole is written: a run that was cut has those again that
+it drew, and a whole that is there beside them is its own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
@@ -22,7 +23,7 @@ def drew(job: Plan) -> bool:
 
 
 def seeds_kept(folder: Path) -> list[int]:
-    """The parts' seeds in a run that was cut; none where there is no such run, or nothing was drawn."""
+    """The parts' seeds in a run that was cut; none where there is no such run."""
     try:
         seeds = json.loads(read_text(folder / NAME))
     except (UserError, ValueError):
@@ -33,18 +34,22 @@ def seeds_kept(folder: Path) -> list[int]:
 
 @contextmanager
 def keeping_seeds(jobs: Sequence[Plan], folder: Path) -> Iterator[None]:
-    """Keeps the parts' seeds if some were drawn; no longer than the block, unless it is cut and leaves parts.
+    """Keeps the parts' seeds; no longer than the block, unless it is cut and leaves parts.
 
     Raises:
         UserError: the folder cannot be written.
     """
     path = folder / NAME
-    if any(map(drew, jobs)):
-        write_text(path, json.dumps([job.settings.seeds[0] for job in jobs]))
+    write_text(path, json.dumps([job.settings.seeds[0] for job in jobs]))
     try:
         yield
     except BaseException:
         if not any(folder.glob("*.wav*")):
-            path.unlink(missing_ok=True)
+            _remove(path)
         raise
-    path.unlink(missing_ok=True)
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # the whole is written, or another error is on its way
+        path.unlink(missing_ok=True)

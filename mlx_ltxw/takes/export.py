@@ -10,6 +10,7 @@ from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.formats import read
 from mlx_ltxw.adapter.source import locate
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 from mlx_ltxw.takes.output import refuse_existing
 
 
@@ -40,6 +41,7 @@ def export(adapter: str | Path, to: str, out: str | Path | None = None, *, overw
     Raises:
         UserError: the adapter cannot be read or written that way, or the file is there.
     """
+    settle()
     if to not in files.TARGETS:
         raise UserError(f"There is no spelling '{to}'.", f"There are {', '.join(files.TARGETS)}.")
     located = locate(str(adapter), BUILTIN_ADAPTERS)

@@ -9,6 +9,7 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, cached, open_repo
 from mlx_ltxw.pipeline.recipes import UPSAMPLER
+from mlx_ltxw.takes.ahead import check_gemma, check_split, no_model
 from mlx_ltxw.weights import split_layout
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
 from mlx_ltxw.weights.components import TEXT_ENCODER
@@ -17,7 +18,8 @@ from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import read_manifest
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.opening import open_dir
-from mlx_ltxw.weights.split_dir import GEMMA, SMALL, SplitDir, choose_transformer
+from mlx_ltxw.weights.split_config import SMALL
+from mlx_ltxw.weights.split_dir import GEMMA, SplitDir, choose_transformer
 from mlx_ltxw.weights.split_upsamplers import upsampler_files
 from mlx_ltxw.weights.weight_files import check_pieces
 
@@ -49,15 +51,16 @@ def open_model(name: str | Path | None = None, text_encoder: str | None = None) 
     return _opened(repo.fetch(needed_files(repo, spec.file)), repo, spec.file, text_encoder)
 
 
-def needed_files(repo: Repo, transformer: str = "") -> list[str]:
+def needed_files(repo: Repo, transformer: str = "", folder: Path | None = None) -> list[str]:
     """The files of a repository that make a model.
 
     Args:
         repo: Either kind.
         transformer: The one to take, where a repository of the split layout has several.
+        folder: Where they will lie; None for the Hub's cache.
 
     Raises:
-        UserError: it holds no model, or several transformers and none was named.
+        UserError: it holds no model, or another, or several transformers and none was named.
     """
     if MANIFEST in repo.files and not transformer:
         files, _ = read_manifest(repo.download(MANIFEST).parent)
@@ -68,26 +71,25 @@ def needed_files(repo: Repo, transformer: str = "") -> list[str]:
         weights = [chosen if stem == split_layout.TRANSFORMER else f"{stem}.safetensors" for stem in split_layout.STEMS]
         if missing := sorted({*weights, SMALL[0]} - names):
             raise UserError(f"{repo.pinned()} has no {', no '.join(missing)}.", "Name another model.")
+        check_split(repo, chosen, folder)
         own = [file for file in repo.files if file.startswith(f"{TEXT_ENCODER}/")]
         upsampler = upsampler_files(names, [UPSAMPLER])
         return sorted({*weights, *upsampler, *(name for name in SMALL if name in names), *own})
-    raise UserError(
-        f"{repo.pinned()} holds no model that convert wrote, nor one of ltx-2-mlx's.",
-        "Convert the official checkpoint with `mlx-ltxw convert`, or name another repo.",
-    )
+    raise no_model(repo)
 
 
 def text_encoder_files(repo: Repo) -> list[str]:
     """The files of a repository that make a text encoder.
 
     Raises:
-        UserError: it holds none.
+        UserError: it holds none, or another language model.
     """
     if missing := [pattern for pattern in _TEXT_FILES if not repo.matching([pattern])]:
         raise UserError(
             f"{repo.pinned()} holds no text encoder: it has no {missing[0]}.", f"Name one, such as {GEMMA}."
         )
     check_pieces(repo.matching([_WEIGHTS]), repo.pinned(), f"Name another text encoder, such as {GEMMA}.")
+    check_gemma(repo)
     return repo.matching([*_TEXT_FILES, *_TEXT_EXTRAS])
 
 

@@ -71,7 +71,7 @@ def pull(
     if not spec.file and _is_text_encoder(repo):
         path = _download(repo, text_encoder_files(repo), folder, tell)
         return Pulled(path, str(path) if folder else repo.pinned(), "", None, 0)
-    files = needed_files(repo, spec.file)
+    files = needed_files(repo, spec.file, folder)
     encoder = _text_encoder(repo, files, text_encoder, folder)
     path = _download(repo, files, folder, tell)
     mended = _mend(repo, files, path, folder, verify, tell)
@@ -132,7 +132,6 @@ def _text_encoder(repo: Repo, files: Sequence[str], source: str | None, folder: 
         return find_text_encoder(name, download=False)
     found = open_repo(spec.repo, spec.revision)
     text_encoder_files(found)  # refuses what is none
-    found.download("config.json")
     return found
 
 

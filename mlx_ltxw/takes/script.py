@@ -135,10 +135,9 @@ def make_script(
     folder = parts_folder(output)
     names = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
     try:
-        with locked_folder(folder, "script"):
-            with keeping_seeds(jobs, folder):
-                files = yield from _make_parts(jobs, folder, output, again, made_by)
-                _join(jobs, files, names)
+        with locked_folder(folder, "script"), keeping_seeds(jobs, folder):
+            files = yield from _make_parts(jobs, folder, output, again, made_by)
+            _join(jobs, files, names)
             if not keep:
                 _clear(folder)
     finally:
@@ -170,8 +169,9 @@ def _make_parts(
 def _written_before(jobs: Sequence[Plan], output: Output) -> set[Path]:
     """Some of the whole's files, which a run of this very script wrote before it was cut; its parts are still there."""
     main, *beside = output.names(jobs[0].settings, jobs[0].settings.seeds[0])
+    folder = parts_folder(output)
     with suppress(UserError):  # the main one is missing, or holds no record
-        if parts_folder(output).is_dir() and not all(path.exists() for path in beside):
+        if folder.is_dir() and (seeds_kept(folder) or not all(path.exists() for path in beside)):
             ours = read_metadata(main) == json.loads(json.dumps(script_record(jobs)))
             return {main, *beside} if ours else set()
     return set()
@@ -287,10 +287,11 @@ def _contents(job: Plan) -> list[list[str]]:
 
 
 def _clear(folder: Path) -> None:
-    """Removes the parts; whatever else somebody keeps in the folder stays."""
-    for path in folder.iterdir():
+    """Removes the parts; whatever else somebody keeps in the folder stays, and what the disk does not let go of."""
+    for path in folder.glob("*"):
         if _OURS.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _join(jobs: Sequence[Plan], files: list[Path], names: list[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_ltxw.printing import counted, readable
 from mlx_ltxw.train.finish import Data, register_text
-from mlx_ltxw.train.preview import Sample, Sampling
+from mlx_ltxw.train.preview import Sample, Sampling, SuspectSample
 
 
 @dataclass(frozen=True)
@@ -152,4 +152,4 @@ def in_words(seconds: float) -> str:
     return "about " + " ".join(f"{count} {unit}{'s' if count > 1 else ''}" for count, unit in parts if count)
 
 
-TrainingEvent = Started | Progress | Saved | Sampling | Sampled | Stopped | Finished
+TrainingEvent = Started | Progress | Saved | Sampling | SuspectSample | Sampled | Stopped | Finished

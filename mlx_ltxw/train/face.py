@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.machine import settle
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.train import loop
 from mlx_ltxw.train.events import Finished, TrainingEvent
@@ -71,13 +72,14 @@ def train(
         transcribe: Lets Whisper fill in what is said (extra `asr`).
         cache: Where encoded clips are kept; in the run by default.
         force: Trains on a distilled model all the same.
-        follow: Gets each event: Started, Progress, Saved, Sampled, Finished. An exception of its own ends the run, and
-            `resume=True` goes on from the last checkpoint.
+        follow: Gets each event: Started, Progress, Saved, Sampling, SuspectSample, Sampled, Finished. An exception of
+            its own ends the run, and `resume=True` goes on from the last checkpoint.
         **options: Of the training, as `mlx-ltxw train --set` knows them: `steps=500`, `rank=16`, ...
 
     Raises:
         UserError: the options, the data or the folder will not do.
     """
+    settle()  # before clips are encoded
     run, base = Path(out), None if model is None or isinstance(model, str) else _directory(model)
     name = str(base.path) if base else model if isinstance(model, str) else None
     given = RunArguments(

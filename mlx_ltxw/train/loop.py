@@ -107,8 +107,8 @@ def train(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Traini
         stop: Asked once a step; when it says yes on any machine, the step is finished and saved, and the run ends.
 
     Yields:
-        Started, then Progress, Saved, Sampling and Sampled as they come, and Finished or Stopped. Whatever was done is
-        saved when Sampling comes, so that a caller may end the run there.
+        Started, then Progress, Saved, Sampling, SuspectSample and Sampled as they come, and Finished or Stopped.
+        Whatever was done is saved when Sampling comes, so that a caller may end the run there.
 
     Raises:
         UserError: the checkpoint belongs to another run, the loss is no number any more, or a machine was lost.

@@ -79,6 +79,25 @@ class Sample:
     voiced: float
 
 
+@dataclass(frozen=True)
+class SuspectSample:
+    """Something is wrong with a listening sample, which is written all the same.
+
+    Attributes:
+        step, number, samples: As `Sampling` has them.
+        notes: What.
+    """
+
+    step: int
+    number: int
+    samples: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        whose = f"step {self.step}" if self.step else "the base model"
+        return f"Warning: sample {self.number} of {self.samples} of {whose}: {' '.join(self.notes)}"
+
+
 def choose_prompts(captions: Sequence[str], config: TrainConfig) -> list[str]:
     """The prompts asked for, or the first caption of each speaker and manner, four at most."""
     if config.preview_prompts:
@@ -104,7 +123,7 @@ def make_samples(
     networks: Networks,
     transformer: Transformer,
     config: TrainConfig,
-) -> Generator[Sampling, None, list[Sample]]:
+) -> Generator[Sampling | SuspectSample, None, list[Sample]]:
     """Makes the samples of a step, or reads them when they were made before.
 
     Closing it leaves no sample half-written; they are made anew the next time.
@@ -181,7 +200,7 @@ def _made_of(adapter: Path | None, prompts: Sequence[str], config: TrainConfig) 
 
 def _make(
     job: Plan, networks: Networks, folder: Path, step: int, number: int, count: int
-) -> Generator[Sampling, None, Sample]:
+) -> Generator[Sampling | SuspectSample, None, Sample]:
     names = _names(number)
     paths = [folder / name for name in names]
     figures: Measurement | None = None
@@ -192,6 +211,8 @@ def _make(
     for event in written(job, write, networks=networks):
         if isinstance(event, Step):
             yield Sampling(step, number, count, event.index, event.total)
+        elif isinstance(event, Suspect):
+            yield SuspectSample(step, number, count, event.notes)
         elif isinstance(event, Written):
             figures = event.measurement
     assert figures is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import locked_folder, sweep, write_bytes, write_errors
+from mlx_ltxw.machine import Parts, limits, this_machine
 from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
@@ -178,7 +179,8 @@ def prepare_clips(
         findings = [dataclasses.asdict(finding) for finding in prepared.findings]
         facts = {**prepared.statistics, "findings": findings}
         write_bytes(run / "data.json", json.dumps(facts, indent=1, ensure_ascii=False).encode())
-    files = build_cache(prepared.clips, begun.model, begun.cache, progress)
+    with limits(this_machine()) as parts:
+        files = build_cache(prepared.clips, begun.model, begun.cache, progress, _begins(parts, begun.budget))
     kept_back, note = hold_out(prepared.clips, config.held_out, config.seed)
     trained = [number for number in range(len(files)) if number not in kept_back]
     lengths = [min(clip.end - clip.start, clip.geometry.seconds) for clip in prepared.clips]
@@ -186,6 +188,10 @@ def prepare_clips(
         tuple(files[number] for number in trained), tuple(files[number] for number in sorted(kept_back)),
         sum(lengths[number] for number in trained), note,
     )  # fmt: skip
+
+
+def _begins(parts: Parts, budget: Budget) -> Callable[[str], None]:
+    return lambda part: parts.begin(part, *budget.part(part))
 
 
 def job_of(begun: Begun, clips: Clips) -> Job:

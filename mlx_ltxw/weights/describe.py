@@ -106,7 +106,9 @@ def _origin(source: Any) -> str:
     if not isinstance(source, dict) or not isinstance(source.get("files"), dict):
         return "unknown"
     files = ", ".join(source["files"])
-    return f"{files} of {source['repo']} at {source.get('revision')}" if source.get("repo") else files
+    if not source.get("repo"):
+        return files
+    return f"{files} of {source['repo']}" + (f" at {source['revision']}" if source.get("revision") else "")
 
 
 def _quantisation(settings: dict[str, Any] | None) -> str:

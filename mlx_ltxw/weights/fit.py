@@ -34,7 +34,7 @@ def placed(model: ModelDir, *components: str) -> int:
         faults += [f"{component}: {line}" for line in lines]
         right = {name for name, shape in tensors.items() if wanted.get(name) == shape}
         count += sum(not other_kinds(network, {name: tensors[name]}, floats) for name in right) if lines else len(right)
-        total += len(tensors)
+        total += len(wanted.keys() | tensors.keys())
     if faults:
         raise UserError(
             f"placed {count:,} of {total:,} tensors of {model.name}; this does not fit: {'; '.join(some(faults))}.",

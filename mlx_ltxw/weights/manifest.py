@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from mlx_ltxw.files import inside, read_errors, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
 
 NAME = "manifest.json"
+WORK = ".convert"
+"""Folder inside an unfinished model directory; it goes when the manifest is written."""
 _AGAIN = "Convert the checkpoint again into a new directory."
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 FORMAT = 1
 CHUNK = 16 << 20  # bytes read at a time
 
@@ -75,10 +79,7 @@ def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
     """
     path = directory / NAME
     if not path.exists():
-        raise UserError(
-            f"{directory} is not a finished model: it has no {NAME}.",
-            "Run the `mlx-ltxw convert` or `mlx-ltxw pull` that makes it again with -o; one that was cut goes on.",
-        )
+        raise UserError(f"{directory} is not a finished model: it has no {NAME}.", _what_then(directory))
     content = parse_json(read_text(path), str(path), _AGAIN)
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise UserError(
@@ -89,6 +90,20 @@ def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
     for name in manifest.files:
         inside(directory, name)
     return manifest.files, manifest.fingerprint
+
+
+def is_begun(names: Collection[str]) -> bool:
+    """Whether files and folders are what a conversion or a download that was cut has left."""
+    return bool({WORK, ".cache"}.intersection(names)) or any(_SHARD.search(name) for name in names)
+
+
+def _what_then(directory: Path) -> str:
+    names = {path.name for path in directory.iterdir()}
+    if "tokenizer.json" in names:
+        return "It holds a language model; give a text encoder as {field:text_encoder}."
+    if names and not is_begun(names):
+        return "Name a directory that `mlx-ltxw convert` or `mlx-ltxw pull` made."
+    return "Run the `mlx-ltxw convert` or `mlx-ltxw pull` that makes it again with -o; one that was cut goes on."
 
 
 def check_sizes(directory: Path, files: Mapping[str, FileRecord]) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import read_errors, read_text
-from mlx_ltxw.parsing import parse_json
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.components import (
     COMPONENTS,
@@ -24,33 +22,28 @@ from mlx_ltxw.weights.components import (
 from mlx_ltxw.weights.header import Header, Tensor, known_header, read_header
 from mlx_ltxw.weights.manifest import FileRecord, sha256
 from mlx_ltxw.weights.model_dir import ModelDir
-from mlx_ltxw.weights.model_files import own_section_fault
 from mlx_ltxw.weights.names import grouped
+from mlx_ltxw.weights.split_config import AGAIN, CONFIG, NAMED, read_config
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, our_shape, place
 from mlx_ltxw.weights.split_upsamplers import SplitUpsampler, read_upsamplers
+from mlx_ltxw.weights.stored import opened
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-CONFIG = "embedded_config.json"
-"""The checkpoint's own config, which mlx-forge copies."""
-
-SMALL = (CONFIG, "config.json", "split_model.json", "quantize_config.json", "README.md", "LICENSE", "LICENSE.txt")
-"""What lies beside the weights and is of use."""
-
 GEMMA = "mlx-community/gemma-3-12b-it-4bit"
 """The text encoder that ltx-2-mlx takes for this layout, whose repositories hold none."""
 
-_AGAIN = "Download it again, or name another model."
-_VARIANT = re.compile(rf"{TRANSFORMER}(-(?P<variant>dev|distilled)(-[\w.-]+)?)?\.safetensors")
 _CUT = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)  # that MLX packs
+_SHARED_EXPONENTS = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
+"""Bits and group of the modes without biases, whose scales are bytes."""
 _SAMPLE = 4096  # bytes of each tensor that tell one model from another
 
 
 def transformers(names: set[str]) -> list[str]:
     """The transformers among some files: a repository may hold dev and distilled side by side."""
-    return sorted(name for name in names if _VARIANT.fullmatch(name))
+    return sorted(name for name in names if NAMED.fullmatch(name))
 
 
 def choose_transformer(names: set[str], asked: str, where: str) -> str:
@@ -67,22 +60,28 @@ def choose_transformer(names: set[str], asked: str, where: str) -> str:
     found = transformers(names)
     if asked:
         if asked not in found:
-            others = f"It has {', '.join(found)}." if found else _AGAIN
+            others = f"It has {', '.join(found)}." if found else AGAIN
             raise UserError(f"{where} has no transformer {asked}.", others)
         return asked
     if not found:
-        raise UserError(f"{where} has no transformer.", _AGAIN)
+        raise UserError(f"{where} has no transformer.", AGAIN)
     if cut := [name for name in found if _CUT.search(name)]:
         raise UserError(
             f"{where} has its transformer in pieces ({', '.join(cut)}), which the split layout never has.",
             "Use an unchanged model of the split layout, or put the pieces together into one file.",
         )
     if len(found) > 1:
+        example = f"{where}/{max(found, key=_newest)}"
         raise UserError(
             f"{where} has several transformers: {', '.join(found)}.",
-            f"Name one, as {{field:model={where}/{found[0]}}}.",
+            f"Name one, such as {example}; dev takes 30 steps with guidance, a distilled one 8 without.",
         )
     return found[0]
+
+
+def _newest(transformer: str) -> tuple[bool, list[str]]:
+    """Orders transformers' files: distilled ones last, of these by their version."""
+    return "distilled" in transformer, re.findall(r"\d+", transformer)
 
 
 Placed = dict[str, dict[str, tuple[Tensor, str]]]
@@ -126,12 +125,12 @@ class SplitDir(ModelDir):
         files = [chosen if stem == TRANSFORMER else f"{stem}.safetensors" for stem in STEMS]
         if missing := [name for name in (*files, CONFIG) if name not in names]:
             why = f" {CONFIG} holds the numbers of its networks." if CONFIG in missing else ""
-            raise UserError(f"{directory} has no {', no '.join(missing)}.{why}", _AGAIN)
+            raise UserError(f"{directory} has no {', no '.join(missing)}.{why}", AGAIN)
         headers = {file: read_header(directory / file) for file in files}
         for header in headers.values():
             header.check_complete()
         placed = _place_all(headers, chosen, directory)
-        config = _our_config(directory, chosen)
+        config = read_config(directory, chosen)
         if layers := _packings(placed[TRANSFORMER], config["config"]):
             config["quantization"] = {TRANSFORMER: layers}
         own = directory / TEXT_ENCODER
@@ -273,7 +272,8 @@ def _packings(entries: Mapping[str, tuple[Tensor, str]], config: Mapping[str, An
     Raises:
         UserError: a packed layer that no bits and group size explain.
     """
-    layers = [name.removesuffix(".scales") for name in entries if name.endswith(".scales")]
+    parts = (name.rpartition(".") for name in entries)
+    layers = list(dict.fromkeys(layer for layer, _, leaf in parts if leaf in ("scales", "biases")))
     if not layers:
         return {}
     from mlx_ltxw.weights.loading import parameter_shapes
@@ -285,50 +285,25 @@ def _packings(entries: Mapping[str, tuple[Tensor, str]], config: Mapping[str, An
     return {**settings[layers[0]], **settings}
 
 
-def _our_config(directory: Path, transformer: str) -> dict[str, Any]:
-    """What `convert` would write as `config.json`, as far as the files tell."""
-    split = _read_json(directory / "split_model.json") if (directory / "split_model.json").exists() else {}
-    found = _VARIANT.fullmatch(transformer)
-    told = (found["variant"] if found else None) or split.get("variant")
-    variants = split.get("transformer_variants")
-    if not told and isinstance(variants, list) and len(variants) == 1:
-        told = variants[0]
-    words = re.findall(r"dev|distilled", str(told or directory.resolve().name))
-    if not words:
-        raise UserError(
-            f"{directory} does not tell whether {transformer} is dev or distilled.",
-            "Rename it to transformer-dev.safetensors or transformer-distilled.safetensors.",
-        )
-    version = split.get("model_version")
-    numbers = _read_json(directory / CONFIG)
-    if fault := own_section_fault(numbers):
-        raise UserError(f"The section 'mlx_ltxw' of {directory / CONFIG} cannot be used: {fault}.", _AGAIN)
-    return {
-        "variant": words[0],
-        "model_version": version if isinstance(version, str) else "",
-        "source": {"repo": str(split.get("source", "")) or None, "revision": None, "files": {transformer: {}}},
-        "layout": "split (ltx-2-mlx)",
-        "config": numbers,
-    }
-
-
 def _packing(layer: str, entries: dict[str, Tensor], wanted: tuple[int, ...]) -> dict[str, Any]:
-    parts = [entries.get(f"{layer}.{leaf}") for leaf in ("weight", "scales", "biases")]
-    if all(part is not None and len(part.shape) == 2 for part in parts) and len(wanted) == 2:
-        weight, scales, biases = (part.shape for part in parts if part is not None)
-        width, groups = wanted[1], scales[1]
-        bits, odd = divmod(weight[1] * 32, width)
-        rows = weight[0] == scales[0] == wanted[0] and scales == biases
-        if rows and not odd and bits in _BITS and groups in {width // size for size in _GROUPS if width % size == 0}:
-            return {"group_size": width // groups, "bits": bits, "mode": "affine"}
+    parts = weight, scales, biases = [entries.get(f"{layer}.{leaf}") for leaf in ("weight", "scales", "biases")]
+    if weight and scales and all(len(part.shape) == 2 for part in parts if part) and len(wanted) == 2:
+        rows, width = wanted
+        bits, odd = divmod(weight.shape[1] * 32, width)
+        group, uneven = divmod(width, scales.shape[1])
+        if biases:
+            mode = "affine" if bits in _BITS and group in _GROUPS and biases.shape == scales.shape else ""
+        else:
+            mode = _SHARED_EXPONENTS.get((bits, group), "") if scales.dtype == "U8" else ""
+        if mode and not odd and not uneven and weight.shape[0] == scales.shape[0] == rows:
+            return {"group_size": group, "bits": bits, "mode": mode}
     shown = ", ".join(str(list(part.shape)) if part else "missing" for part in parts)
-    raise UserError(f"The quantised layer {layer} cannot be read (weight, scales, biases: {shown}).", _AGAIN)
+    raise UserError(f"The quantised layer {layer} cannot be read (weight, scales, biases: {shown}).", AGAIN)
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    with read_errors(tensor.path), tensor.path.open("rb") as file:
-        file.seek(tensor.start)
-        return file.read(tensor.nbytes)
+    with opened(tensor.path) as read:
+        return read(tensor.start, tensor.nbytes).tobytes()
 
 
 def _sampled(path: Path) -> str:
@@ -340,15 +315,7 @@ def _sampled(path: Path) -> str:
 
 
 def _samples(header: Header) -> Iterator[bytes]:
-    with read_errors(header.path), header.path.open("rb") as file:
+    with opened(header.path) as read:
         for name, tensor in header.tensors.items():
-            file.seek(tensor.start)
             yield f"{name} {tensor.dtype} {tensor.shape}".encode()
-            yield file.read(min(_SAMPLE, tensor.nbytes))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    value = parse_json(read_text(path), str(path), _AGAIN)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object.", _AGAIN)
-    return value
+            yield read(tensor.start, min(_SAMPLE, tensor.nbytes)).tobytes()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment of a process: no traceback, the right exit status, one sentence at most."""
+"""Ctrl-C, SIGTERM, a closed terminal at any moment: no traceback, the right exit status, one sentence at most."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_ltxw.cli.signals import caught, guarded, on_signals
+from mlx_ltxw.cli.signals import SIGNALS, caught, guarded, on_signals
 from mlx_ltxw.errors import UserError
 
 ADAPTER = Path(__file__).parents[2] / "mlx_ltxw" / "builtin" / "adapters" / "whisper.safetensors"
@@ -54,7 +54,7 @@ def test_a_signal_at_any_call_ends_the_program_with_one_sentence():
     last = int(counted[1])
 
     def signalled(index: int) -> tuple[int, int, subprocess.CompletedProcess[str]]:
-        number, moment = (signal.SIGINT, signal.SIGTERM)[index % 2], 1 + index * (last - 1) // MOMENTS
+        number, moment = SIGNALS[index % 3], 1 + index * (last - 1) // MOMENTS
         return number, moment, python(AT_CALL, number, moment, "inspect", ADAPTER)
 
     with ThreadPoolExecutor(2) as pool:
@@ -65,10 +65,25 @@ def test_a_signal_at_any_call_ends_the_program_with_one_sentence():
             assert done.stdout == "", where
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_before_the_command_is_loaded_ends_the_program_silently(number):
     done = python(f"import mlx_ltxw.__main__, os; os.kill(os.getpid(), {number}); print('goes on')")
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
+
+
+def test_a_closed_terminal_ends_nothing_that_was_told_not_to_end():
+    """`nohup`: before the command, and while it runs."""
+    code = """
+        import signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        import mlx_ltxw.__main__, mlx_ltxw.cli, mlx_ltxw.cli.signals as signals
+        signal.raise_signal(signal.SIGHUP)
+        with signals.guarded(), signals.on_signals(print):
+            signals.caught(lambda: signal.raise_signal(signal.SIGHUP))
+        print("goes on")
+    """
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -277,11 +292,13 @@ def test_an_error_that_an_interruption_became_is_not_told(cli, monkeypatch):
     assert (done.code, done.out, done.err) == (143, "", SENTENCE + "\n")
 
 
-def test_a_signal_that_waited_goes_to_who_handles_it_by_then():
-    """A server handles signals itself from its start on; one that came during an import before is its own too."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_waited_goes_to_who_handles_it_by_then(number):
+    """A server handles signals itself from its start on; one that came during an import before is its own too. It knows
+    nothing of a closed terminal, which is a request to end."""
     told, others = [], []
     with guarded(), on_signals(told.append):  # beside `caught` it waits
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         before = signal.signal(signal.SIGTERM, lambda number, _: others.append(number))
         time.sleep(0.1)
         signal.signal(signal.SIGTERM, before)

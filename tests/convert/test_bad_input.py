@@ -4,6 +4,7 @@ import errno
 import json
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -66,7 +67,31 @@ def test_file_that_shrinks_during_the_run(tmp_path):
     path = checkpoint(tmp_path)
     conversion = prepare(path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="shrank"):
+    with pytest.raises(UserError, match="it has become shorter"):
+        run.convert(conversion, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "moment"),
+    [
+        ("ltx-dev.safetensors", "_hash_sources"),
+        ("ltx-dev.safetensors", "write_shard"),
+        ("ltx-dev.safetensors", "_check_unchanged"),
+        ("gemma/tokenizer.json", "_fingerprint"),
+        ("gemma/tokenizer.json", "_check_unchanged"),
+    ],
+)
+def test_a_source_that_goes_is_named(tmp_path, monkeypatch, file, moment):
+    """And not the directory that is written."""
+    source = shutil.copy(made().checkpoint, tmp_path / "ltx-dev.safetensors")
+    conversion, real = prepare(source, shutil.copytree(made().gemma, tmp_path / "gemma")), getattr(run, moment)
+
+    def gone(*given):
+        (tmp_path / file).unlink(missing_ok=True)
+        return real(*given)
+
+    monkeypatch.setattr(run, moment, gone)
+    with pytest.raises(UserError, match=rf"{file} can no longer be read|There is no file .*{file}"):
         run.convert(conversion, tmp_path / "out")
 
 

@@ -26,11 +26,18 @@ def test_what_was_uploaded_is_pulled_and_used(hub, tmp_path):
     assert hub.created["me/ltx-8bit"].get("private") or hub.created["me/ltx-8bit"].get("visibility") == "private"
     there = {name: path.read_bytes() for name, path in hub.repos["me/ltx-8bit"].items() if name != ".gitattributes"}
     here = contents(tmp_path / "model")
-    assert there.keys() == here.keys()
+    assert there.keys() == here.keys() | {"NOTICE"}
     assert {name for name in here if there[name] != here[name]} == {"README.md", "manifest.json"}
     card = there["README.md"].decode()
-    for part in ("license: other", "base_model: Lightricks/LTX-2.3", "affine, 8 bits", "-m me/ltx-8bit", "| vocoder |"):
+    for part in ("license: other", "base_model: Lightricks/LTX-2.3\nbase_model_relation: quantized", "- 8-bit\n",
+                 "affine, 8 bits", "-m me/ltx-8bit", "--adapter MLXBits/", "| vocoder |"):  # fmt: skip
         assert part in card
+    notice = there["NOTICE"].decode()  # the first line is asked for by Gemma's terms, 3.1, in these words
+    assert notice.startswith(
+        "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+    )
+    assert "The files here were changed" in notice
+    assert "affine, 8 bits" in notice
     done = command("pull", "me/ltx-8bit", "-o", tmp_path / "again", "--verify", **hub.environment)
     assert done.returncode == 0, done.stderr
     assert ModelDir.open(tmp_path / "again").config == ModelDir.open(tmp_path / "model").config
@@ -64,7 +71,7 @@ def test_shards_of_an_earlier_upload_leave_with_it(hub, tmp_path):
     hub.repos["me/ltx-8bit"] = dict.fromkeys(stale | mine, other)
     done = command(*asked(tmp_path / "model"), **hub.environment)
     assert done.returncode == 0, done.stderr
-    assert set(hub.repos["me/ltx-8bit"]) - {".gitattributes"} == mine | set(contents(tmp_path / "model"))
+    assert set(hub.repos["me/ltx-8bit"]) - {".gitattributes", "NOTICE"} == mine | set(contents(tmp_path / "model"))
 
 
 def test_login_is_checked_before_the_work(hub, tmp_path):

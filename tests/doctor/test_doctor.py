@@ -23,6 +23,19 @@ from tests.hub_server import serving
 from tests.weights.split import split_model
 
 GB = 10**9
+FACTS = {
+    "system": {"system", "processor", "mlx-ltxw", "MLX", "Python", "macOS"},
+    "device": {"backend", "device"},
+    "memory": {"total", "budget"},
+    "disk": {"folder", "writable", "free"},
+    "prompts": {"folder"},
+    "TF32": {"variable", "used"},
+    "tools": {"av"},
+    "Hub login": {"login"},
+    "model": {"model", "variant", "tensors", "bytes", "verified"},
+    "self-test": {"errors", "seconds"},
+}
+"""What scripts may read of `--json`, on a machine whose device is the CPU."""
 MAC = Machine("metal", 16 * 2**30, 11 * GB)
 
 
@@ -30,7 +43,8 @@ MAC = Machine("metal", 16 * 2**30, 11 * GB)
 def alone(tmp_path, monkeypatch):
     """An empty folder and an empty cache."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for module in ("constants", "utils._cache_manager"):  # which keeps what it read
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "cache"))
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -51,7 +65,13 @@ def test_the_command(tmp_path):
     areas = {check["area"]: check for check in found["checks"]}
     assert areas["model"]["facts"]["tensors"] > 600
     assert areas["self-test"]["facts"]["errors"]["sound, float32"] < 5e-3
-    assert all(check["advice"] for check in found["checks"] if check["state"] == "fault")
+    assert all(check["advice"] for check in found["checks"] if check["state"] != "good")
+    assert set(found) == {"schema", "ok", "checks", "fits"}
+    assert found["schema"] == 1
+    assert all(check.keys() == {"area", "state", "text", "advice", "facts"} for check in found["checks"])
+    assert {area: set(areas[area]["facts"]) for area in FACTS} == FACTS
+    assert set(found["fits"]) == {"budget", "rows"}
+    assert all(set(row) == {"precision", "disk", "clips"} for row in found["fits"]["rows"])
 
 
 def test_a_damaged_model_ends_with_1(tmp_path):
@@ -77,6 +97,112 @@ def test_models_here(alone):
     assert "4 bits" in theirs.text
     assert "pull mlx-community/gemma-3-12b-it-4bit" in theirs.advice
     assert len(list(models.models(given="ours"))) == 2  # the one that is named is not told twice
+
+
+def test_what_is_not_finished_is_told(alone):
+    """Where it lies, as what to know; a fault where it was asked for, and so is a damaged one of the other layout."""
+    (alone / "begun" / ".convert").mkdir(parents=True)
+    (alone / "cut").mkdir()
+    (alone / "cut" / "transformer.audio-00001-of-00002.safetensors").touch()
+    found = list(models.models())
+    assert [one.state for one in found] == ["note", "note"]
+    assert all("not a finished model" in one.text and "goes on" in one.advice for one in found)
+    assert models.examined("begun").state == "fault"
+    shutil.rmtree(alone / "begun")
+    shutil.rmtree(alone / "cut")
+    (alone / "theirs").mkdir()
+    for file in ("split_model.json", "vocoder.safetensors"):
+        (alone / "theirs" / file).write_text("{}")
+    (one,) = models.models()
+    assert (one.state, bool(one.advice)) == ("fault", True)
+
+
+def test_models_in_the_hubs_cache(alone, monkeypatch):
+    """By the name that `-m` takes; a download that was cut is no fault, and what was only looked at is none at all."""
+    tree = split_model(made().checkpoint, alone.parent / "q8", bits=8)
+    small = [path.name for path in tree.iterdir() if path.suffix == ".json"]
+    for repo, files in (
+        ("me--ltx--8bit", [path.name for path in tree.iterdir()]),
+        ("me--cut", [*small, "vocoder.safetensors"]),
+        ("me--seen", small),
+    ):
+        folder = alone.parent / "cache" / f"models--{repo}" / "snapshots" / ("ab" * 20)
+        folder.mkdir(parents=True)
+        for name in files:
+            shutil.copy(tree / name, folder / name)
+    whole = alone.parent / "cache" / "models--me--ltx--8bit" / "snapshots" / ("ab" * 20)
+    shutil.copy(whole / "transformer-dev.safetensors", whole / "transformer-distilled.safetensors")
+    cut, *both = models.models()
+    assert (cut.state, "has no" in cut.text, bool(cut.advice)) == ("note", True, True)
+    names = [f"me/ltx--8bit/transformer-{variant}.safetensors@{'ab' * 20}: LTX" for variant in ("dev", "distilled")]
+    assert [one.text[: len(name)] for one, name in zip(both, names, strict=True)] == names
+
+
+def test_a_folder_that_is_gone(tmp_path, monkeypatch):
+    """Of the user's own, and one that may not be read: all else is looked at as ever."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLX_LTXW_CACHE", "relative")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    first, *_ = machines.disk()
+    assert (first.state, "folder is gone" in first.text, bool(first.advice)) == ("fault", True, True)
+    assert [one.area for one in models.models()] == ["models"]
+    assert machines.kept().area == "prompts"
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("MLX_LTXW_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(machines.Path, "home", homeless)
+    one = machines.kept()
+    assert (one.state, "no home" in one.text, "MLX_LTXW_CACHE" in one.advice) == ("note", True, True)
+
+
+def test_a_cache_that_is_none(alone, monkeypatch):
+    """A file in its place, a token that cannot be read, and a disk that takes nothing."""
+    file = alone / "file"
+    file.touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(file))
+    assert [one.area for one in models.models()] == ["models"]
+    (told,) = [one for one in machines.disk() if one.state != "good" and "is no folder" in one.text]
+    assert "HF_HOME" in told.advice
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(alone / "cache"))
+    monkeypatch.setattr(machines.os, "access", lambda *_: False)
+    assert ["may not be written" in one.text and bool(one.advice) for one in machines.disk()] == [True, True]
+
+    def unreadable():
+        raise PermissionError(13, "Permission denied", "token")
+
+    monkeypatch.setattr("huggingface_hub.get_token", unreadable)
+    one = models.login()
+    assert (one.state, "Permission denied" in one.text, "hf auth login" in one.advice) == ("fault", True, True)
+
+
+@pytest.mark.parametrize(
+    ("chip", "version", "states"),
+    [
+        ("Apple M1", "13.6.9", ("fault", "note")), ("Apple M2 Pro", "14.0", ("good", "note")),
+        ("Apple M4", "15.7", ("good", "good")), ("Apple M5 Max", "26.1", ("good", "note")),
+        ("Apple M5", "26.2", ("good", "good")), ("Apple M5", "16.0", ("good", "good")),
+        ("Apple M3", "10.16", ("good", "good")), ("Apple M4", "27", ("good", "good")),
+    ],
+)  # fmt: skip
+def test_versions_of_macos(monkeypatch, chip, version, states):
+    """MLX needs 14; the M5's units are used from 26.2; 16.0 and 10.16 are what macOS tells old programs."""
+    monkeypatch.setattr(machines.platform, "mac_ver", lambda: (version, ("", "", ""), "arm64"))
+    monkeypatch.setattr(machines.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(mx, "device_info", lambda *_: {"device_name": chip})
+    monkeypatch.setattr(devices, "on_metal", lambda: True)
+    found = machines.system(), machines.device(MAC)
+    assert tuple(one.state for one in found) == states
+    assert all(one.advice for one in found if one.state != "good")
+    assert f"macOS {version}" in found[0].text
 
 
 def test_hashes_are_asked_for(alone):
@@ -185,7 +311,8 @@ def test_settings_that_are_wrong(monkeypatch):
     monkeypatch.setattr(machines, "on_cpu", lambda: True)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(machines, "slow_blas", lambda: ["OpenBLAS is not installed, and so on. Then: `sudo apt`"])
-    blas, *_ = machines.settings(MAC)
+    tf32, blas, *_ = machines.settings(MAC)
+    assert (tf32.state, tf32.facts["used"]) == ("good", False)
     assert (blas.state, blas.advice) == ("fault", "Then: `sudo apt`")
 
 
@@ -225,4 +352,5 @@ def test_a_gpu_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(self_test, "measured", fail)
     one = self_test.self_test()
     assert (one.state, "error of its own" in one.text) == ("fault", True)
+    assert "convert the model with --quantize 4" in one.advice
     assert one.as_dict() == Diagnosis(**one.as_dict()).as_dict()

@@ -89,7 +89,7 @@ def ended(processes, timeout=120):
     """How the leading one ended and what it printed; the others must end too."""
     out, err = processes[0].communicate(timeout=timeout)
     for other in processes[1:]:
-        other.communicate(timeout=30)
+        other.communicate(timeout=60)
     return processes[0].returncode, out, err
 
 

@@ -149,7 +149,7 @@ def exchanges():
     def exchange(rank):
         def every(data):
             said[rank] = data
-            meet.wait(10)
+            meet.wait(60)
             return [said[0], said[1]]
 
         return every
@@ -160,7 +160,7 @@ def exchanges():
 def test_training_ends_when_the_link_hangs(monkeypatch):
     monkeypatch.setattr(links, "_BEAT", 0.05)
     monkeypatch.setattr(links, "own_addresses", lambda: ["127.0.0.1"])
-    told, one_told = [], threading.Event()
+    told, one_told, done = [], threading.Event(), threading.Barrier(2)
 
     def end_here(*end):
         told.append(end)
@@ -174,6 +174,7 @@ def test_training_ends_when_the_link_hangs(monkeypatch):
         with links.watched(rank, 2, exchange(rank), "The last checkpoint goes on.", 1.0, pulse):
             time.sleep(1.2)  # at work of its own
             early = len(told)
+            done.wait(60)
             with pulse:
                 assert one_told.wait(60)
         return early
@@ -192,10 +193,10 @@ def test_a_machine_is_called_at_its_next_address(monkeypatch):
     monkeypatch.setattr(links, "_CALL", 0.3)
     exchange = exchanges()
     with ThreadPoolExecutor(2) as pool:
-        opened = [pool.submit(Links.open, rank, 2, exchange(rank), 5.0) for rank in range(2)]
-        one, other = (each.result(20) for each in opened)
+        opened = [pool.submit(Links.open, rank, 2, exchange(rank), 60.0) for rank in range(2)]
+        one, other = (each.result(100) for each in opened)
     other.say({"told": 1})
-    assert one.inbox.get(timeout=5).values == {"told": 1}
+    assert one.inbox.get(timeout=60).values == {"told": 1}
     one.close()
     other.close()
 

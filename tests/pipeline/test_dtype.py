@@ -128,6 +128,24 @@ def test_float16_where_bfloat16_is_emulated(made_model, monkeypatch, chip, metal
     assert not [warning for warning in asked.warnings if "float16" in warning]
 
 
+def test_the_choice_is_in_the_plan(made_model, monkeypatch):
+    """As `--plan` prints it, and as JSON."""
+    from click.testing import CliRunner
+
+    from mlx_ltxw.cli import group
+
+    words = ["generate", "a room", "-m", str(made_model.path), "--plan", *(f"--{name}={SIZE[name]}" for name in SIZE)]
+    monkeypatch.setattr(machine, "device_name", lambda: "Apple M2 Max")
+    for metal, wanted in ((True, "float16"), (False, "float32")):
+        monkeypatch.setattr(machine, "on_metal", lambda metal=metal: metal)
+        done = CliRunner().invoke(group, words)
+        assert f"the transformer in {wanted}\n" in done.stdout
+        assert ("no units for bfloat16" in done.stderr) == ("--dtype bfloat16" in done.stderr) == metal
+        planned = json.loads(CliRunner().invoke(group, [*words, "--json"]).stdout)
+        assert planned["dtype"] == wanted
+        assert any("float16" in note for note in planned["notes"]) == metal
+
+
 def test_an_overflow_of_float16_says_what_to_do(made_model, monkeypatch):
     """A velocity of 1e5 does not fit into float16."""
     monkeypatch.setattr(machine, "on_metal", lambda: True)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
+from mlx_ltxw import files
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
@@ -119,6 +121,25 @@ def test_the_oldest_go_first(dev, tmp_path):
             cache.read("a")
     assert [name for name in "abcd" if cache.read(name)] == ["a", "d"]
     assert not list(tmp_path.glob(".mlx-ltxw-*"))
+
+
+def test_what_a_killed_process_left_goes_with_the_next(dev, tmp_path, monkeypatch):
+    """Half of a prompt's contexts."""
+    context = mx.zeros((1, 8, 16)), mx.zeros((1, 8, 16))
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((mx, "save_safetensors"), (os, "fsync")):
+            patch.setattr(owner, name, killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            PromptCache(dev, mx.float32, tmp_path).write("a", context)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    monkeypatch.setattr(files, "_swept", set())
+    PromptCache(dev, mx.float32, tmp_path).write("b", context)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".safetensors"]
 
 
 def test_a_folder_that_cannot_be_is_no_reason_to_stop(dev, tmp_path, monkeypatch):

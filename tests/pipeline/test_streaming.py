@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,16 +20,20 @@ from mlx_ltxw import machine
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.models.transformer import Block
 from mlx_ltxw.pipeline.events import Step
+from mlx_ltxw.pipeline.guidance import NO_GUIDANCE
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.pipeline.voices import take_rows
+from mlx_ltxw.takes.record import only_take
 from mlx_ltxw.weights import eager, reading
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.reading import TensorReader
 from mlx_ltxw.weights.streaming import RESIDENT, STREAMED, Residency
 from tests.adapter.helpers import factors, official_file
 from tests.convert.made import converted
+from tests.numbers import relative_error
 
 REQUEST = Request(prompt="a woman whispers", width=64, height=64, frames=9, steps=2, seeds=(3,))
 LINEARS = ("audio_attn1.to_q", "audio_attn2.to_v", "video_to_audio_attn.to_k", "audio_attn1.to_out.0")
@@ -48,9 +53,12 @@ def packed():
 
 def last_latents(model, request, residency):
     job = plan(request, model)
-    networks = Networks(model, job.dtype, residency=residency)
-    steps = [event for event in run(job, networks) if isinstance(event, Step)]
-    return [np.array(stream) for stream in steps[-1].latents if stream is not None]
+    *_, last = steps(run(job, Networks(model, job.dtype, residency=residency)))
+    return [np.array(stream) for stream in last.latents if stream is not None]
+
+
+def steps(events):
+    return (event for event in events if isinstance(event, Step))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +155,45 @@ def test_takes_are_the_same_to_the_last_bit(kind, takes, adapter, request):
         last_latents(model, wanted, RESIDENT), last_latents(model, wanted, STREAMED), strict=True
     ):
         np.testing.assert_array_equal(streamed, whole)
+
+
+@pytest.fixture(scope="module")
+def everywhere(dev, tmp_path_factory):
+    """An adapter of every linear, those outside the blocks too."""
+    sizes = {t.name.removesuffix(".weight"): t.shape for t in dev.tensors("transformer") if t.name.endswith(".weight")}
+    sizes = {name: size for name, size in sizes.items() if len(size) == 2}
+    pairs = factors(sizes, sizes, rank=lambda name: min(4, *sizes[name]), size=0.3)
+    return str(official_file(tmp_path_factory.mktemp("everywhere") / "a.safetensors", pairs))
+
+
+def test_strength_in_time_acts_outside_the_blocks_too(dev, everywhere):
+    timed = dataclasses.replace(
+        REQUEST, adapters=(everywhere,), steps=1, lock_video=False, register_at="0-0.2=normal,0.2-9=0.5",
+        video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE,
+    )  # fmt: skip
+    whole, streamed = (last_latents(dev, timed, residency) for residency in (RESIDENT, Residency(1)))
+    for one, other in zip(streamed, whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("residency", [RESIDENT, STREAMED])
+def test_voices_beside_a_distilled_lora_beside_packed_weights(packed, everywhere, adapter, residency):
+    """Each take is what a run of its own makes."""
+    takes = tuple(f"adapter={voice} seed=+{n}" for n, voice in enumerate(("none", adapter, f"{adapter}:0.5")))
+    wanted = dataclasses.replace(REQUEST, height=32, distilled_lora=everywhere, steps=8, takes=takes)
+    job = plan(dataclasses.replace(wanted, allow_partial=True), packed)
+    assert take_rows(job) == [None, 0, 1]
+
+    def latents(job):
+        with closing(run(job, Networks(packed, job.dtype, residency=residency))) as events:
+            return next(steps(events)).latents
+
+    together = latents(job)
+    for number in (2, 3):
+        alone = latents(only_take(job, number))
+        assert mx.array_equal(alone.video, together.video)
+        assert relative_error(together.adapted[number - 2], alone.adapted[0]) < 1e-5
+    assert relative_error(together.adapted[0], together.adapted[1]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -265,10 +312,13 @@ mx.set_default_device(mx.cpu)
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import settle
+from mlx_ltxw.pipeline.guidance import NO_GUIDANCE
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.pipeline.voices import take_rows
+from mlx_ltxw.takes.record import only_take
 from mlx_ltxw.weights.model_dir import ModelDir
 
 settle()

@@ -50,7 +50,7 @@ class Server:
     def stop(self) -> int:
         """As Ctrl-C does; the exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def start(folder: Path, *options: str, port: int = 0) -> Server:
@@ -96,6 +96,7 @@ def browser():
 def page(browser):
     """A page whose every request stays on this machine, and whose errors fail the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
+    context.set_default_timeout(60_000)
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))

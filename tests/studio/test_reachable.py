@@ -58,7 +58,7 @@ def test_a_page_can_be_read(browser, server, path, scheme):
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
     page.goto(server.url + path)
-    page.wait_for_selector(".deck[data-ready], [data-section]", timeout=60000)
+    page.wait_for_selector(".deck[data-ready], [data-section]")
     page.wait_for_timeout(500)
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate(PALE) == []

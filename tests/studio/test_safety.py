@@ -136,7 +136,7 @@ def server(tmp_path_factory):
 
 
 def ask(server, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     given = {"host": f"127.0.0.1:{server.port}", "origin": server.url} | headers
     connection.putrequest(method, path, skip_host=True)
     for name, value in given.items():

@@ -40,7 +40,7 @@ def look(page, server, folder):
     page.goto(f"{server.url}/train")
     page.get_by_label(FOLDER, exact=True).fill(str(folder))
     page.get_by_role("button", name="Look").click()
-    page.wait_for_selector(".train-clip", timeout=60000)
+    page.wait_for_selector(".train-clip")
 
 
 def test_a_caption_is_mended_in_its_place_and_a_bad_name_is_refused(page, server, tmp_path, shot):
@@ -109,7 +109,7 @@ def test_ten_steps_and_the_adapter_is_there_to_use(page, server, data, shot):
     page.get_by_role("button", name="Stop", exact=True).wait_for()
     page.reload()  # the run goes on, and the page finds it
     page.get_by_text("step 10 of 10 · finished").wait_for(timeout=120000)
-    page.wait_for_selector(".deck[data-ready]", timeout=30000)
+    page.wait_for_selector(".deck[data-ready]")
     until(lambda: page.locator(".deck-title").all_inner_texts() == ["base model", "after 10 steps"])
     page.get_by_text("at step 10").wait_for()
     run = StudioFolder(server.folder).runs / "quiet"
@@ -142,13 +142,13 @@ def test_stopped_and_gone_on_with(page, server, data, made_model, shot):
     run = StudioFolder(server.folder).runs / "stopped"
     until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_bytes().count(b"\n") > 2)
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_role("button", name="Go on").wait_for(timeout=30000)
+    page.get_by_role("button", name="Go on").wait_for()
     done = steps_of(run)
     assert 2 < done < 4000
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{done:06d}"]
     page.get_by_label("Steps in all").fill(str(done + 3))
     page.get_by_role("button", name="Go on").click()
-    page.get_by_text(f"step {done + 3} of {done + 3} · finished").wait_for(timeout=30000)
+    page.get_by_text(f"step {done + 3} of {done + 3} · finished").wait_for()
     assert steps_of(run) == done + 3
     assert (run / "adapter.safetensors").exists()
 

@@ -1,7 +1,12 @@
 """`mlx-ltxw pull` and `-m OWNER/REPO`: what is fetched, where it lies, and that it makes a clip."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +17,12 @@ from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.takes import pull
 from mlx_ltxw.weights import fit
 from mlx_ltxw.weights.components import IN_CHECKPOINT, component_named, upsampler_name
-from tests.convert.made import command, contents, converted, made
+from tests.convert.made import ROOT, command, contents, converted, made
 from tests.hub_server import COMMIT, files_of, serving
 from tests.weights.split import split_model, split_upsampler
 
 GEMMA = "mlx-community/gemma-3-12b-it-4bit"
+SMALL = ("embedded_config.json", "split_model.json")
 MADE = ("--audio-only", "--frames", "9", "--steps", "1", "-q")
 
 
@@ -68,6 +74,25 @@ def test_a_cut_download_goes_on(hub, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "are there already" in done.stderr
     assert {name for name, _ in hub.sent} == {f"owner/ours/{gone.name}"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_download_that_is_asked_to_end_ends(hub, tmp_path, number):
+    """Not when the file is there, which may be hours later: here the Hub sends the rest when the program has ended."""
+    file = next(name for name in hub.repos["owner/ours"] if name.startswith("vocoder-"))
+    hub.held = {file}
+    words = [sys.executable, "-m", "mlx_ltxw", "pull", "owner/ours", "-o", str(tmp_path / "model")]
+    environment = {**os.environ, **hub.environment}
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as program:
+        while f"owner/ours/{file}" not in {name for name, _ in hub.sent} and program.poll() is None:
+            time.sleep(0.02)
+        program.send_signal(number)
+        told = program.communicate(timeout=100)[1]
+    hub.release.set()
+    assert program.returncode == 128 + number, told
+    assert "stays; the same command goes on." in told
+    assert told.endswith("Stopped; nothing half-written was left behind.\n")
+    assert not (tmp_path / "model" / file).exists()
 
 
 def test_a_clip_by_the_name_of_a_repository(hub, tmp_path):
@@ -224,7 +249,7 @@ def test_the_text_encoder_comes_first(hub, tmp_path):
     hub.repos["owner/gemma"] = hub.repos[GEMMA]
     done = command("pull", "owner/theirs", **hub.environment)
     assert (done.returncode, "is gated" in done.stderr) == (2, True)
-    assert not hub.sent
+    assert {name for name, _ in hub.sent} == {f"owner/theirs/{name}" for name in SMALL}
     done = command("pull", "owner/ours", "--text-encoder", "owner/gemma", **hub.environment)
     assert (done.returncode, "has a text encoder of its own" in done.stderr) == (2, True)
     done = command("pull", "owner/theirs", "--text-encoder", "owner/gemma", **hub.environment)

@@ -1,18 +1,23 @@
 """Scripts: each part's own adapters, what decides that a part is kept, and what stays in the parts' folder."""
 
 import dataclasses
+import errno
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mlx_ltxw import files
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.media.audio import read_audio
 from mlx_ltxw.media.metadata import read_metadata
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.prompts.script import Part, read_script
+from mlx_ltxw.takes import script
 from mlx_ltxw.takes.events import PartBegun, Written
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.takes.output import Output
@@ -158,6 +163,46 @@ def test_a_run_that_was_cut_between_the_whole_s_files_goes_on(model, tmp_path, m
         list(make_script(others, output))
     assert [event.kept for event in make_script(jobs, output) if isinstance(event, PartBegun)] == [True]
     assert sorted(left.name for left in tmp_path.iterdir()) == ["a.png", "a.wav"]
+
+
+@pytest.mark.parametrize("moment", ["flush", "clear"])
+def test_a_run_that_was_cut_when_the_whole_was_there_goes_on(model, tmp_path, monkeypatch, moment):
+    """A disk that is full when it is to note the name, and a process that is killed before it tidies up."""
+    jobs = plan_parts(parts(Part('a, (woman): "stay here"'), model=model), model)
+    output = Output(tmp_path / "a.wav")
+    flush = files._flush_folder
+
+    def fails(folder):
+        if folder == tmp_path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(folder)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((files, "_flush_folder", fails) if moment == "flush" else (script, "_clear", killed)))
+        with pytest.raises((UserError, KeyboardInterrupt)):
+            list(make_script(jobs, output))
+    whole = output.path.read_bytes()
+    others = plan_parts(parts(Part('b, (woman): "stay here"'), model=model), model)
+    with pytest.raises(UserError, match=r"a\.wav exists already"):
+        list(make_script(others, output))
+    assert [event.kept for event in make_script(jobs, output) if isinstance(event, PartBegun)] == [True]
+    assert [left.name for left in tmp_path.iterdir()] == ["a.wav"]
+    assert output.path.read_bytes() == whole
+
+
+def test_a_disk_that_lets_nothing_go_takes_no_whole_away(model, tmp_path, monkeypatch):
+    """It became read-only when the whole was written."""
+    jobs = plan_parts(parts(Part('a, (woman): "stay here"'), model=model), model)
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    *_, last = make_script(jobs, Output(tmp_path / "a.wav"))
+    assert isinstance(last, Written)
 
 
 def test_two_processes_do_not_share_the_parts(model, tmp_path):

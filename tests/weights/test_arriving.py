@@ -49,7 +49,7 @@ def unread(monkeypatch, part, until=lambda: False):
     real = TensorReader.fill
 
     def fill(self, places):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 100
         while any(tensor.name.startswith(part) for tensor, _ in places) and not until() and not self._closed:
             assert time.monotonic() < end, "nobody came for it"
             time.sleep(0.001)
@@ -70,7 +70,7 @@ def reading_threads():
     return names
 
 
-def gone(names, seconds=5.0):
+def gone(names, seconds=60.0):
     end = time.monotonic() + seconds
     while (left := names()) and time.monotonic() < end:
         time.sleep(0.01)

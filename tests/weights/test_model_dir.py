@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.weights.components import COMPONENTS, audio_side
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.opening import open_dir
 from tests.convert.made import converted, edited
 
 
@@ -34,6 +35,33 @@ def test_manifest_makes_the_model(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"not a finished model: it has no manifest\.json"):
         ModelDir.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ([], "one that was cut goes on"),
+        ([".convert/journal.json", "config.json"], "one that was cut goes on"),
+        ([".cache/huggingface/x", "config.json"], "one that was cut goes on"),
+        (["transformer.video-00002-of-00007.safetensors"], "one that was cut goes on"),
+        (["config.json", "model.safetensors", "tokenizer.json"], "give a text encoder as text_encoder"),
+        (["model_index.json", "vae/diffusion_pytorch_model.safetensors"], "Name a directory that `mlx-ltxw convert`"),
+    ],
+)
+def test_what_a_directory_without_a_manifest_is(tmp_path, names, hint):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="not a finished model") as told:
+        open_dir(tmp_path)
+    assert hint in told.value.hint
+
+
+def test_a_checkpoint_is_no_directory(tmp_path):
+    (tmp_path / "ltx.safetensors").touch()
+    with pytest.raises(UserError, match="is a file, and a model is a directory") as told:
+        open_dir(tmp_path / "ltx.safetensors")
+    assert f"`mlx-ltxw convert {tmp_path / 'ltx.safetensors'} -o DIR`" in told.value.hint
 
 
 def test_no_directory(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 FORMAT = "2"
 """Raised when the same clip and model would give other arrays than before."""
 
+SOUNDS, PICTURES = "sounds' encoding", "pictures' encoding"
+"""Parts of the plan."""
+Begins = Callable[[str], None]
 _LATENTS = "latents"
 _VAES = ("video_vae", "audio_vae")
 _TEXT = ("text_encoder", "text_projection", "connectors")
@@ -71,8 +74,9 @@ class CachedClip:
 
 
 def build_cache(
-    clips: Sequence[TrainingClip], model: ModelDir, folder: Path, progress: OnProgress = lambda *_: None
-) -> list[Path]:
+    clips: Sequence[TrainingClip], model: ModelDir, folder: Path, progress: OnProgress = lambda *_: None,
+    begins: Begins = lambda _: None,
+) -> list[Path]:  # fmt: skip
     """Makes what is missing of the cache; what is there already, of this run or one that was cut, stays.
 
     One process at a time writes a folder; another one is told so.
@@ -82,6 +86,7 @@ def build_cache(
         model: Its VAEs, text encoder, projection and connectors are used; the transformer is not opened.
         folder: Made if need be.
         progress: See `OnProgress`.
+        begins: Hears of each part of the plan that begins, or goes on.
 
     Returns:
         The clips' files for `load_clip`, in the order of `clips`.
@@ -101,8 +106,8 @@ def build_cache(
         check_free(folder, needed, "the encoded clips need", "use fewer clips, or give another {field:cache}.")
         unseen = {job.latents: job for job in missing if not job.latents.is_file()}
         with locked_folder(folder, "training run that encodes its clips"):
-            _encode_clips(list(unseen.values()), model, progress)
-            _encode_captions(list(missing), model, progress)
+            _encode_clips(list(unseen.values()), model, progress, begins)
+            _encode_captions(list(missing), model, progress, begins)
     return [job.path for job in jobs]
 
 
@@ -194,7 +199,7 @@ def _check_captions(model: ModelDir, clips: Sequence[TrainingClip]) -> None:
             raise UserError(f"{clip.name}: {error.message}", error.hint) from error
 
 
-def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -> None:
+def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress, begins: Begins) -> None:
     """Sound through the audio VAE in fp32, as the official trainer has it; pictures through the video VAE."""
     if not jobs:
         return
@@ -202,8 +207,10 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -
     video_vae = model.load_video_vae(default_dtype()) if any(job.clip.picture for job in jobs) else None
     for index, job in enumerate(jobs):
         try:
+            begins(SOUNDS)
             arrays = {"audio": _sound_tokens(job.clip, audio_vae)}
             if video_vae is not None and job.clip.picture:
+                begins(PICTURES)
                 arrays["video"] = _picture_tokens(job.clip, video_vae)
         except UserError as error:
             raise UserError(f"{job.clip.name}: {error.message}", error.hint) from error
@@ -232,10 +239,11 @@ def _finite(tokens: mx.array, clip: TrainingClip) -> mx.array:
     return tokens
 
 
-def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress) -> None:
+def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress, begins: Begins) -> None:
     """Each caption once; between the two passes only the features of its real tokens are held."""
     captions = sorted({job.clip.caption for job in jobs})
-    features = _features(captions, model, progress)
+    features = _features(captions, model, progress, begins)
+    begins("connectors")
     connectors = model.load_connectors(default_dtype())
     for caption in captions:
         video, audio, mask = features.pop(caption)
@@ -249,7 +257,9 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress
     mx.clear_cache()
 
 
-def _features(captions: Sequence[str], model: ModelDir, progress: OnProgress) -> dict[str, tuple[Any, Any, np.ndarray]]:
+def _features(
+    captions: Sequence[str], model: ModelDir, progress: OnProgress, begins: Begins
+) -> dict[str, tuple[Any, Any, np.ndarray]]:
     """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
     encoder = model.load_text_encoder(default_dtype())
     projection = model.load_text_projection(default_dtype())
@@ -257,6 +267,7 @@ def _features(captions: Sequence[str], model: ModelDir, progress: OnProgress) ->
     for index, caption in enumerate(captions):
         ids, mask = encoder.tokenize([caption])
         real = np.array(mask)
+        begins("text_projection")
         video, audio = projection(encoder.hidden_states(ids, mask), mask)
         places = mx.array(np.flatnonzero(real[0]))
         kept = video[0, places], audio[0, places]

@@ -19,7 +19,10 @@ from mlx_ltxw.train.data import cache
 from mlx_ltxw.train.data.cache import build_cache, load_clip
 from mlx_ltxw.train.data.clip import read_picture
 from mlx_ltxw.train.data.prepare import prepare
+from mlx_ltxw.train.record import RunArguments
+from mlx_ltxw.train.start import begin
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.world import World
 from tests.numbers import relative_error
 from tests.reference import pipeline as reference
 from tests.reference.audio import official_log_mel
@@ -113,6 +116,20 @@ def counting(limit=None):
 
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_each_part_is_told_when_it_begins(clips, model, tmp_path):
+    """By the plan's names, ahead of its work: MLX's CPU backend otherwise holds four times what encoding needs."""
+    told = []
+    build_cache(clips, model, tmp_path, lambda stage, done, total: told.append(stage), told.append)
+    of_each = [["sounds' encoding", "pictures' encoding"]] * 2 + [["sounds' encoding"]]  # the third has no picture
+    latents = [name for parts in of_each for name in (*parts, "latents")]
+    assert told == latents + ["text_projection", "text"] * 2 + ["connectors"]
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    begun = begin(tmp_path / "run", RunArguments(str(folder), str(model.path)), World())
+    planned = {name: begun.budget.part(name) for name in {*told} - {"latents", "text"}}
+    assert all(weights > 0 and activations > 0 for weights, activations in planned.values())
 
 
 @pytest.mark.parametrize("limit", [2, 5])
