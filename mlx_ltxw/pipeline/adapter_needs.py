@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from mlx_ltxw.adapter.deltas import LowRank
 from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.pipeline.adapters import Chosen, reads_video
-
-if TYPE_CHECKING:
-    from mlx_ltxw.pipeline.budget import Work
+from mlx_ltxw.pipeline.work import Work
 
 
 def read_adapters(work: Work) -> int:

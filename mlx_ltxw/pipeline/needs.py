@@ -219,7 +219,7 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1, tex
     return int((19.5 + waiting) * (video + audio) + of_text + 5.3 * scores + 2 * again + held)
 
 
-_OF_TEXT = (2.1, 3.5, 8.3), (6.0, 8.0, 16.5)
+_OF_TEXT = (2.8, 4.2, 8.3), (6.0, 8.0, 16.5)
 """Arrays of a text that a CPU holds, with a picture and without: in a forward alone, in several that read one text, and
 in several that read two. Keys and values of both are there then while all of them go through a block."""
 

@@ -12,7 +12,7 @@ from mlx_ltxw.adapter.formats import Adapter
 from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
-from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work
+from mlx_ltxw.pipeline.budget import UNPLANNED, Budget
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.given_needs import Encoded
 from mlx_ltxw.pipeline.guidance import passes
@@ -28,6 +28,7 @@ from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.spans import added
 from mlx_ltxw.pipeline.split import TENSOR, TOKENS, WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.model_dir import ModelDir

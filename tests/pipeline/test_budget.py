@@ -19,13 +19,13 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
 from mlx_ltxw.models.transformer import Walk
 from mlx_ltxw.pipeline import adapter_needs, budget, needs, text_needs
-from mlx_ltxw.pipeline.budget import Work
 from mlx_ltxw.pipeline.events import Step
 from mlx_ltxw.pipeline.networks import Networks
 from mlx_ltxw.pipeline.plan import plan
 from mlx_ltxw.pipeline.refusal import budget_for
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.printing import read_bytes
 from mlx_ltxw.weights import header
 from mlx_ltxw.weights.builtin import BUILTIN_MODEL
