@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.header import Tensor
@@ -198,6 +199,8 @@ class StreamedLayers(Generic[Layer]):
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
+        if on_cpu():
+            mx.synchronize()  # or the layer before is there too: MLX describes copies faster than that is done with
         copy: Any = share(self.layers[index])
 
         def arranged(arrays: dict[str, mx.array]) -> Any:

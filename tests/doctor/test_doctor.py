@@ -43,7 +43,8 @@ MAC = Machine("metal", 16 * 2**30, 11 * GB)
 def alone(tmp_path, monkeypatch):
     """An empty folder and an empty cache."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for module in ("constants", "utils._cache_manager"):  # which keeps what it read
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "cache"))
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
