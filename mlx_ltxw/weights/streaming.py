@@ -180,15 +180,22 @@ class StreamedLayers(Generic[Layer]):
         self._latest = index, change, layer
         return layer
 
+    def forget_ahead(self) -> None:
+        """Takes back what is read ahead: a new run asks the disk anew."""
+        self._forget(self._coming)
+
     def _fetched(self, index: int, change: Change[Layer] | None) -> Layer:
         """A copy of a layer with what was read in its place."""
         coming = self._coming.pop(index, None)
         if coming is None:
-            self._forget(self._coming)
+            self.forget_ahead()
             coming = self._begin(index)
         began = time.perf_counter()
         try:
             coming.reading.result()
+        except BaseException:
+            self.forget_ahead()  # what failed with it is asked for again by who goes over the layers again
+            raise
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
