@@ -41,8 +41,8 @@ def waited_for(work: Callable[[Callable[[], None]], T]) -> T:
         finally:
             done.set()
 
-    threading.Thread(target=run).start()
     try:
+        threading.Thread(target=run).start()
         done.wait()
     except BaseException:
         left.set()

@@ -51,9 +51,9 @@ class Arrival:
         self._taken = 0
         self._reader = TensorReader()
         self._filler = ThreadPoolExecutor(1, "arrive")
-        self._coming: deque[tuple[Staging, Future[None]]] = deque()
+        self._coming: deque[tuple[int, Staging, Future[None]]] = deque()  # with the group's number
         self._copying: deque[tuple[Staging, dict[str, mx.array]]] = deque()
-        self._ended = weakref.finalize(self, _end, self._filler, self._reader)
+        weakref.finalize(self, self._reader.abandon)  # the filler ends with its pool
         self._read_on()
 
     @property
@@ -78,7 +78,7 @@ class Arrival:
 
     def take_come(self) -> None:
         """Copies what has been read, so that the reading goes on; waits for no reading."""
-        while self._coming and self._coming[0][1].done():
+        while self._coming and self._coming[0][2].done():
             self._take()
 
     def finish(self) -> int:
@@ -97,32 +97,36 @@ class Arrival:
     def _read_on(self) -> None:
         """Begins with the two groups that come next; more memory takes longer to make than it saves."""
         size = max(room(group.values()) for group in self._groups)
-        while len(self._coming) < 2 and self._next is not None:
-            self._begin(Staging(size), self._next)
+        while len(self._coming) < 2 and self._next < len(self._groups):
+            self._begin(Staging(size))
 
     @property
-    def _next(self) -> Mapping[str, Tensor] | None:
-        """The first group that nobody reads yet."""
-        number = self._taken + len(self._coming)
-        return self._groups[number] if number < len(self._groups) else None
+    def _next(self) -> int:
+        """The number of the first group that nobody reads yet."""
+        return self._coming[-1][0] + 1 if self._coming else self._taken
 
-    def _begin(self, staging: Staging, group: Mapping[str, Tensor]) -> None:
-        self._coming.append((staging, self._filler.submit(self._reader.fill, staging.places(group))))
+    def _begin(self, staging: Staging) -> None:
+        """Begins to read the next group."""
+        number = self._next
+        places = staging.places(self._groups[number])
+        self._coming.append((number, staging, self._filler.submit(self._reader.fill, places)))
 
     def _take(self) -> None:
         """Begins to copy the next group, and to read into the memory of the one before it, whose copy is waited for."""
+        while self._coming and self._coming[0][0] < self._taken:  # Ctrl-C came before it was gone from here
+            self._coming.popleft()
         if not self._coming:  # the disk did not give it before
             self._read_on()
-        staging, reading = self._coming[0]
+        number, staging, reading = self._coming[0]
         try:
             reading.result()
         except Exception:
             self._coming.clear()
             self._copying.clear()  # who asks again begins with two stagings anew
             raise
-        arrays = staging.taken(self._groups[self._taken], self._dtype_of, wait=False)
+        arrays = staging.taken(self._groups[number], self._dtype_of, wait=False)
+        self._taken = number + 1
         self._coming.popleft()
-        self._taken += 1
         self._copying.append((staging, arrays))
         if self._put is None:
             self._come |= arrays
@@ -135,10 +139,11 @@ class Arrival:
         while len(self._copying) > unfinished:
             staging, arrays = self._copying.popleft()
             mx.eval(arrays)
-            if self._next is not None:
-                self._begin(staging, self._next)
+            if self._next < len(self._groups):
+                self._begin(staging)
         if not self._coming and not self._copying:
-            self._ended()
+            self._filler.shutdown(wait=False)
+            self._reader.close()
 
 
 def in_place_of(arrays: dict[str, mx.array]) -> Put:
@@ -246,8 +251,3 @@ def groups(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
             size = own
         found[-1][path] = tensor
     return found
-
-
-def _end(filler: ThreadPoolExecutor, reader: TensorReader) -> None:
-    filler.shutdown(wait=False, cancel_futures=True)
-    reader.close()

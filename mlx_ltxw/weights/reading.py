@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,8 +70,7 @@ class TensorReader:
                 for step in [_step(tensor)]
                 for at in range(0, len(into), step)
             ]
-            for _ in self._pool.map(lambda piece: self._read_piece(files, *piece), pieces):
-                pass
+            self._read_pieces(files, pieces)
         self._count(sum(len(into) for _, into in places))
 
     def rows(self, tensor: Tensor, indices: Sequence[int]) -> np.ndarray:
@@ -90,8 +89,31 @@ class TensorReader:
 
     def close(self) -> None:
         """Ends the reading threads, each after the piece it is at."""
-        self._closed = True
+        self.abandon()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Lets no piece begin any more; the threads end when nobody has the reader.
+
+        Takes no lock, so that a finaliser may call it: that runs in any thread, in the midst of what that is doing, and
+        a thread which holds the pool's lock just then would wait for itself.
+        """
+        self._closed = True
+
+    def _read_pieces(self, files: Mapping[Path, int], pieces: Iterable[tuple[Tensor, int, memoryview]]) -> None:
+        """Reads pieces, several at a time; none is still being read afterwards, whatever became of the others: the
+        memory and the files' handles are for others then."""
+        readings: list[Future[None]] = []
+        try:
+            readings.extend(self._pool.submit(self._read_piece, files, *piece) for piece in pieces)
+            for reading in readings:
+                reading.result()
+        finally:
+            while readings:  # what failed must not hold itself, and the reader with it
+                reading = readings.pop()
+                if not reading.cancel():
+                    reading.exception()
+            del reading
 
     def _count(self, nbytes: int) -> None:
         with self._counting:

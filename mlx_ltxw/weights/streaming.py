@@ -124,7 +124,7 @@ class StreamedLayers(Generic[Layer]):
         self._coming: dict[int, _Coming] = {}
         self._latest: tuple[int, Change[Layer] | None, Layer] | None = None
         self._waited = 0.0
-        weakref.finalize(self, _end, self._thread, self._reader)
+        weakref.finalize(self, self._reader.abandon)  # the thread ends with its pool
 
     @property
     def traffic(self) -> Traffic:
@@ -298,8 +298,3 @@ def stream_layers(
     if any(streamed):
         by_layer = lambda index, path, stored: dtype_of(f"{name}.{index}.{path}", stored)  # noqa: E731
         setattr(network, name, StreamedLayers(layers, streamed, by_layer, residency))
-
-
-def _end(thread: ThreadPoolExecutor, reader: TensorReader) -> None:
-    thread.shutdown(wait=False, cancel_futures=True)
-    reader.close()

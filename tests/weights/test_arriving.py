@@ -4,6 +4,7 @@ and the numbers are the file's."""
 import dataclasses
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -245,3 +246,75 @@ def test_a_lost_file_is_told(made_model, tmp_path):
     lost = {name: dataclasses.replace(one, path=tmp_path / "gone") for name, one in tensors.items()}
     with pytest.raises(UserError, match="can no longer be read"):
         eager.read_now(made_model.load_transformer(mx.bfloat16), lost, dtype_in_memory)
+
+
+def test_a_network_may_go_in_the_midst_of_a_pools_work(made_model, monkeypatch):
+    """What ends its reading runs wherever memory is tidied, be it in the thread that holds the pool's lock just then:
+    one that waited for the lock would wait for itself, and every other pool of the process with it."""
+    unread(monkeypatch, "model.")  # it is reading still
+    kept = [arriving.Arrival([tensors_of(made_model)], dtype_in_memory)]
+    pools = kept[0]._filler, kept[0]._reader._pool
+    tidying = threading.Thread(target=kept.clear, daemon=True)
+    with pools[0]._shutdown_lock, pools[1]._shutdown_lock:
+        tidying.start()
+        tidying.join(60)
+        assert not tidying.is_alive()
+
+
+def test_a_reading_that_failed_has_left_the_memory(made_model, monkeypatch):
+    """No piece comes after it, into memory and from files that have become another's."""
+    tensors = [*tensors_of(made_model).values()][:4]
+    failed, read = threading.Event(), TensorReader._read_piece
+    late = []
+
+    def read_piece(self, files, tensor, *rest):
+        if tensor is tensors[0]:
+            failed.set()
+            raise UserError("The disk is gone.", "Connect it.")
+        assert failed.wait(60)
+        time.sleep(0.05)  # is under way while the first one's failure is told
+        late.append(tensor.name)
+        read(self, files, tensor, *rest)
+
+    monkeypatch.setattr(TensorReader, "_read_piece", read_piece)
+    reader = TensorReader()
+    staging = Staging(sum(tensor.nbytes + 256 for tensor in tensors))
+    with pytest.raises(UserError, match="gone"):
+        reader.fill(staging.places({tensor.name: tensor for tensor in tensors}))
+    told = [*late]
+    reader._pool.shutdown(wait=True)
+    assert late == told
+
+
+def test_an_interruption_loses_no_group(made_model, monkeypatch):
+    """Ctrl-C between any two lines, and again: whoever goes on gets every number."""
+    want = parameters(made_model.load_transformer(mx.float32))
+    tensors = tensors_of(made_model)
+    monkeypatch.setattr(arriving, "GROUP", SMALL)
+    left = interrupted = 0
+
+    def count(frame, event, _):
+        nonlocal left
+        if frame.f_code is not arriving.Arrival._take.__code__:
+            return None
+        left -= event == "line"
+        if left < 0:
+            raise KeyboardInterrupt
+        return count
+
+    arrival, got = arriving.Arrival([tensors], lambda name, stored: mx.float32), {}
+    arrival.into(got.update)
+    before = sys.gettrace()
+    while arrival._taken < len(arrival._groups):
+        left = interrupted % 16
+        sys.settrace(count)
+        try:
+            arrival.finish()
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(before)
+    assert interrupted > 16  # at each line
+    assert got
+    wrong = [name for name in got if not mx.array_equal(got[name], want[name])]
+    assert not wrong
