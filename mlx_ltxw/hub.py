@@ -88,11 +88,7 @@ class Repo:
 
         with explained(self.name), self._from_the_cache():
             path = waited_for(
-                lambda check: Path(
-                    hf_hub_download(
-                        self.name, file, revision=self.commit, local_files_only=self.offline, tqdm_class=bars(check)
-                    )
-                )
+                lambda _: Path(hf_hub_download(self.name, file, revision=self.commit, local_files_only=self.offline))
             )
         self._keep_revision(path.parents[file.count("/")])
         return path

@@ -20,11 +20,12 @@ import click
 import mlx.core as mx
 
 from mlx_ltxw.machine import Parts, resident_memory
+from mlx_ltxw.pipeline.adapter_needs import read_adapters
 from mlx_ltxw.pipeline.events import Decoded
 from mlx_ltxw.pipeline.given import NO_MATERIAL, Material
 from mlx_ltxw.pipeline.needs import GIVEN_PICTURE, GIVEN_SOUND, PARTS, UPSAMPLER_PART
 from mlx_ltxw.pipeline.networks import Networks
-from mlx_ltxw.pipeline.plan import Plan, plan
+from mlx_ltxw.pipeline.plan import Plan, _work, plan
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.run import run
 from mlx_ltxw.printing import read_bytes
@@ -71,10 +72,10 @@ def watched() -> Iterator[Peaks]:
 
 
 def measured(job: Plan, networks: Networks | None = None, material: Material = NO_MATERIAL) -> Peaks:
-    """Runs a plan; what its parts held, beyond what was held before."""
+    """Runs a plan; what its parts held, its adapters included, beyond what was held before."""
     gc.collect()
     mx.clear_cache()
-    before = mx.get_active_memory()
+    before = mx.get_active_memory() - read_adapters(_work(job))  # which are there since it was planned
     with watched() as peaks:
         for event in run(job, networks, material=material):
             if isinstance(event, Decoded) and event.video is not None:

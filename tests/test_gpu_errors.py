@@ -33,6 +33,11 @@ SEEN = {
     METAL.format("Caused GPU Address Fault Error (0000000b:kIOGPUCommandBufferCallbackErrorPageFault)"): "of its own",
     "cudaGraphLaunch failed: an illegal memory access was encountered": "error of its own",
     METAL.format("A text that nobody has seen yet"): "error of its own",
+    # macOS says it in the user's own language; its name for it stays
+    METAL.format("Auswirkung auf Interaktivität (0000000e:kIOGPU"
+                 "CommandBufferCallbackErrorImpactingInteractivity)"): "held up",
+    METAL.format("Mémoire insuffisante (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"): "not enough memory",
+    METAL.format("Interner Fehler (0000000e:Interner Fehler)"): "error of its own",
     "[read] Unable to read from file.": "can no longer be read",
 }  # fmt: skip
 

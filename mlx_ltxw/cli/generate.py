@@ -42,7 +42,8 @@ UNNAMED = Path("clip.mp4")
 )  # fmt: skip
 @click.option(
     "-m", "--model", type=FileName(), metavar="DIR|REPO",
-    help="A model: converted, pulled, or OWNER/REPO of the Hub, which is downloaded once.  [default: the built-in]",
+    help="A model: converted, pulled, or OWNER/REPO[@REVISION] of the Hub, which is downloaded once.  "
+    "[default: the built-in]",
 )  # fmt: skip
 @click.option("--text-encoder", type=FileName(), metavar="DIR|REPO", help="Gemma-3, for a model of ltx-2-mlx's layout.")
 @click.option("--prompt-file", type=FileName(path_type=Path), help="Instead of PROMPT: a text file that holds it.")

@@ -33,7 +33,11 @@ def pull(repo: str, out: Path | None, text_encoder: str | None, verify: bool, qu
         if not quiet:
             click.echo(line, err=True)
 
-    done = download(repo, out, text_encoder, tell, verify)
+    try:
+        done = download(repo, out, text_encoder, tell, verify)
+    except KeyboardInterrupt:
+        tell("\nWhat is downloaded by now stays; the same command goes on.")
+        raise
     if done.model is None:
         tell("A text encoder, for models of ltx-2-mlx's layout; use it as")
         tell(f"  mlx-ltxw generate PROMPT -m MODEL --text-encoder {shlex.quote(done.use)} -o out.mp4")

@@ -9,12 +9,13 @@ import mlx.core as mx
 
 from mlx_ltxw.doctor.paper import PaperModel
 from mlx_ltxw.machine import Machine
-from mlx_ltxw.pipeline.budget import Work, best_budget
+from mlx_ltxw.pipeline.budget import best_budget
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.pipeline.recipes import ONE_STAGE, stages_of
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.pipeline.resolve import defaults_of, resolve
+from mlx_ltxw.pipeline.work import Work
 
 PRECISIONS = {"bf16": None, "-q 8": "8", "-q 4": "4"}
 """As `convert -q` has them."""

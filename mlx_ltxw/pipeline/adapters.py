@@ -10,7 +10,7 @@ import numpy as np
 from mlx_ltxw.adapter.apply import Adapters, attach, round_factors, set_gates
 from mlx_ltxw.adapter.builtin import BUILTIN_ADAPTERS
 from mlx_ltxw.adapter.deltas import DoRA
-from mlx_ltxw.adapter.formats import read
+from mlx_ltxw.adapter.formats import Adapter, read
 from mlx_ltxw.adapter.fuse import fuse
 from mlx_ltxw.adapter.names import kind, tokens_of
 from mlx_ltxw.adapter.placing import Placement, place
@@ -45,8 +45,13 @@ class Chosen:
     located: tuple[Located, ...] = ()
 
 
-def choose(settings: Settings, config: TransformerConfig) -> Chosen:
+def choose(settings: Settings, config: TransformerConfig, known: dict[Located, Adapter]) -> Chosen:
     """Reads the adapters of a run and matches them with the transformer's modules; no weight of it is loaded.
+
+    Args:
+        settings: Of the run.
+        config: Of the transformer.
+        known: Those read before, which several voices may have; gets what is read.
 
     Raises:
         UserError: an adapter that cannot be read or does not fit, or that the video lock would make useless.
@@ -58,7 +63,9 @@ def choose(settings: Settings, config: TransformerConfig) -> Chosen:
     for spec in settings.adapters:
         source, strength = parse_adapter(spec)
         located = locate(source, BUILTIN_ADAPTERS)
-        adapter = read(located.path, modules=names, config=located.config, name=located.name)
+        if located not in known:
+            known[located] = read(located.path, modules=names, config=located.config, name=located.name)
+        adapter = known[located]
         placement = place(adapter, skeleton, settings.allow_partial)
         strength.check(adapter.targets, adapter.name)
         if settings.locked and placement.outside_audio:

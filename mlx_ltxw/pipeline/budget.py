@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-
-from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, beside_mlx, host_memory
 from mlx_ltxw.models.transformer.tensor import TensorShare
-from mlx_ltxw.pipeline.adapters import Chosen, reads_video
+from mlx_ltxw.pipeline.adapter_needs import by_block, copies, fusing, made_factors, read_adapters, used_up
 from mlx_ltxw.pipeline.between_needs import given_needs, upsampler_need
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
@@ -37,19 +33,19 @@ from mlx_ltxw.pipeline.needs import (
     libraries,
     previews,
     streaming,
-    text_needs,
 )
 from mlx_ltxw.pipeline.packed import packed, with_packed
-from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.text_needs import text_needs
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.printing import duration, readable
 from mlx_ltxw.weights.memory import layer_bytes
-from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import RESIDENT, Residency
 from mlx_ltxw.world import World
 
 MARGIN = 0.95
 """Of the budget that a plan may fill."""
 _HALVES = ("weights", "activations")
+_DECODED = (SOUND, PICTURE)
 PREVIEWS, READING = "previews", "reading pictures"
 
 
@@ -85,13 +81,24 @@ class Budget:
     def decodes_beside(self) -> bool:
         """Whether sound and picture can be decoded while the whole transformer stays in memory."""
         kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
-        decoding = max((need.peak for need in self.needs if need.name in (SOUND, PICTURE)), default=0)
+        decoding = max((need.peak - need.beside for need in self.needs if need.name in _DECODED), default=0)
         return self.residency is RESIDENT and kept + decoding + self.program <= self.limit
 
     def beside_transformer(self) -> Budget:
         """The same, of a run whose transformer is in memory before it begins."""
         there = (
             dataclasses.replace(need, beside=need.weights) if need.name.startswith(DENOISING) else need
+            for need in self.needs
+        )
+        return dataclasses.replace(self, needs=tuple(there))
+
+    def decoding_between_clips(self) -> Budget:
+        """The same, of a run whose transformer stays in memory while a clip is decoded, for the next one."""
+        kept = max(need.weights for need in self.needs if need.name.startswith(DENOISING))
+        there = (
+            dataclasses.replace(need, weights=need.weights + kept, beside=kept, choice="beside the transformer")
+            if need.name in _DECODED
+            else need
             for need in self.needs
         )
         return dataclasses.replace(self, needs=tuple(there))
@@ -148,52 +155,6 @@ UNPLANNED = Budget((), RESIDENT, 0)
 """Of a plan in the making."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a budget is made for.
-
-    Attributes:
-        model: Where the weights are.
-        dtype: Of the transformer.
-        audio_only: Whether there is no picture.
-        stages: Of the run.
-        prompts: What is encoded.
-        chosen: The adapters of each take.
-        distilled: The distilled LoRA, if any.
-        locked: Whether adapters act on a second audio stream.
-        fuse: Whether they go into quantised weights too.
-        sounds: Adapted sounds beside the picture.
-        walks: Over the blocks, of all stages and seeds; the passes of a guided step go together.
-        tokens: Machines that the video's tokens are spread over.
-        tensor: Machines that the blocks' weights are spread over.
-        previews: Whether a step's picture and sound are decoded beside the transformer.
-        given: What of the clip is not made, but encoded.
-        makes_sound, makes_picture: Whether they are decoded.
-        quantised: Whether to count as if the blocks had 4 bits.
-        reading: Bytes of the process while the largest given picture is read.
-    """
-
-    model: ModelDir
-    dtype: mx.Dtype
-    audio_only: bool
-    stages: tuple[Stage, ...]
-    prompts: Sequence[str]
-    chosen: Sequence[Chosen]
-    distilled: Chosen | None
-    locked: bool
-    fuse: bool
-    sounds: int
-    walks: int
-    tokens: int = 1
-    tensor: int = 1
-    previews: bool = False
-    given: Encoded = NOTHING
-    makes_sound: bool = True
-    makes_picture: bool = True
-    quantised: bool = False
-    reading: int = 0
-
-
 def best_budget(work: Work, machine: Machine, program: int | None = None) -> Budget:
     """The plan of a run that is as fast as the machine's memory lets it be, whether it fits or not.
 
@@ -209,26 +170,24 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
     limit = int(machine.budget * MARGIN)
     if program is None:
         program = program_memory(machine, work.stages[-1].geometry, work.audio_only, work.given)
-    adapters = sum(located.path.stat().st_size for located in _located(work))
     clip = Subject(
-        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, adapters, work.tokens, work.given,
-        work.makes_sound, work.makes_picture, work.quantised,
-        -(-max(_by_block(work, _used_up(work)), default=0) // work.tensor), _fusing(work),
+        work.model, work.dtype, machine, work.audio_only, work.prompts, work.sounds, read_adapters(work), work.tokens,
+        work.given, work.makes_sound, work.makes_picture, work.quantised,
+        -(-max(by_block(work, used_up(work)), default=0) // work.tensor), fusing(work),
+        made_factors(work),
     )  # fmt: skip
     blocks, fixed, stored = _weights(work)
-    if work.distilled is not None and work.model.quantized_layers("transformer") and not work.fuse:
-        fixed += work.distilled.located[0].path.stat().st_size  # it stays beside the packed weights
-    copies = [-(-nbytes // work.tensor) for nbytes in _copies(work)]
+    second = [-(-nbytes // work.tensor) for nbytes in copies(work)]
     looks = previews(clip, work.stages[-1].geometry) if work.previews else []
     previewing = max((need.peak for need in looks), default=0)
     between = [upsampler_need(clip, s.upsampler, s.geometry, 0).peak for s in work.stages if s.upsampler is not None]
     activations = max(previewing, *between, *(forward(clip, stage) for stage in work.stages))
     sizes = [stage.geometry for stage in work.stages]
     room = limit - program - activations - packed(DENOISING, clip, sizes)
-    residency, beside = RESIDENT, fixed + sum(copies)
+    residency, beside = RESIDENT, fixed + sum(second)
     if sum(blocks) + beside + arriving(clip, blocks, stored) > room:
         room -= max(0, between_blocks(clip) - activations)
-        beside = fixed + streaming(blocks, stored, machine, copies)
+        beside = fixed + streaming(blocks, stored, machine, second)
         residency = Residency(max(0, min(len(blocks) - 1, (room - beside) // max(blocks))))
     reading = [Need(READING, 0, clip.held + work.reading, 0)] if work.reading and machine.backend != "cuda" else []
     needs = [*text_needs(clip), *reading, *given_needs(clip, [stage.geometry for stage in work.stages])]
@@ -241,7 +200,8 @@ def best_budget(work: Work, machine: Machine, program: int | None = None) -> Bud
         weights = max(need.weights for need in needs if need.name.startswith(DENOISING))
         needs.append(Need(PREVIEWS, weights, previewing, 0))
     needs = with_packed([*needs, *decoding_needs(clip, work.stages[-1].geometry)], clip, sizes)
-    return Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+    made = Budget(tuple(needs), keeps_cached(residency, stored, needs), limit, program)
+    return made.decoding_between_clips() if work.clips > 1 and made.decodes_beside else made
 
 
 def _weights(work: Work) -> tuple[list[int], int, list[int]]:
@@ -277,62 +237,3 @@ def program_memory(machine: Machine, last: Geometry, audio_only: bool = False, g
     """Bytes of the program itself, with what its libraries and a given clip's frames will take; none where a card has
     memory of its own."""
     return 0 if machine.backend == "cuda" else beside_mlx() + libraries(last, audio_only) + given.beside(last)
-
-
-def _located(work: Work) -> set[Located]:
-    """The files of all adapters, the distilled LoRA's too."""
-    chosen = [*work.chosen, *([work.distilled] if work.distilled is not None else [])]
-    return {located for one in chosen for located in one.located}
-
-
-def _copies(work: Work) -> list[int]:
-    """Bytes of the second weights that fused adapters need under the lock, block by block."""
-    if not work.locked:
-        return []
-    return _by_block(work, _fused(work, work.chosen, keeps_reading=True))
-
-
-def _by_block(work: Work, weights: dict[str, tuple[int, int]]) -> list[int]:
-    """Bytes of weights with adapters in them, block by block."""
-    itemsize, packed, blocks = work.dtype.size, work.model.quantized_layers("transformer"), dict[str, int]()
-    for path, (elements, _) in weights.items():
-        nbytes, block = elements * itemsize, ".".join(path.split(".")[:2])
-        if path in packed:  # a scale and an offset for each group
-            nbytes = elements * packed[path]["bits"] // 8 + 2 * itemsize * elements // packed[path]["group_size"]
-        blocks[block] = blocks.get(block, 0) + nbytes
-    return [*blocks.values()]
-
-
-def _used_up(work: Work) -> dict[str, tuple[int, int]]:
-    """Weights that adapters take the place of, as `_fused` has them."""
-    distilled = [work.distilled] if work.distilled is not None else []
-    return _fused(work, [*distilled, *(() if work.locked else work.chosen)], keeps_reading=False)
-
-
-def _fusing(work: Work) -> int:
-    """Bytes of what is made on the way to the largest weight that adapters take the place of."""
-    packed, itemsize = work.model.quantized_layers("transformer"), work.dtype.size
-    made = (
-        elements * (_FUSING_PACKED[itemsize] if path in packed else _FUSING[itemsize][adapters > 1])
-        for path, (elements, adapters) in _used_up(work).items()
-    )
-    return max(made, default=0) // work.tensor
-
-
-_FUSING, _FUSING_PACKED = {4: (4, 8), 2: (6, 12)}, {4: 12, 2: 18}
-"""Bytes a number, by those of a weight's: with one adapter and with several; of packed weights."""
-
-
-def _fused(work: Work, adapters: Iterable[Chosen], keeps_reading: bool) -> dict[str, tuple[int, int]]:
-    """Weights that adapters go into, by path: numbers of each, and adapters; without those that read the video, if they
-    stay."""
-    packed = work.model.quantized_layers("transformer")
-    found: dict[str, tuple[int, int]] = {}
-    for chosen in adapters:
-        for (adapter, _), placement in zip(chosen.adapters, chosen.placements, strict=True):
-            for path in placement.placed:
-                delta = adapter.deltas.get(path)
-                beside = path in packed or (keeps_reading and reads_video(path))
-                if delta is not None and (work.fuse or not beside):
-                    found[path] = math.prod(delta.shape), found.get(path, (0, 0))[1] + 1
-    return found

@@ -27,8 +27,7 @@ from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
 from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.weights.arriving import GROUP
-from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
-from mlx_ltxw.weights.memory import layer_bytes, network_bytes, part_bytes
+from mlx_ltxw.weights.memory import network_bytes, part_bytes
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import Residency
 
@@ -51,8 +50,6 @@ it allocates before it does is the rest. Without a limit it holds up to three ti
 
 PROMPT = 1024
 """Tokens a prompt is padded to."""
-_LETTERS, _MARKS = 5, 12
-"""Of a token, in a long text; tokens of a short one that are no words."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ class Subject:
         audio_only: Whether there is no picture.
         prompts: What is encoded.
         sounds: Adapted sounds beside the picture.
-        adapters: Bytes of their factors.
+        adapters: Bytes of them as they are read.
+        factors: Bytes of what is made of those beside weights.
         machines: That the video's tokens are spread over.
         given: What is not made, but encoded.
         makes_sound, makes_picture: Whether they are decoded.
@@ -122,6 +120,7 @@ class Subject:
     quantised: bool = False
     fused: int = 0
     fusing: int = 0
+    factors: int = 0
 
     @property
     def config(self) -> TransformerConfig:
@@ -151,23 +150,25 @@ class Subject:
 
 
 def streaming(
-    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (), whole: bool = False
-) -> int:
+    blocks: Sequence[int], stored: Sequence[int], machine: Machine, copies: Sequence[int] = (),
+    before: float | None = None,
+) -> int:  # fmt: skip
     """Bytes of blocks on their way: the one at work, what is left of the one before, and one that is being read.
 
     Args:
         blocks: Bytes of each in memory.
         stored: Bytes of what is read of each.
-        machine: On a CPU a whole block may be unfinished while the next one is described.
+        machine: On a CPU the one before is waited for (`StreamedLayers`).
         copies: Second weights of each, of fused adapters.
-        whole: Whether the one before is there to its end.
+        before: Of a block, what is left of the one before; None for what is not finished when the next one has come.
     """
-    before = 1 if whole else _BEFORE if machine.in_pieces else _BEFORE_WHOLE
+    if before is None:
+        before = _BEFORE if machine.in_pieces else 0
     return int((1 + before) * (max(blocks) + max(copies, default=0)) + max(stored))
 
 
-_BEFORE, _BEFORE_WHOLE = 0.35, 0.3
-"""Of a block, what is not finished when the next one has come."""
+_BEFORE = 0.35
+"""Of a block, what a GPU has not finished when the next one has come."""
 
 
 _LAID_AT_ONCE = 0.135
@@ -175,51 +176,13 @@ _LAID_AT_ONCE = 0.135
 block's are laid together before the rest of it is computed, and hold nothing more."""
 
 
-def text_needs(clip: Subject) -> list[Need]:
-    """From prompts to contexts."""
-    model, machine, itemsize = clip.model, clip.machine, clip.text_itemsize
-    dtype = mx.float32 if itemsize == 4 else mx.bfloat16
-    projection, connectors = (network_bytes(model, name, dtype) for name in TEXT_PARTS)
-    layers, rest = layer_bytes(model, TEXT_ENCODER, dtype, on_disk="embed_tokens")  # but for the prompt's own rows
-    read, _ = layer_bytes(model, TEXT_ENCODER, None, on_disk="embed_tokens", stored=True)
-    gemma = model.network_config(TEXT_ENCODER)
-    token = gemma.states * gemma.hidden_size * itemsize
-    longest = max((_tokens(prompt) for prompt in clip.prompts), default=1)
-    tokens = sum(map(_tokens, clip.prompts))
-    text = clip.contexts // clip.dtype.size * itemsize
-    whole, own, made = (5.25, 1.0, 2.6) if machine.in_pieces else (4.2, 0.7, 1.8)
-    hidden = int(1.2 * tokens * token) + 2 * longest * gemma.intermediate_size * itemsize
-    hidden += 0 if machine.in_pieces else ops.scores_at_once(gemma.heads, longest, longest)
-    return [
-        Need(
-            TEXT, streaming(layers, read, machine, whole=True) + rest, hidden,
-            sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
-        ),
-        Need(
-            PROJECTION, projection, int(whole * PROMPT * token + own * tokens * token + made * text), projection,
-        ),
-        Need(CONNECTORS, connectors, _connectors(clip, text), connectors),
-    ]  # fmt: skip
-
-
-def _tokens(prompt: str) -> int:
-    return min(PROMPT, len(prompt) // _LETTERS + _MARKS)
-
-
-def _connectors(clip: Subject, text: int) -> int:
-    """Bytes beside the weights of one prompt's way through the connectors, `text` of them its features."""
-    if clip.machine.in_pieces:
-        return 400_000_000
-    config = clip.model.network_config("connectors")
-    return int(8.9 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 3.0 * text)
-
-
 def forward(clip: Subject, stage: Stage) -> int:
     """Bytes beyond the weights that one step of a stage holds."""
-    return walking(clip, stage.geometry, len(passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)))
+    every = passes(stage.video_guidance, stage.audio_guidance, clip.config.layers)
+    return walking(clip, stage.geometry, len(every), texts=len({one.negative for one in every}))
 
 
-def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> int:
+def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1, texts: int = 1) -> int:
     """Bytes beyond the weights that a walk over the blocks holds: a forward's, the streams of the others that go with
     it, and what a run holds all along.
 
@@ -228,6 +191,7 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
         size: Its own.
         forwards: That go side by side, one of them at work.
         rows: Clips that go together in one forward.
+        texts: That the forwards read; keys and values of each are there while all of them go through a block.
     """
     config, itemsize, waiting = clip.config, clip.dtype.size, forwards - 1
     tokens = size.video_tokens + clip.given.tokens(size)
@@ -235,17 +199,29 @@ def walking(clip: Subject, size: Geometry, forwards: int = 1, rows: int = 1) -> 
     audio = rows * size.audio_tokens * config.audio.dim * (1 + clip.sounds) * itemsize
     text = rows * (clip.contexts + clip.sounds * PROMPT * config.audio.context_dim * itemsize)
     if clip.machine.in_pieces:
-        of_text = 4 * (2 if waiting else 1) * text  # of one prompt while passes of the other are at work
         own = ((18 - _GATHERED) / clip.machines + _GATHERED if clip.machines > 1 else 18) + waiting
-        return int(own * video + (18 + waiting) * audio + of_text + clip.held + _unpacked(clip, forwards))
+        return int(
+            own * video
+            + (18 + waiting) * audio
+            + 4 * texts * text
+            + clip.held
+            + clip.factors
+            + _unpacked(clip, forwards)
+        )
     longest = size.audio_tokens if clip.audio_only else tokens
     scores = ops.scores_at_once(config.audio.heads, rows * size.audio_tokens, max(PROMPT, size.audio_tokens))
-    held = len(clip.prompts) * clip.contexts + clip.adapters + _unpacked(clip, forwards)
+    held = len(clip.prompts) * clip.contexts + clip.adapters + clip.factors + _unpacked(clip, forwards)
+    of_text = _OF_TEXT[clip.audio_only][texts if waiting else 0] * text
     if clip.audio_only:
-        return int(19.5 * audio + (12.5 if waiting else 3.5) * text + 8.4 * scores + held)
+        return int(19.5 * audio + of_text + 8.4 * scores + held)
+    again = ops.scores_at_once(config.audio.heads, rows * clip.sounds * size.audio_tokens, PROMPT) if clip.sounds else 0
     scores += ops.scores_at_once(config.video.heads, rows * longest, max(PROMPT, longest))
-    return int((19.5 + waiting) * (video + audio) + (3.5 if waiting else 2.1) * text + 5.3 * scores + held)
+    return int((19.5 + waiting) * (video + audio) + of_text + 5.3 * scores + 2 * again + held)
 
+
+_OF_TEXT = (2.8, 4.2, 8.3), (6.0, 8.0, 16.5)
+"""Arrays of a text that a CPU holds, with a picture and without: in a forward alone, in several that read one text, and
+in several that read two. Keys and values of both are there then while all of them go through a block."""
 
 _GATHERED = 6.0
 """Arrays of the whole video that a machine holds of which each computes some of the tokens: keys and values, gathered,
@@ -261,7 +237,7 @@ def _unpacked(clip: Subject, forwards: int) -> int:
     return int(count * 4 * (config.audio if clip.audio_only else config.video).dim ** 2 * clip.dtype.size)
 
 
-_UNPACKED, _UNPACKED_IN_TURN = 8, (0.5, 3.5)
+_UNPACKED, _UNPACKED_IN_TURN = 8, (0.0, 0.5)
 """Of a feed-forward network's matrices: on a card; on a CPU in a forward alone, and in several side by side."""
 
 
@@ -314,7 +290,7 @@ def _sound(clip: Subject, last: Geometry, dtype: mx.Dtype) -> Need:
         return Need(SOUND, vocoder, min(600_000_000, 2_850_000 * tokens) + clip.held, read)
     config = clip.model.network_config("audio_vae")
     spectrum = (
-        min(tokens, PIECE) * config.channels * (24_000 + 15_000 * wider(config))
+        min(tokens, PIECE) * config.channels * 19_000 * (1 + wider(config))
     )  # the last level's, unfolded for its convolutions
     larger = (decoder, spectrum) if decoder + spectrum > vocoder else (vocoder, 0)
     return Need(SOUND, larger[0], larger[1] + clip.held, read)

@@ -87,6 +87,8 @@ class Networks:
         for other in [kept for kept in self._kept if kept.startswith("transformer") and kept != name]:
             del self._kept[other]  # there may be no room for both
         network = self._once(name, lambda: self._loaded(audio_only, residency, shared))
+        if isinstance(blocks := network.transformer_blocks, StreamedLayers):
+            blocks.forget_ahead()
         return share(network) if self.keep else network
 
     def _loaded(self, audio_only: bool, residency: Residency, shared: tuple[TensorShare, Turns] | None) -> Transformer:

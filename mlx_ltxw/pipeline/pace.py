@@ -21,9 +21,10 @@ from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import write_text
 from mlx_ltxw.machine import Machine, device_name
 from mlx_ltxw.parsing import load_json
-from mlx_ltxw.pipeline.budget import Budget, Work
+from mlx_ltxw.pipeline.budget import Budget
 from mlx_ltxw.pipeline.guidance import passes
 from mlx_ltxw.pipeline.recipes import Stage
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.weights.dtype import name_of
 
 NAME = "pace.json"

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_ltxw.adapter.formats import Adapter
+from mlx_ltxw.adapter.source import Located
 from mlx_ltxw.machine import Machine, late_tf32, slow_blas, this_machine
 from mlx_ltxw.pipeline.adapters import Chosen, check_together, choose, choose_distilled
-from mlx_ltxw.pipeline.budget import UNPLANNED, Budget, Work
+from mlx_ltxw.pipeline.budget import UNPLANNED, Budget
 from mlx_ltxw.pipeline.geometry import Geometry, LatentGrid
 from mlx_ltxw.pipeline.given_needs import Encoded
 from mlx_ltxw.pipeline.guidance import passes
@@ -26,6 +28,7 @@ from mlx_ltxw.pipeline.samplers import res_2s
 from mlx_ltxw.pipeline.spans import added
 from mlx_ltxw.pipeline.split import TENSOR, TOKENS, WHOLE_RUN, Split
 from mlx_ltxw.pipeline.takes import PlannedTake, planned_takes
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.prompts.lines import check_lines
 from mlx_ltxw.weights.dtype import dtype_of
 from mlx_ltxw.weights.model_dir import ModelDir
@@ -78,6 +81,10 @@ class Plan:
             adapters=dataclasses.replace(self.adapters, adapters=[], placements=(), summaries=(), located=()),
         )
 
+    def is_the_base(self, take: PlannedTake) -> bool:
+        """Whether a take is the sound that the picture reads; where a sound is made again, that is the given one."""
+        return self.settings.revoice is None and take.is_base(self.settings.prompt)
+
     @property
     def recipe(self) -> str:
         """The pipeline and its stages, in words."""
@@ -127,12 +134,13 @@ def plan(
     geometry = Geometry(settings.width, settings.height, settings.frames, settings.frame_rate, latent_grid(model))
     stages = stages_of(settings, model, geometry)
     config = model.network_config("transformer")
-    chosen, distilled = choose(settings, config), choose_distilled(settings, config)
+    known: dict[Located, Adapter] = {}
+    chosen, distilled = choose(settings, config, known), choose_distilled(settings, config)
     beside = bool(model.quantized_layers("transformer")) and not settings.fuse
     takes, voices = planned_takes(settings), {settings.adapters: chosen}
     for take in takes:
         if take.adapters not in voices:
-            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config)
+            voices[take.adapters] = choose(dataclasses.replace(settings, adapters=take.adapters), config, known)
     for one in voices.values():
         check_together(one, distilled, beside)
     machine = this_machine().within(memory)
@@ -203,7 +211,8 @@ def _work(job: Plan) -> Work:
         job.model, job.dtype, settings.audio_only, job.stages, job.prompts, [*job.voices.values()], job.distilled,
         settings.locked, settings.fuse, (len(job.takes) or 1) if settings.locked else 0,
         walks * len(settings.seeds), given=given_of(settings, job.geometry), makes_sound=settings.makes_sound,
-        makes_picture=settings.makes_picture, reading=job.reading,
+        makes_picture=settings.makes_picture, reading=job.reading, timed=settings.register_at is not None,
+        voices=len({take.adapters for take in job.takes if not job.is_the_base(take)}), clips=len(settings.seeds),
     )  # fmt: skip
 
 

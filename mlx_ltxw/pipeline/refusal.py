@@ -8,8 +8,9 @@ from math import gcd
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine
-from mlx_ltxw.pipeline.budget import MARGIN, Budget, Work, best_budget
+from mlx_ltxw.pipeline.budget import MARGIN, Budget, best_budget
 from mlx_ltxw.pipeline.geometry import Geometry
+from mlx_ltxw.pipeline.work import Work
 from mlx_ltxw.printing import readable
 
 Planned = Callable[[Work, Machine], Budget]

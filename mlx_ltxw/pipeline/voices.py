@@ -25,8 +25,7 @@ def take_rows(job: Plan) -> list[int | None]:
     """
     rows: list[int | None] = []
     for take in job.takes:
-        base = job.settings.revoice is None and take.is_base(job.settings.prompt)
-        rows.append(None if base else sum(row is not None for row in rows))
+        rows.append(None if job.is_the_base(take) else sum(row is not None for row in rows))
     return rows
 
 

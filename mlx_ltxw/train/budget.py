@@ -12,9 +12,10 @@ import mlx.core as mx
 from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming, text_needs
+from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
+from mlx_ltxw.pipeline.text_needs import text_needs
 from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.train.base import shared_residency
 from mlx_ltxw.train.refusal import fits, refusal
@@ -67,7 +68,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         blocks, beside, choice = _shared(step, blocks, residency, machine)
     elif sum(blocks) > room and not step.audio_only:
         audio, picture, read = _sides(step)
-        beside = streaming(picture, read, machine, whole=machine.in_pieces)
+        beside = streaming(picture, read, machine, before=int(machine.in_pieces))
         left = room - sum(audio) - beside
         residency = Residency(max(0, min(len(blocks) - 1, left // max(picture))), audio_stays=True)
         stay = [residency.stays(index, len(blocks)) for index in range(len(blocks))]
@@ -100,7 +101,7 @@ def _shared(
     held = [whole - part + -(-part // step.machines) for whole, part in zip(blocks, parts, strict=True)]
     choice = f"each of {step.machines} machines holds its part of all {len(blocks)} blocks and gets the rest "
     choice += f"({readable(crossing)}) from the others for each forward"
-    return held, streaming(parts, [0], machine, whole=True), choice
+    return held, streaming(parts, [0], machine, before=1), choice
 
 
 def _weights(step: TrainingStep, which: Callable[[str], bool]) -> tuple[list[int], int]:
@@ -126,7 +127,7 @@ def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> 
     size = Geometry(*step.config.sizes, latent_grid(step.model))
     activations = step_bytes(step, size, machine) - state_bytes(step)  # which is there before
     _, picture, read = _sides(step)
-    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, whole=machine.in_pieces)
+    beside = 0 if residency is RESIDENT else streaming(picture, read, machine, before=int(machine.in_pieces))
     return int(_AHEAD * activations) + beside
 
 

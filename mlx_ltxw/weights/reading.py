@@ -50,6 +50,7 @@ class TensorReader:
         self.bytes_read = 0
         self._counting = threading.Lock()
         self._closed = False
+        self._stamps: dict[Path, tuple[int, ...]] = {}
         self._pool = ThreadPoolExecutor(_READERS, "read")
 
     def fill(self, places: Sequence[tuple[Tensor, memoryview]]) -> None:
@@ -59,7 +60,7 @@ class TensorReader:
             places: Each with the memory that takes its bytes.
 
         Raises:
-            UserError: a file that is gone, cut off, or cannot be read.
+            UserError: a file that is gone, cut off, another one than at the first reading, or cannot be read.
             CancelledError: the reader was closed meanwhile.
         """
         with self._opened(tensor for tensor, _ in places) as files:
@@ -113,6 +114,11 @@ class TensorReader:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise lost(path, error.strerror) from error
+        found = os.fstat(handle)
+        stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        if self._stamps.setdefault(path, stamp) != stamp:  # a clip of two models' blocks would come of it
+            os.close(handle)
+            raise lost(path, "it is another file than before")
         if not self.keep_cached and hasattr(fcntl, "F_NOCACHE"):
             fcntl.fcntl(handle, fcntl.F_NOCACHE, 1)
         return handle

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_ltxw.machine import on_cpu
 from mlx_ltxw.tree import share
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.header import Tensor
@@ -179,18 +180,27 @@ class StreamedLayers(Generic[Layer]):
         self._latest = index, change, layer
         return layer
 
+    def forget_ahead(self) -> None:
+        """Takes back what is read ahead: a new run asks the disk anew."""
+        self._forget(self._coming)
+
     def _fetched(self, index: int, change: Change[Layer] | None) -> Layer:
         """A copy of a layer with what was read in its place."""
         coming = self._coming.pop(index, None)
         if coming is None:
-            self._forget(self._coming)
+            self.forget_ahead()
             coming = self._begin(index)
         began = time.perf_counter()
         try:
             coming.reading.result()
+        except BaseException:
+            self.forget_ahead()  # what failed with it is asked for again by who goes over the layers again
+            raise
         finally:
             self._free.append(coming.staging)
             self._waited += time.perf_counter() - began
+        if on_cpu():
+            mx.synchronize()  # or the layer before is there too: MLX describes copies faster than that is done with
         copy: Any = share(self.layers[index])
 
         def arranged(arrays: dict[str, mx.array]) -> Any:

@@ -42,7 +42,7 @@ def hub(tmp_path, monkeypatch):
         asked.append((repo, revision))
         return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in names])
 
-    def download(repo, name, revision=None, local_files_only=False, tqdm_class=None):
+    def download(repo, name, revision=None, local_files_only=False):
         asked.append((repo, name, revision))
         return str(root / repo / name)
 
@@ -180,7 +180,9 @@ def test_offline(hub, monkeypatch):
     )  # fmt: skip
     repos = [SimpleNamespace(repo_id="owner/name", repo_type="model", revisions=[kept])]
     monkeypatch.setattr(huggingface_hub, "scan_cache_dir", lambda: SimpleNamespace(repos=repos))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, **options: cached.parent / name)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repo, name, revision, local_files_only: cached.parent / name
+    )
     assert locate("owner/name").path == cached
     assert locate("owner/name/whisper.safetensors").path == cached
     assert locate("owner/name").pinned == f"owner/name@{COMMIT}"

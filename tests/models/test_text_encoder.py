@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 
 import mlx.core as mx
 import numpy as np
@@ -87,6 +88,24 @@ def test_layers_read_as_they_are_needed_give_the_same(folder, encoder, residency
     layer = sum(tensor.nbytes for tensor in layers.streamed[0].values())
     assert once % layer == 0
     assert 0 <= once // layer - (5 - (residency.layers or 0)) <= residency.ahead  # both prompts with one reading
+
+
+def test_a_layer_that_is_read_is_gone_when_the_next_one_comes(folder):
+    encoder = load_text_encoder(folder, mx.float32, STREAMED)
+    read, latest = encoder.model.layers, []
+
+    class Watched:
+        def __len__(self):
+            return len(read)
+
+        def __getitem__(self, index):
+            read._latest = None  # as when the next one is asked for
+            assert not latest or latest.pop()() is None
+            latest.append(weakref.ref(layer := read[index]))
+            return layer
+
+    encoder.model.layers = Watched()
+    assert encoder.token_states(mx.array([[1, 2, 3]]), mx.ones((1, 3), mx.bool_))
 
 
 def test_padding_may_lie_on_the_right_or_everywhere(encoder, oracle):

@@ -2,6 +2,7 @@
 fails."""
 
 import dataclasses
+import errno
 import os
 import re
 import subprocess
@@ -264,7 +265,15 @@ def spoil_gone(model):
         file.unlink()
 
 
-@pytest.mark.parametrize("spoil", [spoil_cut, spoil_gone], ids=["cut off", "gone"])
+def spoil_other(model):
+    """Another model's files come in the place of these, with the same layout."""
+    for file in model.shards("transformer"):
+        other = file.with_suffix(".other")
+        other.write_bytes(file.read_bytes()[:-2] + b"\0\0")
+        os.replace(other, file)
+
+
+@pytest.mark.parametrize("spoil", [spoil_cut, spoil_gone, spoil_other], ids=["cut off", "gone", "another"])
 @pytest.mark.parametrize("moment", [1, 2])
 def test_a_disk_that_fails_on_the_way_is_one_sentence(copied, spoil, moment):
     job = plan(dataclasses.replace(REQUEST, steps=4), copied)
@@ -369,6 +378,25 @@ def test_a_read_error_in_the_middle_is_one_sentence(dev, monkeypatch):
     monkeypatch.setattr(reading.os, "preadv", preadv)
     with pytest.raises(UserError, match="Input/output error"):
         list(streamed)
+
+
+def test_a_disk_that_came_back_is_asked_again(dev, monkeypatch):
+    """By the next run of networks that are kept: the one before had ended when a block could not be read ahead."""
+    job = plan(dataclasses.replace(REQUEST, steps=1, video_guidance=NO_GUIDANCE, audio_guidance=NO_GUIDANCE), dev)
+    networks = Networks(dev, job.dtype, keep=True, residency=STREAMED)
+    (whole,) = steps(run(job, networks))
+    streamed = networks.transformer(audio_only=False).transformer_blocks
+
+    def gone(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    streamed._forget(streamed._coming)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading.os, "preadv", gone)
+        streamed._read_ahead(len(streamed) - 1)
+        assert [type(one.reading.exception()) for one in streamed._coming.values()] == [UserError]
+    (again,) = steps(run(job, networks))
+    assert all(mx.array_equal(one, other) for one, other in zip(again.latents[:2], whole.latents[:2], strict=True))
 
 
 def test_tensors_are_read_in_pieces(dev, monkeypatch):

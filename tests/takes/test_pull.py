@@ -90,6 +90,7 @@ def test_a_download_that_is_asked_to_end_ends(hub, tmp_path, number):
         told = program.communicate(timeout=100)[1]
     hub.release.set()
     assert program.returncode == 128 + number, told
+    assert "stays; the same command goes on." in told
     assert told.endswith("Stopped; nothing half-written was left behind.\n")
     assert not (tmp_path / "model" / file).exists()
 

@@ -72,8 +72,8 @@ class TextEncoder:
         """
         spans = [_span(valid) for valid in np.array(mask).astype(bool)]
         prompts = [row[None, start:stop] for row, (start, stop) in zip(np.array(ids), spans, strict=True)]
-        # Layer by layer where layers are read from disk, too: a layer is let go when all prompts have passed it.
-        made = iter(self.model.states([mx.array(prompt) for prompt in prompts if prompt.size], Submissions(1, 1)))
+        # Each layer is waited for, which takes no time beside its reading: it is gone when the next one comes.
+        made = iter(self.model.states([mx.array(prompt) for prompt in prompts if prompt.size], Submissions(1, 0)))
         blank = mx.zeros((1, 0, self.config.states, self.config.hidden_size), self.model.norm.weight.dtype)
         return [
             (start, (next(made) if prompt.size else blank).swapaxes(2, 3))  # (1, T, L, D) -> (1, T, D, L)

@@ -83,4 +83,5 @@ class Gemma(nn.Module):
                 own.append(h)
             if submissions is not None:
                 submissions.add(hidden)
+            del layer  # one that is read from disk is not there beside the next
         return [mx.stack([*own[:-1], self.norm(h)], axis=2) for own, h in zip(states, hidden, strict=True)]
