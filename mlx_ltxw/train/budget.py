@@ -12,7 +12,8 @@ import mlx.core as mx
 from mlx_ltxw.machine import Machine, this_machine
 from mlx_ltxw.pipeline.budget import MARGIN, Budget, keeps_cached, program_memory
 from mlx_ltxw.pipeline.geometry import Geometry
-from mlx_ltxw.pipeline.needs import PICTURE, Need, Subject, decoding_needs, streaming
+from mlx_ltxw.pipeline.given_needs import Encoded, picture_encoding, sound_encoding
+from mlx_ltxw.pipeline.needs import Need, Subject, streaming
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.pipeline.text_needs import text_needs
@@ -23,7 +24,7 @@ from mlx_ltxw.train.sample_needs import kept_contexts, sample_needs
 from mlx_ltxw.train.step_needs import TrainingStep, state_bytes, step_bytes
 from mlx_ltxw.weights.components import of_adapted_audio
 from mlx_ltxw.weights.dtype import default_dtype
-from mlx_ltxw.weights.memory import layer_bytes, part_bytes
+from mlx_ltxw.weights.memory import layer_bytes
 from mlx_ltxw.weights.streaming import RESIDENT, Residency, is_matrix
 
 TRAINING = "training"
@@ -44,7 +45,8 @@ def budget_for_training(step: TrainingStep, memory: int | None = None, program: 
     """
     machine = this_machine().within(memory)
     if program is None:
-        program = program_memory(machine, Geometry(*step.config.sizes, latent_grid(step.model)))
+        size = Geometry(*step.config.sizes, latent_grid(step.model))
+        program = program_memory(machine, size, given=Encoded(0 if step.audio_only else size.frames))
     budget = _planned(step, machine, program)
     if not fits(step, budget):
         raise refusal(step, machine, budget, lambda other, on: _planned(other, on, program))
@@ -80,8 +82,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         again, choice = 0, f"{staying(len(blocks), len(blocks))} in memory"
     weights = sum(blocks) + outside + beside
     read_in_all = sum(stored) + again * step.config.accumulation * step.config.steps
-    decoding = decoding_needs(subject, size)
-    needs = [*text_needs(subject), *_encoding(step, decoding, machine)]
+    needs = [*text_needs(subject), *_encoding(step, size, machine)]
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
     needs += sample_needs(step, subject, size, weights)
     needs = with_packed(needs, subject, [size], step.draws)
@@ -131,12 +132,10 @@ def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> 
     return int(_AHEAD * activations) + beside
 
 
-def _encoding(step: TrainingStep, decoding: Sequence[Need], machine: Machine) -> list[Need]:
-    """Of clips, before the first step: no more than decoding them would hold, and bounded."""
-    needs, bound = [], 820_000_000 if machine.in_pieces else 400_000_000
-    for need in decoding:
-        what, component = ("pictures", "video_vae") if need.name == PICTURE else ("sounds", "audio_vae")
-        parts = part_bytes(step.model, component, default_dtype())
-        weights = sum(nbytes for part, nbytes in parts.items() if part != "decoder")
-        needs.append(Need(f"{what}' encoding", weights, min(bound, need.activations), weights))
-    return needs
+def _encoding(step: TrainingStep, size: Geometry, machine: Machine) -> list[Need]:
+    """Of clips, before the first step: one at a time, as a clip that a run is given."""
+    dtype, in_pieces = default_dtype(), machine.in_pieces
+    made = [("sounds", sound_encoding(step.model, dtype, size, in_pieces))]
+    if not step.audio_only:
+        made.append(("pictures", picture_encoding(step.model, dtype, size.frames, size, in_pieces)))
+    return [Need(f"{what}' encoding", weights, held, weights) for what, (weights, held) in made]

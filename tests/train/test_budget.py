@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +16,7 @@ from mlx_ltxw.cli.train import train
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.machine import Machine, limits
 from mlx_ltxw.pipeline.budget import Budget
+from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.needs import Need, streaming
 from mlx_ltxw.pipeline.plan import latent_grid
@@ -231,6 +233,32 @@ def test_a_step_takes_what_was_predicted(built_in, tmp_path, options, how):
             return {"step": mx.get_peak_memory() - before}
 
         check_plan({"step": said}, measure)
+
+
+def test_encoding_clips_takes_what_was_predicted(built_in):
+    """As a clip that is given: on a CPU convolutions copy what they read, so that it is more than decoding."""
+    one = TrainingStep(built_in, TrainConfig(), False)
+    size = Geometry(64, 64, 49, 24.0, latent_grid(built_in))
+    said = {need.name: need.arrays for need in budget._encoding(one, size, Machine("cpu", GB, GB))}
+    frames = np.zeros((size.frames, size.height, size.width, 3), np.uint8)
+    wave = np.zeros((int(16000 * size.seconds), 2), np.float32)
+
+    def measure():
+        held = {}
+        for name, load, encode in (
+            ("sounds' encoding", built_in.load_audio_vae, lambda vae: encode_sound(vae, wave, size.audio_tokens)),
+            ("pictures' encoding", built_in.load_video_vae, lambda vae: encode_frames(vae, frames, mx.float32)),
+        ):
+            gc.collect()
+            before = mx.get_active_memory()
+            mx.reset_peak_memory()
+            with limits(Machine("cpu", GB, GB)) as parts:
+                parts.begin(name, 0, int(0.7 * said[name]))
+                mx.eval(encode(load(mx.float32)))
+            held[name] = mx.get_peak_memory() - before
+        return held
+
+    check_plan(said, measure, within=1.2)
 
 
 def lengthen(file):

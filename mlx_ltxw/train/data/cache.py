@@ -20,6 +20,7 @@ import numpy as np
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_free, locked_folder, write_errors
+from mlx_ltxw.heap import give_back_freed_memory
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
@@ -210,6 +211,7 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress, b
             begins(SOUNDS)
             arrays = {"audio": _sound_tokens(job.clip, audio_vae)}
             if video_vae is not None and job.clip.picture:
+                give_back_freed_memory()  # in pieces too small for what comes: the process would be so much larger
                 begins(PICTURES)
                 arrays["video"] = _picture_tokens(job.clip, video_vae)
         except UserError as error:
@@ -218,6 +220,7 @@ def _encode_clips(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress, b
         progress("latents", index + 1, len(jobs))
     del audio_vae, video_vae
     mx.clear_cache()
+    give_back_freed_memory()
 
 
 def _sound_tokens(clip: TrainingClip, vae: AudioVAE) -> mx.array:
