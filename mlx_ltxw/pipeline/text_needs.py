@@ -51,4 +51,4 @@ def _connectors(clip: Subject) -> int:
         return 400_000_000
     config = clip.model.network_config("connectors")
     text = PROMPT * (clip.config.video.context_dim + clip.config.audio.context_dim) * clip.text_itemsize
-    return int(8.3 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 9.0 * text)
+    return int(7.6 * ops.scores_at_once(config.video.heads, PROMPT, PROMPT) + 14.0 * text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -12,27 +13,58 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_ltxw import files, links
+from mlx_ltxw import files, links, world
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.links import Links
 from mlx_ltxw.machines.crew import Crew
 from mlx_ltxw.world import Pulse, World
 
+TIMEOUT = 60.0
+"""No test waits for it, and no machine that is busy otherwise comes to it."""
+
+
+class Told(Pulse):
+    """Says what a test wants: seconds since the last piece, or None."""
+
+    now: float | None = None
+
+    @property
+    def quiet(self):
+        return self.now
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+    """How this process would have been ended: the others' threads may be at it for a moment after a test."""
+    told = queue.SimpleQueue()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(links, "end_here", lambda *end: told.put(end))
+        yield told
+
 
 class Two:
     """The links of two machines in this process."""
 
-    def __init__(self, timeout):
+    def __init__(self):
         near, far = socket.socketpair()
-        near.settimeout(timeout)
-        far.settimeout(timeout)
-        self.pulses, hosts = [Pulse(), Pulse()], ["one (rank 0)", "two (rank 1)"]
-        self.lead = Links(0, hosts, timeout, {1: near}, pulse=self.pulses[0])
-        self.other = Links(1, hosts, timeout, {0: far}, pulse=self.pulses[1])
+        near.settimeout(TIMEOUT)
+        far.settimeout(TIMEOUT)
+        self.pulses, hosts = [Told(), Told()], ["one (rank 0)", "two (rank 1)"]
+        self.lead = Links(0, hosts, TIMEOUT, {1: near}, pulse=self.pulses[0])
+        self.other = Links(1, hosts, TIMEOUT, {0: far}, pulse=self.pulses[1])
 
-    def heard(self, seconds):
-        """What the leading one hears within a time."""
-        time.sleep(seconds)
+    def are_quiet(self, *seconds):
+        """So long they have not got on; the leading one knows it of the other."""
+        for pulse, now in zip(self.pulses, seconds, strict=True):
+            pulse.now = now
+        until = time.monotonic() + TIMEOUT
+        while self.lead._quiet[1] != seconds[1]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    def heard(self):
+        """What the leading one hears within some beats."""
+        time.sleep(0.2)
         said = []
         while not self.lead.inbox.empty():
             said.append(self.lead.inbox.get().values)
@@ -46,16 +78,17 @@ class Two:
 @pytest.fixture
 def two(monkeypatch):
     monkeypatch.setattr(links, "_BEAT", 0.05)
-    both = Two(1.0)
+    both = Two()
     yield both
     both.close()
 
 
 def test_when_no_machine_gets_on_the_link_hangs(two):
-    with two.pulses[0], two.pulses[1]:
-        assert not two.heard(0.2)
-        first = two.lead.inbox.get(timeout=60).values
-        assert "No machine has got on for 1 s, though all of them live" in first["hung"]
+    two.are_quiet(59.0, 58.0)
+    assert not two.heard()
+    two.are_quiet(62.0, 61.0)
+    first = two.lead.inbox.get(timeout=60).values
+    assert "No machine has got on for 61 s, though all of them live" in first["hung"]
 
 
 def test_leave_is_taken_of_a_machine_that_goes_meanwhile(two):
@@ -75,12 +108,24 @@ def test_leave_is_taken_of_a_machine_that_goes_meanwhile(two):
 
 def test_a_machine_at_work_of_its_own_keeps_the_others_waiting(two):
     """It reads weights, or has the longer share: however long, that is no hung link."""
-    with two.pulses[0]:
-        assert not two.heard(1.2)
-    with two.pulses[0], two.pulses[1]:
-        for _ in range(12):
-            two.pulses[1].beat()
-            assert not two.heard(0.1)
+    two.are_quiet(99.0, None)
+    assert not two.heard()
+    two.are_quiet(99.0, 0.1)
+    assert not two.heard()
+
+
+def test_a_pulse_counts_from_the_last_piece_of_the_common_work(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(world.time, "monotonic", lambda: now)
+    pulse = Pulse()
+    assert pulse.quiet is None
+    with pulse:
+        now = 103.0
+        assert pulse.quiet == 3.0
+        pulse.beat()
+        now = 104.0
+        assert pulse.quiet == 1.0
+    assert pulse.quiet is None
 
 
 def crew(facts, leads=True):
@@ -157,33 +202,31 @@ def exchanges():
     return exchange
 
 
-def test_training_ends_when_the_link_hangs(monkeypatch):
+def test_training_ends_when_the_link_hangs(monkeypatch, ended):
     monkeypatch.setattr(links, "_BEAT", 0.05)
     monkeypatch.setattr(links, "own_addresses", lambda: ["127.0.0.1"])
-    told, one_told, done = [], threading.Event(), threading.Barrier(2)
-
-    def end_here(*end):
-        told.append(end)
-        one_told.set()
-
-    monkeypatch.setattr(links, "end_here", end_here)
-    exchange = exchanges()
+    exchange, meet = exchanges(), threading.Barrier(3)
 
     def sums(rank):
-        pulse = Pulse()
-        with links.watched(rank, 2, exchange(rank), "The last checkpoint goes on.", 1.0, pulse):
-            time.sleep(1.2)  # at work of its own
-            early = len(told)
-            done.wait(60)
-            with pulse:
-                assert one_told.wait(60)
+        pulse = Told()
+        with links.watched(rank, 2, exchange(rank), "The last checkpoint goes on.", TIMEOUT, pulse):
+            meet.wait(60)
+            time.sleep(0.2)  # at work of its own
+            early = ended.qsize()
+            meet.wait(60)
+            pulse.now = 61.0
+            meet.wait(60)  # until it is told
         return early
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(sums, range(2))) == [0, 0]
-    text, code = told[0]
+        early = [pool.submit(sums, rank) for rank in range(2)]
+        meet.wait(60)
+        meet.wait(60)
+        text, code = ended.get(timeout=60)
+        meet.wait(60)
+        assert [each.result(60) for each in early] == [0, 0]
     assert code == 2
-    assert text.startswith("Error: No machine has got on for ")
+    assert text.startswith("Error: No machine has got on for 61 s")
     assert text.endswith("see its cable and its addresses. The last checkpoint goes on.")
 
 
@@ -193,7 +236,7 @@ def test_a_machine_is_called_at_its_next_address(monkeypatch):
     monkeypatch.setattr(links, "_CALL", 0.3)
     exchange = exchanges()
     with ThreadPoolExecutor(2) as pool:
-        opened = [pool.submit(Links.open, rank, 2, exchange(rank), 60.0) for rank in range(2)]
+        opened = [pool.submit(Links.open, rank, 2, exchange(rank), TIMEOUT) for rank in range(2)]
         one, other = (each.result(100) for each in opened)
     other.say({"told": 1})
     assert one.inbox.get(timeout=60).values == {"told": 1}
