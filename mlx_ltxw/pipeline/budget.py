@@ -19,10 +19,10 @@ from mlx_ltxw.pipeline.given_needs import NOTHING, Encoded
 from mlx_ltxw.pipeline.needs import (
     AHEAD,
     DENOISING,
+    ONCE,
     PARTS,
     PICTURE,
     SOUND,
-    TEXT,
     Need,
     Subject,
     arriving,
@@ -146,7 +146,7 @@ class Budget:
     def line(self) -> str:
         """The plan in a line: `needs 21.80 GB of the 22.00 GB it may use; 22 of 48 blocks stay in memory, ...`."""
         text = f"needs about {readable(self.peak)} of the {readable(self.limit)} it may use"
-        choice = next((need.choice for need in self.needs if need.choice and need.name != TEXT), "")
+        choice = next((need.choice for need in self.needs if need.choice not in ("", ONCE)), "")
         parts = [text, choice, f"denoising takes about {duration(self.seconds)}" if self.seconds is not None else ""]
         return "; ".join(filter(None, parts))
 

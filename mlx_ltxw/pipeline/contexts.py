@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_ltxw.models.text import FeatureExtractor
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.streaming import STREAMED_ONCE
 
@@ -69,14 +70,8 @@ def encode_prompts(
     mx.clear_cache()
     begins("text_projection")
     projection = model_dir.load_text_projection(dtype)
-    features = []
-    for row, (start, states) in enumerate(hidden):  # with its padding a prompt of LTX-2.3 has 385 MB
-        behind = mask.shape[1] - start - states.shape[1]
-        padded = mx.pad(states, [(0, 0), (start, behind), (0, 0), (0, 0)])
-        projected = projection(padded, mask[row : row + 1])
-        mx.eval(projected)
-        features.append(projected)
-    del projection, hidden, states, padded, projected
+    features = [project(projection, states, mask[row : row + 1]) for row, states in enumerate(hidden)]
+    del projection, hidden
     mx.clear_cache()
     begins("connectors")
     connectors = model_dir.load_connectors(dtype)
@@ -89,6 +84,24 @@ def encode_prompts(
     del connectors
     mx.clear_cache()
     return joined(prompts, made)
+
+
+def project(projection: FeatureExtractor, tokens: tuple[int, mx.array], mask: mx.array) -> tuple[mx.array, mx.array]:
+    """Features of one prompt, made one prompt at a time: with its padding one of LTX-2.3 has 385 MB.
+
+    Args:
+        projection: Of both streams.
+        tokens: One of `TextEncoder.token_states`.
+        mask: (1, S) bool.
+
+    Returns:
+        (1, S, Dv) and (1, S, Da).
+    """
+    start, states = tokens
+    behind = mask.shape[1] - start - states.shape[1]
+    features: tuple[mx.array, mx.array] = projection(mx.pad(states, [(0, 0), (start, behind), (0, 0), (0, 0)]), mask)
+    mx.eval(features)
+    return features
 
 
 def joined(prompts: Sequence[str], made: Sequence[tuple[mx.array, mx.array]]) -> Contexts:

@@ -36,6 +36,9 @@ DENOISING, SOUND, PICTURE = "denoising", "sound", "picture"
 GIVEN_SOUND, GIVEN_PICTURE, UPSAMPLER_PART = "given sound", "given picture", "upsampler"
 """Encoders are told apart from their decoders by these names."""
 
+ONCE = "layer by layer from disk"
+"""How a text encoder is read, always."""
+
 PARTS = {
     "text_encoder": TEXT, "text_projection": PROJECTION, "connectors": CONNECTORS, "transformer": DENOISING,
     "audio_vae": SOUND, "vocoder": SOUND, "video_vae": PICTURE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_ltxw.models import ops
-from mlx_ltxw.pipeline.needs import CONNECTORS, PROJECTION, PROMPT, TEXT, Need, Subject, streaming
+from mlx_ltxw.pipeline.needs import CONNECTORS, ONCE, PROJECTION, PROMPT, TEXT, Need, Subject, streaming
 from mlx_ltxw.weights.components import TEXT_ENCODER, TEXT_PARTS
 from mlx_ltxw.weights.memory import layer_bytes, network_bytes
 
@@ -31,7 +31,7 @@ def text_needs(clip: Subject) -> list[Need]:
     return [
         Need(
             TEXT, streaming(layers, read, machine, before=0) + rest, hidden + clip.adapters,
-            sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), "layer by layer from disk",
+            sum(tensor.nbytes for tensor in model.tensors(TEXT_ENCODER)), ONCE,
         ),
         Need(
             PROJECTION, projection,
@@ -39,6 +39,16 @@ def text_needs(clip: Subject) -> list[Need]:
         ),
         Need(CONNECTORS, connectors, _connectors(clip) + clip.adapters, connectors),
     ]  # fmt: skip
+
+
+def captions_need(name: str, clip: Subject) -> Need:
+    """Of many prompts that go through the text encoder and the projection, both of which stay until the last is done;
+    so many at once as have the tokens of a padded one."""
+    text, projection, _ = text_needs(clip)
+    return Need(
+        name, text.weights + projection.weights, text.activations + projection.activations, text.read + projection.read,
+        ONCE,
+    )  # fmt: skip
 
 
 def _tokens(prompt: str) -> int:

@@ -16,9 +16,10 @@ from mlx_ltxw.pipeline.given_needs import Encoded, picture_encoding, sound_encod
 from mlx_ltxw.pipeline.needs import Need, Subject, streaming
 from mlx_ltxw.pipeline.packed import packed, with_packed
 from mlx_ltxw.pipeline.plan import latent_grid
-from mlx_ltxw.pipeline.text_needs import text_needs
+from mlx_ltxw.pipeline.text_needs import captions_need, text_needs
 from mlx_ltxw.printing import readable, staying
 from mlx_ltxw.train.base import shared_residency
+from mlx_ltxw.train.data.cache import CAPTIONS, PICTURES, SOUNDS
 from mlx_ltxw.train.refusal import fits, refusal
 from mlx_ltxw.train.sample_needs import kept_contexts, sample_needs
 from mlx_ltxw.train.step_needs import TrainingStep, state_bytes, step_bytes
@@ -82,7 +83,7 @@ def _planned(step: TrainingStep, machine: Machine, program: int) -> Budget:
         again, choice = 0, f"{staying(len(blocks), len(blocks))} in memory"
     weights = sum(blocks) + outside + beside
     read_in_all = sum(stored) + again * step.config.accumulation * step.config.steps
-    needs = [*text_needs(subject), *_encoding(step, size, machine)]
+    needs = [*_encoding(step, subject, size), *text_needs(subject)]
     needs.append(Need(f"{TRAINING}, {size.frames} frames", weights, activations, read_in_all, choice))
     needs += sample_needs(step, subject, size, weights)
     needs = with_packed(needs, subject, [size], step.draws)
@@ -132,10 +133,13 @@ def held_in_step(step: TrainingStep, machine: Machine, residency: Residency) -> 
     return int(_AHEAD * activations) + beside
 
 
-def _encoding(step: TrainingStep, size: Geometry, machine: Machine) -> list[Need]:
-    """Of clips, before the first step: one at a time, as a clip that a run is given."""
-    dtype, in_pieces = default_dtype(), machine.in_pieces
-    made = [("sounds", sound_encoding(step.model, dtype, size, in_pieces))]
+def _encoding(step: TrainingStep, subject: Subject, size: Geometry) -> list[Need]:
+    """Of clips, before the first step: one at a time, as a clip that a run is given, while both encoders stay; then of
+    their captions, many together."""
+    dtype, in_pieces = default_dtype(), subject.machine.in_pieces
+    made = {SOUNDS: sound_encoding(step.model, dtype, size, in_pieces)}
     if not step.audio_only:
-        made.append(("pictures", picture_encoding(step.model, dtype, size.frames, size, in_pieces)))
-    return [Need(f"{what}' encoding", weights, held, weights) for what, (weights, held) in made]
+        made[PICTURES] = picture_encoding(step.model, dtype, size.frames, size, in_pieces)
+    both = sum(weights for weights, _ in made.values())
+    needs = [Need(name, both, held, own, beside=both - own) for name, (own, held) in made.items()]
+    return [*needs, captions_need(CAPTIONS, subject)]

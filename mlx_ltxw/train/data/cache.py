@@ -23,12 +23,14 @@ from mlx_ltxw.files import check_free, locked_folder, write_errors
 from mlx_ltxw.heap import give_back_freed_memory
 from mlx_ltxw.models import ops
 from mlx_ltxw.models.text.tokenizer import PROMPT_TOKENS
+from mlx_ltxw.pipeline.contexts import project
 from mlx_ltxw.pipeline.encode import encode_frames, encode_sound
 from mlx_ltxw.train.data.clip import TrainingClip, read_picture, read_sound
 from mlx_ltxw.train.data.findings import OnProgress
 from mlx_ltxw.weights.dtype import default_dtype
 from mlx_ltxw.weights.manifest import sha256
 from mlx_ltxw.weights.saving import save_arrays
+from mlx_ltxw.weights.streaming import STREAMED_ONCE
 
 if TYPE_CHECKING:
     from mlx_ltxw.models.audio_vae import AudioVAE
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 FORMAT = "2"
 """Raised when the same clip and model would give other arrays than before."""
 
-SOUNDS, PICTURES = "sounds' encoding", "pictures' encoding"
+SOUNDS, PICTURES, CAPTIONS = "sounds' encoding", "pictures' encoding", "captions' encoding"
 """Parts of the plan."""
 Begins = Callable[[str], None]
 _LATENTS = "latents"
@@ -262,24 +264,42 @@ def _encode_captions(jobs: Sequence[_Job], model: ModelDir, progress: OnProgress
 
 def _features(
     captions: Sequence[str], model: ModelDir, progress: OnProgress, begins: Begins
-) -> dict[str, tuple[Any, Any, np.ndarray]]:
-    """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S)."""
-    encoder = model.load_text_encoder(default_dtype())
+) -> dict[str, tuple[mx.array, mx.array, np.ndarray]]:
+    """Video and audio features (tokens, D) of the real tokens of each caption, and its mask (1, S).
+
+    Gemma's layers are read from disk as they are needed, anew for each group of captions that go through them together.
+    """
+    begins(CAPTIONS)
+    encoder = model.load_text_encoder(default_dtype(), STREAMED_ONCE)
     projection = model.load_text_projection(default_dtype())
+    ids, mask = encoder.tokenize(list(captions))
     features = {}
-    for index, caption in enumerate(captions):
-        ids, mask = encoder.tokenize([caption])
-        real = np.array(mask)
-        begins("text_projection")
-        video, audio = projection(encoder.hidden_states(ids, mask), mask)
-        places = mx.array(np.flatnonzero(real[0]))
-        kept = video[0, places], audio[0, places]
-        mx.eval(kept)
-        features[caption] = (*kept, real)
-        progress("text", index + 1, len(captions))
+    for rows in _together(np.array(mask).sum(1)):
+        states = encoder.token_states(ids[rows], mask[rows])
+        mx.eval([one for _, one in states])
+        for row in range(rows.start, rows.stop):
+            own = mask[row : row + 1]
+            places = mx.array(np.flatnonzero(np.array(own)[0]))
+            video, audio = project(projection, states.pop(0), own)
+            kept = video[0, places], audio[0, places]
+            mx.eval(kept)
+            features[captions[row]] = (*kept, np.array(own))
+            progress("text", row + 1, len(captions))
+        del states, video, audio, kept
     del encoder, projection
     mx.clear_cache()
     return features
+
+
+def _together(tokens: Sequence[int]) -> list[slice]:
+    """Groups of captions, in their order, whose states take no more memory than those of a padded prompt, or of one."""
+    groups: list[slice] = []
+    for row, count in enumerate(tokens):
+        if groups and sum(tokens[groups[-1].start : row]) + count <= PROMPT_TOKENS:
+            groups[-1] = slice(groups[-1].start, row + 1)
+        else:
+            groups.append(slice(row, row + 1))
+    return groups
 
 
 def _padded(tokens: mx.array, mask: np.ndarray) -> mx.array:

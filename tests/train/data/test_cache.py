@@ -22,6 +22,7 @@ from mlx_ltxw.train.data.prepare import prepare
 from mlx_ltxw.train.record import RunArguments
 from mlx_ltxw.train.start import begin
 from mlx_ltxw.weights.model_dir import ModelDir
+from mlx_ltxw.weights.streaming import StreamedLayers
 from mlx_ltxw.world import World
 from tests.numbers import relative_error
 from tests.reference import pipeline as reference
@@ -124,12 +125,37 @@ def test_each_part_is_told_when_it_begins(clips, model, tmp_path):
     build_cache(clips, model, tmp_path, lambda stage, done, total: told.append(stage), told.append)
     of_each = [["sounds' encoding", "pictures' encoding"]] * 2 + [["sounds' encoding"]]  # the third has no picture
     latents = [name for parts in of_each for name in (*parts, "latents")]
-    assert told == latents + ["text_projection", "text"] * 2 + ["connectors"]
+    assert told == [*latents, "captions' encoding", "text", "text", "connectors"]
     folder = tmp_path / "clips"
     folder.mkdir()
     begun = begin(tmp_path / "run", RunArguments(str(folder), str(model.path)), World())
     planned = {name: begun.budget.part(name) for name in {*told} - {"latents", "text"}}
     assert all(weights > 0 and activations > 0 for weights, activations in planned.values())
+
+
+def test_captions_go_together_through_layers_that_are_read_and_let_go(model, monkeypatch):
+    """Those of LTX-2.3's Gemma have 24 GB; a caption has the same features to the last bit, whoever goes with it."""
+    read, captions = [], [f'(woman, whispering): "{"wait " * count}"' for count in (1, 4, 2)]
+    begun = StreamedLayers._begin
+    monkeypatch.setattr(StreamedLayers, "_begin", lambda self, index: read.append(index) or begun(self, index))
+
+    def features(prompts):
+        read.clear()
+        return cache._features(prompts, model, lambda *_: None, lambda _: None)
+
+    together, layers = features(captions), model.network_config("text_encoder").layers
+    assert read == [*range(layers)]
+    monkeypatch.setattr(cache, "PROMPT_TOKENS", 30)  # the first two, or the second and third, have more
+    apart = features(captions)
+    assert read == [*range(layers)] * 3
+    for caption in captions:
+        for one, other in zip(together[caption], apart[caption], strict=True):
+            np.testing.assert_array_equal(np.array(one), np.array(other))
+
+
+def test_groups_of_captions_have_the_tokens_of_one_prompt():
+    assert cache._together([600, 424, 1, 1024, 3, 2]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 6)]
+    assert cache._together([]) == []
 
 
 @pytest.mark.parametrize("limit", [2, 5])
