@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ def test_a_disk_that_lets_nothing_go_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.bin could not be written: Read-only file system\. That disk is read-only"):
         write_bytes(tmp_path / "a.bin", b"new")
     monkeypatch.undo()
-    files.sweep(tmp_path)
-    assert not list(tmp_path.iterdir())
+    write_bytes(tmp_path / "b.bin", b"new")  # of the same process, when the disk takes something again
+    assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]
 
 
 @pytest.mark.parametrize("name", ["missing/a.wav", "file/a.wav", "folder"])
@@ -218,6 +219,71 @@ def test_a_locked_folder_says_who_holds_it(tmp_path):
     with files.locked_folder(folder, "training run"):
         pass
     assert not list(folder.iterdir())
+
+
+def interrupted_at(number, make, path):
+    """Enters `make(path)`, with Ctrl-C before the line of that number on the way; whether it came so far."""
+    before, left = sys.gettrace(), number
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        left -= event == "line"
+        if left < 0 and event == "line":
+            left = sys.maxsize  # once
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with make(path):
+            sys.settrace(before)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("what", ["file", "lock"])
+def test_an_interruption_holds_nothing_back(tmp_path, what):
+    """Ctrl-C before any line of what begins a file or takes a lock: the same process can do it again, and no handle is
+    open for ever, but one that had no lock and no name yet."""
+
+    @contextmanager
+    def lock(path):
+        with files.locked_folder(path, "training run"):
+            yield
+
+    @contextmanager
+    def file(path):
+        with replacing(path / "a.bin") as partial:
+            partial.write_bytes(b"new")
+            yield
+
+    make, number = {"file": file, "lock": lock}[what], 0
+    handles = len(os.listdir("/dev/fd"))
+    while interrupted_at(number, make, tmp_path):
+        with make(tmp_path):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == (["a.bin"] if what == "file" else [])
+        number += 1
+    assert number > 12
+    assert len(os.listdir("/dev/fd")) <= handles + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.EIO, "disk is connected and sound"), (errno.EACCES, "its permissions")]
+)
+def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch, code, hint):
+    def refused(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(UserError, match=rf"a\.json cannot be read: .*{hint}"):
+        files.read_text(tmp_path / "a.json")
 
 
 def test_only_plain_files_of_a_bounded_size_are_read(tmp_path):
