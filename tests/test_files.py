@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_ltxw import files
+from mlx_ltxw import files, paths
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_writable, replacing, write_bytes
 from mlx_ltxw.media.audio import write_wav
@@ -319,18 +319,18 @@ def test_texts(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", "a\0b", "..", "a\\..\\b", 3, None])
 def test_a_list_names_files_of_its_own_folder_only(tmp_path, name):
     with pytest.raises(UserError, match="no file in it"):
-        files.inside(tmp_path, name)
-    assert files.inside(tmp_path, "a/b.json") == tmp_path / "a" / "b.json"
+        paths.inside(tmp_path, name)
+    assert paths.inside(tmp_path, "a/b.json") == tmp_path / "a" / "b.json"
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5000, "a/" * 3000, "a\0b", "d/" + "x" * 256, "\ud800"])
 def test_names_that_no_file_has(text):
     with pytest.raises(UserError, match="cannot be the name of a file"):
-        files.local_path(text)
+        paths.local_path(text)
 
 
 def test_a_home_that_nobody_has():
-    assert files.local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert paths.local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
 
 
 def test_control_characters_are_made_visible():

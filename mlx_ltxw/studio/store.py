@@ -152,6 +152,7 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.row_factory = sqlite3.Row
@@ -180,13 +181,22 @@ class Store:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """One transaction; one that the disk does not take is as if it had never been.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self._path} could not be written: {error}.", "Free some space on that disk, or see that it is sound."
+            ) from error
+        finally:
+            if self._db.in_transaction:  # SQLite ends some that failed by itself, and leaves others open
+                self._db.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()
