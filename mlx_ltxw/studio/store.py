@@ -19,6 +19,7 @@ from mlx_ltxw.errors import UserError
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 VERSION = 1
+_DISK = "Free some space on that disk, see that it is sound and may be written to"
 _SCHEMA = """
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
@@ -160,6 +161,10 @@ class Store:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._open(path)
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{path} cannot be used: {error}.", f"{_DISK}, or give another {{field:folder}}."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"{path} cannot be used: {error}.", "Move it away, or give another {field:folder}."
@@ -191,9 +196,7 @@ class Store:
             yield
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise UserError(
-                f"{self._path} could not be written: {error}.", "Free some space on that disk, or see that it is sound."
-            ) from error
+            raise UserError(f"{self._path} could not be written: {error}.", f"{_DISK}.") from error
         finally:
             if self._db.in_transaction:  # SQLite ends some that failed by itself, and leaves others open
                 self._db.execute("ROLLBACK")

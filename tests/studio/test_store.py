@@ -169,3 +169,11 @@ def test_a_transaction_whose_end_the_disk_refuses_is_no_more(store, monkeypatch)
             add(store)
     add(store)
     assert len(store.takes()) == 1
+
+
+def test_a_disk_that_does_not_give_the_database_is_no_reason_to_move_it(tmp_path):
+    (tmp_path / "studio.db").mkdir()
+    with pytest.raises(
+        UserError, match=r"studio\.db cannot be used: unable to open .* Free some space on that disk, see"
+    ):
+        Store(tmp_path / "studio.db")
