@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, locked_folder, read_errors, read_text, write_text
+from mlx_ltxw.files import locked_folder, read_errors, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
+from mlx_ltxw.paths import inside
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.manifest import WORK, FileRecord
 

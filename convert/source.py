@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, looks_like_repo, open_repo
 from mlx_ltxw.hub_errors import explained
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.weights.header import Header, parse_header, read_header
 from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.text import WEIGHTS

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import local_path, write_errors, write_text
+from mlx_ltxw.files import write_errors, write_text
 from mlx_ltxw.hub import Repo, Spec, looks_like_repo, open_repo
 from mlx_ltxw.models.upsampler import UpsamplerConfig
 from mlx_ltxw.parsing import parse_json
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.weights.components import component_named, upsampler_name
 from mlx_ltxw.weights.header import Header, read_header
 from mlx_ltxw.weights.loading import mismatches, parameter_shapes

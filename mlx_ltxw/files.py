@@ -18,7 +18,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.printing import readable
@@ -116,22 +116,23 @@ def replacing(path: Path | str) -> Iterator[Path]:
     check_writable(path)
     if str(path.parent) not in _swept:
         sweep(path.parent)
-    with write_errors(path):
-        partial, held = _begin(path.parent)
-    _partial.add(partial)
+    partial = held = None
     try:
+        with write_errors(path):
+            partial, held = _begin(path.parent)
+        _partial.add(partial)
         yield partial
         with write_errors(path):
             _flush(partial)  # the name must not reach the disk before the content does
             os.replace(partial, path)
             _flush_folder(path.parent)
     except BaseException:
-        with suppress(OSError):  # a disk that takes nothing gives nothing back either; the next one sweeps
-            partial.unlink(missing_ok=True)
+        _take_back(path.parent, partial)
         raise
     finally:
-        _partial.discard(partial)
-        os.close(held)
+        if partial is not None and held is not None:
+            _partial.discard(partial)
+            os.close(held)
 
 
 def abandon() -> None:
@@ -185,18 +186,19 @@ def locked_folder(path: Path, what: str, lock: Path | None = None) -> Iterator[N
     Raises:
         UserError: another process holds it, and which; or the folder cannot be written.
     """
-    lock = lock or path / LOCK
-    with write_errors(path):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = _lock(lock, path, what)
-    _partial.add(lock)
+    lock, handle = lock or path / LOCK, None
     try:
+        with write_errors(path):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = _lock(lock, path, what)
+        _partial.add(lock)
         yield
     finally:
-        with suppress(OSError):
-            lock.unlink()
-        _partial.discard(lock)
-        os.close(handle)
+        if handle is not None:
+            with suppress(OSError):
+                lock.unlink()
+            _partial.discard(lock)
+            os.close(handle)
 
 
 def not_a_file(path: Path | str, mode: int) -> str | None:
@@ -218,7 +220,6 @@ def read_bytes(path: Path | str, limit: int = LARGEST_TEXT, wanted: str = "Name 
         UserError: it is missing, unreadable, no regular file (a pipe, a device), or larger than `limit`.
     """
     path = Path(path)
-    hint = "Check the path and its permissions."
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would keep it waiting
         try:
@@ -231,10 +232,17 @@ def read_bytes(path: Path | str, limit: int = LARGEST_TEXT, wanted: str = "Name 
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}.", "Check the path.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", hint) from error
+        raise unreadable(path, error) from error
     if len(data) > limit:
         raise UserError(f"{path} is larger than the {limit:,} bytes such a file has.", "Name another file.")
     return data
+
+
+def unreadable(path: Path | str, error: OSError | ValueError) -> UserError:
+    """What to say of a file that the system does not give."""
+    broken = getattr(error, "errno", None) in BROKEN
+    hint = "See that the disk is connected and sound." if broken else "Check the path and its permissions."
+    return UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", hint)
 
 
 def decode_text(data: bytes) -> str:
@@ -282,45 +290,6 @@ def read_errors(path: Path | str) -> Iterator[None]:
         raise lost(Path(path), error.strerror) from error
 
 
-def local_path(text: str) -> Path:
-    """The path a user named, `~` resolved.
-
-    Raises:
-        UserError: no system has such a name.
-    """
-    if not _may_be_a_name(text):
-        short = text if len(text) <= 80 else f"{text[:77]}…"
-        raise UserError(f"'{short}' cannot be the name of a file.", "Check the path.")
-    with suppress(RuntimeError):  # `~nobody`: a folder of that very name, then
-        return Path(text).expanduser()
-    return Path(text)
-
-
-def _may_be_a_name(text: str) -> bool:
-    try:
-        whole = os.fsencode(text)
-    except UnicodeEncodeError:  # half a character
-        return False
-    return (
-        whole != b""
-        and b"\0" not in whole
-        and len(whole) <= 4095
-        and all(len(part) <= 255 for part in whole.split(b"/"))
-    )
-
-
-def inside(folder: Path, name: object) -> Path:
-    """The path of a file that a list inside `folder` names.
-
-    Raises:
-        UserError: the name leads out of the folder, or is none.
-    """
-    parts = PurePosixPath(name).parts if isinstance(name, str) and "\0" not in name and "\\" not in name else ()
-    if not parts or ".." in parts or parts[0].startswith("/"):
-        raise UserError(f"A list in {folder} names {name!r}, which is no file in it.", "Copy or make the folder again.")
-    return folder.joinpath(*parts)
-
-
 def _begin(folder: Path) -> tuple[Path, int]:
     """A new file to write to, and the handle that holds its lock."""
     while True:
@@ -330,13 +299,31 @@ def _begin(folder: Path) -> tuple[Path, int]:
         except FileExistsError:
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            swept = not _same(handle, partial)
-        except OSError as error:  # a file system without locks, or another process is sweeping this very file
-            swept = isinstance(error, BlockingIOError)
-        if not swept:
-            return partial, handle
+            if _keeps(handle, partial):
+                return partial, handle
+        except BaseException:  # Ctrl-C: what nobody can close would be held as long as the process lives
+            os.close(handle)
+            raise
         os.close(handle)
+
+
+def _keeps(handle: int, partial: Path) -> bool:
+    """Locks a new file; False for one that another process sweeps."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _same(handle, partial)
+    except OSError as error:  # or a file system without locks
+        return not isinstance(error, BlockingIOError)
+
+
+def _take_back(folder: Path, partial: Path | None) -> None:
+    """Removes a file that is given up; None for one that was being made."""
+    if partial is None:
+        sweep(folder)
+    with suppress(OSError):
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    _swept.discard(str(folder))  # a disk that takes nothing gives nothing back either; the next one sweeps
 
 
 def _lock(lock: Path, path: Path, what: str) -> int:
@@ -344,22 +331,28 @@ def _lock(lock: Path, path: Path, what: str) -> int:
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+            if _holds(handle, lock, path):
+                with suppress(OSError):  # a full disk; it is locked all the same
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+        except BaseException:
             os.close(handle)
-            raise UserError(f"{path} is in use by {holder}.", "Wait until it ends, or stop it.") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(handle)
-                raise
-        if not _same(handle, lock):  # the one before us removed it
-            os.close(handle)
-            continue
-        with suppress(OSError):  # a full disk; it is locked all the same
-            os.ftruncate(handle, 0)
-            os.write(handle, f"a {what}, process {os.getpid()} on {socket.gethostname()}".encode())
-        return handle
+            raise
+        os.close(handle)
+
+
+def _holds(handle: int, lock: Path, path: Path) -> bool:
+    """Locks an open lock file; False for one that the one before us removed."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+        raise UserError(f"{path} is in use by {holder}.", "Wait until it ends, or stop it.") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return _same(handle, lock)
 
 
 def _same(handle: int, path: Path) -> bool:

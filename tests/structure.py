@@ -14,7 +14,7 @@ UNREADABLE = "*"
 """Stands for the part of a string that only running the code would tell."""
 
 OPEN_TO_ALL = {
-    "errors", "files", "hub", "hub_errors", "links", "machine", "parsing", "printing", "world", "tree", "blas",
+    "errors", "files", "hub", "hub_errors", "links", "machine", "parsing", "paths", "printing", "world", "tree", "blas",
     "cuda_graphs", "heap", "tf32", "gpu_errors", "cache_folder", "scratch", "waiting",
 }  # fmt: skip
 """The ground floor. What lies there imports only what lies there."""

@@ -6,12 +6,13 @@ import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlx_ltxw import files
+from mlx_ltxw import files, paths
 from mlx_ltxw.errors import UserError
 from mlx_ltxw.files import check_writable, replacing, write_bytes
 from mlx_ltxw.media.audio import write_wav
@@ -49,8 +50,8 @@ def test_a_disk_that_lets_nothing_go_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.bin could not be written: Read-only file system\. That disk is read-only"):
         write_bytes(tmp_path / "a.bin", b"new")
     monkeypatch.undo()
-    files.sweep(tmp_path)
-    assert not list(tmp_path.iterdir())
+    write_bytes(tmp_path / "b.bin", b"new")  # of the same process, when the disk takes something again
+    assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]
 
 
 @pytest.mark.parametrize("name", ["missing/a.wav", "file/a.wav", "folder"])
@@ -220,6 +221,71 @@ def test_a_locked_folder_says_who_holds_it(tmp_path):
     assert not list(folder.iterdir())
 
 
+def interrupted_at(number, make, path):
+    """Enters `make(path)`, with Ctrl-C before the line of that number on the way; whether it came so far."""
+    before, left = sys.gettrace(), number
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        left -= event == "line"
+        if left < 0 and event == "line":
+            left = sys.maxsize  # once
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with make(path):
+            sys.settrace(before)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("what", ["file", "lock"])
+def test_an_interruption_holds_nothing_back(tmp_path, what):
+    """Ctrl-C before any line of what begins a file or takes a lock: the same process can do it again, and no handle is
+    open for ever, but one that had no lock and no name yet."""
+
+    @contextmanager
+    def lock(path):
+        with files.locked_folder(path, "training run"):
+            yield
+
+    @contextmanager
+    def file(path):
+        with replacing(path / "a.bin") as partial:
+            partial.write_bytes(b"new")
+            yield
+
+    make, number = {"file": file, "lock": lock}[what], 0
+    handles = len(os.listdir("/dev/fd"))
+    while interrupted_at(number, make, tmp_path):
+        with make(tmp_path):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == (["a.bin"] if what == "file" else [])
+        number += 1
+    assert number > 12
+    assert len(os.listdir("/dev/fd")) <= handles + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.EIO, "disk is connected and sound"), (errno.EACCES, "its permissions")]
+)
+def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch, code, hint):
+    def refused(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(UserError, match=rf"a\.json cannot be read: .*{hint}"):
+        files.read_text(tmp_path / "a.json")
+
+
 def test_only_plain_files_of_a_bounded_size_are_read(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -253,18 +319,18 @@ def test_texts(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", "a\0b", "..", "a\\..\\b", 3, None])
 def test_a_list_names_files_of_its_own_folder_only(tmp_path, name):
     with pytest.raises(UserError, match="no file in it"):
-        files.inside(tmp_path, name)
-    assert files.inside(tmp_path, "a/b.json") == tmp_path / "a" / "b.json"
+        paths.inside(tmp_path, name)
+    assert paths.inside(tmp_path, "a/b.json") == tmp_path / "a" / "b.json"
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5000, "a/" * 3000, "a\0b", "d/" + "x" * 256, "\ud800"])
 def test_names_that_no_file_has(text):
     with pytest.raises(UserError, match="cannot be the name of a file"):
-        files.local_path(text)
+        paths.local_path(text)
 
 
 def test_a_home_that_nobody_has():
-    assert files.local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert paths.local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
 
 
 def test_control_characters_are_made_visible():

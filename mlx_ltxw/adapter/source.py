@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Spec, looks_like_repo, open_repo
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
 from mlx_ltxw.weights.split_layout import is_split
 from mlx_ltxw.weights.weight_files import is_weights

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from mlx_ltxw.files import unreadable
+
 SEARCH = 64 << 20
 """Bytes that are searched for the next packet."""
 HEADERS = 128 << 20
@@ -35,7 +37,7 @@ class SearchedFile:
     """
 
     def __init__(self, path: Path | str, search: int) -> None:
-        self.name = f"file:{path}"
+        self.name, self._path = f"file:{path}", path
         self.lost, self.count = False, 0
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  closed by `close`
         self._search, self._most = search, max(HEADERS, search)
@@ -52,18 +54,29 @@ class SearchedFile:
         self._jumps = _JUMPS
 
     def read(self, size: int) -> bytes:
-        """As a file's, but for the end."""
+        """As a file's, but for the end.
+
+        Raises:
+            UserError: the disk does not give it.
+        """
         if self._left <= 0:
             self.lost = True
             return b""
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
         self.count += len(data)
         if len(data) <= _AT_ONCE:
             self._left -= len(data)
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As a file's; a place that no file has (a damaged header names it) is FFmpeg's own error, not an `OSError`."""
+        """As a file's; a place that no file has (a damaged header names it) is FFmpeg's own error.
+
+        Raises:
+            UserError: the disk does not give it.
+        """
         self._jumps -= 1
         if self._jumps < 0:
             self._left = 0
@@ -71,7 +84,7 @@ class SearchedFile:
             return self._file.seek(offset, whence)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise
+                raise unreadable(self._path, error) from error
             return -errno.EINVAL
 
     def tell(self) -> int:

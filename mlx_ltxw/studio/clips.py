@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError, spelled
-from mlx_ltxw.files import local_path, read_text, write_text
+from mlx_ltxw.files import read_text, write_text
 from mlx_ltxw.media.containers import collected_notes, probe
 from mlx_ltxw.parsing import build
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.pipeline.geometry import Geometry
 from mlx_ltxw.pipeline.plan import latent_grid
 from mlx_ltxw.prompts.registers import parse, slips

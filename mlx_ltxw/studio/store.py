@@ -19,6 +19,7 @@ from mlx_ltxw.errors import UserError
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 VERSION = 1
+_DISK = "Free some space on that disk, see that it is sound and may be written to"
 _SCHEMA = """
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL,
@@ -152,6 +153,7 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.row_factory = sqlite3.Row
@@ -159,6 +161,10 @@ class Store:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._open(path)
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{path} cannot be used: {error}.", f"{_DISK}, or give another {{field:folder}}."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"{path} cannot be used: {error}.", "Move it away, or give another {field:folder}."
@@ -180,13 +186,20 @@ class Store:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """One transaction; one that the disk does not take is as if it had never been.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{self._path} could not be written: {error}.", f"{_DISK}.") from error
+        finally:
+            if self._db.in_transaction:  # SQLite ends some that failed by itself, and leaves others open
+                self._db.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.adapter import describe as adapters
-from mlx_ltxw.files import local_path
 from mlx_ltxw.media.containers import probe
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.pipeline.request import Request
 from mlx_ltxw.printing import printable
 from mlx_ltxw.takes.record import Record, read_record

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import local_path
 from mlx_ltxw.hub import Repo, Spec, cached, open_repo
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.pipeline.recipes import UPSAMPLER
 from mlx_ltxw.takes.ahead import check_gemma, check_split, no_model
 from mlx_ltxw.weights import split_layout

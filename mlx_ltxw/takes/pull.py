@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import local_path, write_errors
+from mlx_ltxw.files import write_errors
 from mlx_ltxw.hub import Repo, Spec, open_repo
+from mlx_ltxw.paths import local_path
 from mlx_ltxw.printing import readable, some
 from mlx_ltxw.takes.models import find_text_encoder, needed_files, text_encoder_files
 from mlx_ltxw.weights.components import TEXT_ENCODER

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ltxw.errors import UserError
+from mlx_ltxw.files import unreadable
 from mlx_ltxw.parsing import Unsound, load_json, sound
 from mlx_ltxw.printing import some
 from mlx_ltxw.weights.remembered import remembered
@@ -126,8 +127,7 @@ def read_header(path: Path) -> Header:
                 raise _broken(path, f"its first eight bytes, {length:,}, are no length of a header")
             raw = start[8:] + file.read(length - 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read: {reason}.", "Check the path and its permissions.") from error
+        raise unreadable(path, error) from error
     if len(raw) < length:
         raise _broken(path, "it ends inside its header", _AGAIN)
     return parse_header(path, raw, found.st_size)

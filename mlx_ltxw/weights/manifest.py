@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, read_errors, read_text, write_text
+from mlx_ltxw.files import read_errors, read_text, write_text
 from mlx_ltxw.parsing import build, parse_json
+from mlx_ltxw.paths import inside
 
 NAME = "manifest.json"
 WORK = ".convert"

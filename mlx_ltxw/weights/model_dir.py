@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mlx_ltxw.errors import UserError
-from mlx_ltxw.files import inside, lost
+from mlx_ltxw.files import lost
+from mlx_ltxw.paths import inside
 from mlx_ltxw.weights.components import (
     TEXT_ENCODER,
     TEXT_PARTS,

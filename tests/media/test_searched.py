@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 
 import av
 import numpy as np
@@ -145,3 +146,32 @@ def test_a_place_before_the_start_is_ffmpegs_error_and_a_failing_disk_is_not(tmp
     file.close()
     with pytest.raises(ValueError, match="closed"):
         file.seek(0)
+
+
+@pytest.mark.parametrize("fails", [1, 3])
+def test_a_disk_that_fails_in_the_midst_is_one_sentence(tmp_path, monkeypatch, fails):
+    """FFmpeg has begun already, and hands on what the file's own reading says."""
+    frames = np.random.default_rng(0).integers(0, 256, (12, 128, 128, 3), np.uint8)
+    write_mp4(tmp_path / "a.mp4", [frames], 24, tone(440, 0.5))
+    read, calls = searched.SearchedFile.read, []
+
+    class Failing:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def read(self, size):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read_some(self, size):
+        calls.append(size)
+        if len(calls) == fails:
+            self._file = Failing(self._file)
+        return read(self, size)
+
+    monkeypatch.setattr(searched.SearchedFile, "read", read_some)
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be read: Input/output error\. See that the disk"):
+        read_audio(tmp_path / "a.mp4", 48000, 1)
+    assert len(calls) == fails

@@ -131,3 +131,49 @@ def test_what_was_told_is_there_after_a_kill_in_the_middle_of_writing(tmp_path):
         store.close()
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("no_room", ["PRAGMA max_page_count = 1", "PRAGMA query_only = 1"])
+def test_a_disk_that_takes_nothing_is_one_sentence_and_no_end(store, no_room):
+    """Full, or read-only: when it takes something again, everything goes on."""
+    first = add(store)
+    store._db.execute(no_room)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"studio\.db could not be written: .* Free some space"):
+            add(store, "000002.mp4", prompt="long " * 10_000)
+    assert [take.id for take in store.takes()] == [first]
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    store._db.execute("PRAGMA query_only = 0")
+    second = add(store, "000002.mp4")
+    assert {take.id for take in store.takes()} == {first, second}
+
+
+def test_a_transaction_whose_end_the_disk_refuses_is_no_more(store, monkeypatch):
+    class Refusing:
+        """A connection whose disk is full when a transaction ends."""
+
+        def __init__(self, db):
+            self.db = db
+
+        def __getattr__(self, name):
+            return getattr(self.db, name)
+
+        def execute(self, query, *values):
+            if query == "COMMIT":
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.db.execute(query, *values)
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "_db", Refusing(store._db))
+        with pytest.raises(UserError, match="disk is full"):
+            add(store)
+    add(store)
+    assert len(store.takes()) == 1
+
+
+def test_a_disk_that_does_not_give_the_database_is_no_reason_to_move_it(tmp_path):
+    (tmp_path / "studio.db").mkdir()
+    with pytest.raises(
+        UserError, match=r"studio\.db cannot be used: unable to open .* Free some space on that disk, see"
+    ):
+        Store(tmp_path / "studio.db")

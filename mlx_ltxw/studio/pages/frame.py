@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi import Request as HttpRequest
-from nicegui import ui
+from nicegui import Client, app, ui
 
+from mlx_ltxw.errors import UserError
 from mlx_ltxw.studio import texts
 from mlx_ltxw.studio.hub import Follower
 from mlx_ltxw.studio.pages.page import Page
+from mlx_ltxw.studio.pages.parts import say
 from mlx_ltxw.studio.state import Studio
+from mlx_ltxw.studio.wording import worded_error
 
 SCRIPTS: tuple[str, ...] = ("studio.js",)
 """Of `studio/static`, on every page."""
@@ -20,8 +23,20 @@ _THEMES: tuple[tuple[str, bool | None], ...] = (("auto", None), ("light", False)
 
 def register(studio: Studio, pages: Sequence[Page]) -> None:
     """Gives each page its address."""
+    app.on_exception(_tell)
     for page in pages:
         _register(studio, page, pages)
+
+
+def _tell(error: Exception) -> None:
+    """Says on every open page, all of which are the user's, why a press on one of them did nothing: a full disk.
+
+    NiceGUI does not tell which page it was.
+    """
+    if isinstance(error, UserError):
+        for client in tuple(Client.instances.values()):
+            with client:
+                say(str(worded_error(error)), bad=True)
 
 
 def _register(studio: Studio, page: Page, pages: Sequence[Page]) -> None:
