@@ -106,14 +106,11 @@ class TensorReader:
         readings: list[Future[None]] = []
         try:
             readings.extend(self._pool.submit(self._read_piece, files, *piece) for piece in pieces)
-            for reading in readings:
-                reading.result()
+            for _ in map(Future.result, readings):
+                pass
         finally:
-            while readings:  # what failed must not hold itself, and the reader with it
-                reading = readings.pop()
-                if not reading.cancel():
-                    reading.exception()
-            del reading
+            while readings:  # none by a name here: what failed must not hold itself, and the reader with it
+                _end(readings.pop())
 
     def _count(self, nbytes: int) -> None:
         with self._counting:
@@ -176,6 +173,12 @@ class TensorReader:
         """Lets the system use the memory in which it has kept a part of a file."""
         if not self.keep_cached and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, at, length, os.POSIX_FADV_DONTNEED)
+
+
+def _end(reading: Future[None]) -> None:
+    """Takes back a piece that is not being read yet, or waits for it."""
+    if not reading.cancel():
+        reading.exception()
 
 
 def _width(tensor: Tensor) -> int:

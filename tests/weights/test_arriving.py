@@ -268,16 +268,18 @@ def test_a_reading_that_failed_has_left_the_memory(made_model, monkeypatch):
     late = []
 
     def read_piece(self, files, tensor, *rest):
+        if self is not reader:  # another test's, which ends by itself
+            return read(self, files, tensor, *rest)
         if tensor is tensors[0]:
             failed.set()
             raise UserError("The disk is gone.", "Connect it.")
         assert failed.wait(60)
         time.sleep(0.05)  # is under way while the first one's failure is told
         late.append(tensor.name)
-        read(self, files, tensor, *rest)
+        return read(self, files, tensor, *rest)
 
-    monkeypatch.setattr(TensorReader, "_read_piece", read_piece)
     reader = TensorReader()
+    monkeypatch.setattr(TensorReader, "_read_piece", read_piece)
     staging = Staging(sum(tensor.nbytes + 256 for tensor in tensors))
     with pytest.raises(UserError, match="gone"):
         reader.fill(staging.places({tensor.name: tensor for tensor in tensors}))
@@ -318,3 +320,9 @@ def test_an_interruption_loses_no_group(made_model, monkeypatch):
     assert got
     wrong = [name for name in got if not mx.array_equal(got[name], want[name])]
     assert not wrong
+
+
+def test_a_reader_that_is_given_nothing_reads_nothing():
+    reader = TensorReader()
+    reader.fill([])
+    assert reader.bytes_read == 0
