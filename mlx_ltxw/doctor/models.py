@@ -16,14 +16,14 @@ from mlx_ltxw.printing import readable
 from mlx_ltxw.takes.models import open_model
 from mlx_ltxw.weights.fit import placed
 from mlx_ltxw.weights.manifest import NAME as MANIFEST
-from mlx_ltxw.weights.manifest import WORK
+from mlx_ltxw.weights.manifest import is_begun
 from mlx_ltxw.weights.model_dir import ModelDir
 from mlx_ltxw.weights.split_dir import transformers
 from mlx_ltxw.weights.split_layout import STEMS, TRANSFORMER, is_split
 from mlx_ltxw.weights.weight_files import is_weights
 
 _PATIENCE = 5.0  # seconds for the Hub's answer
-STEMS_FILES = {f"{stem}.safetensors" for stem in STEMS if stem != TRANSFORMER}
+_BESIDE = {f"{stem}.safetensors" for stem in STEMS if stem != TRANSFORMER}
 _MOST = 50  # folders that are looked into
 
 
@@ -91,8 +91,8 @@ def examined(name: str | Path, verify: bool = False, named: bool = True) -> Diag
             model.verify()
     except UserError as error:
         folder = Path(name)
-        cut = _repo_of(folder) is not None and bool(STEMS_FILES - _names_in(folder))
-        waits = not named and (cut or _is_begun(_names_in(folder)))
+        cut = _repo_of(folder) is not None and bool(_BESIDE - _names_in(folder))
+        waits = not named and (cut or is_begun(_names_in(folder)))
         return Diagnosis.of_error("model", error, "note" if waits else "fault", facts)
     size = sum(record.size for record in model.files.values())
     facts |= {"variant": model.variant, "tensors": count, "bytes": size, "verified": verify}
@@ -134,7 +134,7 @@ def _models_in(folder: Path) -> list[Path]:
             return []
         found = transformers(names)
         return [folder / name for name in found] if len(found) > 1 else [folder]
-    return [folder] if (MANIFEST in names and "config.json" in names) or _is_begun(names) else []
+    return [folder] if (MANIFEST in names and "config.json" in names) or is_begun(names) else []
 
 
 def _repo_of(path: Path) -> str | None:
@@ -151,12 +151,6 @@ def _names_in(folder: Path) -> set[str]:
         return {path.name for path in folder.iterdir()}
     except OSError:
         return set()
-
-
-def _is_begun(names: set[str]) -> bool:
-    """Whether a conversion, or a download of what it writes, has begun there and not come to its end."""
-    ours = WORK in names or any(name.startswith("transformer.audio-") for name in names)
-    return ours and MANIFEST not in names
 
 
 def _whoami() -> tuple[str | None, bool]:

@@ -43,7 +43,8 @@ def text_needs(clip: Subject) -> list[Need]:
 
 def captions_need(name: str, clip: Subject) -> Need:
     """Of many prompts that go through the text encoder and the projection, both of which stay until the last is done;
-    so many at once as have the tokens of a padded one."""
+    so many at once as have the tokens of a padded one. Reading is counted once: how often it is done follows from
+    how many prompts there are."""
     text, projection, _ = text_needs(clip)
     return Need(
         name, text.weights + projection.weights, text.activations + projection.activations, text.read + projection.read,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ NAME = "manifest.json"
 WORK = ".convert"
 """Folder inside an unfinished model directory; it goes when the manifest is written."""
 _AGAIN = "Convert the checkpoint again into a new directory."
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 FORMAT = 1
 CHUNK = 16 << 20  # bytes read at a time
 
@@ -94,15 +92,17 @@ def read_manifest(directory: Path) -> tuple[dict[str, FileRecord], str]:
 
 
 def is_begun(names: Collection[str]) -> bool:
-    """Whether files and folders are what a conversion or a download that was cut has left."""
-    return bool({WORK, ".cache"}.intersection(names)) or any(_SHARD.search(name) for name in names)
+    """Whether a conversion, or a download of what it writes, has begun among these names and not come to its end."""
+    return NAME not in names and (
+        WORK in names or any(name.startswith(("transformer.audio-", "transformer.video-")) for name in names)
+    )
 
 
 def _what_then(directory: Path) -> str:
     names = {path.name for path in directory.iterdir()}
     if "tokenizer.json" in names:
         return "It holds a language model; give a text encoder as {field:text_encoder}."
-    if names and not is_begun(names):
+    if names and ".cache" not in names and not is_begun(names):  # the Hub's client makes that one first
         return "Name a directory that `mlx-ltxw convert` or `mlx-ltxw pull` made."
     return "Run the `mlx-ltxw convert` or `mlx-ltxw pull` that makes it again with -o; one that was cut goes on."
 
